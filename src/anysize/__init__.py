@@ -1,0 +1,74 @@
+"""Convolutional networks that train, adapt and run at any size.
+
+    import anysize
+
+    run = anysize.train("quickstart")
+    print(anysize.evaluate(run, sizes=[14, 28, 42]))
+
+Importing this package is cheap: torch is imported when a name that needs it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "BatchPlan": "anysize.sizes.plan",
+    "PlanSampler": "anysize.sizes.plan",
+    "SampleKey": "anysize.sizes.plan",
+    "SizeMix": "anysize.sizes.mix",
+    "SizeRamp": "anysize.sizes.schedule",
+    "SizePhase": "anysize.sizes.schedule",
+    "SizeSchedule": "anysize.sizes.schedule",
+    "MixedSizeLoader": "anysize.data.loader",
+    "Preprocessing": "anysize.preprocessing",
+    "Recipe": "anysize.recipe",
+    "UserError": "anysize.registry",
+    "calibrate": "anysize.experiment.runs",
+    "calibrate_batch_norm": "anysize.norms.calibration",
+    "calibrated": "anysize.norms.calibration",
+    "count_flops": "anysize.sizes.cost",
+    "create_model": "anysize.models.factory",
+    "evaluate": "anysize.experiment.runs",
+    "list_models": "anysize.models.factory",
+    "load_recipe": "anysize.recipe",
+    "load_run": "anysize.experiment.runs",
+    "plan": "anysize.experiment.plan",
+    "train": "anysize.experiment.train",
+}
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from anysize.data.loader import MixedSizeLoader as MixedSizeLoader
+    from anysize.experiment.plan import plan as plan
+    from anysize.experiment.runs import calibrate as calibrate
+    from anysize.experiment.runs import evaluate as evaluate
+    from anysize.experiment.runs import load_run as load_run
+    from anysize.experiment.train import train as train
+    from anysize.models.factory import create_model as create_model
+    from anysize.models.factory import list_models as list_models
+    from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
+    from anysize.norms.calibration import calibrated as calibrated
+    from anysize.preprocessing import Preprocessing as Preprocessing
+    from anysize.recipe import Recipe as Recipe
+    from anysize.recipe import load_recipe as load_recipe
+    from anysize.registry import UserError as UserError
+    from anysize.sizes.cost import count_flops as count_flops
+    from anysize.sizes.mix import SizeMix as SizeMix
+    from anysize.sizes.plan import BatchPlan as BatchPlan
+    from anysize.sizes.plan import PlanSampler as PlanSampler
+    from anysize.sizes.plan import SampleKey as SampleKey
+    from anysize.sizes.schedule import SizePhase as SizePhase
+    from anysize.sizes.schedule import SizeRamp as SizeRamp
+    from anysize.sizes.schedule import SizeSchedule as SizeSchedule
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'anysize' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

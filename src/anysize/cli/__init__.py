@@ -1,0 +1,70 @@
+"""The command line: `anysize VERB`. One file a verb: parse, call the library, show; no logic of its own.
+
+A verb's file imports the library inside its function, so that `anysize --help` answers at once and without torch.
+"""
+
+import importlib
+import pkgutil
+import signal
+import sys
+from typing import Annotated
+
+import cyclopts
+
+import anysize.cli
+from anysize import __version__
+from anysize.registry import UserError
+
+Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
+"""The rest of a command line: `--section.field VALUE` for any field of the recipe."""
+
+
+def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
+    """Pair `--section.field VALUE` or `--section.field=VALUE` up.
+
+    >>> parse_settings(("--data.root", "~/data", "--training.batch-size=32"))
+    {'data.root': '~/data', 'training.batch_size': '32'}
+
+    Raises:
+        UserError: something that is no option, or an option without a value.
+    """
+    settings: dict[str, str] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or token == "--":
+            raise UserError(f"received {token!r}; expected settings as --section.field VALUE (`anysize settings`)")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
+                raise UserError(f"--{key} has no value; expected --{key} VALUE")
+            value = rest.pop(0)
+        settings[key.replace("-", "_")] = value
+    return settings
+
+
+def build_app() -> cyclopts.App:
+    """Collect the verbs: each module beside this one has a function `command`."""
+    app = cyclopts.App(
+        name="anysize",
+        help="Convolutional networks that train, adapt and run at any size.",
+        help_format="plaintext",
+        version=__version__,
+    )
+    for module in pkgutil.iter_modules(anysize.cli.__path__):
+        command = importlib.import_module(f"anysize.cli.{module.name}").command
+        app.command(command, name=module.name)
+    return app
+
+
+def main() -> None:
+    """Run the command line; what a user can put right ends in one sentence and exit status 2."""
+    try:
+        build_app()()
+    except UserError as error:
+        print(f"anysize: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of a pipe went away
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,61 @@
+"""`anysize evaluate RUN`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from anysize.cli import Settings, parse_settings
+
+
+def command(
+    run: str,
+    /,
+    *settings: Settings,
+    sizes: str = "",
+    calibrate: Annotated[bool, Parameter(negative="--no-calibrate")] = True,
+    checkpoint: str = "last",
+    budget: str = "",
+) -> None:
+    """Accuracy of a run by image size, as trained and calibrated for each size.
+
+    Writes evaluation.csv and renews report.html in the run folder.
+
+    Parameters
+    ----------
+    run
+        the run folder
+    sizes
+        START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
+    calibrate
+        also evaluate with the norms calibrated for each size
+    checkpoint
+        last: as training ended; best: as validated best; calibrated-SIZE: a copy written by `anysize calibrate`
+    budget
+        name the best size that costs at most this an image, such as 50MFLOPs or 2ms
+    """
+    from rich.console import Console
+
+    from anysize.evaluation.sizes import best_for_budget
+    from anysize.experiment.runs import evaluate
+    from anysize.reports.tables import evaluation_table
+
+    console = Console()
+    with console.status("evaluating") as status:
+        table = evaluate(
+            run,
+            sizes or None,
+            calibrate=calibrate,
+            checkpoint=checkpoint,
+            overrides=parse_settings(settings),
+            on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
+        )
+    console.print(evaluation_table(table))
+    console.print(f"{run}/evaluation.csv and {run}/report.html are written", soft_wrap=True)
+    if budget:
+        row = best_for_budget(table, budget)
+        how = "calibrated" if row["calibrated"] else "as trained"
+        console.print(
+            f"best for {budget}: {row['size']} px {how}, top-1 {row['top1']:.2%}, {row['flops'] / 1e6:.1f} MFLOPs and "
+            f"{1000 / row['images_per_second']:.2f} ms an image",
+            soft_wrap=True,
+        )

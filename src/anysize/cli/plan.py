@@ -1,0 +1,44 @@
+"""`anysize plan RECIPE`."""
+
+from anysize.cli import Settings, parse_settings
+
+
+def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
+    """Say what a run will cost before it starts: by size, and in all.
+
+    Parameters
+    ----------
+    recipe
+        a recipe's name or the path of a TOML file
+    images
+        number of training images, where the data is not at hand
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from anysize.experiment.plan import plan
+
+    result = plan(recipe, parse_settings(settings), images=images)
+    table = Table(title=f"{recipe}: {result.length:,} training images, {result.epochs} epochs")
+    for column in (
+        "size", "samples", "steps", "batch", "copies", "forward MFLOPs", "backward MFLOPs", "share of FLOPs",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    for part in result.cost.sizes:
+        table.add_row(
+            f"{part.size} px",
+            f"{part.samples / result.cost.samples:.1%}",
+            f"{part.steps / result.cost.steps:.1%}",
+            str(part.batch_size),
+            str(part.copies),
+            f"{part.flops.forward / 1e6:,.1f}",
+            f"{part.flops.backward / 1e6:,.1f}",
+            f"{part.total_flops / result.cost.total_flops:.1%}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{result.steps:,} steps, {result.images:,} images, {result.flops / 1e15:.4g} PFLOPs: {result.ratio:.3f} times "
+        f"training {result.base_epochs} epochs at {result.base} px; about {result.memory / 2**30:.2f} GiB of memory",
+        soft_wrap=True,
+    )

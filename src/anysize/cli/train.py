@@ -1,0 +1,29 @@
+"""`anysize train RECIPE`."""
+
+import sys
+
+from anysize.cli import Settings, parse_settings
+
+
+def command(recipe: str, /, *settings: Settings, run: str = "", resume: str = "last") -> None:
+    """Train what a recipe says, or go on with it where it was stopped.
+
+    Any field of the recipe is an option: --training.epochs 20 --data.root ~/data (`anysize settings` lists them).
+
+    Parameters
+    ----------
+    recipe
+        a recipe's name (`anysize recipes` lists them) or the path of a TOML file
+    run
+        the run folder; by default runs/RECIPE, with a short digest of the settings given here
+    resume
+        last: go on where the run was saved; previous: at the save before that; never: start over
+    """
+    from anysize.experiment.train import train
+    from anysize.training.guards import Interrupted
+
+    try:
+        train(recipe, parse_settings(settings), run=run or None, resume_from=resume)
+    except Interrupted as stop:
+        print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,81 @@
+"""What a data set is: its usual preprocessing and a function that opens a split. Imports no torch.
+
+A new data set is one new file in `anysize/data/sets`:
+
+    @DATASETS.register("my-set")
+    class MySet(DataSet):
+        '''One line that `anysize data` shows.'''
+
+        defaults = DatasetInfo(image_size=32, mean=(0.5,), std=(0.25,), resize="stretch", crop="pad")
+
+        def load(self, settings: DataSettings, split: Split) -> Source: ...
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from anysize.data.settings import DataSettings
+from anysize.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from anysize.registry import Registry, UserError
+
+if TYPE_CHECKING:
+    from anysize.data.source import Source
+
+Split = Literal["train", "validation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """How a data set is usually used; a recipe's settings take precedence.
+
+    `image_size` is the base size in pixels, `mean` and `std` are per channel for values in [0, 1], `resize` is a mode
+    of `Preprocessing`, `crop` is "pad" or "random-resized" (training), `flip` the probability of a horizontal flip.
+    `num_classes`, `train_images` and `validation_images` are 0 where they depend on the user's files.
+    """
+
+    image_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize: str = "center-crop"
+    crop: str = "random-resized"
+    flip: float = 0.5
+    num_classes: int = 0
+    train_images: int = 0
+    validation_images: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return len(self.mean)
+
+
+class DataSet:
+    """Base class of the data sets; the first line of the docstring is what `anysize data` shows."""
+
+    defaults: ClassVar[DatasetInfo]
+
+    def info(self, settings: DataSettings) -> DatasetInfo:
+        """How the data set is usually used; reads no image unless the data set says so."""
+        return self.defaults
+
+    def load(self, settings: DataSettings, split: Split) -> "Source":
+        """Open a split.
+
+        Raises:
+            UserError: the files are not there or not as expected.
+        """
+        raise NotImplementedError
+
+
+DATASETS: Registry[DataSet] = Registry("data set")
+
+
+def data_root(settings: DataSettings, expected: str) -> Path:
+    """The folder that the user gave, or a `UserError` that says what it should hold."""
+    if not settings.root:
+        raise UserError(f"data set {settings.name!r} needs a folder: set data.root to one that holds {expected}")
+    root = Path(settings.root).expanduser()
+    if not root.is_dir() and not settings.download:
+        raise UserError(f"data.root is {settings.root!r}, which is not a folder; expected one that holds {expected}")
+    return root

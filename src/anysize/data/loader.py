@@ -1,0 +1,174 @@
+"""From a plan's batches to tensors: in this process for images in memory, through worker processes for files.
+
+    for batch in PlanLoader(source, transform, workers=4).load(plan.batches(epoch)):
+        loss = task.loss(model(batch.images), batch.targets)
+
+There is one set of workers for all sizes and epochs: a worker is given a whole `Batch`, which carries its size, and
+decodes straight to it.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anysize.data.preprocess import Transform
+from anysize.data.source import ArraySource, BadImage, FileSource, Source
+from anysize.sizes.plan import Batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedBatch:
+    """One step's input.
+
+    `images` is float32 (V * B, C, S, S), channels last in memory: the first view (augmented copy, or crop) of all
+    samples, then the second of all, and so on. `targets` has a row an image, in the same order. `indices` (B,) are the
+    samples, `copies` is V. `step` is the position in the list of batches that was given to `load`: a batch is left out
+    if each of its files is damaged and these are skipped.
+    """
+
+    images: Tensor
+    targets: Tensor
+    size: int
+    copies: int
+    indices: np.ndarray
+    epoch: int
+    step: int
+
+
+class PlanLoader:
+    """Loads the batches of a plan (or of any list) from a source.
+
+    Args:
+        source: `ArraySource` or `FileSource`.
+        transform: `TrainTransform` or `EvalTransform`.
+        device: where the batches go; images in memory are kept and augmented there.
+        workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process. Images in
+            memory need none.
+
+    The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason.
+
+    Raises:
+        UserError: a damaged file, if the source's policy is "error" (from `load`).
+    """
+
+    def __init__(
+        self, source: Source, transform: Transform, *, device: torch.device | str = "cpu", workers: int = 0
+    ) -> None:
+        self.source = source
+        self.transform = transform
+        self.device = torch.device(device)
+        self.workers = workers if isinstance(source, FileSource) else 0
+        self.bad_files = source.bad_files
+        self._images: Tensor | None = None
+        self._queue: list[Batch] = []
+        self._files: DataLoader[_Decoded] | None = None
+
+    def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
+        """Yield the batches in order."""
+        decoded = self._from_memory(batches) if isinstance(self.source, ArraySource) else self._from_files(batches)
+        for step, (batch, (pixels, indices, bad)) in enumerate(zip(batches, decoded, strict=True)):
+            for index, reason in bad.items():
+                assert isinstance(self.source, FileSource)
+                self.source.report_bad(index, reason)
+            if len(indices) == 0:
+                continue
+            pixels = pixels.to(self.device, non_blocking=True)
+            views = self.transform.views(batch)
+            targets = torch.from_numpy(self.source.targets[np.tile(indices, views)])
+            yield LoadedBatch(
+                images=self.transform.finish(pixels, indices, batch),
+                targets=targets.to(self.device, non_blocking=True),
+                size=batch.size,
+                copies=views,
+                indices=indices,
+                epoch=batch.epoch,
+                step=step,
+            )
+
+    def _from_memory(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
+        if self._images is None:
+            assert isinstance(self.source, ArraySource)
+            self._images = self.transform.prepare(self.source.images.to(self.device))
+        for batch in batches:
+            yield _Decoded(self.transform.batch(self._images, batch), batch.indices, {})
+
+    def _from_files(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
+        if self._files is None:
+            self._files = DataLoader(
+                _FileBatches(self.source, self.transform),
+                sampler=self._queue,  # the same list for ever: it is filled anew, the workers go on
+                batch_size=None,
+                collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
+                num_workers=self.workers,
+                persistent_workers=self.workers > 0,
+                pin_memory=self.device.type == "cuda",
+            )
+        self._queue[:] = batches
+        yield from self._files
+
+
+def eval_batches(
+    source: Source,
+    transform: Transform,
+    size: int,
+    batch_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> Iterator[LoadedBatch]:
+    """Every image of a source exactly once, in order, at `size` pixels; the last batch may be smaller.
+
+    With several crops an image, `images` holds all first crops, then all second ones, and so on: average the outputs
+    with `logits.unflatten(0, (batch.copies, -1)).mean(0)`.
+    """
+    loader = PlanLoader(source, transform, device=device, workers=workers)
+    return loader.load(sequential_batches(len(source), size, batch_size))
+
+
+def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
+    """The samples 0 to `length` in order.
+
+    >>> [batch.indices.tolist() for batch in sequential_batches(5, size=32, batch_size=2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    return [
+        Batch(0, size, 1, np.arange(start, min(start + batch_size, length))) for start in range(0, length, batch_size)
+    ]
+
+
+class _Decoded(NamedTuple):
+    """What a worker hands over: uint8 (V * B, C, S, S) of the good samples, their indices, and why others are bad."""
+
+    pixels: Tensor
+    indices: np.ndarray
+    bad: dict[int, str]
+
+
+class _FileBatches(Dataset[_Decoded]):
+    """Decodes a batch: each file once, however many copies of it are asked for."""
+
+    def __init__(self, source: Source, transform: Transform) -> None:
+        self.source = source
+        self.transform = transform
+
+    def __getitem__(self, batch: Batch) -> _Decoded:
+        samples: list[Tensor] = []
+        good: list[int] = []
+        bad: dict[int, str] = {}
+        for index in batch.indices.tolist():
+            try:
+                samples.append(self.transform.sample(self.source.image(index), index, batch))
+                good.append(index)
+            except BadImage as error:
+                bad[index] = str(error)
+        pixels = torch.stack(samples, 1).flatten(0, 1) if samples else torch.empty(0)  # (V, B, ...) to (V * B, ...)
+        return _Decoded(pixels, np.array(good, dtype=np.int64), bad)
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded

@@ -1,0 +1,82 @@
+"""Small image files decoded into memory once, so that training augments whole batches without worker processes."""
+
+import collections
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from anysize.data.source import ArraySource, BadImage, FileSource, decode_rgb
+
+SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
+_CHUNK = 256  # files a thread decodes in one go: bounds what is thrown away when a file turns out to differ
+
+
+def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
+    """Decode all files if they are small, of one size, and take at most `limit` MiB; None otherwise.
+
+    The decision is made while decoding: the first file sets the size, and the first that differs ends the attempt.
+    Damaged files follow the source's policy. The decoders release Python's lock, hence threads.
+
+    Raises:
+        UserError: a damaged file with the policy "error".
+    """
+    images: np.ndarray | None = None  # (N, H, W, 3)
+    good: list[int] = []
+    for index, pixels in decode_all(source):
+        if isinstance(pixels, BadImage):
+            source.report_bad(index, str(pixels))
+            continue
+        if images is None:
+            if max(pixels.shape) > SMALL_SIDE or len(source) * pixels.size > limit * 2**20:
+                return None
+            images = np.empty((len(source), *pixels.shape), dtype=np.uint8)
+        if images.shape[1:] != pixels.shape:
+            return None
+        images[len(good)] = pixels
+        good.append(index)
+    if images is None:
+        return None
+    return ArraySource(
+        torch.from_numpy(images[: len(good)]),
+        source.targets[good],
+        source.classes,
+        source.name,
+        [source.describe(i) for i in good],
+        source.bad_files,
+    )
+
+
+def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]]:
+    """Every image of a source in order, uint8 (H, W, 3), or why it cannot be decoded; by threads, a few files ahead.
+
+    The first is decoded alone, so that who sees by it that this is not what he wants has lost no time.
+    """
+
+    def decode(indices: range) -> list[np.ndarray | BadImage]:
+        return [_try_decode(source.describe(i)) for i in indices]
+
+    yield from enumerate(decode(range(min(1, len(source)))))
+    threads = os.cpu_count() or 1
+    ahead: collections.deque[tuple[range, Future[list[np.ndarray | BadImage]]]] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for start in range(1, len(source), _CHUNK):
+            indices = range(start, min(start + _CHUNK, len(source)))
+            ahead.append((indices, pool.submit(decode, indices)))
+            if len(ahead) > 2 * threads:
+                done, future = ahead.popleft()
+                yield from zip(done, future.result(), strict=True)
+        for done, future in ahead:
+            yield from zip(done, future.result(), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _try_decode(path: str) -> np.ndarray | BadImage:
+    try:
+        return decode_rgb(path)
+    except BadImage as error:
+        return error

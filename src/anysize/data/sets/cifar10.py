@@ -1,0 +1,25 @@
+"""CIFAR-10 (Krizhevsky, 2009)."""
+
+from typing import TYPE_CHECKING
+
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from anysize.data.source import ArraySource
+
+
+@DATASETS.register("cifar10")
+class Cifar10(DataSet):
+    """CIFAR-10: 50,000 + 10,000 colour images, 32 x 32, 10 classes."""
+
+    # Normalised by ImageNet's mean and std, as in the code of Mix & Match.
+    defaults = DatasetInfo(
+        32, resize="stretch", crop="pad", num_classes=10, train_images=50_000, validation_images=10_000
+    )
+
+    def load(self, settings: DataSettings, split: Split) -> "ArraySource":
+        """Read torchvision's folder `cifar-10-batches-py` in root."""
+        from anysize.data.torchvision_sets import load_torchvision
+
+        return load_torchvision(settings, split, "CIFAR10", "cifar-10-batches-py", {"train": split == "train"})

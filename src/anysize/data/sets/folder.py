@@ -1,0 +1,42 @@
+"""Your own images: a folder a class."""
+
+from typing import TYPE_CHECKING
+
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
+from anysize.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from anysize.data.source import FileSource
+
+_EXPECTED = "train/CLASS/IMAGE and validation/CLASS/IMAGE (or val, or test), or CLASS/IMAGE"
+_SMALL = 96  # pixels
+
+
+@DATASETS.register("folder")
+class Folder(DataSet):
+    """Your own images as train/CLASS/IMAGE and validation/CLASS/IMAGE, or as CLASS/IMAGE alone.
+
+    Any image that PIL reads is converted to RGB; images may lie deeper below the class's folder; hidden files are
+    left alone. Without a folder `train`, root holds the classes itself, and a tenth of each class, chosen by a fixed
+    permutation of the sorted file names, becomes the validation split.
+
+    Where the first image is a small square (up to 96 px), images are used as CIFAR's are: its size is the base size,
+    random crop after padding, evaluated whole. Otherwise as ImageNet's: base size 224, random resized crop, centre crop.
+    """
+
+    defaults = DatasetInfo(224)
+
+    def info(self, settings: DataSettings) -> DatasetInfo:
+        """As the first image suggests: reads its header."""
+        from anysize.data.folders import first_image_size
+
+        width, height = first_image_size(data_root(settings, _EXPECTED))
+        if width == height <= _SMALL:
+            return DatasetInfo(width, resize="stretch", crop="pad")
+        return self.defaults
+
+    def load(self, settings: DataSettings, split: Split) -> "FileSource":
+        """List the files of a split; decodes none."""
+        from anysize.data.folders import list_images
+
+        return list_images(data_root(settings, _EXPECTED), settings, split)

@@ -1,0 +1,51 @@
+"""Settings of the data: where it is, how it is read, how it is augmented. Imports no torch."""
+
+import dataclasses
+
+from anysize.registry import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The `[data]` section of a recipe."""
+
+    name: str = setting("fashion-mini", "data set; `anysize data` lists them")
+    root: str = setting("", "folder that holds the data set; the embedded data set needs none")
+    download: bool = setting(False, "download the data set into root when it is not there (torchvision's sets)")
+    resize: str = setting(
+        "",
+        "how an image becomes square at evaluation; empty: as is usual for the data set",
+        choices=("", "stretch", "center-crop", "crop-or-pad"),
+    )
+    mean: tuple[float, ...] = setting((), "mean per channel of values in [0, 1]; empty: as is usual for the data set")
+    std: tuple[float, ...] = setting((), "standard deviation per channel; empty: as is usual for the data set")
+    memory_limit: int = setting(2048, "hold the images in memory when they take at most this many MiB; 0: never", low=0)
+    workers: int = setting(-1, "processes that decode image files; -1: one a core (at most 8); 0: none", low=-1)
+    on_bad_image: str = setting(
+        "error", "an image that cannot be decoded stops the run or is left out", choices=("error", "skip")
+    )
+    limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """The `[augment]` section of a recipe: what happens to a training image, in this order."""
+
+    crop: str = setting(
+        "auto",
+        "pad: random crop after padding, at the base size, then resize (CIFAR); random-resized: a random part of the "
+        "image (ImageNet); none: as at evaluation; auto: as is usual for the data set",
+        choices=("auto", "pad", "random-resized", "none"),
+    )
+    padding: int = setting(4, "pixels of black on each side for crop = pad", low=0)
+    scale: tuple[float, float] = setting((0.08, 1.0), "share of the image's area for crop = random-resized")
+    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio for crop = random-resized")
+    flip: float = setting(-1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=-1, high=1)
+    autoaugment: str = setting(
+        "", "AutoAugment policy, its published sub-policies", choices=("", "cifar10", "imagenet", "svhn")
+    )
+    color_jitter: float = setting(0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0)
+    lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0)
+    cutout: int = setting(0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0)
+    mixup: float = setting(0.0, "alpha of the Beta distribution of mixup; 0: none", low=0)
+    cutmix: float = setting(0.0, "alpha of the Beta distribution of cutmix; 0: none", low=0)

@@ -1,0 +1,60 @@
+"""Which sizes to evaluate at, and which of them is best for a budget."""
+
+import re
+from collections.abc import Iterable
+
+import pandas as pd
+
+from anysize.registry import UserError
+
+
+def parse_sizes(given: str | Iterable[int]) -> list[int]:
+    """Image sizes from `START:STOP:STEP` (STOP included), a list `16,24,32`, or integers.
+
+    >>> parse_sizes("16:48:8"), parse_sizes("14,28")
+    ([16, 24, 32, 40, 48], [14, 28])
+
+    Raises:
+        UserError: neither form, or a size below 1.
+    """
+    if not isinstance(given, str):
+        sizes = [int(size) for size in given]
+    elif re.fullmatch(r"\d+:\d+(:\d+)?", given):
+        start, stop, *step = (int(part) for part in given.split(":"))
+        sizes = list(range(start, stop + 1, max(step[0] if step else 1, 1)))
+    elif re.fullmatch(r"\d+([ ,]+\d+)*", given.strip()):
+        sizes = [int(part) for part in re.split(r"[ ,]+", given.strip())]
+    else:
+        raise UserError(f"sizes are {given!r}; expected START:STOP:STEP such as 16:48:4, or a list such as 16,24,32")
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"sizes are {given!r}, which names no size of at least 1 pixel")
+    return sizes
+
+
+_UNITS = {"flops": ("flops", 1.0), "kflops": ("flops", 1e3), "mflops": ("flops", 1e6), "gflops": ("flops", 1e9)}
+_UNITS |= {"us": ("seconds", 1e-6), "ms": ("seconds", 1e-3), "s": ("seconds", 1.0)}
+
+
+def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> pd.Series:
+    """The row with the highest `metric` that costs at most `budget` an image, such as `50MFLOPs` or `2ms`.
+
+    FLOPs are those of the forward pass; latency is the reciprocal of the measured images a second.
+
+    >>> table = pd.DataFrame({"size": [16, 32], "top1": [0.7, 0.8], "flops": [2e7, 8e7], "images_per_second": [900, 300]})
+    >>> int(best_for_budget(table, "50MFLOPs")["size"]), int(best_for_budget(table, "10ms")["size"])
+    (16, 32)
+
+    Raises:
+        UserError: not a budget, or one that no size meets.
+    """
+    match = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+)", budget.strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise UserError(f"the budget is {budget!r}; expected FLOPs or time an image, such as 50MFLOPs or 2ms")
+    column, unit = _UNITS[match[2]]
+    limit = float(match[1]) * unit
+    cost = table["flops"] if column == "flops" else 1 / table["images_per_second"]
+    affordable = table[cost <= limit]
+    if affordable.empty:
+        least = cost.min() / unit
+        raise UserError(f"no size meets the budget {budget}: the cheapest takes {least:.3g} {match[2]}; add smaller sizes")
+    return affordable.loc[affordable[metric].idxmax()]

@@ -1,0 +1,134 @@
+"""A recipe's parts: data, model, task, plan."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anysize.data.augment import TrainTransform
+from anysize.data.loader import PlanLoader
+from anysize.data.registry import build_preprocessing, dataset_info, load_dataset, resolve_augment
+from anysize.data.settings import DataSettings
+from anysize.data.source import Source
+from anysize.models.factory import check_size, create_model
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe
+from anysize.sizes.plan import BatchPlan
+from anysize.sizes.schedule import SizeSchedule, build_schedule
+from anysize.tasks.base import Task, create_task
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a run: `auto` is the first GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The training images with all that the rest of a run needs to know of them."""
+
+    train: Source
+    preprocessing: Preprocessing
+    transform: TrainTransform
+
+    def loader(self, settings: DataSettings, device: torch.device) -> PlanLoader:
+        """A loader that serves every size and epoch."""
+        return PlanLoader(self.train, self.transform, device=device, workers=worker_count(settings))
+
+
+def worker_count(settings: DataSettings) -> int:
+    """Processes that decode files; by default one a core that this process may use, at most 8."""
+    if settings.workers >= 0:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
+
+
+def base_size(recipe: Recipe) -> int:
+    """The base image size: the recipe's, else the data set's own."""
+    return recipe.sizes.base or dataset_info(recipe.data).image_size
+
+
+def build_data(recipe: Recipe) -> Data:
+    """Open the training images and settle how they are fed to the model."""
+    source = load_dataset(recipe.data, "train")
+    info = dataset_info(recipe.data)
+    preprocessing = build_preprocessing(recipe.data, info, base_size(recipe), source.classes)
+    augment = resolve_augment(recipe.augment, info)
+    return Data(source, preprocessing, TrainTransform(preprocessing, augment, recipe.training.seed))
+
+
+def build_model(recipe: Recipe, preprocessing: Preprocessing) -> nn.Module:
+    """The model with the data's classes and channels; its initial weights follow from the seed."""
+    torch.manual_seed(recipe.training.seed)
+    model = create_model(
+        recipe.model.name,
+        num_classes=len(preprocessing.classes),
+        in_channels=preprocessing.channels,
+        **recipe.model.options,
+    )
+    if recipe.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def build_task(recipe: Recipe, num_classes: int) -> Task:
+    """The task with its options."""
+    return create_task(
+        recipe.task.name,
+        num_classes=num_classes,
+        label_smoothing=recipe.task.label_smoothing,
+        mixup=recipe.augment.mixup,
+        cutmix=recipe.augment.cutmix,
+    )
+
+
+def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) -> BatchPlan:
+    """The batch plan of a recipe over `length` training samples."""
+    training = recipe.training
+    return BatchPlan(
+        length,
+        build_schedule(recipe.sizes, base_size(recipe), training.epochs),
+        batch_size=training.batch_size,
+        copies=training.copies,
+        seed=training.seed,
+        rank=rank,
+        world_size=world_size,
+        drop_last=training.drop_last,
+    )
+
+
+def check_sizes(recipe: Recipe, model: nn.Module, schedule: SizeSchedule, channels: int) -> None:
+    """Raise a `UserError` if a size of the schedule is one that the network cannot take."""
+    sizes = {size for epoch in range(recipe.training.epochs) for size in schedule.at(epoch).mix.sizes}
+    check_size(model, min(sizes), channels)
+
+
+def describe(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
+    """What every checkpoint says of itself, enough to rebuild the model and feed it rightly."""
+    return {
+        "model": {
+            "name": recipe.model.name,
+            "options": recipe.model.options,
+            "num_classes": len(preprocessing.classes),
+            "in_channels": preprocessing.channels,
+        },
+        "task": recipe.task.name,
+        "preprocessing": preprocessing.to_dict(),
+    }
+
+
+def default_run_folder(name: str, overrides: dict[str, Any]) -> Path:
+    """`runs/RECIPE`, with a short digest of the overrides, so that the same command finds the same folder."""
+    stem = Path(name).stem if name.endswith(".toml") else name.replace("/", "-")
+    if overrides:
+        text = json.dumps({key: str(value) for key, value in sorted(overrides.items())})
+        stem += "-" + hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+    return Path("runs") / stem

@@ -1,0 +1,188 @@
+"""What can be done with a run folder: load its model, evaluate it at any size, calibrate it for one."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from anysize.data.registry import load_dataset
+from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment import build
+from anysize.experiment.validation import Evaluator
+from anysize.models.factory import check_size, create_model
+from anysize.norms.calibration import has_running_statistics
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe, load_recipe, override
+from anysize.registry import UserError, did_you_mean
+from anysize.reports import files
+from anysize.reports.html import write_report
+from anysize.sizes.cost import count_flops
+from anysize.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint, write_checkpoint
+
+
+@dataclasses.dataclass
+class LoadedRun:
+    """A model with its weights and what it needs to be used rightly."""
+
+    folder: Path
+    recipe: Recipe
+    model: nn.Module
+    preprocessing: Preprocessing
+    checkpoint: Checkpoint
+    device: torch.device
+
+
+def load_run(
+    run: str | Path, checkpoint: str = "best", overrides: Mapping[str, Any] | None = None
+) -> LoadedRun:
+    """Load a run's model in evaluation mode.
+
+    Args:
+        run: the run folder.
+        checkpoint: "best", "last", "previous", or the name of a calibrated copy.
+        overrides: settings of the recipe to replace, such as `{"data.root": ...}`.
+
+    Raises:
+        UserError: not a run folder, no such checkpoint, or a damaged one.
+    """
+    folder = Path(run)
+    if not (folder / files.RECIPE).is_file():
+        raise UserError(f"{folder} is not a run folder: it has no {files.RECIPE}; give a folder that anysize train wrote")
+    recipe = override(load_recipe(str(folder / files.RECIPE)), overrides or {})
+    path = folder / "checkpoints" / checkpoint
+    if not path.is_dir():
+        known = [p.name for p in sorted((folder / "checkpoints").glob("[!.]*"))]
+        hint = did_you_mean(checkpoint, known) if known else "train it first"
+        raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
+    loaded = read_checkpoint(path)
+    described = loaded.state["model"]
+    model = create_model(
+        described["name"],
+        num_classes=described["num_classes"],
+        in_channels=described["in_channels"],
+        **described["options"],
+    )
+    load_model(model, loaded.model, path)
+    device = build.pick_device(recipe.training.device)
+    if recipe.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    preprocessing = Preprocessing.from_dict(loaded.state["preprocessing"])
+    return LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
+
+
+def make_evaluator(loaded: LoadedRun) -> Evaluator:
+    """Open the data of a run to evaluate it."""
+    recipe = loaded.recipe
+    data = build.build_data(recipe)
+    loader = data.loader(recipe.data, loaded.device)
+    preprocessing = loaded.preprocessing
+    if recipe.data.resize:
+        preprocessing = dataclasses.replace(preprocessing, resize=recipe.data.resize)
+    if data.train.classes != preprocessing.classes:
+        raise UserError(
+            f"the data has classes {', '.join(data.train.classes[:5])}, ... and the run was trained on "
+            f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
+        )
+    task = build.build_task(recipe, len(preprocessing.classes))
+    return Evaluator(recipe, preprocessing, task, load_dataset(recipe.data, "validation"), loader, loaded.device)
+
+
+def evaluate(
+    run: str | Path,
+    sizes: str | Iterable[int] | None = None,
+    *,
+    calibrate: bool = True,
+    checkpoint: str = "last",
+    overrides: Mapping[str, Any] | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+) -> pd.DataFrame:
+    """Accuracy by image size; the table also goes into the run's `evaluation.csv` and report.
+
+    Args:
+        run: the run folder.
+        sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
+            neighbours, from half to one and a half times the base.
+        calibrate: also evaluate with the statistics of the norms calibrated for each size.
+        checkpoint: "last" has the running statistics of training ("as trained"); "best" was calibrated for the base
+            size where the run mixes sizes.
+        overrides: settings of the recipe to replace, such as `{"data.root": ..., "evaluation.crops": "10"}`.
+        on_row: called with each row when it is measured.
+
+    Returns:
+        A row a size, as trained and (where `calibrate`) calibrated: `size`, `calibrated`, the task's metrics (top1,
+        top5, loss), `images`, `images_per_second`, `flops` (of one image forward).
+
+    Raises:
+        UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
+    """
+    loaded = load_run(run, checkpoint, overrides)
+    model, base, channels = loaded.model, loaded.preprocessing.image_size, loaded.preprocessing.channels
+    wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
+    check_size(model, min(wanted), channels)
+    evaluator = make_evaluator(loaded)
+    flops = functools.cache(lambda size: count_flops(model, size, channels, backward=False))
+    calibrate = calibrate and has_running_statistics(model)
+    rows: list[dict[str, Any]] = []
+
+    def add(size: int, calibrated: bool) -> None:
+        values = evaluator.evaluate(model, size)
+        rows.append({"size": size, "calibrated": calibrated, **values, "flops": flops(size).forward})
+        if on_row:
+            on_row(rows[-1])
+
+    for size in wanted:
+        add(size, False)
+        if calibrate:
+            with evaluator.calibrated(model, size):
+                add(size, True)
+    files.write_rows(loaded.folder / files.EVALUATION, rows)
+    write_report(loaded.folder)
+    return pd.DataFrame(rows)
+
+
+def default_sizes(base: int) -> list[int]:
+    """Seven sizes from half to one and a half times the base, in steps of a sixth.
+
+    >>> default_sizes(28)
+    [14, 19, 23, 28, 33, 37, 42]
+    """
+    return [round(base * sixth / 6) for sixth in range(3, 10)]
+
+
+def calibrate(
+    run: str | Path,
+    size: int,
+    *,
+    checkpoint: str = "last",
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a copy of a run's checkpoint whose norms are calibrated for an image size; returns its folder.
+
+    Args:
+        run: the run folder.
+        size: pixels.
+        checkpoint: what to calibrate.
+        out: where to; by default `checkpoints/calibrated-SIZE` in the run, which other verbs then take by that name.
+        overrides: settings of the recipe to replace.
+
+    Raises:
+        UserError: not a run, a size that the network cannot take, or a network without running statistics.
+    """
+    loaded = load_run(run, checkpoint, overrides)
+    check_size(loaded.model, size, loaded.preprocessing.channels)
+    if not has_running_statistics(loaded.model):
+        raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
+    folder = Path(out) if out else loaded.folder / "checkpoints" / f"calibrated-{size}"
+    evaluator = make_evaluator(loaded)
+    state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
+    state["preprocessing"] = dataclasses.replace(loaded.preprocessing, image_size=size).to_dict()
+    state["calibrated"] = {"size": size, "from": checkpoint}
+    with evaluator.calibrated(loaded.model, size):
+        write_checkpoint(folder, Checkpoint(model_tensors(loaded.model), {}, state))
+    return folder

@@ -1,0 +1,204 @@
+"""`anysize.train`: a recipe becomes a run folder."""
+
+import dataclasses
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from anysize.data.registry import load_dataset
+from anysize.experiment import build
+from anysize.experiment.validation import Evaluator
+from anysize.recipe import Recipe, differences, dump, load_recipe, override
+from anysize.registry import UserError
+from anysize.reports import files
+from anysize.reports.environment import describe_environment
+from anysize.reports.html import write_report
+from anysize.reports.run_log import RunLog
+from anysize.sizes.cost import Flops, count_flops
+from anysize.sizes.plan import BatchPlan
+from anysize.training.checkpoint import model_tensors
+from anysize.training.guards import StopRequest, check_precision, stop_on_signals
+from anysize.training.loop import Parts, Validation, fit
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.progress import Progress, RunLength, run_length
+from anysize.training.store import CheckpointStore, resume
+
+# Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on.
+_HARMLESS = ("data.root", "data.download", "data.workers", "data.memory_limit", "training.checkpoint_minutes")
+
+
+def train(
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    run: str | Path | None = None,
+    resume_from: str = "last",
+    console: Console | None = None,
+) -> Path:
+    """Train what a recipe says, or go on with it; returns the run folder.
+
+    Args:
+        recipe: a recipe's name, the path of its TOML file, or a `Recipe`.
+        overrides: `{"section.field": value}`.
+        run: the run folder; by default `runs/RECIPE`, with a digest of the overrides. Where it holds the same run
+            unfinished, training goes on at the step where it was saved.
+        resume_from: "last", "previous" (the save before it) or "never" (start over; removes what the run had).
+        console: where to show progress; None: standard output.
+
+    Raises:
+        UserError: a bad recipe, missing data, a run folder of another recipe, out of memory, a full disk, divergence.
+        Interrupted: a signal asked to stop; the state was saved.
+
+    Example (trains a minute and a half on the embedded images)::
+
+        run = anysize.train("quickstart", {"training.seed": 1})
+        print(anysize.evaluate(run, sizes=[14, 28, 42]))
+    """
+    name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
+    resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(name, overrides)
+    folder = Path(run) if run else build.default_run_folder(name, dict(overrides or {}))
+    if resume_from not in ("last", "previous", "never"):
+        raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
+    if resume_from == "never":
+        _clear(folder)
+    _check_same_recipe(folder, resolved)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}; give another one with --run") from None
+    files.write_atomically(folder / files.RECIPE, dump(resolved))
+    with stop_on_signals() as stop:
+        prepared = prepare(resolved, folder)
+        with RunLog(folder, epochs=len(prepared.length.steps), console=console) as log:
+            parts = _assemble(prepared, folder, log)
+            progress = resume(parts.store, "last" if resume_from == "never" else resume_from, parts.model, parts.optimizer)
+            if progress and progress.epoch == len(parts.length.steps):
+                log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
+                return folder
+            _introduce(parts, prepared, folder, progress)
+            log.truncate(progress.epoch if progress else 0)
+            fit(parts, progress or Progress(), stop)
+            log.message(f"done; the report is {folder / files.REPORT}")
+    return folder
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A recipe's data, model and plan, before anything is trained."""
+
+    recipe: Recipe
+    device: torch.device
+    data: build.Data
+    model: torch.nn.Module
+    plan: BatchPlan
+    length: RunLength
+    flops: Callable[[int], Flops]
+
+
+def prepare(recipe: Recipe, folder: Path) -> Prepared:
+    """Build and check all that a run needs, so that what is wrong is said before the first step."""
+    device = build.pick_device(recipe.training.device)
+    check_precision(recipe.training.precision, device)
+    data = build.build_data(recipe)
+    model = build.build_model(recipe, data.preprocessing)
+    plan = build.build_plan(recipe, len(data.train))
+    build.check_sizes(recipe, model, plan.schedule, data.preprocessing.channels)
+    flops = functools.cache(lambda size: count_flops(model, size, data.preprocessing.channels))
+    length = run_length(plan, recipe.training, data.preprocessing.image_size, lambda size: flops(size).total)
+    return Prepared(recipe, device, data, model.to(device), plan, length, flops)
+
+
+def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
+    recipe, data, device = prepared.recipe, prepared.data, prepared.device
+    loader = data.loader(recipe.data, device)
+    task = build.build_task(recipe, len(data.preprocessing.classes))
+    validation = load_dataset(recipe.data, "validation")
+    if validation.classes != data.train.classes:
+        raise UserError(
+            f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
+            f"{', '.join(data.train.classes[:5])}, ...; expected the same"
+        )
+    evaluator = Evaluator(recipe, data.preprocessing, task, validation, loader, device)
+    base, model = data.preprocessing.image_size, prepared.model
+
+    def validate(stop: StopRequest) -> Validation:
+        if not prepared.plan.schedule.mixed:
+            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), False)
+        with evaluator.calibrated(model, base):
+            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), True)
+
+    return Parts(
+        model=model,
+        task=task,
+        plan=prepared.plan,
+        loader=loader,
+        optimizer=RegimeOptimizer(model, recipe.optimizer),
+        training=recipe.training,
+        length=prepared.length,
+        flops=lambda size: prepared.flops(size).total,
+        validate=validate,
+        store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing)),
+        log=log,
+        describe=data.train.describe,
+        report=lambda: write_report(folder),
+        device=device,
+    )
+
+
+def _metrics(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name not in ("images", "images_per_second")}
+
+
+def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progress | None) -> None:
+    """Say what is about to be trained, and write down on what."""
+    recipe, plan, length = prepared.recipe, prepared.plan, prepared.length
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    environment = describe_environment(
+        device=str(prepared.device),
+        gpus=", ".join(gpus) or "none",
+        threads=torch.get_num_threads(),
+        world_size=plan.world_size,
+        total_batch=plan.batch_size * plan.world_size,
+    )
+    files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=1))
+    parameters = sum(p.numel() for p in prepared.model.parameters())
+    sizes = sorted({part.size for epoch in range(len(length.steps)) for part in plan.sizes(epoch)})
+    parts.log.message(
+        f"{recipe.model.name} ({parameters:,} parameters) on {recipe.data.name}: {plan.length:,} images of "
+        f"{len(prepared.data.preprocessing.classes)} classes, sizes {', '.join(map(str, sizes))} px, "
+        f"{length.total_steps:,} steps, {length.flops / 1e15:.3g} PFLOPs, on {prepared.device}; run folder {folder}"
+    )
+    for path, reason in prepared.data.train.bad_files.items():
+        parts.log.warning(f"left out {path}: it cannot be decoded ({reason})")
+    if progress:
+        parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")
+
+
+def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise a `UserError` if the folder holds a run of another recipe."""
+    if not (folder / files.RECIPE).exists():
+        return
+    before = load_recipe(str(folder / files.RECIPE))
+    changed = {key: pair for key, pair in differences(before, recipe).items() if key not in _HARMLESS}
+    if changed:
+        shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
+        raise UserError(
+            f"{folder} holds a run of another recipe: {shown}; give another folder with --run, or start over with "
+            "--resume never"
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run of this package wrote into `folder`, and nothing else."""
+    if (folder / files.RECIPE).exists():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.EVALUATION, files.LOG, files.REPORT):
+            (folder / name).unlink(missing_ok=True)
+
+

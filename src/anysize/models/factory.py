@@ -1,0 +1,270 @@
+"""Models by name: `create_model`, and what a model can be asked before it trains.
+
+A name is that of a family in `families/`, of a torchvision classification model, or of your own builder, written
+`FILE.py:FUNCTION` or `MODULE:FUNCTION`. Where a name is both ours and torchvision's, ours is meant.
+"""
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from anysize.models import families
+from anysize.models.families import MODELS
+from anysize.registry import UserError, did_you_mean
+from anysize.sizes.cost import meta_copy
+
+for _family in pkgutil.iter_modules(families.__path__):
+    importlib.import_module(f"{families.__name__}.{_family.name}")
+
+# Without auxiliary heads the output is always a tensor of logits; the slow initialization is going out of use.
+_TORCHVISION_FIXED = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
+}
+
+
+def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Build an untrained model that maps images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        name: one of `list_models()`, or a builder of your own as `FILE.py:FUNCTION` or `MODULE:FUNCTION`, which is
+            called with `num_classes`, `in_channels` and the options.
+        num_classes, in_channels: of the data. A torchvision model gets a new first convolution for other than 3
+            channels.
+        options: further arguments of the builder.
+
+    Raises:
+        UserError: an unknown model, file or function, an option that the builder does not take, or a result that is
+            no `nn.Module`.
+
+    >>> create_model("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 100])
+    >>> create_model("resnet-20")
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: unknown model 'resnet-20': did you mean 'resnet20'?
+    """
+    ours = name in MODELS or ":" in name
+    if ours:
+        builder = _import_builder(name) if ":" in name else MODELS[name]
+        fixed: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    else:
+        builder = _torchvision_builder(name)
+        fixed = {"weights": None, "num_classes": num_classes, **_TORCHVISION_FIXED.get(name, {})}
+    model = _build(name, builder, fixed, options)
+    if not ours and in_channels != 3:
+        _replace_first_convolution(model, in_channels)
+    return model
+
+
+def list_models() -> list[str]:
+    """Names of all models, ours and torchvision's.
+
+    >>> "resnet20" in list_models() and "mobilenet_v2" in list_models()
+    True
+    """
+    return sorted({*MODELS, *torchvision.models.list_models(module=torchvision.models)})
+
+
+def describe_model(name: str) -> str:
+    """One line on a model.
+
+    >>> describe_model("resnet20"), describe_model("resnet50")
+    ('ResNet-20 for 32-pixel images.', "torchvision's resnet50")
+    """
+    if name not in MODELS:
+        _torchvision_builder(name)
+        return f"torchvision's {name}"
+    return (MODELS[name].__doc__ or name).strip().splitlines()[0]
+
+
+def smallest_size(model: nn.Module, in_channels: int = 3, largest: int = 1024) -> int:
+    """Side (pixels) of the smallest square images that `model` takes in evaluation.
+
+    Computes shapes alone, on the meta device. Doubles the size until one is taken, then bisects, so that a model
+    which takes one size alone is found out at the usual sizes 224, 256, 299 and 384.
+
+    Raises:
+        UserError: the model takes no size up to `largest`.
+
+    >>> smallest_size(create_model("inception_v3"))
+    75
+    """
+    return _search(model, in_channels, largest)[1]
+
+
+def check_size(model: nn.Module, size: int, in_channels: int = 3) -> None:
+    """Do nothing if `model` takes images (N, in_channels, size, size), otherwise say why it does not.
+
+    Raises:
+        UserError: with torch's reason and the smallest size that the model takes.
+
+    >>> check_size(create_model("resnet18"), 7)
+    >>> check_size(create_model("alexnet"), 32)
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: model AlexNet cannot take images of 32 pixels: ...; the smallest it takes is 63
+    """
+    if _refusal(meta_copy(model).eval(), size, in_channels) is None:
+        return
+    probe, smallest = _search(model, in_channels)
+    reason = _refusal(probe, size, in_channels)
+    if reason is not None:
+        raise UserError(
+            f"model {type(model).__name__} cannot take images of {size} pixels: {reason}; "
+            f"the smallest it takes is {smallest}"
+        )
+
+
+def _search(model: nn.Module, in_channels: int, largest: int = 1024) -> tuple[nn.Module, int]:
+    """The copy of the model that was asked, and the smallest size that it takes.
+
+    A model that can do nothing on the meta device, for want of a kernel or because it reads values, is asked for real.
+    """
+    for copied in (meta_copy, copy.deepcopy):
+        probe = copied(model).eval()
+        refused = 0
+        for size in sorted({*(1 << i for i in range(largest.bit_length())), 224, 299, 384}):
+            if _refusal(probe, size, in_channels) is None:
+                while size - refused > 1:
+                    middle = (refused + size) // 2
+                    if _refusal(probe, middle, in_channels) is None:
+                        size = middle
+                    else:
+                        refused = middle
+                return probe, size
+            refused = size
+    raise UserError(
+        f"model {type(model).__name__} takes no images of {in_channels} channels, whatever their size up to {largest} "
+        f"pixels: {_refusal(probe, 224, in_channels)}"
+    )
+
+
+def _refusal(model: nn.Module, size: int, in_channels: int) -> str | None:
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model(torch.zeros(2, in_channels, size, size, device=device))
+    except Exception as error:  # whatever a model says to a size that it cannot take
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
+
+
+def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
+    if name not in list_models():
+        raise UserError(f"unknown model {name!r}: {did_you_mean(name, list_models())}")
+    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(name)
+    return builder
+
+
+def _import_builder(name: str) -> Callable[..., nn.Module]:
+    source, _, function = name.rpartition(":")
+    if source.endswith(".py"):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise UserError(f"model {name!r}: there is no file {source}; expected FILE.py:FUNCTION")
+        spec = importlib.util.spec_from_file_location(f"anysize_user_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{source}.".startswith(f"{error.name}."):
+                raise  # the module is there, and misses another one
+            raise UserError(
+                f"model {name!r}: there is no module {source!r}; install it, or give a file as FILE.py:FUNCTION"
+            ) from None
+    builder = getattr(module, function, None)
+    if not callable(builder):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"model {name!r}: {source} has no function {function!r}: {did_you_mean(function, public)}")
+    return typing.cast(Callable[..., nn.Module], builder)
+
+
+def _build(name: str, builder: Callable[..., nn.Module], fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    parameters = _parameters(builder)
+    if parameters is not None:
+        for argument in fixed:
+            if argument not in parameters:
+                raise UserError(
+                    f"model {name!r} takes no argument {argument!r}; expected a function of ({', '.join(fixed)}, ...)"
+                )
+        for option in options:
+            if option not in parameters or option in fixed:
+                optional = {key for key, parameter in parameters.items() if parameter.default is not parameter.empty}
+                accepted = ", ".join(sorted(optional - set(fixed) - {"progress"})) or "none"
+                raise UserError(f"model {name!r} takes no option {option!r}; its options: {accepted}")
+    try:
+        model = builder(**fixed, **options)
+    except UserError as error:
+        raise UserError(f"model {name!r}: {error}") from None
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise UserError(f"model {name!r} cannot be built with the options {options}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+def _parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """What a builder takes by name; None: anything.
+
+    `**options` are passed on to the class that the return annotation names, in our families as in torchvision.
+    """
+    signature = inspect.signature(builder)
+    parameters = dict(signature.parameters)
+    built = signature.return_annotation
+    if _takes_any(parameters):
+        if not (inspect.isclass(built) and issubclass(built, nn.Module)) or built is nn.Module:
+            return None
+        inner = dict(inspect.signature(built).parameters)
+        # Some of torchvision's classes swallow what they do not know.
+        if _takes_any(inner) and not built.__module__.startswith("torchvision."):
+            return None
+        parameters = {**inner, **parameters}
+    return {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _takes_any(parameters: dict[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:
+    """Make a torchvision model take `in_channels` channels."""
+    name, old = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        old.groups,
+        old.bias is not None,
+        old.padding_mode,
+    )
+    with torch.no_grad():  # keep the model's own initialization: its spread, and its bias
+        new.weight.copy_(torch.randn_like(new.weight) * old.weight.std())
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias)
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)
+
+
+__all__ = ["check_size", "create_model", "describe_model", "list_models", "smallest_size"]

@@ -1,0 +1,127 @@
+"""Residual networks for images of about 32 pixels (CIFAR): three stages, post-activation basic blocks.
+
+After He et al., Deep Residual Learning, arXiv 1512.03385, section 4.2, as the authors of Mix & Match (arXiv 1908.08986)
+trained them: the shortcut is a projection (1x1 convolution and batch norm) wherever the shape changes, and the last
+norm of each block starts at zero, so that each block starts as its shortcut. Parameters are named as in torchvision's
+ResNet. The average over all positions at the end takes images of any size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from anysize.models.families import MODELS
+from anysize.registry import UserError
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut: (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU(inplace=True)  # one module a call, as quantization and export need
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.dropout(self.relu1(self.bn1(self.conv1(x))))
+        return self.relu2(self.bn2(self.conv2(out)) + self.downsample(x))  # type: ignore[no-any-return]
+
+
+class CifarResNet(nn.Module):
+    """A residual network of `depth` layers for small images: (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        depth: 6n + 2 for n blocks a stage; 6n + 4 where the three projections are counted, as in Wide ResNets.
+        num_classes, in_channels: of the data.
+        widths: channels of the three stages; the second and third halve the resolution.
+        stem: channels of the first convolution.
+        dropout: probability of dropping a value between the two convolutions of a block.
+        zero_init_residual: start each block as its shortcut.
+
+    Raises:
+        UserError: a depth that is neither 6n + 2 nor 6n + 4, or not three widths.
+
+    >>> import torch
+    >>> CifarResNet(depth=20)(torch.zeros(2, 3, 24, 40)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        *,
+        widths: Sequence[int] = (16, 32, 64),
+        stem: int = 16,
+        dropout: float = 0.0,
+        zero_init_residual: bool = True,
+    ) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 2, 6)
+        if blocks < 1 or rest not in (0, 2):
+            raise UserError(f"depth is {depth}; expected 6n + 2 (8, 14, 20, ...) or, counting projections, 6n + 4")
+        if len(widths) != 3:
+            raise UserError(f"widths is {list(widths)}; expected the channels of three stages, such as [16, 32, 64]")
+        self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(blocks, stem, widths[0], 1, dropout)
+        self.layer2 = _stage(blocks, widths[0], widths[1], 2, dropout)
+        self.layer3 = _stage(blocks, widths[1], widths[2], 2, dropout)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(widths[2], num_classes)
+        self._initialize(zero_init_residual)
+
+    def _initialize(self, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Block) and zero_init_residual:
+                nn.init.zeros_(module.bn2.weight)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
+
+
+def _stage(blocks: int, inputs: int, outputs: int, stride: int, dropout: float) -> nn.Sequential:
+    first = Block(inputs, outputs, stride, dropout)
+    return nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1)))
+
+
+@MODELS.register("cifar_resnet")
+def cifar_resnet(num_classes: int = 10, in_channels: int = 3, depth: int = 20, **options: Any) -> CifarResNet:
+    """A ResNet for 32-pixel images of any depth and widths."""
+    return CifarResNet(depth, num_classes, in_channels, **options)
+
+
+@MODELS.register("wide_resnet28_10")
+def wide_resnet28_10(num_classes: int = 10, in_channels: int = 3, **options: Any) -> CifarResNet:
+    """A ten times wider ResNet-28 for 32-pixel images, post-activation: 36.5 million parameters."""
+    return CifarResNet(28, num_classes, in_channels, **{"widths": (160, 320, 640), **options})
+
+
+def _register(depth: int) -> None:
+    def builder(num_classes: int = 10, in_channels: int = 3, **options: Any) -> CifarResNet:
+        return CifarResNet(depth, num_classes, in_channels, **options)
+
+    builder.__doc__ = f"ResNet-{depth} for 32-pixel images."
+    MODELS.register(f"resnet{depth}")(builder)
+
+
+for _depth in (8, 14, 20, 32, 44, 56, 110):
+    _register(_depth)

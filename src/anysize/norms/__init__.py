@@ -1,0 +1,1 @@
+"""Normalization: calibration of running statistics for an image size."""

@@ -1,0 +1,220 @@
+"""Batch-norm calibration: running statistics measured afresh for an image size.
+
+The running statistics of a network belong to the sizes it was trained at. At another size, or after training on a
+mixture of sizes, they fit badly: the same weights gain tens of points of accuracy once the statistics are recomputed
+from training images at the size of evaluation (Mix & Match, arXiv 1908.08986, section on calibration).
+
+    with calibrated(model, loader_at_160):
+        evaluate(model)                      # the training statistics are back afterwards, to the bit
+
+Labels are not used, weights do not change.
+"""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from anysize.registry import UserError
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Tell whether any norm of `model` keeps running statistics, that is, whether calibration changes anything.
+
+    >>> has_running_statistics(nn.BatchNorm2d(4)), has_running_statistics(nn.GroupNorm(2, 4))
+    (True, False)
+    """
+    return bool(_running_norms(model))
+
+
+def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: int | None = None) -> int:
+    """Replace the running statistics of every norm by the pooled statistics of the images of `batches`, in place.
+
+    The images pass through the network once. Each norm normalises a batch by the batch's own statistics, as in
+    training, and ends up with the statistics of all values it saw: the mean of the batch means, and the mean of the
+    batch variances plus the variance of the batch means, weighted by the number of values and summed in float64. The
+    statistics of a norm that sees the images through convolutions alone hence do not depend on how the images are cut
+    into batches; those of deeper ones depend on it a little, through the normalisation of the batches before them.
+    The variance that is stored is the unbiased one, because it is what torch stores: one batch gives exactly what a
+    training step with momentum 1 would leave.
+
+    The method is that of Mix & Match (arXiv 1908.08986), whose code averaged the statistics of 201 augmented training
+    batches with the same weight each and left the variance of the batch means out. It also kept dropout active; here
+    all but the norms is in evaluation mode, so that the statistics are those of the network that will be evaluated.
+
+    Norms are recognised by `running_mean`, `running_var` and `momentum`: torch's batch norms, instance norms that
+    track statistics, timm's fused `BatchNormAct2d`. An instance norm gets the mean over images of the statistics of an
+    image, which is torch's definition. A norm that no image reaches keeps its statistics. `SyncBatchNorm` pools over
+    the processes by itself, so that all of them must calibrate on equally many batches.
+
+    Args:
+        model: called with images (N, C, H, W); autocast and memory format are the caller's.
+        batches: image tensors, tuples that start with one, or objects with one as `.images`.
+        max_images: stop after this many images, cutting the last batch.
+
+    Returns:
+        Number of images used; 0, and `batches` untouched, where no norm keeps running statistics, since such a
+        network needs no calibration.
+
+    Raises:
+        UserError: no images, something that is no image tensor, or a norm that sees one value a channel, which has no
+            variance. The statistics are then as before.
+
+    >>> norm = nn.BatchNorm2d(1)
+    >>> calibrate_batch_norm(norm, torch.arange(8.0).reshape(4, 1, 1, 2).split(2))
+    4
+    >>> norm.running_mean.item(), norm.running_var.item()
+    (3.5, 6.0)
+    """
+    norms = _running_norms(model)
+    if not norms:
+        return 0
+    if max_images is not None and max_images < 1:
+        raise UserError(f"max_images is {max_images}; expected at least 1, or None for all images")
+    pools = {name: _Pool(isinstance(norm, _InstanceNorm)) for name, norm in norms.items()}
+    used = 0
+    with _restored(norms) as keep, _batch_statistics(model, norms, pools), torch.no_grad():
+        device = next(iter(norms.values())).running_mean.device
+        for batch in batches:
+            images = _images(batch)[: None if max_images is None else max_images - used]
+            model(images if images.device == device else images.to(device))
+            used += len(images)
+            if used == max_images:
+                break
+        if not used:
+            raise UserError("calibration received no images; expected at least one batch")
+        keep({name: pool.statistics() for name, pool in pools.items() if pool.count})
+    return used
+
+
+@contextlib.contextmanager
+def calibrated(model: nn.Module, batches: Iterable[Any], max_images: int | None = None) -> Iterator[int]:
+    """Calibrate `model` for the length of a `with` block, then put the training statistics back exactly.
+
+    Yields the number of images used; takes and raises what `calibrate_batch_norm` does.
+
+    >>> norm = nn.BatchNorm2d(1)
+    >>> with calibrated(norm, [torch.full((2, 1, 4, 4), 5.0)]):
+    ...     print(norm.running_mean)
+    tensor([5.])
+    >>> norm.running_mean
+    tensor([0.])
+    """
+    with _restored(_running_norms(model)):
+        yield calibrate_batch_norm(model, batches, max_images)
+
+
+@dataclasses.dataclass
+class _Pool:
+    """Mean and variance, (C,) in float64, of everything that one norm has seen."""
+
+    per_image: bool
+    count: int = 0
+    mean: Tensor | float = 0.0
+    var: Tensor | float = 0.0
+
+    def add(self, count: int, mean: Tensor, var: Tensor) -> None:
+        """Pool with the mean and biased variance of `count` further values (Chan, Golub and LeVeque 1979)."""
+        self.count += count
+        share = count / self.count
+        shift = mean - self.mean
+        self.mean = self.mean + share * shift
+        self.var = self.var + share * (var - self.var)
+        if not self.per_image:
+            self.var = self.var + share * (1 - share) * shift**2
+
+    def statistics(self) -> tuple[Any, Any]:
+        """Mean and variance as torch stores them."""
+        return self.mean, self.var if self.per_image else self.var * (self.count / (self.count - 1))
+
+
+def _running_norms(model: nn.Module) -> dict[str, Any]:
+    return {
+        name or type(module).__name__: module
+        for name, module in model.named_modules()
+        if hasattr(module, "momentum")
+        and isinstance(getattr(module, "running_mean", None), Tensor)
+        and isinstance(getattr(module, "running_var", None), Tensor)
+    }
+
+
+def _images(batch: Any) -> Tensor:
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else getattr(batch, "images", batch)
+    if not isinstance(images, Tensor):
+        raise UserError(
+            f"calibration received a batch of type {type(batch).__name__}; expected an image tensor, a tuple that "
+            "starts with one, or an object with one as .images"
+        )
+    return images
+
+
+@contextlib.contextmanager
+def _restored(norms: dict[str, Any]) -> Iterator[Any]:
+    """Put the statistics back at the end; the function that is yielded says which to store instead."""
+    before = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
+    try:
+        yield before.update
+    finally:
+        for name, (mean, var) in before.items():
+            norms[name].running_mean.copy_(mean)
+            norms[name].running_var.copy_(var)
+
+
+@contextlib.contextmanager
+def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, _Pool]) -> Iterator[None]:
+    """Let the norms alone train with momentum 1, and collect in `pools` what each call of them leaves behind."""
+    training = {module: module.training for module in model.modules()}
+    before = {name: (norm.momentum, getattr(norm, "num_batches_tracked", None)) for name, norm in norms.items()}
+    hooks = []
+    # A compiled model would be compiled again, for the hooks and for every size: calibration is too short for that.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+    try:
+        model.eval()
+        for name, norm in norms.items():
+            norm.training = True  # not .train(): a fused norm may hold an activation and a dropout
+            norm.momentum = 1.0
+            norm.num_batches_tracked = None  # torch then leaves the count alone
+            norm.running_mean.zero_()  # with momentum 1 the old value still enters as 0 times itself, NaN for NaN
+            norm.running_var.zero_()
+            hooks.append(norm.register_forward_pre_hook(_refuse_single_values(name)))
+            hooks.append(norm.register_forward_hook(_collect(pools[name])))
+        with eager:
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, norm in norms.items():
+            norm.momentum, norm.num_batches_tracked = before[name]
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _refuse_single_values(name: str) -> Any:
+    def hook(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        images, channels = args[0].shape[:2]
+        if args[0].numel() // channels // (images if isinstance(norm, _InstanceNorm) else 1) < 2:
+            raise UserError(
+                f"the norm {name!r} sees a single value a channel (its input is {tuple(args[0].shape)}), which has no "
+                "variance; calibrate with more images in every batch, or at a larger size"
+            )
+
+    return hook
+
+
+def _collect(pool: _Pool) -> Any:
+    def hook(norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        device = "cpu" if args[0].device.type == "mps" else args[0].device  # which has no float64
+        mean, var = (value.to(device, torch.float64) for value in (norm.running_mean, norm.running_var))
+        images, channels = args[0].shape[:2]
+        count = images if pool.per_image else args[0].numel() // channels
+        pool.add(count, mean, var if pool.per_image else var * ((count - 1) / count))
+
+    return hook
+
+
+__all__ = ["calibrate_batch_norm", "calibrated", "has_running_statistics"]

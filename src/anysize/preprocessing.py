@@ -1,0 +1,64 @@
+"""What a model needs to be used rightly: stored with every checkpoint, used by every verb that feeds the model.
+
+It stands below `models` and `data`, which know nothing of each other, because both speak of it.
+"""
+
+import dataclasses
+from typing import Any
+
+from anysize.registry import UserError
+
+RESIZES = ("stretch", "center-crop", "crop-or-pad")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How images become input for a model in evaluation.
+
+    `image_size` is the side (pixels) that the model was trained around, `mean` and `std` are per channel for values
+    in [0, 1]; their length is the number of channels. `resize` says how an image of any shape becomes square with
+    side S (Mix & Match, section on evaluation; ImageNet and CIFAR protocols of its code):
+
+    - `stretch`: resize the whole image to S x S (small square images such as CIFAR's);
+    - `center-crop`: resize the shorter side to `int(S / crop_ratio)`, then crop the centre S x S (ImageNet);
+    - `crop-or-pad`: resize to `image_size` unless S equals it, then crop or zero-pad the centre to S x S. This is
+      what the authors' code did for CIFAR at other sizes; it shows less of the image, or adds a black frame.
+
+    >>> Preprocessing(image_size=224).resize_side(288)
+    329
+    """
+
+    image_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    resize: str = "center-crop"
+    crop_ratio: float = 0.875
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise UserError(f"resize is {self.resize!r}; expected one of: {', '.join(RESIZES)}")
+        if len(self.mean) != len(self.std):
+            raise UserError(f"mean has {len(self.mean)} channels and std {len(self.std)}; expected the same number")
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return len(self.mean)
+
+    def resize_side(self, size: int) -> int:
+        """Shorter side (pixels) that an image is resized to before the centre crop to `size`."""
+        return int(size / self.crop_ratio)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """Read what `to_dict` wrote."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -1,0 +1,102 @@
+"""Names to builders, the settings of a recipe, and the one error a user sees.
+
+Everything that a user can name (a model, a data set, a task, an optimizer) sits in a `Registry`; an unknown name
+is answered with the nearest known one. Each part of the package describes its own options as a frozen dataclass
+whose fields are made with `setting`, so that the recipe, the command line and the docs read the same text.
+This module imports the standard library alone.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """What a user can put right: the message says what was received, what was expected, and the remedy."""
+
+
+def did_you_mean(received: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'?` for the nearest known name, or the list of known names when none is near.
+
+    >>> did_you_mean("resnet5O", ["resnet50", "vgg16"])
+    "did you mean 'resnet50'?"
+    >>> did_you_mean("zzz", ["resnet50", "vgg16"])
+    'choose one of: resnet50, vgg16'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(received, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    shown = ", ".join(known[:30]) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
+    return f"choose one of: {shown}"
+
+
+class Registry(Generic[T]):
+    """Builders by name.
+
+    >>> colours = Registry[int]("colour")
+    >>> @colours.register("red")
+    ... def red() -> int:
+    ...     return 1
+    >>> colours["red"]()
+    1
+    >>> colours["rad"]
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: unknown colour 'rad': did you mean 'red'?
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._builders: dict[str, Callable[..., T]] = {}
+
+    def register(self, *names: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Register the decorated builder under each of `names`."""
+
+        def add(builder: Callable[..., T]) -> Callable[..., T]:
+            for name in names:
+                assert name not in self._builders, f"{self.kind} {name!r} is registered twice"
+                self._builders[name] = builder
+            return builder
+
+        return add
+
+    def __getitem__(self, name: str) -> Callable[..., T]:
+        if name not in self._builders:
+            raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._builders)}")
+        return self._builders[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._builders))
+
+    def __len__(self) -> int:
+        return len(self._builders)
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """Make one documented field of a settings dataclass; `choices`, `low` and `high` (inclusive) are checked on load.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Settings:
+    ...     depth: int = setting(20, "layers with weights", low=8)
+    >>> dataclasses.fields(Settings)[0].metadata["doc"]
+    'layers with weights'
+    """
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)

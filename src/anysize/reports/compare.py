@@ -1,0 +1,175 @@
+"""Several runs side by side: a summary, and an HTML page of their curves and their accuracy by image size."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from bokeh.core.properties import Color
+
+from anysize.registry import UserError, did_you_mean
+from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of, show, split_of
+from anysize.reports.figures import COLORS, Line, line_figure, size_figures
+from anysize.reports.files import write_atomically
+from anysize.reports.page import card, cards, page, plot, section, table
+from anysize.reports.runs import Run
+from anysize.reports.tables import accuracy_by_size, comparison_cells, evaluation_metrics
+
+X_AXES = ("epoch", "step", "images", "flops", "seconds")
+
+
+def read_runs(folders: Sequence[str | Path], legend: Sequence[str] | None = None) -> list[Run]:
+    """Read run folders; `legend` names them, else the folders' names do (with their parents' where two are alike).
+
+    Raises:
+        UserError: a folder that is no run or has neither trained nor been evaluated, a legend of another length, or
+            two runs of one name.
+    """
+    if not folders:
+        raise UserError("no run to compare; give the folders of one or more runs")
+    if legend is not None and len(legend) != len(folders):
+        raise UserError(f"legend has {len(legend)} names for {len(folders)} runs; give one a run")
+    paths = [Path(folder).resolve() for folder in folders]
+    often = Counter(path.name for path in paths)
+    names = legend or [path.name if often[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise UserError(f"{times} runs are called {name!r}; give each a name of its own with legend")
+    runs = [Run.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    for run in runs:
+        if not len(run.metrics) and not len(run.evaluation):
+            raise UserError(f"{run.folder} has no metrics.csv and no evaluation.csv; train or evaluate the run first")
+    return runs
+
+
+def compare_runs(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a run: epochs, best and last validation, images, seconds and FLOPs of training.
+
+    Runs are judged by the first run's main metric, named in the columns `best_METRIC` and `last_METRIC`.
+    """
+    metric = next((run.main_metric for run in runs if len(run.metrics)), "validation_loss")
+    return pd.DataFrame(
+        {
+            "run": run.name,
+            "epochs": run.last("epoch"),
+            f"best_{metric}": run.best(metric)[0],
+            "best_epoch": run.best(metric)[1] or float("nan"),
+            f"last_{metric}": run.last(metric),
+            **{column: run.last(column) for column in ("images", "seconds", "flops")},
+        }
+        for run in runs
+    )
+
+
+def write_comparison(
+    folders: Sequence[str | Path],
+    path: str | Path,
+    *,
+    columns: Sequence[str] = (),
+    x: str = "epoch",
+    legend: Sequence[str] | None = None,
+    colors: Sequence[str] | None = None,
+) -> Path:
+    """Write one HTML file that compares runs, and return its path.
+
+    Args:
+        folders: the run folders.
+        path: the file to write.
+        columns: a figure each: a column of `metrics.csv`, `train_error` and `validation_error` (1 - top-1), or a metric
+            without its split (`error`, `loss`), which draws training dashed and validation solid. Empty: each metric.
+        x: one of `epoch`, `step`, `images`, `flops`, `seconds`.
+        legend, colors: a name and a colour (CSS) each run.
+
+    Raises:
+        UserError: as `read_runs`; an unknown column or x, colours of another number than runs, or none at all.
+    """
+    runs = read_runs(folders, legend)
+    color = _colors(colors, runs)
+    if x not in X_AXES:
+        raise UserError(f"unknown x axis {x!r}: {did_you_mean(x, X_AXES)}")
+    parts = [_summary(runs), _curves(runs, columns, x, color), _evaluations(runs, color), _recipes(runs)]
+    title = f"Comparison of {len(runs)} runs" if len(runs) > 1 else runs[0].name
+    write_atomically(Path(path), page(title, ", ".join(run.name for run in runs), parts))
+    return Path(path)
+
+
+def recipe_differences(runs: Sequence[Run]) -> pd.DataFrame:
+    """The settings in which the recipes of runs differ: a row a setting, a column a run; NaN where it is not set."""
+    recipes = {run.name: {key: json.dumps(value, default=str) for key, value in run.settings.items()} for run in runs}
+    settings = pd.DataFrame(recipes)
+    differs = [len(set(row)) > 1 for row in settings.fillna("").to_numpy()]
+    return settings[pd.Series(differs, index=settings.index, dtype=bool)]
+
+
+def _colors(colors: Sequence[str] | None, runs: Sequence[Run]) -> dict[str, str]:
+    """The colour of each run by its name."""
+    colors = colors or [COLORS[i % len(COLORS)] for i in range(len(runs))]
+    if len(colors) != len(runs):
+        raise UserError(f"colors has {len(colors)} colours for {len(runs)} runs; give one a run")
+    for color in colors:
+        if not Color().is_valid(color):
+            raise UserError(f"unknown colour {color!r}; give a CSS colour, such as 'red' or '#0072b2'")
+    return {run.name: color for run, color in zip(runs, colors, strict=True)}
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    summary = compare_runs(runs)
+    header, rows = [], [[] for _ in runs]  # type: tuple[list[str], list[list[str]]]
+    for column in summary.columns:
+        first, _, rest = column.partition("_")
+        metric = rest if rest.startswith("validation_") else column
+        header.append(f"{first} {label(rest)}" if first in ("best", "last") else label(column))
+        for row, value in zip(rows, summary[column], strict=True):
+            row.append(value if column == "run" else show("epoch" if "epoch" in column else metric, value))
+    return section("Summary", card("", table(header, rows)))
+
+
+def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str]) -> str:
+    numbers = dict.fromkeys(str(column) for run in runs for column in run.metrics.select_dtypes("number").columns)
+    known = [column for column in numbers if column not in HOW_VALIDATED]
+    metrics = metrics_of(known)
+    wanted = columns or [metric for metric in metrics if not error_of(metric)]
+    figures = []
+    for column in wanted:
+        if column not in known and column not in metrics:
+            raise UserError(f"unknown column {column!r}: {did_you_mean(column, [*known, *metrics])}")
+        drawn = [column] if column in known else [f"{split}_{column}" for split in SPLITS]
+        lines = []
+        for run in runs:
+            for name in drawn:
+                if x in run.metrics and name in run.metrics and run.metrics[name].notna().any():
+                    split, _ = split_of(name)
+                    where, values = run.metrics[x], run.metrics[name]
+                    lines.append(Line(run.name, where, values, color[run.name], split == "train", label(split)))
+        without = [run.name for run in runs if run.name not in {line.legend for line in lines}]
+        notes = ["dashed: training, solid: validation"] if len({line.dashed for line in lines}) == 2 else []
+        notes += [f"not recorded: {', '.join(without)}"] if without else []
+        figures.append(plot(label(column), line_figure(lines, x, column), "; ".join(notes)))
+    return section("Training", cards(*figures)) if figures else ""
+
+
+def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
+    evaluated = [run for run in runs if len(run.evaluation)]
+    if not evaluated:
+        return ""
+    metric = evaluation_metrics(evaluated[0].evaluation)[0]
+    frames = [(run.name, run.evaluation) for run in evaluated]
+    figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
+    note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
+    header, rows, best = comparison_cells(accuracy_by_size(runs, metric), metric)
+    return section(
+        "Evaluation by image size",
+        cards(*(plot(title, figure, note) for title, figure in figures.items())),
+        card(f"{label(metric)} by image size", table(header, rows, best=best, labels=2)),
+    )
+
+
+def _recipes(runs: Sequence[Run]) -> str:
+    differences = recipe_differences(runs) if len(runs) > 1 else pd.DataFrame()
+    if differences.empty:
+        return ""
+    values = differences.fillna("-").to_numpy()
+    rows = [[str(key), *row] for key, row in zip(differences.index, values, strict=True)]
+    names = [str(name) for name in differences.columns]
+    return section("Where the recipes differ", card("", table(["", *names], rows, labels=len(names) + 1)))

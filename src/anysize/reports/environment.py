@@ -1,0 +1,68 @@
+"""What a run was trained with: versions and machine, without importing torch."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("anysize", "torch", "torchvision", "torchmetrics", "numpy", "pillow", "simplejpeg", "timm")
+
+
+def describe_environment(**extra: Any) -> dict[str, Any]:
+    """A flat dict of versions, processor, cores this process may use, and memory; `extra` adds what only torch knows.
+
+    >>> environment = describe_environment(gpus="none", world_size=1)
+    >>> environment["python"] == platform.python_version(), environment["world_size"], environment["cores"] > 0
+    (True, 1, True)
+    """
+    found = {package: _version(package) for package in _PACKAGES}
+    environment = {
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        **{package: number for package, number in found.items() if number},
+        "revision": _revision(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": _memory(),
+    }
+    return {key: value for key, value in environment.items() if value} | extra
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _revision() -> str:
+    """The git revision of a checkout of this package, with `+changes` where files were edited; else empty."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        git = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes"], cwd=root, capture_output=True, text=True
+        )
+    except OSError:  # no git on this machine
+        return ""
+    return git.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory() -> str:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # not a Unix
+        return ""
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB"

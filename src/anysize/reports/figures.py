@@ -1,0 +1,179 @@
+"""Bokeh figures for reports: curves over training, the size mixture, accuracy by size.
+
+Colour tells runs apart, dashes tell what is drawn: training is dashed and validation solid, as trained is dashed and
+calibrated solid. A click in the legend hides a line.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    FixedTicker,
+    HoverTool,
+    Legend,
+    LegendItem,
+    NumeralTickFormatter,
+    Range1d,
+)
+from bokeh.palettes import interp_palette
+from bokeh.plotting import figure
+
+from anysize.reports.columns import is_fraction, label, unit_of
+from anysize.reports.tables import AS_TRAINED, by_size
+
+# Okabe and Ito's colours, told apart by colour-blind readers too, without the yellow that fades on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E9B", "#444444")
+
+_SIZE_COLORS = ("#c9e3f0", "#74b6d8", "#2a78b0", "#123c69")  # small to large
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+_INK = "#3d4550"
+_MARKED = 60  # lines of at most this many points show the points
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line: values as they stand in the files; `legend` is shared by lines that are hidden together."""
+
+    legend: str  # empty: not in the legend
+    x: pd.Series
+    y: pd.Series
+    color: str
+    dashed: bool = False
+    detail: str = ""  # shown after the legend's name when the pointer is on the line
+
+
+def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] = ()) -> Any:
+    """Draw lines over column `x`; `y` names the column that they share, for units and labels.
+
+    Points without a value are left out of their line. A learning rate that spans decades has a logarithmic axis.
+    """
+    data = [_points(line) for line in lines]
+    every = pd.concat(data) if data else pd.DataFrame({"x": [], "y": []}, dtype=float)
+    x_divisor, x_label = unit_of(x, every["x"].max())
+    y_divisor, y_label = unit_of(y, every["y"].max())
+    decades = y == "lr" and every["y"].min() > 0 and every["y"].max() > 30 * every["y"].min()
+    plot = _empty(x_label, y_label, y_axis_type="log" if decades else "linear")
+    legend: dict[str, list[Any]] = {}
+    hovered = []
+    for line, points in zip(lines, data, strict=True):
+        source = ColumnDataSource(points / np.array([x_divisor, y_divisor]))
+        dash = "dashed" if line.dashed else "solid"
+        name = f"{line.legend} {line.detail}".strip()
+        drawn = [plot.line("x", "y", source=source, color=line.color, line_dash=dash, line_width=2, name=name)]
+        if len(points) <= _MARKED:
+            fill = "white" if line.dashed else line.color
+            drawn.append(plot.scatter("x", "y", source=source, color=line.color, fill_color=fill, size=6, name=name))
+        hovered.append(drawn[0] if len(points) > 1 else drawn[-1])
+        if line.legend:
+            legend.setdefault(line.legend, []).extend(drawn)
+    if legend:
+        _add_legend(plot, legend)
+    value = "@y{0.00}%" if is_fraction(y) else "@y{0.000000}" if y == "lr" else "@y{0,0.000}"
+    where = "@x{0,0.[00]}"
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=[("", "$name"), (x_label, where), (label(y), value)]))
+    if ticks:
+        plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
+    elif x in ("epoch", "step"):
+        plot.xaxis.ticker = BasicTicker(min_interval=1)
+    if y == "images_per_second":
+        plot.y_range.start = 0  # or its noise would look like a fall
+    if every["y"].max() > 0:  # a single value has room in proportion, not from -1 to 1
+        plot.y_range.default_span = every["y"].max() / y_divisor
+    return plot
+
+
+def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
+    """Stacked bars: the share of an epoch's images that was trained at each size."""
+    found = sorted({size for epoch in sizes for size in epoch})
+    colors = interp_palette(_SIZE_COLORS, len(found)) if len(found) > 1 else (COLORS[0],) * len(found)
+    names = [f"{size} px" for size in found]
+    columns = {name: [100 * at.get(size, 0.0) for at in sizes] for name, size in zip(names, found, strict=True)}
+    source = ColumnDataSource({"epoch": list(epochs), **columns})
+    plot = _empty("epoch", "share of images (%)")
+    # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
+    shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
+    bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
+    _add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
+    plot.add_tools(HoverTool(tooltips=[("epoch", "@epoch"), ("size", "$name"), ("share", "@$name{0.0}%")]))
+    plot.xaxis.ticker = BasicTicker(min_interval=1)
+    plot.x_range, plot.y_range = Range1d(min(epochs) - 1, max(epochs) + 1), Range1d(0, 100)
+    plot.xgrid.visible = False
+    return plot
+
+
+def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequence[str], metric: str) -> dict[str, Any]:
+    """The metric of each (name, evaluation) against image size and against FLOPs: title -> figure.
+
+    A single evaluation's legend tells as trained from calibrated, that of several tells their names.
+    """
+    figures = {}
+    for x, what in (("size", "image size"), ("flops", "FLOPs of an image")):
+        lines, sizes = [], set()
+        for (name, evaluation), color in zip(evaluations, colors, strict=True):
+            values = by_size(evaluation, metric)
+            if x not in evaluation or values.empty:
+                continue
+            where = evaluation.groupby("size")[x].first().loc[values.index]
+            sizes |= {int(size) for size in values.index}
+            for how in values.columns:
+                legend, detail = (str(how), "") if len(evaluations) == 1 else (name, str(how))
+                lines.append(Line(legend, where, values[how], color, how == AS_TRAINED, detail))
+        if lines:
+            ticks = sorted(sizes) if x == "size" and len(sizes) <= 16 else ()
+            figures[f"{label(metric)} by {what}"] = line_figure(lines, x, metric, ticks=ticks)
+    return figures
+
+
+def _points(line: Line) -> pd.DataFrame:
+    points = pd.DataFrame({"x": line.x.to_numpy(dtype=float), "y": line.y.to_numpy(dtype=float)})
+    return points.replace(np.inf, np.nan).dropna()
+
+
+def _empty(x_label: str, y_label: str, **options: Any) -> Any:
+    plot = figure(
+        height=290, sizing_mode="stretch_width", tools="box_zoom,pan,reset,save", active_drag="box_zoom", **options
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    plot.outline_line_color = None
+    plot.grid.grid_line_color = "#e6e9ed"
+    for axis, text in ((plot.xaxis, x_label), (plot.yaxis, y_label)):
+        axis.axis_label = text
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font = axis.major_label_text_font = _FONT
+        axis.axis_label_text_color = axis.major_label_text_color = _INK
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "12px"
+        axis.axis_line_color = axis.major_tick_line_color = "#b8bfc8"
+        axis.minor_tick_line_color = None
+        if options.get("y_axis_type") != "log":
+            axis.formatter = NumeralTickFormatter(format="0,0.[0000]")
+    return plot
+
+
+def _add_legend(plot: Any, items: dict[str, list[Any]]) -> None:
+    """A legend above the plot, where it covers no line, in as many columns as fit half a page."""
+    columns = max(1, min(len(items), 72 // (max(map(len, items), default=1) + 6)))
+    rows = -(-len(items) // columns)
+    legend = Legend(
+        items=[LegendItem(label=name, renderers=drawn) for name, drawn in items.items()],
+        click_policy="hide",
+        orientation="horizontal",
+        ncols=columns,
+        label_text_font=_FONT,
+        label_text_font_size="12px",
+        label_text_color=_INK,
+        border_line_color=None,
+        glyph_height=14,
+        label_height=22,  # keeps the legend off the plot
+        location="top_left",
+        margin=0,
+        padding=0,
+        spacing=12 if rows == 1 else 3,
+    )
+    plot.height += 26 * rows
+    plot.add_layout(legend, "above")

@@ -1,0 +1,84 @@
+"""The files of a run folder: their names, and writing them so that a crash never leaves half of one.
+
+    recipe.toml       the resolved recipe
+    environment.json  versions and machine, a flat dict
+    metrics.csv       a row an epoch
+    evaluation.csv    a row an image size, as trained and calibrated
+    log.txt           messages with their time
+    report.html       the report, renewed after each epoch
+
+`metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
+of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
+images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
+validation was done. `evaluation.csv` has `size`, `calibrated`, `images`, `images_per_second`, `flops` (of one image
+forward), and the task's metrics. Metrics such as top-1 are fractions in files and percentages on screen.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anysize.registry import UserError
+
+RECIPE = "recipe.toml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.csv"
+EVALUATION = "evaluation.csv"
+LOG = "log.txt"
+REPORT = "report.html"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file beside `path` and rename it into place: `path` holds the old or the new content, never a part.
+
+    Raises:
+        UserError: the disk is full, the folder is missing or may not be written. What was at `path` is still there.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # the rename must not reach the disk before the content does
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; what was there is unchanged, make room or write elsewhere"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file as text, exactly as they stand; none when there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically; columns are those of all rows, in order of appearance. No rows: no file.
+
+    A missing value, None and NaN become empty cells, a dict becomes JSON.
+    """
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
+    write_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,96 @@
+"""The report of one run: `report.html` in the run's folder, one file that opens offline."""
+
+from pathlib import Path
+
+from anysize.reports import files
+from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
+from anysize.reports.figures import COLORS, Line, line_figure, size_figures, sizes_figure
+from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
+from anysize.reports.runs import Run
+from anysize.reports.tables import evaluation_cells, evaluation_metrics
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.html` into a run folder from the files there, whatever of them there is, and return its path.
+
+    Raises:
+        UserError: the folder is not a run, or cannot be written.
+    """
+    run = Run.read(folder)
+    path = run.folder / files.REPORT
+    parts = [_summary(run), _training(run), _evaluation(run), _settings(run)]
+    files.write_atomically(path, page(run.name, _subtitle(run), parts))
+    return path
+
+
+def _subtitle(run: Run) -> str:
+    settings = run.settings
+    what = [str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings]
+    return " · ".join(what)
+
+
+def _summary(run: Run) -> str:
+    metric = run.main_metric
+    best, at = run.best(metric)
+    total = run.settings.get("training.epochs")
+    done = len(run.metrics) and int(run.metrics["epoch"].iloc[-1])
+    values = [("epochs", f"{done} of {total}" if total else str(done), "")]
+    if at:
+        calibrated = bool(run.metrics.get("validation_calibrated", run.metrics["epoch"] < 0).iloc[-1])
+        how = ", calibrated" if calibrated else ""
+        values += [
+            (f"best {label(metric)}", show(metric, best), f"epoch {at}{how}"),
+            (f"last {label(metric)}", show(metric, run.last(metric)), how.removeprefix(", ")),
+        ]
+    for what, column, note in (
+        ("training time", "seconds", "without evaluation"),
+        ("computation", "flops", "forward and backward"),
+        ("images trained", "images", "copies counted"),
+    ):
+        if column in run.metrics:
+            values.append((what, show(column, run.last(column)), note))
+    return tiles(values)
+
+
+def _training(run: Run) -> str:
+    frame, color = run.metrics, COLORS[0]
+    if not len(frame):
+        return section("Training", card("", "", "No epoch has been trained yet."))
+    curves = []
+    for metric in metrics_of(frame.columns):
+        if error_of(metric):
+            continue  # its error is drawn
+        lines = [
+            Line(label(split), frame["epoch"], frame[f"{split}_{metric}"], color, dashed=split == "train")
+            for split in SPLITS
+            if f"{split}_{metric}" in frame and frame[f"{split}_{metric}"].notna().any()
+        ]
+        if lines:
+            curves.append(plot(label(metric), line_figure(lines, "epoch", metric)))
+    if any(run.sizes):
+        curves.append(plot("image sizes", sizes_figure(frame["epoch"].to_list(), run.sizes)))
+    for column in ("lr", "images_per_second"):
+        if column in frame:
+            line = Line("", frame["epoch"], frame[column], color)
+            curves.append(plot(label(column), line_figure([line], "epoch", column)))
+    return section("Training", cards(*curves))
+
+
+def _evaluation(run: Run) -> str:
+    frame = run.evaluation
+    if not len(frame):
+        return ""
+    figures = size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
+    header, rows, best = evaluation_cells(frame, all_twice=True)
+    drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
+    return section("Evaluation by image size", drawn, card("", table(header, rows, best=best)))
+
+
+def _settings(run: Run) -> str:
+    parts = []
+    if run.recipe:
+        parts.append(card("Recipe", preformatted(run.recipe)))
+    if run.environment:
+        rows = [(key.replace("_", " "), str(value)) for key, value in run.environment.items()]
+        parts.append(card("Environment", table(("", ""), rows, labels=2)))
+    return section("How it was made", cards(*parts)) if parts else ""

@@ -1,0 +1,108 @@
+"""Pieces of an HTML page that is one file and loads nothing: cards with figures, tables, numbers, text."""
+
+from collections.abc import Container, Iterable, Sequence
+from html import escape
+from typing import Any
+
+from bokeh.embed import components
+from bokeh.resources import Resources
+
+_CSS = """
+:root { --ink: #1d232b; --soft: #5f6975; --line: #e1e5ea; --paper: #fff; --ground: #f5f6f8; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1240px; margin: 0 auto; padding: 36px 28px 64px; }
+h1 { margin: 0; font-size: 28px; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere; }
+h2 { margin: 40px 0 14px; font-size: 19px; }
+h3 { margin: 0 0 8px; font-size: 15px; }
+h3::first-letter { text-transform: uppercase; }
+.subtitle, .note { color: var(--soft); margin: 4px 0 0; }
+.note { font-size: 13px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(175px, 1fr)); gap: 14px; margin-top: 22px; }
+.tile, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
+.tile { padding: 12px 16px; }
+.tile b { display: block; font-size: 21px; font-weight: 600; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.tile span { display: block; color: var(--soft); font-size: 13px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 18px; }
+.card { padding: 16px 18px; min-width: 0; }
+.cards + .card { margin-top: 18px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 18px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
+.label { text-align: left; }
+td.label + td.label:last-child { white-space: normal; overflow-wrap: anywhere; }
+tr:last-child td { border-bottom: 0; }
+td.best { font-weight: 700; color: var(--accent); }
+pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+"""
+# The browser itself then refuses whatever would be loaded from elsewhere.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def page(title: str, subtitle: str, parts: Iterable[str]) -> str:
+    """A whole page, bokeh's script inside; `parts` are made by the functions below."""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{escape(title)}</title>
+<style>{_CSS}</style>
+{Resources(mode="inline", components=["bokeh"]).render()}
+</head><body><main>
+<h1>{escape(title)}</h1><p class="subtitle">{escape(subtitle)}</p>
+{"".join(parts)}
+</main></body></html>
+"""
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what stands under it."""
+    return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts)
+
+
+def tiles(values: Iterable[tuple[str, str, str]]) -> str:
+    """Numbers at a glance: (what, value, note)."""
+    tile = '<div class="tile"><span>{}</span><b>{}</b><span>{}</span></div>'
+    return f'<div class="tiles">{"".join(tile.format(*map(escape, value)) for value in values)}</div>'
+
+
+def cards(*parts: str) -> str:
+    """Cards side by side where there is room."""
+    return f'<div class="cards">{"".join(parts)}</div>'
+
+
+def card(title: str, body: str, note: str = "") -> str:
+    """A framed piece of HTML with a title and a note under it."""
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    after = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<section class="card">{heading}<div class="scroll">{body}</div>{after}</section>'
+
+
+def plot(title: str, figure: Any, note: str = "") -> str:
+    """A card with a bokeh figure."""
+    script, div = components(figure)
+    return card(title, f"{div}{script}", note)
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, best: Iterable[tuple[int, int]] = (), labels: int = 1
+) -> str:
+    """A table; the (row, column) in `best` stand out, the first `labels` columns hold text, the others numbers."""
+    best = set(best)
+    start = f"<thead>{_row('th', header, labels)}</thead>" if any(header) else ""
+    body = "".join(_row("td", row, labels, {j for at, j in best if at == i}) for i, row in enumerate(rows))
+    return f"<table>{start}<tbody>{body}</tbody></table>"
+
+
+def _row(tag: str, cells: Sequence[str], labels: int, best: Container[int] = ()) -> str:
+    row = ""
+    for j, cell in enumerate(cells):
+        kind = " ".join(["label"] * (j < labels) + ["best"] * (j in best))
+        row += f'<{tag} class="{kind}">{escape(cell)}</{tag}>'
+    return f"<tr>{row}</tr>"
+
+
+def preformatted(text: str) -> str:
+    """Text as it stands."""
+    return f"<pre>{escape(text)}</pre>"

@@ -1,0 +1,161 @@
+"""The log of a run while it trains: a live line on a terminal, plain lines elsewhere, `log.txt` and `metrics.csv`."""
+
+import datetime
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, SupportsFloat
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from anysize.reports import files
+from anysize.reports.columns import label, metrics_of, show
+
+# A number, a tensor of one element (its device is waited for only when the line is drawn), or a function giving one.
+Value = SupportsFloat | Callable[[], SupportsFloat]
+
+_LIVE_SECONDS = 0.1
+_PLAIN_SECONDS = 10.0
+
+
+class RunLog:
+    """Shows and records the progress of a run. Use as a context manager.
+
+    Args:
+        folder: the run folder; it exists.
+        epochs: epochs of the whole run.
+        console: where to show; a terminal gets a live line, anything else plain lines. None: standard output.
+
+    >>> import io, tempfile
+    >>> screen = io.StringIO()
+    >>> with RunLog(Path(tempfile.mkdtemp()), epochs=8, console=Console(file=screen)) as log:
+    ...     log.epoch({"epoch": 3, "train_loss": 0.512, "train_top1": 0.812, "images_per_second": 1210.0})
+    >>> print(screen.getvalue().rstrip())
+    epoch 3/8  loss 0.512  top-1 81.2%  |  1,210 images/s
+    """
+
+    def __init__(self, folder: Path, epochs: int, console: Console | None = None) -> None:
+        self.folder = folder
+        self.epochs = epochs
+        self.console = console or Console()
+        self._log = open(folder / files.LOG, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed by close()
+        self._live: Live | None = None
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._seconds = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
+        self._next = time.monotonic() + self._seconds
+
+    def message(self, text: str) -> None:
+        """Show a line and write it to `log.txt` with the time (UTC)."""
+        self._say(text, "INFO", "")
+
+    def warning(self, text: str) -> None:
+        """As `message`, marked as a warning."""
+        self._say(text, "WARNING", "yellow")
+
+    def step(
+        self,
+        epoch: int,
+        step: int,
+        steps: int,
+        size: int,
+        *,
+        loss: Value,
+        metrics: Mapping[str, Value],
+        lr: Value,
+        images_per_second: Value,
+        seconds_left: Value,
+    ) -> None:
+        """Show where training is, at most ten times a second (every ten seconds in plain lines).
+
+        A call that shows nothing takes about a microsecond and evaluates none of the values: pass tensors or functions.
+
+        Args:
+            epoch, step: the one in progress, counted from 1; `steps` is the number of steps of this epoch.
+            size: image size of the step in pixels.
+            metrics: names (`top1`) to values of the epoch so far.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._seconds
+        values = [f"{size} px"]
+        values += [f"{label(name)} {show(name, _number(value))}" for name, value in {"loss": loss, **metrics}.items()]
+        values += [f"lr {show('lr', _number(lr))}", f"{show('images_per_second', _number(images_per_second))} images/s"]
+        values += [f"{show('seconds', _number(seconds_left))} left"]
+        if self._live is None:
+            self._print("  ".join([f"epoch {epoch}/{self.epochs}", f"step {step}/{steps}", *values]))
+            return
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_row(
+            f"epoch {epoch}/{self.epochs}",
+            ProgressBar(total=steps, completed=step, width=16),
+            Text("  ".join([f"{step}/{steps}", *values]), no_wrap=True, overflow="ellipsis"),
+        )
+        self._live.update(line, refresh=True)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Record an epoch: one more row of `metrics.csv` (in place of rows from this epoch on), and a line."""
+        self._keep(lambda epoch: epoch < row["epoch"], row)
+        if self._live:
+            self._live.update("", refresh=True)
+        self._next = time.monotonic() + self._seconds
+        self.message(self._epoch_line(row))
+
+    def truncate(self, epoch: int) -> None:
+        """Forget the rows after `epoch` epochs: training goes on from there."""
+        self._keep(lambda other: other <= epoch)
+
+    def close(self) -> None:
+        """Take the live line away and close `log.txt`."""
+        if self._live:
+            self._live.stop()
+        self._log.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self, wanted: Callable[[int], bool], *added: Mapping[str, Any]) -> None:
+        path = self.folder / files.METRICS
+        kept = [row for row in files.read_rows(path) if wanted(int(row["epoch"]))]
+        files.write_rows(path, [*kept, *added])
+
+    def _epoch_line(self, row: Mapping[str, Any]) -> str:
+        parts = [f"epoch {row['epoch']}/{self.epochs}  {_metrics(row, 'train')}".rstrip()]
+        if validation := _metrics(row, "validation"):
+            how = ["calibrated"] if row.get("validation_calibrated") else []
+            how += [f"at {row['validation_size']} px"] if row.get("validation_size") else []
+            parts.append(f"validation {validation}" + (f" ({' '.join(how)})" if how else ""))
+        if row.get("images_per_second") is not None:
+            parts.append(f"{show('images_per_second', row['images_per_second'])} images/s")
+        return "  |  ".join(parts)
+
+    def _say(self, text: str, level: str, style: str) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._log.write(f"{now} {level} {text}\n")
+        self._print(text, style)
+
+    def _print(self, text: str, style: str = "") -> None:
+        # Soft wrap: a line in a file stays a line, however long. Plain text: a "[" is no markup.
+        self.console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _metrics(row: Mapping[str, Any], split: str) -> str:
+    """Those metrics of a split that have a value: `loss 0.512  top-1 81.2%`."""
+    shown = [(name, show(name, row.get(f"{split}_{name}"))) for name in metrics_of(row)]
+    return "  ".join(f"{label(name)} {value}" for name, value in shown if value != "-")
+
+
+def _number(value: Value) -> float:
+    return float(value() if callable(value) else value)

@@ -1,0 +1,121 @@
+"""A run folder, read: the tables, the recipe and the environment, without knowing what trained them."""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anysize.registry import UserError
+from anysize.reports import files
+from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What a run folder holds; `metrics` (with error columns added) and `evaluation` are empty without their file."""
+
+    folder: Path
+    name: str
+    metrics: pd.DataFrame
+    evaluation: pd.DataFrame
+    recipe: str
+    environment: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: str | Path, name: str = "") -> "Run":
+        """Read a run folder; its name is the folder's unless given.
+
+        Raises:
+            UserError: the folder holds none of the files of a run.
+        """
+        folder = Path(folder)
+        if not any((folder / file).exists() for file in (files.METRICS, files.EVALUATION, files.RECIPE)):
+            what = "has none of" if folder.is_dir() else "is no folder with"
+            raise UserError(f"{folder} {what} {files.RECIPE}, {files.METRICS}, {files.EVALUATION}; give a run's folder")
+        recipe, environment = folder / files.RECIPE, folder / files.ENVIRONMENT
+        return cls(
+            folder,
+            name or folder.resolve().name,
+            _with_errors(_read_table(folder / files.METRICS, "validation_calibrated")),
+            _read_table(folder / files.EVALUATION, "calibrated"),
+            recipe.read_text(encoding="utf-8") if recipe.exists() else "",
+            json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The recipe as `section.field` -> value; empty when it cannot be parsed (it is shown as text anyway)."""
+        try:
+            return _flatten(tomllib.loads(self.recipe))
+        except tomllib.TOMLDecodeError:
+            return {}
+
+    @property
+    def sizes(self) -> list[dict[int, float]]:
+        """Size -> share of the images, an entry an epoch."""
+        column = self.metrics.get("sizes", pd.Series(dtype=str)).fillna("{}")
+        return [{int(size): share for size, share in json.loads(cell).items()} for cell in column]
+
+    @property
+    def main_metric(self) -> str:
+        """The validation column by which this run is judged."""
+        return "validation_" + main_metric(metrics_of(c for c in self.metrics.columns if c.startswith("validation_")))
+
+    def last(self, column: str) -> float:
+        """A column's last value; NaN when there is none."""
+        values = self._values(column)
+        return float(values.iloc[-1]) if len(values) else float("nan")
+
+    def best(self, column: str) -> tuple[float, int]:
+        """A column's best value and its epoch; (NaN, 0) when there is none."""
+        values = self._values(column)
+        if not len(values):
+            return float("nan"), 0
+        place = int(values.argmin() if lower_is_better(column) else values.argmax())
+        return float(values.iloc[place]), int(values.index[place])
+
+    def _values(self, column: str) -> "pd.Series[float]":
+        """The values of a column by epoch, without those that are missing."""
+        if column not in self.metrics:
+            return pd.Series(dtype=float)
+        return self.metrics.set_index("epoch", drop=False)[column].dropna()
+
+
+def write_evaluation(folder: Path, evaluation: pd.DataFrame) -> None:
+    """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
+    rows = [{str(column): value for column, value in row.items()} for row in evaluation.to_dict("records")]
+    files.write_rows(folder / files.EVALUATION, rows)
+
+
+def write_environment(folder: Path, environment: dict[str, Any]) -> None:
+    """Write `environment.json`."""
+    files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+
+def _read_table(path: Path, boolean: str) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame()
+    frame = pd.read_csv(path)
+    if boolean in frame:
+        frame[boolean] = frame[boolean].astype(str) == "True"
+    return frame
+
+
+def _with_errors(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Add `SPLIT_error = 1 - SPLIT_top1`, and its like, for each top-k accuracy."""
+    errors = {}
+    for column in metrics.columns:
+        split, metric = split_of(column)
+        if split and (error := error_of(metric)):
+            errors[f"{split}_{error}"] = 1 - metrics[column]
+    return metrics.assign(**errors)
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

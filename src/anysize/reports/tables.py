@@ -1,0 +1,125 @@
+"""Tables of evaluations and comparisons: as data frames, and for the console."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from anysize.reports.columns import EVALUATION_FACTS, label, lower_is_better, main_metric, show
+from anysize.reports.runs import Run
+
+AS_TRAINED, CALIBRATED = "as trained", "calibrated"
+
+
+def evaluation_metrics(evaluation: pd.DataFrame) -> list[str]:
+    """The metrics of an evaluation, the one that models are judged by first.
+
+    >>> evaluation_metrics(pd.DataFrame(columns=["size", "calibrated", "loss", "top5", "top1", "images"]))
+    ['top1', 'top5', 'loss']
+    """
+    metrics = [column for column in evaluation.columns if column not in EVALUATION_FACTS]
+    return sorted(metrics, key=lambda metric: (metric != main_metric(metrics), metric == "loss", metric))
+
+
+def by_size(evaluation: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column of an evaluation: a row a size (ascending), a column each for `as trained` and `calibrated`, if there.
+
+    >>> frame = pd.DataFrame({"size": [32, 16, 16], "calibrated": [False, False, True], "top1": [0.9, 0.5, 0.7]})
+    >>> by_size(frame, "top1").loc[16].to_dict()
+    {'as trained': 0.5, 'calibrated': 0.7}
+    """
+    if column not in evaluation:
+        return pd.DataFrame()
+    how = evaluation["calibrated"].map({False: AS_TRAINED, True: CALIBRATED})
+    return evaluation.assign(how=how).pivot_table(index="size", columns="how", values=column, sort=True)
+
+
+def evaluation_cells(
+    evaluation: pd.DataFrame, *, all_twice: bool = False
+) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
+    """Header, rows and best cells (row, column) of an evaluation's table, a row a size.
+
+    The main metric stands as trained and calibrated, with `all_twice` the others do too; else they are the calibrated
+    ones where there are any.
+    """
+    metrics = evaluation_metrics(evaluation)
+    columns: list[tuple[str, str, pd.Series]] = []  # label, column, values by size
+    for name in [*metrics, *(fact for fact in ("images_per_second", "flops") if fact in evaluation)]:
+        values = by_size(evaluation, name)
+        if name == metrics[0] or (all_twice and name in metrics):
+            columns += [(f"{label(name)} {how}", name, values[how]) for how in values]
+        else:
+            columns.append((label(name), name, values.iloc[:, -1]))
+    sizes = sorted(evaluation["size"].unique())
+    header = ["size"] + [name for name, _, _ in columns]
+    rows = [[f"{size} px"] + [show(name, values.get(size)) for _, name, values in columns] for size in sizes]
+    best = {
+        (sizes.index(values.idxmin() if lower_is_better(name) else values.idxmax()), column + 1)
+        for column, (_, name, values) in enumerate(columns)
+        if name not in EVALUATION_FACTS and values.notna().any() and len(sizes) > 1
+    }
+    return header, rows, best
+
+
+def evaluation_table(evaluation: pd.DataFrame) -> Table:
+    """An evaluation for the console: a row an image size, the best value of each metric in bold."""
+    header, rows, best = evaluation_cells(evaluation)
+    others = ", ".join(label(metric) for metric in evaluation_metrics(evaluation)[1:])
+    calibrated = others and evaluation["calibrated"].any()
+    return _rich(header, rows, best, caption=f"{others}: calibrated" if calibrated else None)
+
+
+def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
+    """A metric of each run at each size: index (run, as trained or calibrated), a column a size.
+
+    `metric` is by default the one that models are judged by.
+    """
+    evaluated = [run for run in runs if len(run.evaluation)]
+    metric = metric or main_metric(m for run in evaluated[:1] for m in evaluation_metrics(run.evaluation))
+    frames = {run.name: by_size(run.evaluation, metric).T for run in evaluated}
+    if not frames:
+        return pd.DataFrame()
+    table = pd.concat(frames, names=["run", "how"])
+    return table[sorted(table.columns)]
+
+
+def comparison_cells(
+    accuracy: pd.DataFrame, metric: str = "top1"
+) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
+    """Header, rows and best cells (row, column) of what `accuracy_by_size` returns."""
+    header = ["run", ""] + [f"{size} px" for size in accuracy.columns]
+    rows = [
+        [str(run), str(how), *(show(metric, value) for value in values)]
+        for (run, how), values in zip(accuracy.index, accuracy.to_numpy(), strict=True)
+    ]
+    best = set()
+    if len(rows) > 1:
+        for column, size in enumerate(accuracy.columns):
+            values = accuracy[size]
+            if values.notna().any():
+                best.add((int(values.argmin() if lower_is_better(metric) else values.argmax()), column + 2))
+    return header, rows, best
+
+
+def comparison_table(accuracy: pd.DataFrame, metric: str = "top1") -> Table:
+    """What `accuracy_by_size` returns, for the console; the best run at each size is in bold."""
+    header, rows, best = comparison_cells(accuracy, metric)
+    return _rich(header, rows, best, text_columns=2, title=f"{label(metric).capitalize()} by image size")
+
+
+def _rich(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    best: set[tuple[int, int]],
+    *,
+    text_columns: int = 0,
+    title: str | None = None,
+    caption: str | None = None,
+) -> Table:
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
+    for i, cell in enumerate(header):
+        table.add_column(Text(cell), justify="left" if i < text_columns else "right", no_wrap=i < text_columns)
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(cell, style="bold green" if (i, j) in best else "") for j, cell in enumerate(row)))
+    return table

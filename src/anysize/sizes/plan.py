@@ -1,0 +1,173 @@
+"""The batch plan: which samples are trained at which size, in which order, on which rank.
+
+A pure function of (data set length, size schedule, seed, epoch, rank, world size). Nothing else in the package decides
+order or size, hence every rank trains the same size at the same step, no sample is on two ranks, and resuming in the
+middle of an epoch is slicing a list.
+
+    >>> plan = BatchPlan(50_000, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=64)
+    >>> len(plan.batches(epoch=0))
+    981
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from anysize.registry import UserError
+from anysize.sizes.mix import SizeBatch, SizeMix
+from anysize.sizes.schedule import SizeSchedule
+
+
+class SampleKey(NamedTuple):
+    """Everything that one training sample depends on: which image, at which size, which copy of it, in which epoch."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    size: int
+    copy: int
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """One step of one rank: `copies` augmented copies of the samples `indices` (int64, (B,)), all at `size` pixels."""
+
+    epoch: int
+    size: int
+    copies: int
+    indices: np.ndarray
+
+    @property
+    def images(self) -> int:
+        """Images in the batch: samples times copies."""
+        return len(self.indices) * self.copies
+
+    def keys(self) -> list[SampleKey]:
+        """A key an image, copy by copy: all samples' first copies, then all their second ones, and so on.
+
+        A chunk of a batch that is cut for gradient accumulation thus holds different samples.
+        """
+        return [SampleKey(int(i), self.size, copy, self.epoch) for copy in range(self.copies) for i in self.indices]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """Lists the batches of any epoch.
+
+    Each epoch draws a fresh permutation of the data set and cuts it into one piece a size, in proportion to the
+    shares; each piece is cut into batches, and the batches of all sizes are shuffled together (Mix & Match; the
+    authors' sampled regime).
+
+    Args:
+        length: number of samples of the data set.
+        schedule: the sizes, by epoch.
+        batch_size: samples a rank takes in a step at the base size.
+        copies: augmented copies of each sample at the base size (batch augmentation).
+        seed: everything random follows from it and the epoch.
+        rank, world_size: which of how many processes this is.
+        drop_last: leave out what does not fill a batch, as the authors' code does. Otherwise a piece is cut evenly,
+            so that each sample is seen exactly once and no batch is much smaller than the others.
+
+    Raises:
+        UserError: an empty data set, a rank outside the world, or no size whose piece fills one batch.
+    """
+
+    length: int
+    schedule: SizeSchedule
+    batch_size: int
+    copies: int = 1
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UserError("the data set is empty; expected at least one sample")
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(f"rank {self.rank} of {self.world_size}; expected a rank from 0 to {self.world_size - 1}")
+
+    def sizes(self, epoch: int) -> tuple[SizeBatch, ...]:
+        """The sizes of an epoch with their shares, batch sizes (of one rank) and copies."""
+        now = self.schedule.at(epoch)
+        return now.mix.batches(now.batch_size or self.batch_size, now.copies or self.copies)
+
+    def steps(self, epoch: int) -> int:
+        """Number of batches of an epoch, without listing them."""
+        return sum(count for _, count, _ in self.counts(epoch))
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """The batches of this rank in the order of training."""
+        permutation = np.random.default_rng([self.seed, epoch, 0]).permutation(self.length)
+        batches: list[Batch] = []
+        start = 0
+        for part, count, samples in self.counts(epoch):
+            piece = permutation[start : start + samples]
+            start += samples
+            if self.drop_last:
+                piece = piece[: count * part.batch_size * self.world_size]
+            for step in np.array_split(piece, count) if count else ():
+                indices = np.array_split(step, self.world_size)[self.rank]
+                batches.append(Batch(epoch, part.size, part.copies, indices))
+        order = np.random.default_rng([self.seed, epoch, 1]).permutation(len(batches))
+        return [batches[i] for i in order]
+
+    def counts(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:
+        """Size, number of steps (the same on all ranks) and samples of all ranks, for each piece of an epoch.
+
+        Where `drop_last` is set, a piece may hold more samples than its steps take.
+        """
+        parts = self.sizes(epoch)
+        samples = [int(part.share * self.length) for part in parts]
+        samples[-1] = self.length - sum(samples[:-1])
+        if not self.drop_last and self.length >= self.world_size:
+            # Every rank needs a sample in each step: a piece too small for that joins the largest one.
+            largest = samples.index(max(samples))
+            for i, count in enumerate(samples):
+                if 0 < count < self.world_size and i != largest:
+                    samples[largest] += count
+                    samples[i] = 0
+        counts = []
+        for part, count in zip(parts, samples, strict=True):
+            whole = part.batch_size * self.world_size
+            # A batch size of 1 would leave a rank without a sample in the last steps: these take one more instead.
+            counts.append(count // whole if self.drop_last else min(-(-count // whole), count // self.world_size))
+        if not any(counts) or (not self.drop_last and self.length < self.world_size):
+            needed = min(part.batch_size for part in parts) * self.world_size
+            raise UserError(
+                f"{self.length} samples do not fill one batch at any size (the smallest takes {needed}); "
+                "lower training.batch_size or set training.drop_last to false"
+            )
+        return list(zip(parts, counts, samples, strict=True))
+
+
+class PlanSampler:
+    """A batch sampler for a plain `torch.utils.data.DataLoader`: yields the `SampleKey`s of one batch after another.
+
+    The data set's `__getitem__` receives a `SampleKey`. Call `set_epoch` before each epoch; persistent workers keep
+    running, because the size travels with the index.
+
+    >>> plan = BatchPlan(8, SizeSchedule.constant(SizeMix.fixed(32)), batch_size=4)
+    >>> sampler = PlanSampler(plan)
+    >>> sampler.set_epoch(3)
+    >>> [len(keys) for keys in sampler], next(iter(sampler))[0].epoch
+    ([4, 4], 3)
+    """
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self.plan = plan
+        self.batches: Sequence[Batch] = plan.batches(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """List the batches of `epoch`, leaving out the first `start` that were trained already."""
+        self.batches = self.plan.batches(epoch)[start:]
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return (batch.keys() for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+__all__ = ["Batch", "BatchPlan", "PlanSampler", "SampleKey", "SizeBatch", "SizeMix", "SizeSchedule"]

@@ -1,0 +1,142 @@
+"""Which sizes an epoch trains at: phases, each a mixture, one size, or a ramp of sizes (progressive resizing).
+
+    >>> schedule = SizeSchedule((
+    ...     SizePhase(0, SizeMix.named("B+", base=32)),
+    ...     SizePhase(8, SizeMix.fixed(32)),
+    ... ))
+    >>> schedule.at(7).mix.sizes, schedule.at(8).mix.sizes
+    ((32, 48, 24, 16), (32,))
+"""
+
+import dataclasses
+
+from anysize.registry import UserError
+from anysize.sizes.mix import SizeMix
+from anysize.sizes.settings import PhaseSettings, SizeSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeRamp:
+    """Sizes that grow (or shrink) evenly from `start` to `stop` over `epochs` epochs, rounded to `multiple` pixels.
+
+    >>> ramp = SizeRamp(16, 32, epochs=5, multiple=4, base=32)
+    >>> [ramp.mix(epoch).sizes[0] for epoch in range(6)]
+    [16, 20, 24, 28, 32, 32]
+    """
+
+    start: int
+    stop: int
+    epochs: int
+    base: int
+    multiple: int = 4
+    budget: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.start, self.stop) < 1 or self.epochs < 1 or self.multiple < 1:
+            raise UserError(
+                f"a ramp from {self.start} to {self.stop} px over {self.epochs} epochs in multiples of "
+                f"{self.multiple}; expected positive sizes, epochs and multiple"
+            )
+
+    def mix(self, epoch: int) -> SizeMix:
+        """The single size of `epoch`, counted from the start of the ramp."""
+        done = min(epoch / (self.epochs - 1), 1.0) if self.epochs > 1 else 1.0
+        size = self.start + done * (self.stop - self.start)
+        rounded = max(self.multiple, round(size / self.multiple) * self.multiple)
+        return SizeMix.fixed(self.stop if done == 1.0 else rounded, self.base, self.budget)
+
+
+@dataclasses.dataclass(frozen=True)
+class SizePhase:
+    """From `epoch` on: sizes, and batch size or copies of its own where these are not 0."""
+
+    epoch: int
+    sizes: SizeMix | SizeRamp
+    batch_size: int = 0
+    copies: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochSizes:
+    """What a schedule says of one epoch: its mixture, and its own batch size and copies (0: the run's)."""
+
+    mix: SizeMix
+    batch_size: int = 0
+    copies: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeSchedule:
+    """Phases in the order of their epochs; the first starts at epoch 0."""
+
+    phases: tuple[SizePhase, ...]
+
+    def __post_init__(self) -> None:
+        epochs = [phase.epoch for phase in self.phases]
+        if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:
+            raise UserError(f"size phases start at epochs {epochs}; expected 0 first and each later than the one before")
+
+    @classmethod
+    def constant(cls, mix: SizeMix) -> "SizeSchedule":
+        """The same mixture in every epoch."""
+        return cls((SizePhase(0, mix),))
+
+    @property
+    def mixed(self) -> bool:
+        """True when a run sees more than one size, so that its statistics fit none and want calibration."""
+        return len(self.phases) > 1 or isinstance(self.phases[0].sizes, SizeRamp) or len(self.phases[0].sizes.sizes) > 1
+
+    def at(self, epoch: int) -> EpochSizes:
+        """The sizes of `epoch`: a pure function."""
+        phase = [phase for phase in self.phases if phase.epoch <= epoch][-1]
+        mix = phase.sizes.mix(epoch - phase.epoch) if isinstance(phase.sizes, SizeRamp) else phase.sizes
+        return EpochSizes(mix, phase.batch_size, phase.copies)
+
+
+def build_schedule(settings: SizeSettings, base: int, epochs: int) -> SizeSchedule:
+    """Turn the `[sizes]` section of a recipe into a schedule; `base` replaces a base of 0.
+
+    Raises:
+        UserError: settings that do not fit together, such as `mix = "custom"` without weights.
+    """
+    base = settings.base or base
+    if not settings.phases:
+        return SizeSchedule.constant(_mixture(settings.mix, settings, base))
+    phases = []
+    starts = [phase.epoch for phase in settings.phases] + [epochs]
+    for phase, following in zip(settings.phases, starts[1:], strict=True):
+        sizes = _phase_sizes(phase, settings, base, phase.epochs or max(1, following - phase.epoch))
+        phases.append(SizePhase(phase.epoch, sizes, phase.batch_size, phase.copies))
+    return SizeSchedule(tuple(phases))
+
+
+def _phase_sizes(phase: PhaseSettings, settings: SizeSettings, base: int, epochs: int) -> SizeMix | SizeRamp:
+    given = [bool(phase.mix), bool(phase.size), bool(phase.start or phase.stop)]
+    if sum(given) != 1:
+        raise UserError(
+            f"the size phase at epoch {phase.epoch} has mix={phase.mix!r}, size={phase.size}, start={phase.start}, "
+            f"stop={phase.stop}; expected exactly one of mix, size, or start with stop"
+        )
+    if phase.mix:
+        return _mixture(phase.mix, settings, base)
+    if phase.size:
+        return SizeMix.fixed(phase.size, base, phase.budget)
+    return SizeRamp(phase.start, phase.stop, epochs, base, phase.multiple, phase.budget)
+
+
+def _mixture(name: str, settings: SizeSettings, base: int) -> SizeMix:
+    if name == "fixed":
+        return SizeMix.fixed(base)
+    if name == "uniform":
+        if not settings.sizes:
+            raise UserError('sizes.mix is "uniform" but sizes.sizes is empty; give the sizes, such as [16, 24, 32]')
+        return SizeMix.uniform(settings.sizes, base, settings.budget)
+    if name == "custom":
+        if not settings.weights:
+            raise UserError('sizes.mix is "custom" but sizes.weights is empty; give shares such as {16 = 0.2, 32 = 0.8}')
+        try:
+            weights = {int(size): float(share) for size, share in settings.weights.items()}
+        except ValueError:
+            raise UserError(f"sizes.weights is {settings.weights}; expected whole pixels = share") from None
+        return SizeMix.custom(weights, base, settings.budget)
+    return SizeMix.named(name, base)

@@ -1,0 +1,1 @@
+"""Tasks: what differs between kinds of targets. The loop, the evaluation and the reports never ask which task runs."""

@@ -1,0 +1,13 @@
+"""Settings of the task. Imports no torch."""
+
+import dataclasses
+
+from anysize.registry import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """The `[task]` section of a recipe."""
+
+    name: str = setting("classification", "what is learned from an image")
+    label_smoothing: float = setting(0.0, "share of the target spread evenly over all classes", low=0, high=0.999)

@@ -1,0 +1,1 @@
+"""Training: the loop, the optimizer's regime, gradients, guards and checkpoints."""

@@ -1,0 +1,94 @@
+"""What happens to gradients between backward and the optimizer's step."""
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The L2 norm of all gradients together, as a scalar on their device."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def scale_gradients(parameters: Iterable[Tensor], factor: float) -> None:
+    """Multiply every gradient by `factor`, in place."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, factor)
+
+
+class GradientSmoothing:
+    """Rescale each gradient to the moving average of its own global norm (Mix & Match, gradient smoothing).
+
+    With n the global L2 norm of the gradient and r its average: first step r = n and nothing is scaled; afterwards
+    r = m r + (1 - m) n and the gradient is multiplied by r / (n + 1e-6). Small images make noisier and larger
+    gradients; a step then moves the weights no further than the recent ones did.
+
+    >>> smoothing = GradientSmoothing(momentum=0.9)
+    >>> smoothing.factor(2.0), round(smoothing.factor(4.0), 4), round(smoothing.norm, 4)
+    (1.0, 0.55, 2.2)
+    """
+
+    def __init__(self, momentum: float = 0.9) -> None:
+        self.momentum = momentum
+        self.norm: float | None = None
+
+    def factor(self, norm: float) -> float:
+        """Advance the average by a step whose gradient has this norm; return what to multiply the gradient by."""
+        if self.norm is None:
+            self.norm = norm
+            return 1.0
+        self.norm = self.momentum * self.norm + (1 - self.momentum) * norm
+        return self.norm / (norm + 1e-6)
+
+
+def copies_factor(
+    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, copies: int
+) -> float:
+    """How much larger the gradient of one copy is than that of all copies together.
+
+    mean_j ||g(copy j)|| / ||g(all copies)||, for images and targets laid out copy by copy (batch augmentation's
+    adaptive gradient scaling). The buffers of the model, running statistics among them, are put back.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def norm(some_images: Tensor, some_targets: Tensor) -> float:
+        gradients = torch.autograd.grad(loss(model(some_images), some_targets), parameters, allow_unused=True)
+        return float(torch.nn.utils.get_total_norm([g for g in gradients if g is not None]))
+
+    each = [norm(i, t) for i, t in zip(images.chunk(copies), targets.chunk(copies), strict=True)]
+    together = norm(images, targets)
+    with torch.no_grad():
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    return sum(each) / len(each) / together if together > 0 else 1.0
+
+
+def split_decay(model: nn.Module, decay_on: str) -> dict[bool, list[nn.Parameter]]:
+    """Split the trainable parameters into those that weight decay applies to (True) and those it does not (False).
+
+    `decay_on="weights"` leaves out biases and the parameters of norms, that is all of one dimension; `"all"` leaves
+    out none.
+
+    >>> {decay: len(params) for decay, params in split_decay(nn.Linear(2, 2), "weights").items()}
+    {True: 1, False: 1}
+    """
+    split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            split[decay_on == "all" or parameter.ndim > 1].append(parameter)
+    return split
+
+
+def cut(length: int, chunks: int) -> list[slice]:
+    """Slices that cut a batch of `length` images into at most `chunks` parts of nearly the same length.
+
+    >>> cut(10, 3)
+    [slice(0, 3, None), slice(3, 7, None), slice(7, 10, None)]
+    """
+    chunks = min(chunks, length)
+    edges = [round(i * length / chunks) for i in range(chunks + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]

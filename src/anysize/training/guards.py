@@ -1,0 +1,118 @@
+"""What stops a run before it does harm: non-finite numbers, too little memory, signals, unsuitable precision."""
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import torch
+
+from anysize.registry import UserError
+
+
+class Diverged(UserError):
+    """The loss or the gradient is not finite; the weights were not touched by it."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C: everything was saved, and the same command goes on from there."""
+
+
+class StopRequest:
+    """Set by SIGTERM or the first Ctrl-C; the loop looks at it after every step."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Catch SIGTERM and Ctrl-C while training; a second Ctrl-C interrupts at once.
+
+    Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
+    """
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal = signal.Signals(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_finite(name: str, value: float, epoch: int, step: int, size: int, samples: list[str]) -> None:
+    """Raise `Diverged` unless `value` is finite, naming where in training it was met.
+
+    Raises:
+        Diverged: names the step, the image size and the samples of the batch.
+    """
+    if math.isfinite(value):
+        return
+    shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
+    raise Diverged(
+        f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {shown}; the weights "
+        "were not updated and the last good checkpoint is kept: lower optimizer.lr, set optimizer.clip_norm, or look at "
+        "these samples"
+    )
+
+
+@contextlib.contextmanager
+def out_of_memory_says(size: int, samples: int, copies: int, chunks: int) -> Iterator[None]:
+    """Turn running out of memory into a message that names the shape that did not fit.
+
+    Raises:
+        UserError: the shape, and how to make it smaller.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in text:
+            raise
+        raise UserError(
+            f"out of memory in the largest step of this run: {samples} samples x {copies} copies at {size} px in "
+            f"{chunks} chunks ({text.splitlines()[0]}); raise training.chunks or lower training.batch_size"
+        ) from error
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse mixed precision where the processor would emulate it.
+
+    Raises:
+        UserError: no bfloat16 (or float16) arithmetic, where mixed precision is 5 to 20 times slower than float32.
+    """
+    if precision == "float32":
+        return
+    if device.type == "cuda":
+        if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic; use float16 or float32")
+        return
+    if device.type == "cpu" and not _cpu_has(precision):
+        raise UserError(
+            f"training.precision is {precision}, but this processor has no {precision} arithmetic and would emulate "
+            "it, 5 to 20 times slower than float32; use training.precision float32"
+        )
+
+
+def _cpu_has(precision: str) -> bool:
+    """Whether the processor multiplies in this precision, as torch reports it."""
+    capabilities = torch.cpu.get_capabilities()
+    flags = {
+        "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+        "float16": ("avx512_fp16", "amx_fp16", "fp16", "fp16_arith"),
+    }[precision]
+    return any(capabilities.get(flag, False) for flag in flags)

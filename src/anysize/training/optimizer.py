@@ -1,0 +1,113 @@
+"""The optimizer that a regime drives: torch.optim's, with its settings renewed before every step."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anysize.registry import UserError, did_you_mean
+from anysize.training.gradients import split_decay
+from anysize.training.regime import Schedule, value_at
+from anysize.training.settings import OptimizerSettings
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
+    "sgd": (torch.optim.SGD, ("lr", "momentum", "weight_decay", "nesterov")),
+    "adam": (torch.optim.Adam, ("lr", "betas", "eps", "weight_decay")),
+    "adamw": (torch.optim.AdamW, ("lr", "betas", "eps", "weight_decay")),
+    "rmsprop": (torch.optim.RMSprop, ("lr", "momentum", "alpha", "eps", "weight_decay")),
+}
+
+
+class RegimeOptimizer:
+    """A torch optimizer whose hyper-parameters, and whose very kind, are a function of progress.
+
+    When the name changes the new optimizer starts without the old one's state.
+
+    Raises:
+        UserError: an unknown optimizer, or a setting that none of the optimizers of the regime uses.
+
+    >>> settings = OptimizerSettings()
+    >>> optimizer = RegimeOptimizer(nn.Linear(2, 2), settings)
+    >>> optimizer.apply(0.0)["lr"]
+    0.1
+    """
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        self.settings = settings
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._groups = split_decay(model, settings.decay_on)
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        names = {str(point.value) for point in settings.name}
+        for name in names:
+            if name not in OPTIMIZERS:
+                raise UserError(f"unknown optimizer {name!r}: {did_you_mean(name, OPTIMIZERS)}")
+        used = {key for name in names for key in OPTIMIZERS[name][1]}
+        for key in ("momentum", "nesterov", "betas", "alpha", "eps"):
+            default = getattr(OptimizerSettings(), key)
+            if key not in used and getattr(settings, key) != default:
+                raise UserError(f"optimizer.{key} is set, but {' and '.join(sorted(names))} takes no {key}; remove it")
+        self.name = ""
+        self.torch: torch.optim.Optimizer
+        self.apply(0.0)
+
+    def apply(self, epoch: float) -> dict[str, Any]:
+        """Set the optimizer to what the regime says at `epoch` epochs of progress; return it."""
+        name, values = regime_at(self.settings, epoch)
+        if name != self.name:
+            self._switch(name, values)
+        for group in self.torch.param_groups:
+            group.update(values)
+            if not group["decay"]:
+                group["weight_decay"] = 0.0
+        return values
+
+    def _switch(self, name: str, values: dict[str, Any]) -> None:
+        self.name = name
+        groups = [{"params": params, "decay": decay} for decay, params in self._groups.items() if params]
+        self.torch = OPTIMIZERS[name][0](groups, **values)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by `parameter name/state name`, for a checkpoint."""
+        return {
+            f"{self._names[id(parameter)]}/{key}": value
+            for parameter, values in self.torch.state.items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state(self, name: str, state: dict[str, Tensor]) -> None:
+        """Become the optimizer `name` with the tensors that its `state` returned; `apply` then moves on from it."""
+        values = {key: value_at(v, 0) if _is_schedule(v) else v for key, v in vars(self.settings).items()}
+        self._switch(name, {key: values[key] for key in OPTIMIZERS[name][1]})
+        parameters = {self._names[id(parameter)]: parameter for parameter in self.parameters}
+        for key, value in state.items():
+            parameter_name, _, kind = key.rpartition("/")
+            parameter = parameters[parameter_name]
+            # A moment lies in memory as its parameter does; a step count is a scalar on the CPU.
+            like = value if value.ndim == 0 else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            self.torch.state[parameter][kind] = like
+
+
+def regime_at(settings: OptimizerSettings, epoch: float) -> tuple[str, dict[str, Any]]:
+    """The optimizer's name and its hyper-parameters at `epoch` epochs of progress: a pure function.
+
+    >>> regime_at(OptimizerSettings(warmup_epochs=4.0), 1.0)[1]["lr"]
+    0.025
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        values[field.name] = value_at(value, epoch) if _is_schedule(value) else value
+    if epoch < settings.warmup_epochs:
+        start = settings.warmup_start
+        values["lr"] *= start + (1 - start) * epoch / settings.warmup_epochs
+    name = values["name"]
+    return name, {key: values[key] for key in OPTIMIZERS[name][1]}
+
+
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and hasattr(value[0], "ramp")
+
+
+__all__ = ["OPTIMIZERS", "RegimeOptimizer", "Schedule", "regime_at"]

@@ -1,0 +1,96 @@
+"""The checkpoints of a run: `last`, `previous` and `best` in its `checkpoints` folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from anysize.registry import UserError
+from anysize.training.checkpoint import (
+    Checkpoint,
+    DamagedCheckpoint,
+    find_damaged,
+    load_model,
+    model_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from anysize.training.guards import Diverged
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.progress import Progress
+
+NAMES = ("last", "previous", "best")
+
+
+class CheckpointStore:
+    """Saves and restores; `description` (model, preprocessing, task) goes into every checkpoint."""
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        self.folder = folder
+        self.description = description
+
+    def save(self, model: nn.Module, optimizer: RegimeOptimizer, progress: Progress) -> None:
+        """Write `last`; what was `last` becomes `previous`.
+
+        Raises:
+            Diverged: the weights are not finite; the checkpoints that are there are kept.
+            UserError: the disk is full or refuses.
+        """
+        damaged = find_damaged(model)
+        if damaged:
+            raise Diverged(
+                f"{damaged} is not finite after step {progress.step}; the checkpoints written before are kept: lower "
+                "optimizer.lr or set optimizer.clip_norm, and go on with --resume previous"
+            )
+        state = {**self.description, "progress": progress.to_dict(), "optimizer": optimizer.name}
+        checkpoint = Checkpoint(model_tensors(model), optimizer.state(), state)
+        write_checkpoint(self.folder / "last", checkpoint, keep=self.folder / "previous")
+
+    def save_best(self, tensors: dict[str, Tensor], progress: Progress, metrics: dict[str, float]) -> None:
+        """Write `best`: the tensors that were validated and how well they did."""
+        state = {**self.description, "progress": progress.to_dict(), "metrics": metrics}
+        write_checkpoint(self.folder / "best", Checkpoint(tensors, {}, state))
+
+    def find(self, name: str = "last") -> Path | None:
+        """The folder of a checkpoint; where a crash fell between two renames, `previous` stands for `last`."""
+        for candidate in (name, "previous") if name == "last" else (name,):
+            if (self.folder / candidate).is_dir():
+                return self.folder / candidate
+        return None
+
+    def restore(self, path: Path, model: nn.Module) -> tuple[Progress, Checkpoint]:
+        """Load the weights of a checkpoint into `model`; return its progress and the rest of it.
+
+        Raises:
+            DamagedCheckpoint: names the damaged file and offers `previous` where there is one.
+            UserError: a checkpoint of another model.
+        """
+        try:
+            checkpoint = read_checkpoint(path)
+        except DamagedCheckpoint as error:
+            other = self.folder / "previous"
+            remedy = "go on from the save before it with --resume previous" if other.is_dir() and path != other else (
+                "no other checkpoint is left: start again with --resume never"
+            )
+            raise DamagedCheckpoint(f"{error}; {remedy}") from None
+        load_model(model, checkpoint.model, path)
+        known = {field.name for field in dataclasses.fields(Progress)}
+        progress = Progress(**{k: v for k, v in checkpoint.state["progress"].items() if k in known})
+        return progress, checkpoint
+
+
+def resume(store: CheckpointStore, name: str, model: nn.Module, optimizer: RegimeOptimizer) -> Progress | None:
+    """Restore model, optimizer and progress from `last` or `previous`; None where the run has no checkpoint yet.
+
+    Raises:
+        UserError: `previous` was asked for and is not there.
+    """
+    path = store.find(name)
+    if path is None:
+        if name != "last":
+            raise UserError(f"{store.folder} has no checkpoint {name!r}; leave --resume out to start or to go on")
+        return None
+    progress, checkpoint = store.restore(path, model)
+    optimizer.load_state(checkpoint.state["optimizer"], checkpoint.optimizer)
+    return progress

@@ -1,0 +1,173 @@
+"""Models by name: ours, torchvision's and the user's own; what is wrong is told; sizes are checked before training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from anysize.models import families
+from anysize.models.factory import check_size, create_model, describe_model, list_models, smallest_size
+from anysize.models.families import MODELS
+from anysize.registry import UserError
+
+OWN = """
+import dataclasses
+from torch import nn
+
+@dataclasses.dataclass
+class Shape:
+    width: "int" = 4
+
+def net(num_classes, in_channels, width=4):
+    return nn.Sequential(nn.Conv2d(in_channels, Shape(width).width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, num_classes))
+
+def anything(**options):
+    return net(**options)
+
+def no_channels(num_classes):
+    return nn.Linear(3, num_classes)
+
+def no_module(num_classes, in_channels):
+    return "net"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    (tmp_path / "own.py").write_text(OWN)
+    return str(tmp_path / "own.py")
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_family_fits_classes_and_channels_and_describes_itself(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=5, in_channels=4)
+        assert model(torch.empty(2, 4, 32, 32)).shape == (2, 5)
+    assert len(describe_model(name)) > 10
+
+
+def test_every_file_of_families_is_found() -> None:
+    modules = {builder.__module__ for builder in (MODELS[name] for name in MODELS)}
+    files = {path.stem for path in Path(families.__path__[0]).glob("*.py")} - {"__init__"}
+    assert {module.rpartition(".")[2] for module in modules} == files
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "densenet121", "convnext_tiny"])
+@pytest.mark.parametrize("in_channels", [3, 1])
+def test_torchvision_models_fit_classes_and_channels(name: str, in_channels: int) -> None:
+    with torch.device("meta"):
+        assert create_model(name, 7, in_channels)(torch.empty(2, in_channels, 64, 64)).shape == (2, 7)
+
+
+def test_torchvision_model_runs() -> None:
+    model = create_model("mobilenet_v2", num_classes=3, in_channels=1, width_mult=0.35)
+    assert model(torch.randn(2, 1, 33, 33)).isfinite().all()
+
+
+def test_new_first_convolution_is_the_old_one_but_for_its_channels() -> None:
+    torch.manual_seed(0)
+    old = create_model("resnet18").get_submodule("conv1")
+    new = create_model("resnet18", in_channels=5).get_submodule("conv1")
+    assert isinstance(old, nn.Conv2d)
+    assert isinstance(new, nn.Conv2d)
+    assert new.weight.shape == (64, 5, 7, 7)
+    assert (new.stride, new.padding, new.bias) == (old.stride, old.padding, old.bias)
+    assert new.weight.std().item() == pytest.approx(old.weight.std().item(), rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 96)])
+def test_networks_with_auxiliary_heads_return_logits_in_training(name: str, size: int) -> None:
+    model = create_model(name, num_classes=4).train()
+    assert model(torch.randn(2, 3, size, size)).shape == (2, 4)
+    with pytest.raises(UserError, match="takes no option 'aux_logits'"):
+        create_model(name, aux_logits=True)
+
+
+def test_own_model_from_a_file(own: str) -> None:
+    model = create_model(f"{own}:net", num_classes=6, in_channels=2, width=8)
+    assert model(torch.zeros(1, 2, 5, 5)).shape == (1, 6)
+    assert create_model(f"{own}:anything", width=5)(torch.zeros(1, 3, 5, 5)).shape == (1, 10)
+
+
+def test_own_model_from_a_module(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(own).parent))
+    assert create_model("own:net")(torch.zeros(1, 3, 5, 5)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("OWN:nett", {}, "has no function 'nett': did you mean 'net'?"),
+        ("OWN:net", {"widht": 3}, "takes no option 'widht'; its options: width$"),
+        ("OWN:no_channels", {}, r"takes no argument 'in_channels'; expected a function of \(num_classes, in_channels"),
+        ("OWN:no_module", {}, "returned str; expected a torch.nn.Module"),
+        ("nowhere/net.py:net", {}, "there is no file nowhere/net.py"),
+        ("no_such_module:net", {}, "there is no module 'no_such_module'"),
+        ("resnet-20", {}, "unknown model 'resnet-20': did you mean 'resnet20'?"),
+        ("mobilnet_v2", {}, "unknown model 'mobilnet_v2': did you mean 'mobilenet_v2'?"),
+        (
+            "resnet20",
+            {"dropuot": 0.3},
+            "takes no option 'dropuot'; its options: dropout, stem, widths, zero_init_residual$",
+        ),
+        ("resnet20", {"depth": 30}, "cannot be built with the options"),
+        ("resnet18", {"dropout": 0.3}, "takes no option 'dropout'; its options: groups, norm_layer, replace_stride"),
+        ("mobilenet_v3_small", {"droppath": 0.3}, "takes no option 'droppath'"),
+        ("resnext50_32x4d", {"groups": 3}, "cannot be built with the options {'groups': 3}"),
+    ],
+)
+def test_what_is_wrong_is_told(own: str, name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_model(name.replace("OWN", own), **options)
+
+
+def test_error_inside_a_users_file_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in (f"{tmp_path}/broken.py:net", "broken:net"):
+        with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+            create_model(name)
+
+
+def test_list_holds_both_kinds_once() -> None:
+    names = list_models()
+    assert len(names) == len(set(names))
+    assert {"resnet20", "resnet50", "mnist", "vit_b_16"} <= set(names)
+    assert describe_model("vit_b_16") == "torchvision's vit_b_16"
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("resnet50", 1), ("mnist", 6), ("alexnet", 63), ("vit_b_16", 224)])
+def test_smallest_size(name: str, smallest: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert smallest_size(model) == smallest
+    check_size(model, smallest)
+
+
+def test_size_that_a_model_cannot_take() -> None:
+    model = create_model("mnist", in_channels=1)
+    model.train()
+    with pytest.raises(
+        UserError,
+        match="MnistNet cannot take images of 5 pixels: .*Output size is too small; the smallest it takes is 6",
+    ):
+        check_size(model, 5, in_channels=1)
+    with pytest.raises(UserError, match="takes no images of 3 channels, whatever their size"):
+        smallest_size(model, in_channels=3)
+    assert model.training
+
+
+def test_model_that_the_meta_device_cannot_compute_is_asked_for_real() -> None:
+    class ReadsValues(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean((2, 3)) * (1 if x.max().item() > 0 else 2)
+
+    check_size(ReadsValues(), 5)
+    with pytest.raises(UserError, match="cannot take images of 4 pixels: .*; the smallest it takes is 5"):
+        check_size(ReadsValues(), 4)

@@ -1,0 +1,127 @@
+"""Runs side by side: what differs, which is better at which size."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from anysize.registry import UserError
+from anysize.reports.compare import compare_runs, read_runs, recipe_differences, write_comparison
+from anysize.reports.tables import accuracy_by_size
+
+MakeRun = Callable[..., Path]
+Evaluation = Callable[..., pd.DataFrame]
+
+
+def test_the_summary(make_run: MakeRun, metrics_row: Callable[..., dict[str, Any]]) -> None:
+    rows = [
+        metrics_row(1, validation_top1=0.5),
+        metrics_row(2, validation_top1=0.75),
+        metrics_row(3, validation_top1=0.7),
+    ]
+    summary = compare_runs(read_runs([make_run("a", rows=rows), make_run("b", epochs=2)])).set_index("run")
+    assert summary.loc["a"].to_dict() == {
+        "epochs": 3,
+        "best_validation_top1": 0.75,
+        "best_epoch": 2,
+        "last_validation_top1": 0.7,
+        "images": 19200,
+        "seconds": 37.5,
+        "flops": 4.5e12,
+    }
+    assert summary.loc["b", "best_epoch"] == 2
+
+
+def test_a_loss_is_best_when_lowest(make_run: MakeRun) -> None:
+    rows = [{"epoch": epoch, "validation_loss": loss} for epoch, loss in ((1, 0.5), (2, 0.25), (3, 0.75))]
+    summary = compare_runs(read_runs([make_run(rows=rows)]))
+    assert summary["best_validation_loss"].item() == 0.25
+    assert summary["best_epoch"].item() == 2
+    assert summary["flops"].isna().all()
+
+
+def test_accuracy_by_size_of_runs_evaluated_at_other_sizes(make_run: MakeRun, evaluation: Evaluation) -> None:
+    half = evaluation(0.05).query("size <= 32 and calibrated")
+    folders = [
+        make_run("fixed", evaluation=evaluation()),
+        make_run("mixed", evaluation=half),
+        make_run("no-evaluation"),
+    ]
+    table = accuracy_by_size(read_runs(folders))
+    assert list(table.columns) == [16, 32, 48]
+    assert table.index.to_list() == [("fixed", "as trained"), ("fixed", "calibrated"), ("mixed", "calibrated")]
+    assert table.loc[("mixed", "calibrated"), 16] == pytest.approx(0.662)
+    assert table[48].isna().to_list() == [False, False, True]
+
+
+def test_the_page(make_run: MakeRun, evaluation: Evaluation, tmp_path: Path) -> None:
+    folders = [
+        make_run("fixed", mix="fixed", evaluation=evaluation()),
+        make_run("mixed", mix="B+", evaluation=evaluation(0.05)),
+    ]
+    path = write_comparison(folders, tmp_path / "comparison.html", legend=["A & B", "</script>"], x="flops")
+    body = path.read_text().split("<main>")[1]
+    assert not re.search(r'(src|href)="', body)
+    assert body.count("</script>") == body.count("<script")
+    for expected in (
+        "A &amp; B",
+        "&lt;/script&gt;",
+        "76.4%",
+        "sizes.mix",
+        "&quot;fixed&quot;",
+        "TFLOPs",
+        "top-5 error",
+    ):
+        assert expected in body, expected
+    assert "training.epochs" not in body  # the same in both
+
+
+@pytest.mark.parametrize("x", ["epoch", "step", "images", "flops", "seconds"])
+def test_columns_with_and_without_split(make_run: MakeRun, tmp_path: Path, x: str) -> None:
+    folders = [make_run("a"), make_run("b")]
+    columns = ["error", "train_error", "validation_error5", "top1", "lr"]
+    body = write_comparison(folders, tmp_path / "c.html", columns=columns, x=x, colors=["red", "#00f"]).read_text()
+    titles = re.findall(r"<h3>(.*?)</h3>", body)
+    assert titles == ["top-1 error", "training top-1 error", "validation top-5 error", "top-1", "learning rate"]
+
+
+def test_a_run_that_lacks_a_column_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    bare = make_run("bare", rows=[{"epoch": 1, "train_loss": 0.5}])
+    body = write_comparison([make_run("full"), bare], tmp_path / "c.html", columns=["error"]).read_text()
+    assert "not recorded: bare" in body
+
+
+def test_runs_of_one_folder_name_are_told_apart(make_run: MakeRun) -> None:
+    runs = read_runs([make_run("seed0/run"), make_run("seed1/run")])
+    assert [run.name for run in runs] == ["seed0/run", "seed1/run"]
+
+
+def test_recipe_differences(make_run: MakeRun) -> None:
+    runs = read_runs([make_run("a", mix="B+"), make_run("b", recipe="[sizes]\nmix = 'B+'\nbase = 32\n")])
+    differences = recipe_differences(runs)
+    assert sorted(differences.index) == ["data.name", "model.name", "sizes.base", "training.epochs"]
+    assert differences.loc["sizes.base", "b"] == "32"
+    assert differences["a"].isna().to_dict() == {key: key == "sizes.base" for key in differences.index}
+
+
+def test_bad_requests_are_sentences(make_run: MakeRun, tmp_path: Path) -> None:
+    run, other, empty = make_run("a"), make_run("b"), make_run("empty")
+    (empty / "metrics.csv").unlink()
+    page = tmp_path / "c.html"
+    for arguments, options, message in (
+        ([], {}, "no run to compare"),
+        ([run, tmp_path], {}, "has none of"),
+        ([run, empty], {}, "empty has no metrics.csv and no evaluation.csv"),
+        ([run, run], {}, "2 runs are called"),
+        ([run, other], {"legend": ["one"]}, "legend has 1 names for 2 runs"),
+        ([run, other], {"colors": ["red"]}, "colors has 1 colours for 2 runs"),
+        ([run, other], {"colors": ["red", "bleu-ish"]}, "unknown colour 'bleu-ish'"),
+        ([run, other], {"columns": ["validation_eror"]}, "did you mean 'validation_error'"),
+        ([run, other], {"x": "epohc"}, "did you mean 'epoch'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            write_comparison(arguments, page, **options)  # type: ignore[arg-type]
+    assert not page.exists()

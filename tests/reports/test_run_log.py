@@ -1,0 +1,151 @@
+"""What a user sees while a run trains, and what is kept of it."""
+
+import datetime
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from anysize.reports import files, run_log
+from anysize.reports.run_log import RunLog
+from anysize.reports.runs import Run
+
+Row = Callable[..., dict[str, Any]]
+
+
+class Clock:
+    """Stands in for the module `time` in the log: moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(run_log, "time", clock)
+    return clock
+
+
+def screen(*, terminal: bool = False, width: int = 140) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def step(log: RunLog, number: int, loss: Any = 0.512) -> None:
+    log.step(
+        3, number, 981, 24, loss=loss, metrics={"top1": 0.812}, lr=0.1, images_per_second=1210.4, seconds_left=3725.0
+    )
+
+
+def test_plain_lines_come_every_ten_seconds(tmp_path: Path, clock: Clock) -> None:
+    console = screen()
+    with RunLog(tmp_path, epochs=8, console=console) as log:
+        for number in range(1, 982):  # 25 steps a second: 39 seconds
+            clock.now += 0.04
+            step(log, number)
+    lines = shown(console).splitlines()
+    assert len(lines) == 3
+    assert lines[0] == ("epoch 3/8  step 250/981  24 px  loss 0.512  top-1 81.2%  lr 0.1  1,210 images/s  1:02:05 left")
+
+
+def test_a_plain_line_is_one_line_however_narrow_the_console(tmp_path: Path, clock: Clock) -> None:
+    console = screen(width=40)
+    with RunLog(tmp_path, epochs=8, console=console) as log:
+        log.message("word " * 30 + "[bold]")
+        clock.now += 11
+        step(log, 1)
+    assert len(shown(console).splitlines()) == 2
+    assert "[bold]" in shown(console)
+
+
+def test_values_are_evaluated_only_when_shown(tmp_path: Path, clock: Clock) -> None:
+    asked = []
+
+    def loss() -> float:
+        asked.append(clock.now)
+        return 0.25
+
+    with RunLog(tmp_path, epochs=8, console=screen(terminal=True)) as log:
+        for number in range(100):
+            clock.now += 0.01
+            step(log, number, loss)
+    assert len(asked) in (9, 10)  # a second at ten lines a second
+
+
+def test_a_terminal_gets_a_live_line_and_messages_stay(tmp_path: Path, clock: Clock, metrics_row: Row) -> None:
+    console = screen(terminal=True)
+    with RunLog(tmp_path, epochs=8, console=console) as log:
+        clock.now += 1
+        step(log, 412)
+        log.message("calibrated with 3,200 images")
+        log.epoch(metrics_row(3))
+    text = shown(console)
+    assert "412/981" in text
+    assert "24 px" in text
+    assert "calibrated with 3,200 images\n" in text.replace("\r\n", "\n")
+    assert "epoch 3/8  loss" in text
+
+
+def test_the_epoch_line_says_how_validation_was_done(tmp_path: Path, metrics_row: Row) -> None:
+    console = screen()
+    with RunLog(tmp_path, epochs=8, console=console) as log:
+        log.epoch(metrics_row(1, validation_loss=0.48, validation_top1=0.83, train_loss=0.512, train_top1=0.812))
+        nothing = dict.fromkeys(("validation_loss", "validation_top1", "validation_top5"), float("nan"))
+        log.epoch(metrics_row(2, **nothing))
+        log.epoch({"epoch": 3, "train_loss": 0.5, "validation_mean_iou": 0.625, "validation_calibrated": False})
+    first, second, third = shown(console).splitlines()
+    assert first == (
+        "epoch 1/8  loss 0.512  top-1 81.2%  |  "
+        "validation loss 0.480  top-1 83.0%  top-5 81.1%  (calibrated at 32 px)  |  1,210 images/s"
+    )
+    assert "validation" not in second
+    assert third == "epoch 3/8  loss 0.500  |  validation mean IoU 62.5%"
+
+
+def test_log_txt_has_time_and_level(tmp_path: Path) -> None:
+    with RunLog(tmp_path, epochs=8, console=screen()) as log:
+        log.message("started")
+    with RunLog(tmp_path, epochs=8, console=screen()) as log:  # a resumed run goes on in the same file
+        log.warning("2 images could not be read")
+    first, second = (tmp_path / files.LOG).read_text().splitlines()
+    assert first.endswith(" INFO started")
+    assert second.endswith(" WARNING 2 images could not be read")
+    assert datetime.datetime.fromisoformat(first.split()[0]).utcoffset() == datetime.timedelta(0)
+
+
+def test_metrics_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, metrics_row: Row) -> None:
+    with RunLog(tmp_path, epochs=8, console=screen()) as log:
+        for epoch in range(1, 6):
+            log.epoch(metrics_row(epoch))
+    untouched = (tmp_path / files.METRICS).read_text().splitlines()[:4]
+    with RunLog(tmp_path, epochs=8, console=screen()) as log:
+        log.truncate(3)
+        assert (tmp_path / files.METRICS).read_text().splitlines() == untouched
+        log.epoch(metrics_row(4, train_loss=0.125))
+        log.epoch(metrics_row(4, train_loss=0.0625))  # even without truncate
+    metrics = Run.read(tmp_path).metrics
+    assert metrics["epoch"].to_list() == [1, 2, 3, 4]
+    assert metrics["train_loss"].iloc[-1] == 0.0625
+    assert json.loads(metrics["sizes"].iloc[-1]) == {"16": 0.25, "32": 0.75}
+
+
+def test_a_run_that_starts_again_has_no_rows(tmp_path: Path, metrics_row: Row) -> None:
+    with RunLog(tmp_path, epochs=8, console=screen()) as log:
+        log.epoch(metrics_row(1))
+        log.truncate(0)
+        assert not (tmp_path / files.METRICS).exists()
+        log.epoch(metrics_row(1))
+    assert len(pd.read_csv(tmp_path / files.METRICS)) == 1

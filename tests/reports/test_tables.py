@@ -1,0 +1,55 @@
+"""The console's tables hold the numbers of the files."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from anysize.reports.compare import read_runs
+from anysize.reports.tables import accuracy_by_size, comparison_table, evaluation_cells, evaluation_table
+
+
+def drawn(table: Table) -> list[list[str]]:
+    """The cells of a table on a terminal of the usual 80 columns."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines]
+
+
+def test_evaluation_table(evaluation: Callable[..., pd.DataFrame]) -> None:
+    rows = drawn(evaluation_table(evaluation()))
+    assert ["16 px", "53.1%", "61.2%", "81.2%", "0.388", "35,156", "7.68 MFLOPs"] in rows
+    assert ["top-5, loss: calibrated"] in rows
+
+
+def test_evaluation_table_without_calibration(evaluation: Callable[..., pd.DataFrame]) -> None:
+    rows = drawn(evaluation_table(evaluation().query("not calibrated")))
+    assert ["48 px", "58.3%", "78.3%", "0.417", "3,906", "69.1 MFLOPs"] in rows
+    assert not any("calibrated" in cell for row in rows for cell in row)
+
+
+def test_the_best_size_of_each_metric_stands_out(evaluation: Callable[..., pd.DataFrame]) -> None:
+    header, rows, best = evaluation_cells(evaluation(), all_twice=True)
+    assert header[1:7] == [
+        "top-1 as trained",
+        "top-1 calibrated",
+        "top-5 as trained",
+        "top-5 calibrated",
+        "loss as trained",
+        "loss calibrated",
+    ]
+    assert {rows[i][0] for i, _ in best} == {"32 px"}  # the highest accuracy, the lowest loss
+    assert {j for _, j in best} == {1, 2, 3, 4, 5, 6}
+
+
+def test_comparison_table(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
+    folders = [make_run("fixed", evaluation=evaluation()), make_run("mixed", evaluation=evaluation(0.05))]
+    rows = drawn(comparison_table(accuracy_by_size(read_runs(folders))))
+    assert ["run", "", "16 px", "32 px", "48 px"] in rows
+    assert ["fixed", "as trained", "53.1%", "78.1%", "58.3%"] in rows
+    assert ["mixed", "calibrated", "66.2%", "83.5%", "76.4%"] in rows
