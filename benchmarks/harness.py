@@ -1,4 +1,4 @@
-"""What every benchmark here shares: both sides run in turn in one process, medians over several rounds, the machine named."""
+"""What the benchmarks share: both sides run in turn in one process, medians over several rounds, the machine named."""
 
 import os
 import platform
@@ -14,10 +14,10 @@ def print_environment() -> None:
     """Print what a figure depends on: processor, cores, threads, versions, load."""
     load = os.getloadavg()[0]
     print(f"machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, load {load:.1f}")
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     print(
         f"versions: Python {platform.python_version()}, torch {torch.__version__} "
-        f"({torch.backends.cpu.get_cpu_capability()}), torchvision {torchvision.__version__}; accelerator: {accelerator}"
+        f"({torch.backends.cpu.get_cpu_capability()}), torchvision {torchvision.__version__}; GPU: {gpu}"
     )
 
 

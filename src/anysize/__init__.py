@@ -21,7 +21,7 @@ _WHERE = {
     "SizeRamp": "anysize.sizes.schedule",
     "SizePhase": "anysize.sizes.schedule",
     "SizeSchedule": "anysize.sizes.schedule",
-    "MixedSizeLoader": "anysize.data.loader",
+    "MixedSizeLoader": "anysize.data.mixed",
     "Preprocessing": "anysize.preprocessing",
     "Recipe": "anysize.recipe",
     "UserError": "anysize.registry",
@@ -40,7 +40,7 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from anysize.data.loader import MixedSizeLoader as MixedSizeLoader
+    from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.experiment.plan import plan as plan
     from anysize.experiment.runs import calibrate as calibrate
     from anysize.experiment.runs import evaluate as evaluate

@@ -22,12 +22,15 @@ class UserError(ValueError):
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the nearest known name, or the list of known names when none is near.
 
-    >>> did_you_mean("resnet5O", ["resnet50", "vgg16"])
+    >>> did_you_mean("resnet5O", ["resnet50", "resnet56", "vgg16"])
     "did you mean 'resnet50'?"
     >>> did_you_mean("zzz", ["resnet50", "vgg16"])
     'choose one of: resnet50, vgg16'
     """
     known = sorted(known)
+    for letter, digit in (("O", "0"), ("o", "0"), ("l", "1"), ("I", "1")):  # look-alikes first
+        if received.replace(letter, digit) in known:
+            return f"did you mean {received.replace(letter, digit)!r}?"
     near = difflib.get_close_matches(received, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"

@@ -151,7 +151,7 @@ def test_size_that_a_model_cannot_take() -> None:
     model.train()
     with pytest.raises(
         UserError,
-        match="MnistNet cannot take images of 5 pixels: .*Output size is too small; the smallest it takes is 6",
+        match=r"MnistNet cannot take images of 5 pixels: .*Output size is too small; the smallest it takes is 6",
     ):
         check_size(model, 5, in_channels=1)
     with pytest.raises(UserError, match="takes no images of 3 channels, whatever their size"):
@@ -169,5 +169,5 @@ def test_model_that_the_meta_device_cannot_compute_is_asked_for_real() -> None:
             return self.conv(x).mean((2, 3)) * (1 if x.max().item() > 0 else 2)
 
     check_size(ReadsValues(), 5)
-    with pytest.raises(UserError, match="cannot take images of 4 pixels: .*; the smallest it takes is 5"):
+    with pytest.raises(UserError, match=r"cannot take images of 4 pixels: .*; the smallest it takes is 5"):
         check_size(ReadsValues(), 4)

@@ -51,7 +51,7 @@ def test_accuracy_by_size_of_runs_evaluated_at_other_sizes(make_run: MakeRun, ev
         make_run("no-evaluation"),
     ]
     table = accuracy_by_size(read_runs(folders))
-    assert list(table.columns) == [16, 32, 48]
+    assert list(map(int, table.columns)) == [16, 32, 48]
     assert table.index.to_list() == [("fixed", "as trained"), ("fixed", "calibrated"), ("mixed", "calibrated")]
     assert table.loc[("mixed", "calibrated"), 16] == pytest.approx(0.662)
     assert table[48].isna().to_list() == [False, False, True]
@@ -123,5 +123,5 @@ def test_bad_requests_are_sentences(make_run: MakeRun, tmp_path: Path) -> None:
         ([run, other], {"x": "epohc"}, "did you mean 'epoch'"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
-            write_comparison(arguments, page, **options)  # type: ignore[arg-type]
+            write_comparison(arguments, page, **options)
     assert not page.exists()

@@ -1,6 +1,7 @@
 """The console's tables hold the numbers of the files."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from anysize.reports.compare import read_runs
-from anysize.reports.tables import accuracy_by_size, comparison_table, evaluation_cells, evaluation_table
+from anysize.reports.tables import (
+    accuracy_by_size,
+    comparison_cells,
+    comparison_table,
+    evaluation_cells,
+    evaluation_table,
+)
 
 
 def drawn(table: Table) -> list[list[str]]:
@@ -17,8 +24,7 @@ def drawn(table: Table) -> list[list[str]]:
     console = Console(file=io.StringIO(), width=80)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    return [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines]
+    return [re.split(r"\s{2,}", line.strip()) for line in console.file.getvalue().splitlines()]
 
 
 def test_evaluation_table(evaluation: Callable[..., pd.DataFrame]) -> None:
@@ -50,6 +56,22 @@ def test_the_best_size_of_each_metric_stands_out(evaluation: Callable[..., pd.Da
 def test_comparison_table(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
     folders = [make_run("fixed", evaluation=evaluation()), make_run("mixed", evaluation=evaluation(0.05))]
     rows = drawn(comparison_table(accuracy_by_size(read_runs(folders))))
-    assert ["run", "", "16 px", "32 px", "48 px"] in rows
+    assert ["run", "16 px", "32 px", "48 px"] in rows
     assert ["fixed", "as trained", "53.1%", "78.1%", "58.3%"] in rows
     assert ["mixed", "calibrated", "66.2%", "83.5%", "76.4%"] in rows
+
+
+def test_names_fold_and_numbers_stay_in_a_narrow_console(
+    make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]
+) -> None:
+    folders = [make_run("a-very-long-name-of-a-run-" * 4, evaluation=evaluation())]
+    cells = [cell for row in drawn(comparison_table(accuracy_by_size(read_runs(folders)))) for cell in row]
+    assert {"53.1%", "78.5%", "71.4%"} <= set(cells)
+    assert max(map(len, cells)) < 80
+
+
+def test_a_loss_is_compared_as_a_loss(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
+    table = accuracy_by_size(read_runs([make_run("only", evaluation=evaluation())]), "loss")
+    _, rows, best = comparison_cells(table)
+    assert rows[1] == ["only", "calibrated", "0.388", "0.215", "0.286"]
+    assert best == {(1, 2), (1, 3), (1, 4)}

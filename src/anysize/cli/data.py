@@ -26,10 +26,15 @@ def command(action: Literal["list", "check"] = "list", name: str = "", /, *setti
         return
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
-    from rich.console import Console
-
-    from anysize.data.check import check_dataset, check_table
+    from anysize.data.check import check_dataset
     from anysize.recipe import Recipe, override
 
     recipe = override(Recipe(), {**parse_settings(settings), "data.name": name})
-    Console().print(check_table(check_dataset(recipe.data)))
+    for split in check_dataset(recipe.data):
+        (low, median, high), (least, middle, most) = split.heights, split.widths
+        print(f"{split.split}: {split.images:,} images of {len(split.counts)} classes")
+        print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
+        for each, count in split.counts.items():
+            print(f"  {count:>8,}  {each}")
+        for path, reason in split.damaged.items():
+            print(f"  damaged: {path}: {reason}")

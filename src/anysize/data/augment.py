@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.preprocess import normalize, resize, to_square
+from anysize.data.preprocess import normalize, resize, take, to_square
 from anysize.data.random import Stream, normal, seeded, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
@@ -95,7 +95,7 @@ class TrainTransform:
             pixels = self._pad_crop(images, rows, top, left, flip)
             pixels = resize(pixels, (batch.size, batch.size), self.preprocessing.interpolation)
         else:
-            chosen = images[torch.from_numpy(rows)].permute(0, 3, 1, 2)
+            chosen = take(images, rows).permute(0, 3, 1, 2)
             if self.augment.crop == "none":
                 pixels = to_square(chosen, batch.size, self.preprocessing)
             else:
@@ -127,7 +127,8 @@ class TrainTransform:
     ) -> Tensor:
         """Random crop of the base size after zero padding, then the flip: uint8 (B, C, base, base).
 
-        `top` and `left`, from 0 to 1, are where the crop lies between the first place and the last.
+        `top` and `left`, from 0 to 1, say where the crop lies between the first place and the last.
+
         The images that are to be flipped are put first, so that one call mirrors them all. A row of a crop is then one
         run of bytes in the padded images, and the crops are one gather of such runs, in the right order again.
         """
@@ -140,8 +141,7 @@ class TrainTransform:
 
         order = np.argsort(~flip, kind="stable")
         flipped = int(flip.sum())
-        chosen = images.flatten(1).index_select(0, torch.from_numpy(rows[order]).to(images.device))
-        chosen = chosen.view(-1, height, width, channels)
+        chosen = take(images, rows[order])
         padded = chosen.new_zeros(len(rows), high, wide, channels)
         inner = padded[:, padding : padding + height, padding : padding + width]
         inner[:flipped] = chosen[:flipped].flip(2)

@@ -71,8 +71,10 @@ class DataSet:
 DATASETS: Registry[DataSet] = Registry("data set")
 
 
-def data_root(settings: DataSettings, expected: str) -> Path:
+def data_root(settings: DataSettings, expected: str, downloadable: bool = False) -> Path:
     """The folder that the user gave, or a `UserError` that says what it should hold."""
+    if settings.download and not downloadable:
+        raise UserError(f"data set {settings.name!r} cannot be downloaded; set data.root to one that holds {expected}")
     if not settings.root:
         raise UserError(f"data set {settings.name!r} needs a folder: set data.root to one that holds {expected}")
     root = Path(settings.root).expanduser()

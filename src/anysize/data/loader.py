@@ -8,6 +8,8 @@ decodes straight to it.
 """
 
 import dataclasses
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -47,8 +49,8 @@ class PlanLoader:
         source: `ArraySource` or `FileSource`.
         transform: `TrainTransform` or `EvalTransform`.
         device: where the batches go; images in memory are kept and augmented there.
-        workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process. Images in
-            memory need none.
+        workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process, -1 takes
+            one a core, at most 8. Images in memory need none.
 
     The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason.
 
@@ -62,7 +64,7 @@ class PlanLoader:
         self.source = source
         self.transform = transform
         self.device = torch.device(device)
-        self.workers = workers if isinstance(source, FileSource) else 0
+        self.workers = _worker_count(workers) if isinstance(source, FileSource) else 0
         self.bad_files = source.bad_files
         self._images: Tensor | None = None
         self._queue: list[Batch] = []
@@ -105,8 +107,10 @@ class PlanLoader:
                 batch_size=None,
                 collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
                 num_workers=self.workers,
+                worker_init_fn=ignore_interrupt,
                 persistent_workers=self.workers > 0,
                 pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # or each epoch would draw from the global one, the model's
             )
         self._queue[:] = batches
         yield from self._files
@@ -168,6 +172,15 @@ class _FileBatches(Dataset[_Decoded]):
                 bad[index] = str(error)
         pixels = torch.stack(samples, 1).flatten(0, 1) if samples else torch.empty(0)  # (V, B, ...) to (V * B, ...)
         return _Decoded(pixels, np.array(good, dtype=np.int64), bad)
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Let Ctrl-C reach the main process alone, which saves and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _worker_count(workers: int) -> int:
+    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
 
 
 def _as_it_is(decoded: Any) -> Any:

@@ -46,6 +46,11 @@ class Transform(Protocol):
         """Pixels (V * B, C, S, S) of the samples `indices` to float32 input, channels last in memory."""
 
 
+def take(images: Tensor, rows: np.ndarray) -> Tensor:
+    """The images at `rows` (int64): each is copied in one piece, many times faster than by an index."""
+    return images.flatten(1).index_select(0, torch.from_numpy(rows).to(images.device)).view(-1, *images.shape[1:])
+
+
 def resize(images: Tensor, side: int | Sequence[int], interpolation: str = "bilinear") -> Tensor:
     """Resize uint8 images: the shorter side to `side`, or to (height, width).
 
@@ -153,7 +158,7 @@ class EvalTransform:
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
         """(N, H, W, C) to (crops * B, C, S, S)."""
-        chosen = images[torch.from_numpy(batch.indices)].permute(0, 3, 1, 2)
+        chosen = take(images, batch.indices).permute(0, 3, 1, 2)
         return to_crops(chosen, batch.size, self.preprocessing, self.crops).flatten(0, 1)
 
     def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:

@@ -6,12 +6,13 @@ A source hands out undamaged uint8 images as they are stored; sizes and augmenta
 import functools
 import io
 import logging
+import os
 from collections.abc import Sequence
 from typing import Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from anysize.registry import UserError
@@ -142,7 +143,7 @@ class FileSource:
         assert len(paths) == len(targets)
         # One bytes array instead of a list of strings: touching a million Python objects in forked workers would
         # copy their memory page by page.
-        self._paths = np.array([path.encode() for path in paths])
+        self._paths = np.array([os.fsencode(path) for path in paths])
         self.targets = np.asarray(targets)
         self.classes = classes
         self.name = name
@@ -158,7 +159,7 @@ class FileSource:
 
     def describe(self, index: int) -> str:
         """The file's path."""
-        return bytes(self._paths[index]).decode()
+        return os.fsdecode(bytes(self._paths[index]))
 
     def subset(self, indices: np.ndarray) -> "FileSource":
         """The files `indices`, in that order."""
@@ -186,17 +187,27 @@ def decode_rgb(path: str) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             data = file.read()
-        if simplejpeg is not None and _plain_jpeg(data):
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
+        pixels = _decode_jpeg(data)
+        if pixels is not None:
+            return pixels
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image if image.mode == "RGB" else _to_rgb(image))
+    except UnidentifiedImageError as error:
+        raise BadImage("it is in no image format that PIL knows") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise BadImage(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
 
 
-def _plain_jpeg(data: bytes) -> bool:
-    """Whether simplejpeg decodes the data as PIL does: CMYK is converted differently."""
-    return data[:3] == b"\xff\xd8\xff" and simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray")
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    """The pixels of a JPEG; None where PIL has to decide: no JPEG, CMYK (converted differently), or damaged."""
+    if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
+        return None
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
+    except ValueError:
+        pass
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ def load_idx(settings: DataSettings, split: Split, torchvision_name: str, classe
         "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the same of t10k (here or in "
         f"{torchvision_name}/raw)"
     )
-    root = data_root(settings, expected)
+    root = data_root(settings, expected, downloadable=True)
     pair = read_idx_pair(root, split, f"{torchvision_name}/raw")
     if pair is None and settings.download:
         _torchvision(settings, torchvision_name, root, train=split == "train")
@@ -47,7 +47,7 @@ def load_torchvision(
     Raises:
         UserError: the files are not there, or their checksums differ.
     """
-    root = data_root(settings, f"torchvision's folder {folder}")
+    root = data_root(settings, f"torchvision's folder {folder}", downloadable=True)
     dataset = _torchvision(settings, name, root, **which)
     # STL-10 is stored (N, C, H, W), the others (N, H, W, C).
     images = dataset.data if dataset.data.shape[3] == 3 else dataset.data.transpose(0, 2, 3, 1)

@@ -57,4 +57,4 @@ def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> p
     if affordable.empty:
         least = cost.min() / unit
         raise UserError(f"no size meets the budget {budget}: the cheapest takes {least:.3g} {match[2]}; add smaller sizes")
-    return affordable.loc[affordable[metric].idxmax()]
+    return affordable.iloc[int(affordable[metric].argmax())]

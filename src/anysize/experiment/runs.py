@@ -21,6 +21,7 @@ from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import files
 from anysize.reports.html import write_report
+from anysize.reports.runs import write_evaluation
 from anysize.sizes.cost import count_flops
 from anysize.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint, write_checkpoint
 
@@ -140,9 +141,10 @@ def evaluate(
         if calibrate:
             with evaluator.calibrated(model, size):
                 add(size, True)
-    files.write_rows(loaded.folder / files.EVALUATION, rows)
+    table = pd.DataFrame(rows)
+    write_evaluation(loaded.folder, table)
     write_report(loaded.folder)
-    return pd.DataFrame(rows)
+    return table
 
 
 def default_sizes(base: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from anysize.reports import files
 from anysize.reports.environment import describe_environment
 from anysize.reports.html import write_report
 from anysize.reports.run_log import RunLog
+from anysize.reports.runs import write_environment
 from anysize.sizes.cost import Flops, count_flops
 from anysize.sizes.plan import BatchPlan
 from anysize.training.checkpoint import model_tensors
@@ -129,9 +129,9 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
 
     def validate(stop: StopRequest) -> Validation:
         if not prepared.plan.schedule.mixed:
-            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), False)
+            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, False)
         with evaluator.calibrated(model, base):
-            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), True)
+            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, True)
 
     return Parts(
         model=model,
@@ -146,7 +146,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing)),
         log=log,
         describe=data.train.describe,
-        report=lambda: write_report(folder),
+        report=functools.partial(write_report, folder),
         device=device,
     )
 
@@ -166,7 +166,7 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         world_size=plan.world_size,
         total_batch=plan.batch_size * plan.world_size,
     )
-    files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=1))
+    write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
     sizes = sorted({part.size for epoch in range(len(length.steps)) for part in plan.sizes(epoch)})
     parts.log.message(
@@ -176,8 +176,22 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
     )
     for path, reason in prepared.data.train.bad_files.items():
         parts.log.warning(f"left out {path}: it cannot be decoded ({reason})")
+    for size in _never_trained(parts):
+        parts.log.warning(
+            f"{size} px is never trained at: its share of {plan.length:,} images does not fill a batch; lower "
+            "training.batch_size or set training.drop_last to false"
+        )
     if progress:
         parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")
+
+
+def _never_trained(parts: Parts) -> list[int]:
+    """Sizes of the schedule whose images fill no batch in any epoch."""
+    steps: dict[int, int] = {}
+    for epoch in range(len(parts.length.steps)):
+        for part, count, _ in parts.plan.counts(epoch):
+            steps[part.size] = steps.get(part.size, 0) + count
+    return [size for size, count in sorted(steps.items()) if count == 0]
 
 
 def _check_same_recipe(folder: Path, recipe: Recipe) -> None:

@@ -157,7 +157,7 @@ def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
     frames = [(run.name, run.evaluation) for run in evaluated]
     figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
     note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
-    header, rows, best = comparison_cells(accuracy_by_size(runs, metric), metric)
+    header, rows, best = comparison_cells(accuracy_by_size(runs, metric))
     return section(
         "Evaluation by image size",
         cards(*(plot(title, figure, note) for title, figure in figures.items())),

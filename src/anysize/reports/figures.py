@@ -61,7 +61,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     legend: dict[str, list[Any]] = {}
     hovered = []
     for line, points in zip(lines, data, strict=True):
-        source = ColumnDataSource(points / np.array([x_divisor, y_divisor]))
+        source = ColumnDataSource({"x": points["x"] / x_divisor, "y": points["y"] / y_divisor})
         dash = "dashed" if line.dashed else "solid"
         name = f"{line.legend} {line.detail}".strip()
         drawn = [plot.line("x", "y", source=source, color=line.color, line_dash=dash, line_width=2, name=name)]

@@ -53,11 +53,13 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """Show a line and write it to `log.txt` with the time (UTC)."""
-        self._say(text, "INFO", "")
+        self._write("INFO", text)
+        self._print(text)
 
     def warning(self, text: str) -> None:
         """As `message`, marked as a warning."""
-        self._say(text, "WARNING", "yellow")
+        self._write("WARNING", text)
+        self._print(f"warning: {text}", "yellow")
 
     def step(
         self,
@@ -141,10 +143,9 @@ class RunLog:
             parts.append(f"{show('images_per_second', row['images_per_second'])} images/s")
         return "  |  ".join(parts)
 
-    def _say(self, text: str, level: str, style: str) -> None:
+    def _write(self, level: str, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._log.write(f"{now} {level} {text}\n")
-        self._print(text, style)
 
     def _print(self, text: str, style: str = "") -> None:
         # Soft wrap: a line in a file stays a line, however long. Plain text: a "[" is no markup.

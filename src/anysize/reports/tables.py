@@ -1,8 +1,10 @@
 """Tables of evaluations and comparisons: as data frames, and for the console."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -71,7 +73,7 @@ def evaluation_table(evaluation: pd.DataFrame) -> Table:
 
 
 def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
-    """A metric of each run at each size: index (run, as trained or calibrated), a column a size.
+    """A metric of each run at each size: index (run, as trained or calibrated), a column a size, named by the metric.
 
     `metric` is by default the one that models are judged by.
     """
@@ -81,13 +83,12 @@ def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
     if not frames:
         return pd.DataFrame()
     table = pd.concat(frames, names=["run", "how"])
-    return table[sorted(table.columns)]
+    return table[sorted(table.columns)].rename_axis(columns=metric)
 
 
-def comparison_cells(
-    accuracy: pd.DataFrame, metric: str = "top1"
-) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
+def comparison_cells(accuracy: pd.DataFrame) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
     """Header, rows and best cells (row, column) of what `accuracy_by_size` returns."""
+    metric = str(accuracy.columns.name)
     header = ["run", ""] + [f"{size} px" for size in accuracy.columns]
     rows = [
         [str(run), str(how), *(show(metric, value) for value in values)]
@@ -102,10 +103,10 @@ def comparison_cells(
     return header, rows, best
 
 
-def comparison_table(accuracy: pd.DataFrame, metric: str = "top1") -> Table:
+def comparison_table(accuracy: pd.DataFrame) -> Table:
     """What `accuracy_by_size` returns, for the console; the best run at each size is in bold."""
-    header, rows, best = comparison_cells(accuracy, metric)
-    return _rich(header, rows, best, text_columns=2, title=f"{label(metric).capitalize()} by image size")
+    header, rows, best = comparison_cells(accuracy)
+    return _rich(header, rows, best, text_columns=2, title=f"{label(str(accuracy.columns.name))} by image size")
 
 
 def _rich(
@@ -117,9 +118,13 @@ def _rich(
     title: str | None = None,
     caption: str | None = None,
 ) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
-    for i, cell in enumerate(header):
-        table.add_column(Text(cell), justify="left" if i < text_columns else "right", no_wrap=i < text_columns)
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for i, cell in enumerate(header):  # in a narrow console names fold, numbers are never cut
+        heading = Text(re.sub(f" ({AS_TRAINED}|{CALIBRATED})$", r"\n\1", cell))
+        number = i >= text_columns
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for i, row in enumerate(rows):
         table.add_row(*(Text(cell, style="bold green" if (i, j) in best else "") for j, cell in enumerate(row)))
     return table

@@ -133,7 +133,9 @@ class BatchPlan:
             whole = part.batch_size * self.world_size
             # A batch size of 1 would leave a rank without a sample in the last steps: these take one more instead.
             counts.append(count // whole if self.drop_last else min(-(-count // whole), count // self.world_size))
-        if not any(counts) or (not self.drop_last and self.length < self.world_size):
+        if not self.drop_last and self.length < self.world_size:
+            raise UserError(f"{self.length} samples for {self.world_size} processes; expected at least one for each")
+        if not any(counts):
             needed = min(part.batch_size for part in parts) * self.world_size
             raise UserError(
                 f"{self.length} samples do not fill one batch at any size (the smallest takes {needed}); "
@@ -157,17 +159,17 @@ class PlanSampler:
 
     def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
-        self.batches: Sequence[Batch] = plan.batches(0)
+        self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """List the batches of `epoch`, leaving out the first `start` that were trained already."""
-        self.batches = self.plan.batches(epoch)[start:]
+        self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return (batch.keys() for batch in self.batches)
+        return (batch.keys() for batch in self.plan.batches(self.epoch)[self.start :])
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self.plan.steps(self.epoch) - self.start
 
 
 __all__ = ["Batch", "BatchPlan", "PlanSampler", "SampleKey", "SizeBatch", "SizeMix", "SizeSchedule"]

@@ -155,7 +155,8 @@ def find_damaged(model: nn.Module) -> str | None:
 
 
 def _serialise(tensors: dict[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    data: bytes = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    return data
 
 
 def _checksum(data: bytes) -> str:

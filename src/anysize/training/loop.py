@@ -42,6 +42,7 @@ class Validation:
 
     metrics: dict[str, float]
     tensors: dict[str, Tensor]
+    size: int
     calibrated: bool
 
 
@@ -63,7 +64,7 @@ class Parts:
     log: RunLog
     describe: Callable[[int], str]
     """Names a sample of the training set."""
-    report: Callable[[], None]
+    report: Callable[[], object]
     device: torch.device
 
     def __post_init__(self) -> None:
@@ -126,7 +127,7 @@ def fit(parts: Parts, progress: Progress, stop: StopRequest) -> Progress:
             validation = parts.validate(stop)
             parts.model.train()
             row |= {f"validation_{name}": value for name, value in validation.metrics.items()}
-            row["validation_calibrated"] = validation.calibrated
+            row |= {"validation_size": validation.size, "validation_calibrated": validation.calibrated}
             score = validation.metrics[parts.task.best]
             if progress.best is None or score > progress.best:
                 progress.best = score
@@ -166,7 +167,8 @@ def train_step(parts: Parts, progress: Progress, batch: LoadedBatch) -> dict[str
         scalars = {"loss": loss, **task.step_metrics(outputs.detach(), targets[part])}
         values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one transfer
         guard("loss", values[0])
-        parts.scaler.scale(loss * (share * factor)).backward()
+        scaled: Tensor = parts.scaler.scale(loss * (share * factor))
+        torch.autograd.backward(scaled)
         for name, value in zip(scalars, values, strict=True):
             metrics[name] = metrics.get(name, 0.0) + value * share
 
@@ -222,7 +224,7 @@ def show(parts: Parts, progress: Progress, batch: LoadedBatch, metrics: dict[str
         parts.length.steps[progress.epoch],
         batch.size,
         loss=metrics["loss"],
-        metrics={name: lambda name=name: progress.means()[name] for name in metrics if name == parts.task.best},
+        metrics={parts.task.best: lambda: progress.means()[parts.task.best]},
         lr=progress.lr,
         images_per_second=lambda: progress.epoch_images / max(progress.epoch_seconds, 1e-9),
         seconds_left=lambda: (parts.length.flops - progress.flops) * progress.seconds / max(progress.flops, 1),
@@ -276,14 +278,14 @@ def try_largest_step(parts: Parts) -> None:
         inputs = inputs.contiguous(memory_format=parts.memory_format)
         with parts.autocast():
             outputs = parts.forward(inputs)
-        outputs.float().square().mean().backward()
+        torch.autograd.backward(outputs.float().square().mean())
     parts.optimizer.torch.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, value in buffers:
             buffer.copy_(value)
 
 
-def compiled(model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings) -> nn.Module:
+def compiled(model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings) -> Callable[..., Tensor]:
     """The model as the loop calls it: compiled, once for each shape, if the recipe says so.
 
     Raises:
@@ -298,5 +300,5 @@ def compiled(model: nn.Module, plan: BatchPlan, length: RunLength, training: Tra
             f"training.compile_shapes allows {training.compile_shapes}: raise it, use fewer sizes, or do not compile"
         )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(shapes) + 2)
-    compiled_model: nn.Module = torch.compile(model, dynamic=False)
-    return compiled_model
+    model_by_shape: Callable[..., Tensor] = torch.compile(model, dynamic=False)
+    return model_by_shape

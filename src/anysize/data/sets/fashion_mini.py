@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
 from anysize.data.sets.fashion_mnist import CLASSES, MEAN, STD
 from anysize.data.settings import DataSettings
+from anysize.registry import UserError
 
 if TYPE_CHECKING:
     from anysize.data.source import ArraySource
@@ -22,13 +23,18 @@ class FashionMini(DataSet):
     )
 
     def load(self, settings: DataSettings, split: Split) -> "ArraySource":
-        """Read the mosaic of the split; needs no root."""
+        """Read the mosaic of the split."""
         import numpy as np
         import torch
         from PIL import Image
 
         from anysize.data.source import ArraySource
 
+        if settings.root or settings.download:
+            raise UserError(
+                "data set 'fashion-mini' is embedded in the package and takes no data.root and no data.download; set "
+                "data.name to the data set that is meant"
+            )
         folder = importlib.resources.files("anysize.data") / "fashion_mini"
         with (folder / f"{split}.png").open("rb") as file:
             mosaic = np.asarray(Image.open(file))  # (rows * 28, columns * 28)

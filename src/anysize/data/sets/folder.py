@@ -21,7 +21,7 @@ class Folder(DataSet):
     permutation of the sorted file names, becomes the validation split.
 
     Where the first image is a small square (up to 96 px), images are used as CIFAR's are: its size is the base size,
-    random crop after padding, evaluated whole. Otherwise as ImageNet's: base size 224, random resized crop, centre crop.
+    random crop after padding, evaluated whole. Otherwise as ImageNet's: base 224, random resized crop, centre crop.
     """
 
     defaults = DatasetInfo(224)

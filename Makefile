@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all the set-up they need, once, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs/demo
+# Settings for both trainings of the demo, such as DEMO="--training.epochs 1 --data.limit 500".
+DEMO ?=
+
+.PHONY: demo test test-slow lint format bench clean
+
+demo: .venv/installed
+	$(BIN)/anysize train quickstart --run $(RUNS)/mixed $(DEMO)
+	$(BIN)/anysize train quickstart-fixed --run $(RUNS)/fixed $(DEMO)
+	$(BIN)/anysize evaluate $(RUNS)/mixed
+	$(BIN)/anysize evaluate $(RUNS)/fixed
+	$(BIN)/anysize compare $(RUNS)/mixed $(RUNS)/fixed --out $(RUNS)/comparison.html
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+test-slow: .venv/installed
+	$(BIN)/pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed
+	for file in benchmarks/*.py; do [ $$file = benchmarks/harness.py ] || $(BIN)/python $$file || exit 1; done
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build runs

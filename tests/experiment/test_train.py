@@ -1,0 +1,344 @@
+"""Training a recipe: what a run leaves, and that it survives being stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from anysize.experiment import train as train_module
+from anysize.experiment.runs import load_run, make_evaluator
+from anysize.experiment.train import train
+from anysize.recipe import Recipe, dump, load_recipe
+from anysize.registry import UserError
+from anysize.training import loop
+from anysize.training.guards import Diverged, Interrupted, StopRequest
+
+Make = Callable[..., Recipe]
+
+
+def weights(run: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "checkpoints" / checkpoint / "model.safetensors")
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        a = safetensors.torch.load_file(one / "checkpoints/last" / name)
+        b = safetensors.torch.load_file(other / "checkpoints/last" / name)
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key]), f"{name}: {key}"
+    ours, theirs = pd.read_csv(one / "metrics.csv"), pd.read_csv(other / "metrics.csv")
+    timing = ["images_per_second", "seconds"]
+    pd.testing.assert_frame_equal(ours.drop(columns=timing), theirs.drop(columns=timing), check_exact=True)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Make a signal seem to arrive after each of these steps of the run."""
+    original = loop.record
+
+    def record(progress: Any, *arguments: Any) -> None:
+        original(progress, *arguments)
+        if progress.step in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "record", record)
+
+
+def test_a_run_explains_itself(tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny()
+    run = train(recipe, run=tmp_path / "run")
+    assert load_recipe(str(run / "recipe.toml")) == recipe
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert environment["total_batch"] == 16
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert list(metrics["epoch"]) == [1, 2]
+    assert metrics["validation_calibrated"].all()
+    assert json.loads(metrics["sizes"][0]).keys() == {"14", "21", "28", "42"}
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "last", "previous"]
+    assert "14, 21, 28, 42 px" in (run / "log.txt").read_text()
+    assert (run / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("length", [{"training__equal_flops": False}, {"training__equal_flops": True}])
+def test_stopped_at_several_steps_of_an_epoch_and_resumed_the_bits_are_the_same(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: dict[str, bool]
+) -> None:
+    recipe = tiny(sizes__mix="D+", augment__mixup=0.2, **length)
+    whole = train(recipe, run=tmp_path / "whole")
+    stop_at(monkeypatch, 1, 4, 9, 14, 18)
+    stops = 0
+    while True:
+        try:
+            broken = train(recipe, run=tmp_path / "broken")
+            break
+        except Interrupted:
+            stops += 1
+    assert stops == 5
+    assert_same_bits(whole, broken)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "0:sgd 1:adam"])
+def test_resuming_keeps_every_optimizers_state(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    recipe = tiny(optimizer__name=optimizer, optimizer__lr=1e-3, data__limit=80)
+    whole = train(recipe, run=tmp_path / "whole")
+    stop_at(monkeypatch, 2, 6)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(recipe, run=tmp_path / "broken")
+    assert_same_bits(whole, train(recipe, run=tmp_path / "broken"))
+
+
+def test_files_through_workers_stopped_and_resumed_with_another_number_of_them(
+    tiny: Make, tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "data__name": "folder",
+        "data__root": str(image_folder),
+        "data__limit": 0,
+        "data__memory_limit": 0,
+        "sizes__base": 24,
+        "augment__color_jitter": 0.4,
+        "training__batch_size": 8,
+    }
+    whole = train(tiny(**changes, data__workers=0), run=tmp_path / "whole")
+    stop_at(monkeypatch, 2, 5)
+    with pytest.raises(Interrupted):
+        train(tiny(**changes, data__workers=2), run=tmp_path / "broken")
+    with pytest.raises(Interrupted):
+        train(tiny(**changes, data__workers=0), run=tmp_path / "broken")
+    broken = train(tiny(**changes, data__workers=1), run=tmp_path / "broken")
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(broken)[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_killed_process_goes_on_from_its_last_save(tiny: Make, tmp_path: Path, number: signal.Signals) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(dump(tiny(training__checkpoint_minutes=0.0)))
+    whole = train(load_recipe(str(recipe)), run=tmp_path / "whole")
+    command = [sys.executable, "-m", "anysize", "train", str(recipe), "--run", str(tmp_path / "broken")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "broken/checkpoints/last/state.json"
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert "the same command goes on from there" in errors
+    done = json.loads(state.read_text())["progress"]["step"]
+    assert 0 < done < pd.read_csv(tmp_path / "whole/metrics.csv")["step"].max()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert_same_bits(whole, tmp_path / "broken")
+
+
+def test_a_stop_during_validation_trains_no_step_twice(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(data__limit=80)
+    whole = train(recipe, run=tmp_path / "whole")
+    evaluate = train_module.Evaluator.evaluate
+    calls = []
+
+    def interrupted(self: Any, model: Any, size: int, stop: StopRequest | None = None) -> dict[str, float]:
+        calls.append(size)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, model, size, stop)
+
+    monkeypatch.setattr(train_module.Evaluator, "evaluate", interrupted)
+    with pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "broken")
+    assert_same_bits(whole, train(recipe, run=tmp_path / "broken"))
+
+
+def test_the_best_checkpoint_is_the_calibrated_copy_that_was_validated(tiny: Make, tmp_path: Path) -> None:
+    run = train(tiny(), run=tmp_path / "run")
+    best = load_run(run, "best")
+    measured = make_evaluator(best).evaluate(best.model, 28)
+    recorded = best.checkpoint.state["metrics"]
+    assert measured["top1"] == recorded["top1"]
+    assert measured["loss"] == pytest.approx(recorded["loss"], rel=1e-6)
+    # Training went on with its own statistics: calibration touched only the copy.
+    means = [name for name in weights(run) if name.endswith("running_mean")]
+    assert not any(torch.equal(weights(run)[name], weights(run, "best")[name]) for name in means)
+    rows = pd.read_csv(run / "metrics.csv")
+    assert rows["validation_top1"].max() == recorded["top1"]
+
+
+def test_a_run_at_one_size_is_validated_as_trained(tiny: Make, tmp_path: Path) -> None:
+    run = train(tiny(sizes__mix="fixed", data__limit=80), run=tmp_path / "run")
+    rows = pd.read_csv(run / "metrics.csv")
+    assert not rows["validation_calibrated"].any()
+    best = int(rows["validation_top1"].idxmax()) + 1
+    if best == len(rows):
+        assert torch.equal(weights(run)["bn1.running_mean"], weights(run, "best")["bn1.running_mean"])
+
+
+def test_equal_flops_spends_the_same_at_any_size(tiny: Make, tmp_path: Path) -> None:
+    spent = {}
+    for mix in ("fixed", "B+", "D+"):
+        run = train(tiny(sizes__mix=mix, training__equal_flops=True), run=tmp_path / mix)
+        spent[mix] = pd.read_csv(run / "metrics.csv")["flops"].max()
+    step = spent["fixed"] / (2 * 12)  # two epochs of 12 batches
+    assert max(spent.values()) - min(spent.values()) <= 2 * step
+
+
+def test_divergence_stops_before_the_weights_are_touched(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(training__checkpoint_minutes=0.0, sizes__mix="fixed")
+    original = loop.train_step
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def poisoned(parts: Any, progress: Any, batch: Any) -> dict[str, float]:
+        if progress.step == 5:
+            batch.images[3] = float("nan")
+            seen.append({name: value.clone() for name, value in parts.model.named_parameters()})
+            with pytest.raises(Diverged) as raised:
+                original(parts, progress, batch)
+            for name, value in parts.model.named_parameters():
+                assert torch.equal(value, seen[0][name])
+            raise raised.value
+        return original(parts, progress, batch)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(Diverged) as raised:
+        train(recipe, run=tmp_path / "run")
+    message = str(raised.value)
+    assert "loss is nan at epoch 1, step 6 (image size 28)" in message
+    assert "fashion-mini train image" in message
+    state = json.loads((tmp_path / "run/checkpoints/last/state.json").read_text())
+    assert state["progress"]["step"] == 5
+    monkeypatch.setattr(loop, "train_step", original)
+    train(recipe, run=tmp_path / "run")  # the same command goes on from the last good step
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tiny: Make, tmp_path: Path) -> None:
+    train(tiny(data__limit=40, training__epochs=1), run=tmp_path / "run")
+    before = weights(tmp_path / "run")
+    with pytest.raises(UserError, match=r"training\.batch_size was 16 and is now 8; .*--resume never"):
+        train(tiny(data__limit=40, training__epochs=1, training__batch_size=8), run=tmp_path / "run")
+    assert torch.equal(weights(tmp_path / "run")["fc.weight"], before["fc.weight"])
+    train(tiny(data__limit=40, training__epochs=1, training__batch_size=8), run=tmp_path / "run", resume_from="never")
+    assert not torch.equal(weights(tmp_path / "run")["fc.weight"], before["fc.weight"])
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(training__checkpoint_minutes=0.0)
+    whole = train(recipe, run=tmp_path / "whole")
+    stop_at(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "broken")
+    path = tmp_path / "broken/checkpoints/last/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"last is damaged: model\.safetensors .*--resume previous"):
+        train(recipe, run=tmp_path / "broken")
+    monkeypatch.undo()
+    broken = train(recipe, run=tmp_path / "broken", resume_from="previous")
+    assert_same_bits(whole, broken)
+
+
+def test_chunks_accumulate_the_gradient_of_the_whole_batch(tiny: Make, tmp_path: Path) -> None:
+    # Without batch norm (frozen here by a network without it) chunks change nothing but rounding.
+    model = tmp_path / "plain.py"
+    model.write_text(
+        "from torch import nn\n\n"
+        "def build(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    runs = [
+        train(
+            tiny(model__name=f"{model}:build", model__options={}, data__limit=80, sizes__mix="D+", training__chunks=n),
+            run=tmp_path / str(n),
+        )
+        for n in (1, 3)
+    ]
+    for name, value in weights(runs[0]).items():
+        torch.testing.assert_close(value, weights(runs[1])[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_size_that_the_network_cannot_take_is_said_before_training(tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny(model__name="alexnet", model__options={})
+    with pytest.raises(UserError, match=r"cannot take images of 14 pixels.*the smallest it takes is 63"):
+        train(recipe, run=tmp_path / "run")
+
+
+def test_out_of_memory_is_met_before_the_first_epoch_and_names_the_step(tiny: Make, tmp_path: Path) -> None:
+    model = tmp_path / "greedy.py"
+    model.write_text(
+        "from torch import nn\n\n"
+        "class Greedy(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        if x.device.type != 'meta' and x.shape[2] == 42:\n"
+        "            raise RuntimeError(\"DefaultCPUAllocator: can't allocate memory: you tried 99999 bytes\")\n"
+        "        return super().forward(x)\n\n"
+        "def build(num_classes, in_channels):\n"
+        "    return Greedy(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))\n"
+    )
+    recipe = tiny(model__name=f"{model}:build", model__options={}, training__batch_size=64)
+    with pytest.raises(UserError, match=r"out of memory in the largest step .* 28 samples x 1 copies at 42 px"):
+        train(recipe, run=tmp_path / "run")
+
+
+def test_mixed_precision_is_refused_where_the_processor_would_emulate_it(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with pytest.raises(UserError, match="this processor has no bfloat16 arithmetic"):
+        train(tiny(training__precision="bfloat16", training__device="cpu"), run=tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_trains_and_resumes(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    capable = {"avx512_bf16": True, "avx512_fp16": True}  # whatever this machine has: emulation is slow, not wrong
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable)
+    recipe = tiny(training__precision=precision, data__limit=120, training__epochs=1)
+    whole = train(recipe, run=tmp_path / "whole")
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "broken")
+    assert_same_bits(whole, train(recipe, run=tmp_path / "broken"))
+    assert all(value.dtype in (torch.float32, torch.int64) for value in weights(whole).values())
+
+
+def test_compiling_more_shapes_than_allowed_is_refused(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="4 distinct input shapes"):
+        train(tiny(training__compile=True, training__compile_shapes=3, data__limit=400), run=tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_and_evaluates_as_an_eager_one(tiny: Make, tmp_path: Path) -> None:
+    small = {"data__limit": 400, "training__epochs": 1, "model__options": {"depth": 8, "widths": [8, 8, 16]}}
+    eager = train(tiny(**small), run=tmp_path / "eager")
+    compiled = train(tiny(**small, training__compile=True), run=tmp_path / "compiled")
+    assert weights(eager).keys() == weights(compiled).keys()
+    for name, value in weights(eager).items():
+        torch.testing.assert_close(value, weights(compiled)[name], rtol=0.05, atol=0.01)
+
+
+def test_a_size_that_gets_no_batch_is_warned_of(tiny: Make, tmp_path: Path) -> None:
+    run = train(tiny(data__limit=60, training__epochs=1), run=tmp_path / "run")
+    assert "14 px is never trained at" in (run / "log.txt").read_text()

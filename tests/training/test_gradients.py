@@ -1,0 +1,58 @@
+"""Gradient smoothing, adaptive scaling for copies, and accumulation."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anysize.training.gradients import GradientSmoothing, copies_factor, cut, gradient_norm, scale_gradients
+
+
+def test_smoothing_is_the_moving_average_of_the_norm_over_the_norm() -> None:
+    # Reference, written from the paper's rule: r starts at the first norm; then r = .9 r + .1 n, g *= r / (n + 1e-6).
+    norms = [3.0, 1.0, 10.0, 0.5]
+    average, expected = norms[0], [1.0]
+    for norm in norms[1:]:
+        average = 0.9 * average + 0.1 * norm
+        expected.append(average / (norm + 1e-6))
+    smoothing = GradientSmoothing(0.9)
+    assert [smoothing.factor(norm) for norm in norms] == pytest.approx(expected, rel=1e-12)
+    assert smoothing.norm == pytest.approx(average)
+
+
+def test_norm_and_scale_are_those_of_all_gradients_together() -> None:
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad = torch.tensor([1.0, 2.0, 2.0])
+    parameters[1].grad = torch.tensor([[4.0, 0.0], [0.0, 0.0]])
+    assert float(gradient_norm(parameters)) == pytest.approx(5.0)
+    scale_gradients(parameters, 0.5)
+    assert float(gradient_norm(parameters)) == pytest.approx(2.5)
+
+
+def test_copies_factor_is_one_for_equal_copies_and_puts_statistics_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train()
+    before = copy.deepcopy(model.state_dict())
+    images, targets = torch.randn(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    same = copies_factor(model, loss, images.repeat(3, 1, 1, 1), targets.repeat(3), copies=3)
+    assert same == pytest.approx(1.0, rel=1e-4)
+    # Copies that differ pull apart: one copy's gradient is larger than the mean of all.
+    noisy = copies_factor(model, loss, torch.randn(18, 3, 2, 2), targets.repeat(3), copies=3)
+    assert noisy > 1.05
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_chunks_cover_a_batch_once() -> None:
+    for length in (1, 2, 7, 64):
+        for chunks in (1, 2, 3, 64, 100):
+            parts = cut(length, chunks)
+            assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
+            assert len({part.stop - part.start for part in parts}) <= 2

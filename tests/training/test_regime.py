@@ -1,0 +1,95 @@
+"""The regime: values by progress, and the optimizers it drives."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from anysize.registry import UserError
+from anysize.training.gradients import split_decay
+from anysize.training.optimizer import RegimeOptimizer, regime_at
+from anysize.training.regime import parse_schedule, to_data, value_at
+from anysize.training.settings import OptimizerSettings
+
+
+def test_the_cifar_regime_of_the_paper() -> None:
+    lr = parse_schedule("0:0.1 81:0.01 122:1e-3 164:1e-4")
+    assert [value_at(lr, epoch) for epoch in (0, 80.999, 81, 121, 122, 163, 164, 199)] == [
+        0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4,
+    ]  # fmt: skip
+
+
+def test_ramps_reach_the_next_point() -> None:
+    for ramp, middle in (("linear", 0.5), ("cosine", 0.5), ("exponential", math.sqrt(1e-2))):
+        points = parse_schedule([{"value": 1.0, "ramp": ramp}, {"epoch": 10, "value": 1e-2 if ramp[0] == "e" else 0.0}])
+        expected = middle if ramp != "exponential" else 0.1
+        assert value_at(points, 0) == 1.0
+        assert value_at(points, 5) == pytest.approx(expected)
+        assert value_at(points, 10) == points[1].value
+        assert value_at(points, 1e6) == points[1].value
+
+
+def test_schedules_read_back_from_their_toml_form() -> None:
+    for given in (0.1, "adam", "0:0.1:cosine 90:0", [{"value": 0.045, "ramp": "step", "every": 1, "factor": 0.98}]):
+        schedule = parse_schedule(given)
+        assert parse_schedule(to_data(schedule)) == schedule
+
+
+@pytest.mark.parametrize("given", ["1:0.1", "0:0.1 0:0.2", "0:0.1:linear", "0:sgd:linear 5:adam", [], True, "0:0.1 3:adam"])
+def test_schedules_that_make_no_sense_are_refused(given: object) -> None:
+    with pytest.raises(UserError):
+        parse_schedule(given)
+
+
+def test_warm_up_grows_linearly_to_the_regime() -> None:
+    settings = OptimizerSettings(warmup_epochs=5, warmup_start=0.1)
+    rates = [regime_at(settings, epoch)[1]["lr"] for epoch in (0, 2.5, 5, 6)]
+    assert rates == pytest.approx([0.01, 0.055, 0.1, 0.1])
+
+
+def test_the_optimizer_changes_between_phases_and_keeps_its_state_in_a_checkpoint() -> None:
+    model = nn.Linear(3, 2)
+    settings = OptimizerSettings(name=parse_schedule("0:sgd 2:adam"), lr=parse_schedule("0:0.1 2:0.001"))
+
+    def step(optimizer: RegimeOptimizer, epoch: float) -> None:
+        optimizer.apply(epoch)
+        optimizer.torch.zero_grad()
+        model(torch.ones(1, 3)).square().sum().backward()
+        optimizer.torch.step()
+
+    optimizer = RegimeOptimizer(model, settings)
+    step(optimizer, 0.0)
+    assert isinstance(optimizer.torch, torch.optim.SGD)
+    step(optimizer, 2.0)
+    step(optimizer, 2.5)
+    assert isinstance(optimizer.torch, torch.optim.Adam)
+
+    # A new optimizer that takes the state over makes the same next step.
+    state = {name: value.clone() for name, value in optimizer.state().items()}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    step(optimizer, 3.0)
+    expected = model.weight.detach().clone()
+    model.load_state_dict(weights)
+    resumed = RegimeOptimizer(model, settings)
+    resumed.load_state("adam", state)
+    step(resumed, 3.0)
+    assert torch.equal(model.weight, expected)
+    assert not torch.equal(expected, weights["weight"])
+
+
+def test_weight_decay_leaves_biases_and_norms_alone_unless_told() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+    assert {decay: len(params) for decay, params in split_decay(model, "weights").items()} == {True: 2, False: 4}
+    assert {decay: len(params) for decay, params in split_decay(model, "all").items()} == {True: 6, False: 0}
+    optimizer = RegimeOptimizer(model, OptimizerSettings(weight_decay=parse_schedule("0:0.01 1:0.5")))
+    for epoch, decay in ((0.0, 0.01), (1.0, 0.5)):
+        optimizer.apply(epoch)
+        assert [group["weight_decay"] for group in optimizer.torch.param_groups] == [decay, 0.0]
+
+
+def test_a_setting_that_no_optimizer_of_the_regime_takes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.nesterov is set, but adam takes no nesterov"):
+        RegimeOptimizer(nn.Linear(1, 1), OptimizerSettings(name=parse_schedule("adam"), nesterov=True))
+    with pytest.raises(UserError, match="did you mean 'adam'"):
+        RegimeOptimizer(nn.Linear(1, 1), OptimizerSettings(name=parse_schedule("adamv")))
