@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from anysize.cli import build_app, parse_settings
 from anysize.recipe import Recipe, load_recipe, override, recipe_names
+from anysize.sizes.schedule import build_schedule
+from anysize.training.optimizer import RegimeOptimizer
 
 ROOT = Path(__file__).parent.parent
 TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -66,7 +69,9 @@ def test_commands_are_ones_that_the_command_line_takes(path):
 def test_recipes_in_the_texts_load(path, tmp_path):
     for i, block in enumerate(blocks(path, "toml")):
         (tmp_path / f"{i}.toml").write_text(block, encoding="utf-8")
-        load_recipe(str(tmp_path / f"{i}.toml"))
+        recipe = load_recipe(str(tmp_path / f"{i}.toml"))
+        build_schedule(recipe.sizes, base=32, epochs=recipe.training.epochs)
+        RegimeOptimizer(nn.Linear(2, 2), recipe.optimizer)
 
 
 @texts

@@ -14,11 +14,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Settings
 
 Every setting of a recipe. In a recipe file a setting stands in its section: `epochs = 20` under `[training]`. On the
-command line it is `--training.epochs 20`. In Python it is `{"training.epochs": 20}`. `anysize settings PATTERN` shows the
-same text.
+command line it is `--training.epochs 20`. In Python it is `{"training.epochs": 20}`. `anysize settings PATTERN` shows
+the same text.
 
-A setting marked "by epoch" takes a number or a schedule; see [Change one thing](guides/change-one-thing.md). `[[sizes.phases]]`
-is explained in [Sizes](guides/sizes.md).
+A setting marked "by epoch" takes a number or a schedule; see [Change one thing](guides/change-one-thing.md).
+`[[sizes.phases]]` is explained in [Sizes](guides/sizes.md).
 
 This page is written by `tools/make_settings_doc.py`.
 """

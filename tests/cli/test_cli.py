@@ -19,7 +19,9 @@ def anysize(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["recipes"], ["settings"], ["data"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["recipes"], ["settings"], ["data"], ["--version"]]
+)
 def test_asking_what_there_is_imports_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['anysize', *sys.argv[1:]]\n"

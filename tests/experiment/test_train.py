@@ -124,7 +124,9 @@ def test_files_through_workers_stopped_and_resumed_with_another_number_of_them(
         assert torch.equal(value, weights(broken)[name]), name
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_killed_process_goes_on_from_its_last_save(tiny: Make, tmp_path: Path, number: signal.Signals) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(dump(tiny(training__checkpoint_minutes=0.0)))
@@ -291,7 +293,7 @@ def test_out_of_memory_is_met_before_the_first_epoch_and_names_the_step(tiny: Ma
         "class Greedy(nn.Sequential):\n"
         "    def forward(self, x):\n"
         "        if x.device.type != 'meta' and x.shape[2] == 42:\n"
-        "            raise RuntimeError(\"DefaultCPUAllocator: can't allocate memory: you tried 99999 bytes\")\n"
+        '            raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried 99999 bytes")\n'
         "        return super().forward(x)\n\n"
         "def build(num_classes, in_channels):\n"
         "    return Greedy(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))\n"

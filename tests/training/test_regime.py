@@ -36,7 +36,9 @@ def test_schedules_read_back_from_their_toml_form() -> None:
         assert parse_schedule(to_data(schedule)) == schedule
 
 
-@pytest.mark.parametrize("given", ["1:0.1", "0:0.1 0:0.2", "0:0.1:linear", "0:sgd:linear 5:adam", [], True, "0:0.1 3:adam"])
+@pytest.mark.parametrize(
+    "given", ["1:0.1", "0:0.1 0:0.2", "0:0.1:linear", "0:sgd:linear 5:adam", [], True, "0:0.1 3:adam"]
+)
 def test_schedules_that_make_no_sense_are_refused(given: object) -> None:
     with pytest.raises(UserError):
         parse_schedule(given)

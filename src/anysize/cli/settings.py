@@ -14,7 +14,9 @@ def command(pattern: str = "", /) -> None:
 
     from anysize.recipe import documented_settings
 
-    table = Table("setting", "default", "meaning", title="--section.field VALUE; in a recipe file, field = VALUE under section")
+    table = Table(
+        "setting", "default", "meaning", title="--section.field VALUE; in a recipe file, field = VALUE under section"
+    )
     for name, default, allowed, doc in documented_settings():
         if pattern.lower() in f"{name} {doc}".lower():
             table.add_row(f"--{name}", str(default), doc + (f" ({allowed})" if allowed else ""))

@@ -56,5 +56,7 @@ def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> p
     affordable = table[cost <= limit]
     if affordable.empty:
         least = cost.min() / unit
-        raise UserError(f"no size meets the budget {budget}: the cheapest takes {least:.3g} {match[2]}; add smaller sizes")
+        raise UserError(
+            f"no size meets the budget {budget}: the cheapest takes {least:.3g} {match[2]}; add smaller sizes"
+        )
     return affordable.iloc[int(affordable[metric].argmax())]

@@ -61,7 +61,9 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     if not length or not classes:
         source = load_dataset(resolved.data, "train")
         length, classes = images or len(source), len(source.classes)
-    preprocessing = build_preprocessing(resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)])
+    preprocessing = build_preprocessing(
+        resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
+    )
     with torch.device("meta"):
         model = build.build_model(resolved, preprocessing)
     batches = build.build_plan(resolved, length)
@@ -70,9 +72,7 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     base = preprocessing.image_size
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total)
     cost = plan_cost(batches, len(run.steps), flops, base)
-    fixed = build.build_plan(
-        override(resolved, {"sizes.mix": "fixed", "sizes.phases": []}), length
-    )
+    fixed = build.build_plan(override(resolved, {"sizes.mix": "fixed", "sizes.phases": []}), length)
     cost = dataclasses.replace(cost, base=plan_cost(fixed, resolved.training.epochs, flops, base).base)
     slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
     parts = {part: None for epoch in range(len(run.steps)) for part in batches.sizes(epoch)}
@@ -89,5 +89,3 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
         base_epochs=resolved.training.epochs,
         memory=memory,
     )
-
-

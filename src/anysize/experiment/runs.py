@@ -38,9 +38,7 @@ class LoadedRun:
     device: torch.device
 
 
-def load_run(
-    run: str | Path, checkpoint: str = "best", overrides: Mapping[str, Any] | None = None
-) -> LoadedRun:
+def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, Any] | None = None) -> LoadedRun:
     """Load a run's model in evaluation mode.
 
     Args:
@@ -53,7 +51,9 @@ def load_run(
     """
     folder = Path(run)
     if not (folder / files.RECIPE).is_file():
-        raise UserError(f"{folder} is not a run folder: it has no {files.RECIPE}; give a folder that anysize train wrote")
+        raise UserError(
+            f"{folder} is not a run folder: it has no {files.RECIPE}; give a folder that anysize train wrote"
+        )
     recipe = override(load_recipe(str(folder / files.RECIPE)), overrides or {})
     path = folder / "checkpoints" / checkpoint
     if not path.is_dir():

@@ -17,7 +17,6 @@ from anysize.recipe import Recipe, differences, dump, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import files
 from anysize.reports.environment import describe_environment
-from anysize.reports.html import write_report
 from anysize.reports.run_log import RunLog
 from anysize.reports.runs import write_environment
 from anysize.sizes.cost import Flops, count_flops
@@ -77,7 +76,9 @@ def train(
         prepared = prepare(resolved, folder)
         with RunLog(folder, epochs=len(prepared.length.steps), console=console) as log:
             parts = _assemble(prepared, folder, log)
-            progress = resume(parts.store, "last" if resume_from == "never" else resume_from, parts.model, parts.optimizer)
+            progress = resume(
+                parts.store, "last" if resume_from == "never" else resume_from, parts.model, parts.optimizer
+            )
             if progress and progress.epoch == len(parts.length.steps):
                 log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
                 return folder
@@ -146,9 +147,15 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing)),
         log=log,
         describe=data.train.describe,
-        report=functools.partial(write_report, folder),
+        report=lambda: _write_report(folder),
         device=device,
     )
+
+
+def _write_report(folder: Path) -> None:
+    from anysize.reports.html import write_report  # bokeh takes half a second that the first step need not wait for
+
+    write_report(folder)
 
 
 def _metrics(values: dict[str, float]) -> dict[str, float]:
@@ -214,5 +221,3 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.EVALUATION, files.LOG, files.REPORT):
             (folder / name).unlink(missing_ok=True)
-
-

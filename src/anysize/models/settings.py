@@ -15,4 +15,6 @@ class ModelSettings:
         "a name that `anysize models` lists, any torchvision classification model, or your own as FILE.py:FUNCTION "
         "or MODULE:FUNCTION",
     )
-    options: dict[str, Any] = setting({}, "further arguments of the model's builder, such as --model.options.dropout 0.3")
+    options: dict[str, Any] = setting(
+        {}, "further arguments of the model's builder, such as --model.options.dropout 0.3"
+    )

@@ -34,7 +34,10 @@ def _summary(run: Run) -> str:
     best, at = run.best(metric)
     total = run.settings.get("training.epochs")
     done = len(run.metrics) and int(run.metrics["epoch"].iloc[-1])
-    values = [("epochs", f"{done} of {total}" if total else str(done), "")]
+    if run.settings.get("training.equal_flops"):  # the number of passes then follows from the sizes
+        values = [("epochs", str(done), f"for the FLOPs of {total} at the base size")]
+    else:
+        values = [("epochs", f"{done} of {total}" if total else str(done), "")]
     if at:
         calibrated = bool(run.metrics.get("validation_calibrated", run.metrics["epoch"] < 0).iloc[-1])
         how = ", calibrated" if calibrated else ""

@@ -1,11 +1,11 @@
 """Which sizes an epoch trains at: phases, each a mixture, one size, or a ramp of sizes (progressive resizing).
 
-    >>> schedule = SizeSchedule((
-    ...     SizePhase(0, SizeMix.named("B+", base=32)),
-    ...     SizePhase(8, SizeMix.fixed(32)),
-    ... ))
-    >>> schedule.at(7).mix.sizes, schedule.at(8).mix.sizes
-    ((32, 48, 24, 16), (32,))
+>>> schedule = SizeSchedule((
+...     SizePhase(0, SizeMix.named("B+", base=32)),
+...     SizePhase(8, SizeMix.fixed(32)),
+... ))
+>>> schedule.at(7).mix.sizes, schedule.at(8).mix.sizes
+((32, 48, 24, 16), (32,))
 """
 
 import dataclasses
@@ -74,7 +74,9 @@ class SizeSchedule:
     def __post_init__(self) -> None:
         epochs = [phase.epoch for phase in self.phases]
         if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:
-            raise UserError(f"size phases start at epochs {epochs}; expected 0 first and each later than the one before")
+            raise UserError(
+                f"size phases start at epochs {epochs}; expected 0 first and each later than the one before"
+            )
 
     @classmethod
     def constant(cls, mix: SizeMix) -> "SizeSchedule":
@@ -133,7 +135,9 @@ def _mixture(name: str, settings: SizeSettings, base: int) -> SizeMix:
         return SizeMix.uniform(settings.sizes, base, settings.budget)
     if name == "custom":
         if not settings.weights:
-            raise UserError('sizes.mix is "custom" but sizes.weights is empty; give shares such as {16 = 0.2, 32 = 0.8}')
+            raise UserError(
+                'sizes.mix is "custom" but sizes.weights is empty; give shares such as {16 = 0.2, 32 = 0.8}'
+            )
         try:
             weights = {int(size): float(share) for size, share in settings.weights.items()}
         except ValueError:

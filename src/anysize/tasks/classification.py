@@ -36,9 +36,7 @@ class Classification:
     name = "classification"
     best = "top1"
 
-    def __init__(
-        self, num_classes: int, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0
-    ) -> None:
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0) -> None:
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         mixers = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []

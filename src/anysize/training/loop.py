@@ -94,49 +94,58 @@ def fit(parts: Parts, progress: Progress, stop: StopRequest) -> Progress:
         Diverged: the loss or the gradient is not finite; the last good checkpoint is kept.
         UserError: out of memory, a full disk.
     """
-    length, log, store = parts.length, parts.log, parts.store
     if parts.smoothing:
         parts.smoothing.norm = progress.smoothing_norm
     parts.scaler.load_state_dict(progress.scaler or parts.scaler.state_dict())
     try_largest_step(parts)
-    parts.model.train()
-    for epoch in range(progress.epoch, len(length.steps)):
-        done = progress.step_in_epoch
-        batches = parts.plan.batches(epoch)[done : length.steps[epoch]]
-        saved = time.monotonic()
-        clock = time.perf_counter()
-        for batch in parts.loader.load(batches):
-            progress.lr = float(parts.optimizer.apply(length.regime_epoch(progress))["lr"])
-            metrics = train_step(parts, progress, batch)
-            now = time.perf_counter()
-            record(progress, batch, metrics, parts.flops(batch.size), now - clock)
-            progress.step_in_epoch = done + batch.step + 1  # a batch of damaged files alone is passed over
-            clock = now
-            show(parts, progress, batch, metrics)
-            if stop:
-                store.save(parts.model, parts.optimizer, progress)
-                raise Interrupted(f"saved at epoch {epoch + 1}, step {progress.step}")
-            if time.monotonic() - saved >= 60 * parts.training.checkpoint_minutes:
-                store.save(parts.model, parts.optimizer, progress)
-                saved = time.monotonic()
-                clock = time.perf_counter()  # saving is not training time
-        last = epoch + 1 == len(length.steps)
+    for epoch in range(progress.epoch, len(parts.length.steps)):
+        train_epoch(parts, progress, stop)
         row = summary(parts, progress)
-        if last or (epoch + 1) % parts.training.validate_every == 0:
-            store.save(parts.model, parts.optimizer, progress)  # a signal during validation loses nothing
-            validation = parts.validate(stop)
-            parts.model.train()
-            row |= {f"validation_{name}": value for name, value in validation.metrics.items()}
-            row |= {"validation_size": validation.size, "validation_calibrated": validation.calibrated}
-            score = validation.metrics[parts.task.best]
-            if progress.best is None or score > progress.best:
-                progress.best = score
-                store.save_best(validation.tensors, progress, validation.metrics)
+        if epoch + 1 == len(parts.length.steps) or (epoch + 1) % parts.training.validate_every == 0:
+            parts.store.save(parts.model, parts.optimizer, progress)  # a signal during validation loses nothing
+            row |= validate(parts, progress, stop)
         progress.start_epoch()
-        store.save(parts.model, parts.optimizer, progress)
-        log.epoch(row)
+        parts.store.save(parts.model, parts.optimizer, progress)
+        parts.log.epoch(row)
         parts.report()
     return progress
+
+
+def train_epoch(parts: Parts, progress: Progress, stop: StopRequest) -> None:
+    """The steps of the epoch that `progress` is in that are left, saving when it is time or a signal asks for it.
+
+    Raises:
+        Interrupted, Diverged, UserError: as `fit`.
+    """
+    done, steps = progress.step_in_epoch, parts.length.steps[progress.epoch]
+    batches = parts.plan.batches(progress.epoch)[done:steps]
+    parts.model.train()
+    saved, clock = time.monotonic(), time.perf_counter()
+    for batch in parts.loader.load(batches):
+        progress.lr = float(parts.optimizer.apply(parts.length.regime_epoch(progress))["lr"])
+        metrics = train_step(parts, progress, batch)
+        now = time.perf_counter()
+        record(progress, batch, metrics, parts.flops(batch.size), now - clock)
+        progress.step_in_epoch = done + batch.step + 1  # a batch of damaged files alone is passed over
+        clock = now
+        show(parts, progress, batch, metrics)
+        if stop:
+            parts.store.save(parts.model, parts.optimizer, progress)
+            raise Interrupted(f"saved at epoch {progress.epoch + 1}, step {progress.step}")
+        if time.monotonic() - saved >= 60 * parts.training.checkpoint_minutes:
+            parts.store.save(parts.model, parts.optimizer, progress)
+            saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
+
+
+def validate(parts: Parts, progress: Progress, stop: StopRequest) -> dict[str, Any]:
+    """Validate, save the best; returns what the validation adds to the epoch's row of `metrics.csv`."""
+    validation = parts.validate(stop)
+    score = validation.metrics[parts.task.best]
+    if progress.best is None or score > progress.best:
+        progress.best = score
+        parts.store.save_best(validation.tensors, progress, validation.metrics)
+    metrics = {f"validation_{name}": value for name, value in validation.metrics.items()}
+    return {**metrics, "validation_size": validation.size, "validation_calibrated": validation.calibrated}
 
 
 def train_step(parts: Parts, progress: Progress, batch: LoadedBatch) -> dict[str, float]:

@@ -81,9 +81,7 @@ def run_length(plan: BatchPlan, settings: TrainingSettings, base: int, flops: Ca
     """Work out the length of a run before it starts; `flops` gives those of one image of a size."""
 
     def of_epoch(epoch: int) -> int:
-        return sum(
-            steps * flops(part.size) * part.batch_size * part.copies for part, steps, _ in plan.counts(epoch)
-        )
+        return sum(steps * flops(part.size) * part.batch_size * part.copies for part, steps, _ in plan.counts(epoch))
 
     if not settings.equal_flops:
         steps = tuple(plan.steps(epoch) for epoch in range(settings.epochs))

@@ -70,7 +70,9 @@ def parse_schedule(given: Any) -> Schedule:
         raise UserError(f"values {[point.value for point in points]}; expected all numbers or all names")
     for point, following in zip(points, (*points[1:], None), strict=True):
         if point.ramp in ("linear", "cosine", "exponential") and following is None:
-            raise UserError(f"a {point.ramp} ramp starts at epoch {point.epoch:g} and leads nowhere; add its last point")
+            raise UserError(
+                f"a {point.ramp} ramp starts at epoch {point.epoch:g} and leads nowhere; add its last point"
+            )
         if point.ramp != "constant" and isinstance(point.value, str):
             raise UserError(f"{point.value!r} cannot move in a {point.ramp} ramp; expected constant")
         ends = (point.value, following.value) if following else ()

@@ -52,9 +52,7 @@ class TrainingSettings:
     drop_last: bool = setting(True, "leave out the samples of an epoch that do not fill a batch")
     seed: int = setting(0, "everything random follows from it", low=0)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...")
-    precision: str = setting(
-        "float32", "arithmetic of the forward pass", choices=("float32", "bfloat16", "float16")
-    )
+    precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16", "float16"))
     channels_last: bool = setting(True, "keep images and weights in channels-last memory order (faster)")
     compile: bool = setting(False, "compile the model with torch.compile, once for each distinct input shape")
     compile_shapes: int = setting(12, "refuse to compile a run with more distinct input shapes than this", low=1)

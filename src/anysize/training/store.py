@@ -70,8 +70,10 @@ class CheckpointStore:
             checkpoint = read_checkpoint(path)
         except DamagedCheckpoint as error:
             other = self.folder / "previous"
-            remedy = "go on from the save before it with --resume previous" if other.is_dir() and path != other else (
-                "no other checkpoint is left: start again with --resume never"
+            remedy = (
+                "go on from the save before it with --resume previous"
+                if other.is_dir() and path != other
+                else ("no other checkpoint is left: start again with --resume never")
             )
             raise DamagedCheckpoint(f"{error}; {remedy}") from None
         load_model(model, checkpoint.model, path)

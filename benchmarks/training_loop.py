@@ -1,0 +1,108 @@
+"""The training loop against a bare PyTorch loop on the same batches.
+
+    python benchmarks/training_loop.py [--repeats 7]
+
+Claim: with everything the loop does beside the step (regime, guards of loss and gradient, seeds, records, live line) it
+reaches at least 0.97 of the images a second of the ten lines that a user would write: forward, loss, backward, step.
+ResNet-20 at 32 px, batch 64, SGD with momentum, channels last on both sides; data from the same in-memory loader.
+
+What profiling said (one core of a 2.3 GHz Xeon, 64 images): of a step of about 190 ms the loop's own share is 0.6 ms:
+the gradient's norm 0.3, reading loss and accuracy 0.1, seeding 0.05, the rest Python.
+"""
+
+import argparse
+import io
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+
+from anysize.data.augment import TrainTransform
+from anysize.data.loader import PlanLoader
+from anysize.data.settings import AugmentSettings
+from anysize.data.source import ArraySource
+from anysize.models.factory import create_model
+from anysize.preprocessing import Preprocessing
+from anysize.reports.run_log import RunLog
+from anysize.sizes.cost import count_flops
+from anysize.sizes.mix import SizeMix
+from anysize.sizes.plan import BatchPlan
+from anysize.sizes.schedule import SizeSchedule
+from anysize.tasks.classification import Classification
+from anysize.training.guards import StopRequest
+from anysize.training.loop import Parts, Validation, train_epoch
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.progress import Progress, run_length
+from anysize.training.settings import OptimizerSettings, TrainingSettings
+from anysize.training.store import CheckpointStore
+from harness import compare, print_environment, report
+
+STEPS, BATCH, SIZE = 24, 64, 32
+
+
+def make_loader(plan: BatchPlan) -> PlanLoader:
+    """Random images in memory, augmented as CIFAR's."""
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (plan.length, SIZE, SIZE, 3), dtype=np.uint8))
+    source = ArraySource(images, rng.integers(0, 10, plan.length), tuple("abcdefghij"), "random")
+    preprocessing = Preprocessing(SIZE, resize="stretch", classes=source.classes)
+    return PlanLoader(source, TrainTransform(preprocessing, AugmentSettings(crop="pad", flip=0.5)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    print_environment()
+    plan = BatchPlan(STEPS * BATCH, SizeSchedule.constant(SizeMix.fixed(SIZE)), batch_size=BATCH)
+    loader = make_loader(plan)
+    bare_model = create_model("resnet20").to(memory_format=torch.channels_last)
+    bare_optimizer = torch.optim.SGD(bare_model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def bare() -> None:
+        bare_model.train()
+        for batch in loader.load(plan.batches(0)):
+            loss = F.cross_entropy(bare_model(batch.images), batch.targets)
+            bare_optimizer.zero_grad()
+            loss.backward()
+            bare_optimizer.step()
+
+    model = create_model("resnet20").to(memory_format=torch.channels_last)
+    flops = count_flops(model, SIZE).total
+    folder = Path(tempfile.mkdtemp())
+    training = TrainingSettings(epochs=1000)
+    parts = Parts(
+        model=model,
+        task=Classification(num_classes=10),
+        plan=plan,
+        loader=loader,
+        optimizer=RegimeOptimizer(model, OptimizerSettings()),
+        training=training,
+        length=run_length(plan, training, SIZE, lambda size: flops),
+        flops=lambda size: flops,
+        validate=lambda stop: Validation({}, {}, SIZE, False),
+        store=CheckpointStore(folder / "checkpoints", {}),
+        log=RunLog(folder, epochs=1000, console=Console(file=io.StringIO())),
+        describe=loader.source.describe,
+        report=lambda: None,
+        device=torch.device("cpu"),
+    )
+    progress, epochs = Progress(), itertools.count()
+
+    def ours() -> None:
+        progress.epoch, progress.step_in_epoch = 0, 0
+        next(epochs)
+        train_epoch(parts, progress, StopRequest())
+
+    medians = compare({"bare loop": bare, "anysize": ours}, arguments.repeats)
+    for name, seconds in medians.items():
+        print(f"  {name}: {STEPS * BATCH / seconds:,.0f} images/s")
+    report("images a second, anysize / bare loop", medians["bare loop"] / medians["anysize"], 0.97)
+
+
+if __name__ == "__main__":
+    main()
