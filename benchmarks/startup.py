@@ -2,9 +2,8 @@
 
     python benchmarks/startup.py [--repeats 5]
 
-Claims: `anysize --help` takes under 0.5 s; `anysize train quickstart` under 5 s from the command to the end of the first
-step. The peer of the first is `python -c pass`, of the second `python -c "import torch, torchvision"`: what no command
-of this kind can go below.
+Claims: `anysize --help` takes under 0.5 s; `anysize train quickstart` under 5 s from the command to the end of the
+first step. Beside them: `python -c pass` and `import torch, torchvision`, what no such command can go below.
 """
 
 import argparse

@@ -37,7 +37,7 @@ _WHERE = {
     "plan": "anysize.experiment.plan",
     "train": "anysize.experiment.train",
 }
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader

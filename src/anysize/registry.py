@@ -11,7 +11,6 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-
 T = TypeVar("T")
 
 

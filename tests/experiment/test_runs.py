@@ -133,7 +133,7 @@ def test_what_is_wrong_with_a_run_folder_is_said(run: Path, tmp_path: Path) -> N
     (copy / "checkpoints/last/state.json").write_text("{")
     with pytest.raises(UserError, match=r"damaged: state\.json"):
         evaluate(copy)
-    with pytest.raises(UserError, match="cannot take images of 0|names no size"):
+    with pytest.raises(UserError, match=r"names no size"):
         evaluate(run, [0])
 
 

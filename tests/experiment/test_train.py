@@ -344,3 +344,28 @@ def test_a_compiled_run_trains_and_evaluates_as_an_eager_one(tiny: Make, tmp_pat
 def test_a_size_that_gets_no_batch_is_warned_of(tiny: Make, tmp_path: Path) -> None:
     run = train(tiny(data__limit=60, training__epochs=1), run=tmp_path / "run")
     assert "14 px is never trained at" in (run / "log.txt").read_text()
+
+
+def test_schedules_stretch_to_the_length_of_the_run(tiny: Make, tmp_path: Path) -> None:
+    changes = {"optimizer__lr": "0:0.1 3:0.01", "optimizer__epochs": 6, "data__limit": 80, "sizes__mix": "fixed"}
+    run = train(tiny(**changes), run=tmp_path / "run")  # two epochs: the step from 0.1 to 0.01 falls between them
+    assert list(pd.read_csv(run / "metrics.csv")["lr"]) == [0.1, 0.01]
+    assert "stretched to 2" in (run / "log.txt").read_text()
+
+
+def test_settings_may_change_when_asked_to(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        train(tiny(), run=tmp_path / "run")
+    changed = tiny(optimizer__lr=0.001)
+    with pytest.raises(UserError, match=r"optimizer\.lr was 0\.05 and is now 0\.001; .*--allow-changes"):
+        train(changed, run=tmp_path / "run")
+    run = train(changed, run=tmp_path / "run", allow_changes=True)
+    assert pd.read_csv(run / "metrics.csv")["lr"].iloc[-1] == 0.001
+    assert load_recipe(str(run / "recipe.toml")) == changed
+
+
+def test_a_failed_start_blocks_no_later_one(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(tiny(model__name="alexnet", model__options={}), run=tmp_path / "run")
+    train(tiny(data__limit=40, training__epochs=1), run=tmp_path / "run")

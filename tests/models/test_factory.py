@@ -1,5 +1,6 @@
 """Models by name: ours, torchvision's and the user's own; what is wrong is told; sizes are checked before training."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,15 @@ def test_model_that_the_meta_device_cannot_compute_is_asked_for_real() -> None:
     check_size(ReadsValues(), 5)
     with pytest.raises(UserError, match=r"cannot take images of 4 pixels: .*; the smallest it takes is 5"):
         check_size(ReadsValues(), 4)
+
+
+def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("timm:resnet18", num_classes=7, in_channels=1)
+    assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+    with pytest.raises(UserError, match="unknown model 'timm:resnet81': did you mean"):
+        create_model("timm:resnet81")
+    with pytest.raises(UserError, match="does not take the options"):
+        create_model("timm:resnet18", no_such_option=1)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"pip install 'anysize\[zoo\]'"):
+        create_model("timm:resnet18")

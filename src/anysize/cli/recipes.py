@@ -1,5 +1,6 @@
 """`anysize recipes` and `anysize recipes show NAME`."""
 
+import textwrap
 from typing import Literal
 
 from anysize.registry import UserError
@@ -15,9 +16,6 @@ def command(action: Literal["list", "show"] = "list", name: str = "", /) -> None
     name
         which recipe to show
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from anysize.recipe import read_header, recipe_names, recipe_path
 
     if action == "show":
@@ -25,8 +23,9 @@ def command(action: Literal["list", "show"] = "list", name: str = "", /) -> None
             raise UserError("no recipe named; give one, such as `anysize recipes show quickstart`")
         print(recipe_path(name).read_text(encoding="utf-8"), end="")
         return
-    table = Table("recipe", "what", "published", "measured here", "cost")
     for recipe in recipe_names():
         header = read_header(recipe)
-        table.add_row(recipe, header.title, header.published, header.measured, header.cost)
-    Console().print(table)
+        print(f"{recipe}\n  {header.title}")
+        for what in ("published", "measured", "cost"):
+            if text := getattr(header, what).strip("- "):
+                print(textwrap.fill(f"{what}: {text}", 100, initial_indent="  ", subsequent_indent="    "))

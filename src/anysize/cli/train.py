@@ -5,7 +5,9 @@ import sys
 from anysize.cli import Settings, parse_settings
 
 
-def command(recipe: str, /, *settings: Settings, run: str = "", resume: str = "last") -> None:
+def command(
+    recipe: str, /, *settings: Settings, run: str = "", resume: str = "last", allow_changes: bool = False
+) -> None:
     """Train what a recipe says, or go on with it where it was stopped.
 
     Any field of the recipe is an option: --training.epochs 20 --data.root ~/data (`anysize settings` lists them).
@@ -18,12 +20,14 @@ def command(recipe: str, /, *settings: Settings, run: str = "", resume: str = "l
         the run folder; by default runs/RECIPE, with a short digest of the settings given here
     resume
         last: go on where the run was saved; previous: at the save before that; never: start over
+    allow_changes
+        go on although the run had other settings, such as a lower learning rate after a divergence
     """
     from anysize.experiment.train import train
     from anysize.training.guards import Interrupted
 
     try:
-        train(recipe, parse_settings(settings), run=run or None, resume_from=resume)
+        train(recipe, parse_settings(settings), run=run or None, resume_from=resume, allow_changes=allow_changes)
     except Interrupted as stop:
         print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) 
 def check_sizes(recipe: Recipe, model: nn.Module, schedule: SizeSchedule, channels: int) -> None:
     """Raise a `UserError` if a size of the schedule is one that the network cannot take."""
     sizes = {size for epoch in range(recipe.training.epochs) for size in schedule.at(epoch).mix.sizes}
-    check_size(model, min(sizes), channels)
+    for size in sorted(sizes):
+        check_size(model, size, channels)
 
 
 def describe(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -125,8 +127,19 @@ def describe(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def default_run_folder(name: str, overrides: dict[str, Any]) -> Path:
-    """`runs/RECIPE`, with a short digest of the overrides, so that the same command finds the same folder."""
+# Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on.
+HARMLESS = (
+    "data.root", "data.download", "data.workers", "data.memory_limit", "training.checkpoint_minutes",
+)  # fmt: skip
+
+
+def default_run_folder(name: str, overrides: Mapping[str, Any]) -> Path:
+    """`runs/RECIPE`, with a short digest of the settings that differ, so that the same command finds the same folder.
+
+    >>> default_run_folder("mixsize/mine", {"data.root": "~/data"}).as_posix()
+    'runs/mixsize-mine'
+    """
+    overrides = {key: value for key, value in overrides.items() if key not in HARMLESS}
     stem = Path(name).stem if name.endswith(".toml") else name.replace("/", "-")
     if overrides:
         text = json.dumps({key: str(value) for key, value in sorted(overrides.items())})

@@ -75,7 +75,12 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     fixed = build.build_plan(override(resolved, {"sizes.mix": "fixed", "sizes.phases": []}), length)
     cost = dataclasses.replace(cost, base=plan_cost(fixed, resolved.training.epochs, flops, base).base)
     slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
-    parts = {part: None for epoch in range(len(run.steps)) for part in batches.sizes(epoch)}
+    chunks = resolved.training.chunks
+    parts = {
+        dataclasses.replace(part, batch_size=-(-part.batch_size // chunks), share=0.0)
+        for epoch in range(len(run.steps))
+        for part in batches.sizes(epoch)
+    }
     memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=slots)
     full = sum(batches.steps(epoch) for epoch in range(len(run.steps)))
     return RunCost(

@@ -115,8 +115,8 @@ def evaluate(
         on_row: called with each row when it is measured.
 
     Returns:
-        A row a size, as trained and (where `calibrate`) calibrated: `size`, `calibrated`, the task's metrics (top1,
-        top5, loss), `images`, `images_per_second`, `flops` (of one image forward).
+        A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `size`, `calibrated`, the
+        task's metrics (top1, top5, loss), `images`, `images_per_second`, `flops` (of one image forward).
 
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
@@ -124,7 +124,8 @@ def evaluate(
     loaded = load_run(run, checkpoint, overrides)
     model, base, channels = loaded.model, loaded.preprocessing.image_size, loaded.preprocessing.channels
     wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
-    check_size(model, min(wanted), channels)
+    for size in sorted(wanted):
+        check_size(model, size, channels)
     evaluator = make_evaluator(loaded)
     flops = functools.cache(lambda size: count_flops(model, size, channels, backward=False))
     calibrate = calibrate and has_running_statistics(model)
@@ -132,7 +133,9 @@ def evaluate(
 
     def add(size: int, calibrated: bool) -> None:
         values = evaluator.evaluate(model, size)
-        rows.append({"size": size, "calibrated": calibrated, **values, "flops": flops(size).forward})
+        rows.append(
+            {"checkpoint": checkpoint, "size": size, "calibrated": calibrated, **values, "flops": flops(size).forward}
+        )
         if on_row:
             on_row(rows[-1])
 

@@ -1,9 +1,11 @@
 """`anysize.train`: a recipe becomes a run folder."""
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,9 @@ from anysize.sizes.plan import BatchPlan
 from anysize.training.checkpoint import model_tensors
 from anysize.training.guards import StopRequest, check_precision, stop_on_signals
 from anysize.training.loop import Parts, Validation, fit
-from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.progress import Progress, RunLength, run_length
 from anysize.training.store import CheckpointStore, resume
-
-# Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on.
-_HARMLESS = ("data.root", "data.download", "data.workers", "data.memory_limit", "training.checkpoint_minutes")
 
 
 def train(
@@ -38,6 +37,7 @@ def train(
     *,
     run: str | Path | None = None,
     resume_from: str = "last",
+    allow_changes: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Train what a recipe says, or go on with it; returns the run folder.
@@ -48,6 +48,7 @@ def train(
         run: the run folder; by default `runs/RECIPE`, with a digest of the overrides. Where it holds the same run
             unfinished, training goes on at the step where it was saved.
         resume_from: "last", "previous" (the save before it) or "never" (start over; removes what the run had).
+        allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
         console: where to show progress; None: standard output.
 
     Raises:
@@ -61,31 +62,33 @@ def train(
     """
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(name, overrides)
-    folder = Path(run) if run else build.default_run_folder(name, dict(overrides or {}))
+    folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     if resume_from not in ("last", "previous", "never"):
         raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
     if resume_from == "never":
         _clear(folder)
-    _check_same_recipe(folder, resolved)
+    if not allow_changes:
+        _check_same_recipe(folder, resolved)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}; give another one with --run") from None
-    files.write_atomically(folder / files.RECIPE, dump(resolved))
-    with stop_on_signals() as stop:
-        prepared = prepare(resolved, folder)
-        with RunLog(folder, epochs=len(prepared.length.steps), console=console) as log:
-            parts = _assemble(prepared, folder, log)
-            progress = resume(
-                parts.store, "last" if resume_from == "never" else resume_from, parts.model, parts.optimizer
-            )
-            if progress and progress.epoch == len(parts.length.steps):
-                log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
-                return folder
-            _introduce(parts, prepared, folder, progress)
-            log.truncate(progress.epoch if progress else 0)
-            fit(parts, progress or Progress(), stop)
-            log.message(f"done; the report is {folder / files.REPORT}")
+    with (
+        stop_on_signals() as stop,
+        RunLog(folder, epochs=resolved.training.epochs, console=console) as log,
+        _warnings_into(log),
+    ):
+        prepared = prepare(resolved)
+        log.epochs = len(prepared.length.steps)
+        parts = _assemble(prepared, folder, log)
+        progress = resume(parts.store, "last" if resume_from == "never" else resume_from, parts.model, parts.optimizer)
+        if progress and progress.epoch == len(parts.length.steps):
+            log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
+            return folder
+        _introduce(parts, prepared, folder, progress)
+        log.truncate(progress.epoch if progress else 0)
+        fit(parts, progress or Progress(), stop)
+        log.message(f"done; the report is {folder / files.REPORT}")
     return folder
 
 
@@ -102,7 +105,7 @@ class Prepared:
     flops: Callable[[int], Flops]
 
 
-def prepare(recipe: Recipe, folder: Path) -> Prepared:
+def prepare(recipe: Recipe) -> Prepared:
     """Build and check all that a run needs, so that what is wrong is said before the first step."""
     device = build.pick_device(recipe.training.device)
     check_precision(recipe.training.precision, device)
@@ -139,7 +142,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         task=task,
         plan=prepared.plan,
         loader=loader,
-        optimizer=RegimeOptimizer(model, recipe.optimizer),
+        optimizer=RegimeOptimizer(model, stretch(recipe.optimizer, recipe.training.epochs)),
         training=recipe.training,
         length=prepared.length,
         flops=lambda size: prepared.flops(size).total,
@@ -173,32 +176,44 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         world_size=plan.world_size,
         total_batch=plan.batch_size * plan.world_size,
     )
+    files.write_atomically(folder / files.RECIPE, dump(recipe))
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
-    sizes = sorted({part.size for epoch in range(len(length.steps)) for part in plan.sizes(epoch)})
+    counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
+    sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})
     parts.log.message(
         f"{recipe.model.name} ({parameters:,} parameters) on {recipe.data.name}: {plan.length:,} images of "
         f"{len(prepared.data.preprocessing.classes)} classes, sizes {', '.join(map(str, sizes))} px, "
         f"{length.total_steps:,} steps, {length.flops / 1e15:.3g} PFLOPs, on {prepared.device}; run folder {folder}"
     )
-    for path, reason in prepared.data.train.bad_files.items():
-        parts.log.warning(f"left out {path}: it cannot be decoded ({reason})")
-    for size in _never_trained(parts):
+    for size in sorted({part.size for epoch in counts for part, _, _ in epoch} - set(sizes)):
         parts.log.warning(
             f"{size} px is never trained at: its share of {plan.length:,} images does not fill a batch; lower "
             "training.batch_size or set training.drop_last to false"
+        )
+    if recipe.optimizer.epochs not in (0, recipe.training.epochs):
+        parts.log.message(
+            f"the optimizer's schedules, written for {recipe.optimizer.epochs} epochs, are stretched to "
+            f"{recipe.training.epochs} (optimizer.epochs)"
         )
     if progress:
         parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")
 
 
-def _never_trained(parts: Parts) -> list[int]:
-    """Sizes of the schedule whose images fill no batch in any epoch."""
-    steps: dict[int, int] = {}
-    for epoch in range(len(parts.length.steps)):
-        for part, count, _ in parts.plan.counts(epoch):
-            steps[part.size] = steps.get(part.size, 0) + count
-    return [size for size, count in sorted(steps.items()) if count == 0]
+@contextlib.contextmanager
+def _warnings_into(log: RunLog) -> Iterator[None]:
+    """Show the package's warnings, such as damaged files that are left out, as the run's own."""
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log.warning(record.getMessage())
+
+    logger, handler = logging.getLogger("anysize"), Forward()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
@@ -206,12 +221,12 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     if not (folder / files.RECIPE).exists():
         return
     before = load_recipe(str(folder / files.RECIPE))
-    changed = {key: pair for key, pair in differences(before, recipe).items() if key not in _HARMLESS}
+    changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
     if changed:
         shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
         raise UserError(
-            f"{folder} holds a run of another recipe: {shown}; give another folder with --run, or start over with "
-            "--resume never"
+            f"{folder} holds a run of another recipe: {shown}; give another folder with --run, go on with the new "
+            "settings with --allow-changes, or start over with --resume never"
         )
 
 

@@ -1,7 +1,8 @@
 """Models by name: `create_model`, and what a model can be asked before it trains.
 
-A name is that of a family in `families/`, of a torchvision classification model, or of your own builder, written
-`FILE.py:FUNCTION` or `MODULE:FUNCTION`. Where a name is both ours and torchvision's, ours is meant.
+A name is that of a family in `families/`, of a torchvision classification model, of one of timm's as `timm:NAME`, or
+of your own builder, written `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
+Where a name is both ours and torchvision's, ours is meant.
 """
 
 import copy
@@ -55,6 +56,8 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **optio
     ...
     anysize.registry.UserError: unknown model 'resnet-20': did you mean 'resnet20'?
     """
+    if name.startswith("timm:"):
+        return _timm_model(name.removeprefix("timm:"), num_classes, in_channels, options)
     ours = name in MODELS or ":" in name
     if ours:
         builder = _import_builder(name) if ":" in name else MODELS[name]
@@ -166,6 +169,20 @@ def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
         raise UserError(f"unknown model {name!r}: {did_you_mean(name, list_models())}")
     builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(name)
     return builder
+
+
+def _timm_model(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"model timm:{name} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
+    if not timm.is_model(name):
+        raise UserError(f"unknown model 'timm:{name}': {did_you_mean(name, timm.list_models())}")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
+    except TypeError as error:
+        raise UserError(f"timm:{name} does not take the options {options}: {error}") from None
+    return model
 
 
 def _import_builder(name: str) -> Callable[..., nn.Module]:

@@ -12,8 +12,8 @@ class ModelSettings:
 
     name: str = setting(
         "resnet20",
-        "a name that `anysize models` lists, any torchvision classification model, or your own as FILE.py:FUNCTION "
-        "or MODULE:FUNCTION",
+        "a name that `anysize models` lists, any torchvision classification model, timm:NAME, or your own as "
+        "FILE.py:FUNCTION or MODULE:FUNCTION",
     )
     options: dict[str, Any] = setting(
         {}, "further arguments of the model's builder, such as --model.options.dropout 0.3"

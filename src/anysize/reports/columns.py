@@ -9,7 +9,14 @@ from collections.abc import Iterable
 
 SPLITS = ("train", "validation")
 HOW_VALIDATED = ("validation_calibrated", "validation_size")  # say how validation was done, are no metrics
-EVALUATION_FACTS = ("size", "calibrated", "images", "images_per_second", "flops")  # the other columns are metrics
+EVALUATION_FACTS = (
+    "checkpoint",
+    "size",
+    "calibrated",
+    "images",
+    "images_per_second",
+    "flops",
+)  # the other columns are metrics
 
 _FRACTION = re.compile(r"top\d+|accuracy|error\d*|f1|precision|recall|.*map|.*iou|.*_accuracy", re.IGNORECASE)
 _LABELS = {

@@ -10,7 +10,7 @@ middle of an epoch is slicing a list.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np

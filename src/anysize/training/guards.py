@@ -64,9 +64,9 @@ def check_finite(name: str, value: float, epoch: int, step: int, size: int, samp
         return
     shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
     raise Diverged(
-        f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {shown}; the weights "
-        "were not updated and the last good checkpoint is kept: lower optimizer.lr, set optimizer.clip_norm, or look at "
-        "these samples"
+        f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {shown}; the "
+        "weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "
+        "optimizer.clip_norm and go on with --allow-changes, or look at these samples"
     )
 
 

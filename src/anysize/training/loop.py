@@ -243,7 +243,9 @@ def show(parts: Parts, progress: Progress, batch: LoadedBatch, metrics: dict[str
 def summary(parts: Parts, progress: Progress) -> dict[str, Any]:
     """The row of `metrics.csv` for the epoch that was just trained."""
     counts = parts.plan.counts(progress.epoch)
-    images = sum(samples for _, _, samples in counts)
+    trained = {
+        part.size: min(samples, steps * part.batch_size * parts.plan.world_size) for part, steps, samples in counts
+    }
     return {
         "epoch": progress.epoch + 1,
         "step": progress.step,
@@ -253,7 +255,7 @@ def summary(parts: Parts, progress: Progress) -> dict[str, Any]:
         "images_per_second": progress.epoch_images / max(progress.epoch_seconds, 1e-9),
         "flops": progress.flops,
         "seconds": progress.seconds,
-        "sizes": {part.size: samples / images for part, _, samples in counts},
+        "sizes": {size: samples / sum(trained.values()) for size, samples in trained.items() if samples},
     }
 
 

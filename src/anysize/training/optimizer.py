@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anysize.registry import UserError, did_you_mean
 from anysize.training.gradients import split_decay
-from anysize.training.regime import Schedule, value_at
+from anysize.training.regime import shorten, value_at
 from anysize.training.settings import OptimizerSettings
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
@@ -89,6 +89,23 @@ class RegimeOptimizer:
             self.torch.state[parameter][kind] = like
 
 
+def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
+    """The same regime over `epochs` epochs, where the settings say how many they are written for.
+
+    >>> from anysize.training.regime import parse_schedule
+    >>> settings = OptimizerSettings(epochs=200, lr=parse_schedule("0:0.1 100:0.01"))
+    >>> [point.epoch for point in stretch(settings, 20).lr]
+    [0.0, 10.0]
+    """
+    if not settings.epochs:
+        return settings
+    ratio = epochs / settings.epochs
+    schedules: dict[str, Any] = {
+        key: shorten(value, ratio) for key, value in vars(settings).items() if _is_schedule(value)
+    }
+    return dataclasses.replace(settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, **schedules)
+
+
 def regime_at(settings: OptimizerSettings, epoch: float) -> tuple[str, dict[str, Any]]:
     """The optimizer's name and its hyper-parameters at `epoch` epochs of progress: a pure function.
 
@@ -108,6 +125,3 @@ def regime_at(settings: OptimizerSettings, epoch: float) -> tuple[str, dict[str,
 
 def _is_schedule(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and hasattr(value[0], "ramp")
-
-
-__all__ = ["OPTIMIZERS", "RegimeOptimizer", "Schedule", "regime_at"]

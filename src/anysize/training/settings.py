@@ -11,6 +11,9 @@ class OptimizerSettings:
     """The `[optimizer]` section of a recipe. Each setting marked (by epoch) is a number or a list of points."""
 
     name: Schedule = setting(constant("sgd"), "sgd, adam, adamw or rmsprop (by epoch)")
+    epochs: int = setting(
+        0, "epochs that the lists of points are written for; they stretch to training.epochs; 0: no stretching", low=0
+    )
     lr: Schedule = setting(constant(0.1), "learning rate (by epoch)")
     momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)")
     weight_decay: Schedule = setting(constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)")

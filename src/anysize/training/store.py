@@ -41,7 +41,7 @@ class CheckpointStore:
         if damaged:
             raise Diverged(
                 f"{damaged} is not finite after step {progress.step}; the checkpoints written before are kept: lower "
-                "optimizer.lr or set optimizer.clip_norm, and go on with --resume previous"
+                "optimizer.lr or set optimizer.clip_norm, and go on with --resume previous --allow-changes"
             )
         state = {**self.description, "progress": progress.to_dict(), "optimizer": optimizer.name}
         checkpoint = Checkpoint(model_tensors(model), optimizer.state(), state)
