@@ -83,7 +83,6 @@ def main() -> None:
         optimizer=RegimeOptimizer(model, OptimizerSettings()),
         training=training,
         length=run_length(plan, training, SIZE, lambda size: flops),
-        flops=lambda size: flops,
         validate=lambda stop: Validation({}, {}, SIZE, False),
         store=CheckpointStore(folder / "checkpoints", {}),
         log=RunLog(folder, epochs=1000, console=Console(file=io.StringIO())),

@@ -15,6 +15,7 @@ torch.set_num_threads(1)
 
 TINY = {
     "data.limit": 200,
+    "sizes.mix": "B+",
     "model.name": "cifar_resnet",
     "model.options": {"depth": 8, "widths": [8, 8, 16], "dropout": 0.1},
     "training.epochs": 2,

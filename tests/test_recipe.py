@@ -27,7 +27,7 @@ def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
     recipe = load_recipe(
         "quickstart",
         {
-            "sizes.phases": '[{"epoch": 0, "mix": "B+"}, {"epoch": 4, "size": 28}]',
+            "sizes.phases": '[{"epoch": 2, "mix": "B+"}, {"epoch": 4, "size": 28}]',
             "sizes.weights": '{"16": 0.5, "32": 0.5}',
             "optimizer.lr": "0:0.1:linear 5:0.8 30:0.08",
             "model.options.dropout": "0.25",

@@ -14,6 +14,7 @@ Imports no torch.
 import dataclasses
 import importlib.resources
 import json
+import math
 import tomllib
 import types
 import typing
@@ -29,7 +30,7 @@ from anysize.models.settings import ModelSettings
 from anysize.registry import UserError, did_you_mean
 from anysize.sizes.settings import SizeSettings
 from anysize.tasks.settings import TaskSettings
-from anysize.training.regime import Schedule, parse_schedule, to_data
+from anysize.training.regime import Schedule, is_schedule, parse_schedule, to_data
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
 
@@ -174,7 +175,7 @@ def _fields(instance: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple) and value and hasattr(value[0], "ramp"):
+    if is_schedule(value):
         return to_data(value)
     if dataclasses.is_dataclass(value):
         return {name: _plain(item) for name, item in _fields(value)}
@@ -183,15 +184,16 @@ def _plain(value: Any) -> Any:
 
 def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
     name = path[0].replace("-", "_")
-    if isinstance(node, dict):
-        return {**node, ".".join(path): _guess(value)}
     fields = {field.name: field for field in dataclasses.fields(node)}
     if name not in fields:
         known = [row[0] for row in documented_settings()]
+        known = [setting for setting in known if setting.split(".")[-1] == key.split(".")[-1]] or known
         raise UserError(f"--{key}: unknown setting: {did_you_mean(key, known)}")
     current = getattr(node, name)
-    if len(path) > 1 and (dataclasses.is_dataclass(current) or isinstance(current, dict)):
+    if len(path) > 1 and dataclasses.is_dataclass(current):
         return dataclasses.replace(node, **{name: _replace(current, path[1:], value, key)})
+    if len(path) > 1 and isinstance(current, dict):
+        value, path = {**current, ".".join(path[1:]): _guess(value)}, path[:1]
     if len(path) > 1 or dataclasses.is_dataclass(current):
         raise UserError(f"--{key}: is not a setting; `anysize train --help` lists them")
     hint = typing.get_type_hints(type(node))[name]
@@ -199,11 +201,13 @@ def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
 
 
 def _guess(value: Any) -> Any:
-    """Read text as JSON where it is JSON (numbers, true, lists), else keep it."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
-        return value
+    """Read text as a number or as JSON where it is one (true, lists), else keep it."""
+    for read in (int, float, json.loads) if isinstance(value, str) else ():
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _from_text(hint: Any, value: Any) -> Any:
@@ -239,6 +243,8 @@ def _checked(hint: Any, field: "dataclasses.Field[Any]", value: Any, where: str)
     """Convert `value` to the field's type and check its choices and range."""
     meta = field.metadata
     result = _convert(hint, value, where)
+    if isinstance(result, float) and not math.isfinite(result):
+        raise UserError(f"{where} is {value!r}; expected a finite number")
     if meta["choices"] and result not in meta["choices"]:
         raise UserError(f"{where} is {value!r}: {did_you_mean(str(value), [c or '(empty)' for c in meta['choices']])}")
     low, high = meta["low"], meta["high"]

@@ -21,6 +21,7 @@ from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
 from anysize.training import loop
+from anysize.training.checkpoint import read_checkpoint, read_state
 from anysize.training.guards import Diverged, Interrupted, StopRequest
 
 Make = Callable[..., Recipe]
@@ -55,7 +56,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 
 
 def test_a_run_explains_itself(tiny: Make, tmp_path: Path) -> None:
-    recipe = tiny()
+    recipe = tiny(data__limit=400)
     run = train(recipe, run=tmp_path / "run")
     assert load_recipe(str(run / "recipe.toml")) == recipe
     environment = json.loads((run / "environment.json").read_text())
@@ -145,7 +146,7 @@ def test_a_killed_process_goes_on_from_its_last_save(tiny: Make, tmp_path: Path,
     else:
         assert process.returncode == 130
         assert "the same command goes on from there" in errors
-    done = json.loads(state.read_text())["progress"]["step"]
+    done = read_state(state.parent)["progress"]["step"]
     assert 0 < done < pd.read_csv(tmp_path / "whole/metrics.csv")["step"].max()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert_same_bits(whole, tmp_path / "broken")
@@ -227,7 +228,7 @@ def test_divergence_stops_before_the_weights_are_touched(
     message = str(raised.value)
     assert "loss is nan at epoch 1, step 6 (image size 28)" in message
     assert "fashion-mini train image" in message
-    state = json.loads((tmp_path / "run/checkpoints/last/state.json").read_text())
+    state = read_state(tmp_path / "run/checkpoints/last")
     assert state["progress"]["step"] == 5
     monkeypatch.setattr(loop, "train_step", original)
     train(recipe, run=tmp_path / "run")  # the same command goes on from the last good step
@@ -282,7 +283,7 @@ def test_chunks_accumulate_the_gradient_of_the_whole_batch(tiny: Make, tmp_path:
 
 def test_a_size_that_the_network_cannot_take_is_said_before_training(tiny: Make, tmp_path: Path) -> None:
     recipe = tiny(model__name="alexnet", model__options={})
-    with pytest.raises(UserError, match=r"cannot take images of 14 pixels.*the smallest it takes is 63"):
+    with pytest.raises(UserError, match=r"cannot take images of 28 pixels.*the smallest it takes is 63"):
         train(recipe, run=tmp_path / "run")
 
 
@@ -341,9 +342,12 @@ def test_a_compiled_run_trains_and_evaluates_as_an_eager_one(tiny: Make, tmp_pat
         torch.testing.assert_close(value, weights(compiled)[name], rtol=0.05, atol=0.01)
 
 
-def test_a_size_that_gets_no_batch_is_warned_of(tiny: Make, tmp_path: Path) -> None:
+def test_a_size_with_too_few_images_for_a_batch_makes_a_smaller_one(tiny: Make, tmp_path: Path) -> None:
     run = train(tiny(data__limit=60, training__epochs=1), run=tmp_path / "run")
-    assert "14 px is never trained at" in (run / "log.txt").read_text()
+    assert set(json.loads(pd.read_csv(run / "metrics.csv")["sizes"][0])) == {"14", "21", "28", "42"}
+    small = train(tiny(data__limit=10, training__epochs=1, sizes__sizes=[14, 28], sizes__mix="custom",
+                       sizes__weights={"28": 0.9, "14": 0.1}), run=tmp_path / "small")  # fmt: skip
+    assert "14 px is never trained at" in (small / "log.txt").read_text()
 
 
 def test_schedules_stretch_to_the_length_of_the_run(tiny: Make, tmp_path: Path) -> None:
@@ -369,3 +373,98 @@ def test_a_failed_start_blocks_no_later_one(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         train(tiny(model__name="alexnet", model__options={}), run=tmp_path / "run")
     train(tiny(data__limit=40, training__epochs=1), run=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer__lr": "abc"}, r"optimizer\.lr is 'abc'; expected a number"),
+        ({"optimizer__lr": -1.0}, "refuses its settings at epoch 0: Invalid learning rate"),
+        ({"optimizer__nesterov": True, "optimizer__momentum": 0}, "refuses its settings at epoch 0"),
+        ({"training__device": "gpu"}, r"training\.device is 'gpu', which cannot be used"),
+        ({"sizes__phases": [{"epoch": 1, "size": 14}, {"epoch": 50, "size": 28}]}, "at epoch 50 never starts"),
+        ({"sizes__phases": [{"epoch": 0, "size": 14}]}, r"sizes\.mix is 'B\+', but a phase replaces it"),
+        ({"evaluation__crops": "5", "evaluation__copies": 2}, "expected one of them to be 1"),
+        ({"data__name": "folder", "data__root": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_old_run_is_gone(
+    tiny: Make, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """`--resume never` replaces a run only once nothing stands in the way of the new one."""
+    checkpoint = tmp_path / "run/checkpoints/last"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "run/recipe.toml").write_text(dump(tiny()))
+    with pytest.raises(UserError, match=said):
+        train(tiny(**changes), run=tmp_path / "run", resume_from="never")
+    assert checkpoint.is_dir()
+    assert load_recipe(str(tmp_path / "run/recipe.toml")) == tiny()
+
+
+def test_any_seed_trains(tiny: Make, tmp_path: Path) -> None:
+    train(tiny(training__seed=2**62, data__limit=30, training__epochs=1), run=tmp_path / "run")
+
+
+def test_a_single_size_other_than_the_base_is_validated_calibrated(tiny: Make, tmp_path: Path) -> None:
+    changes = {"sizes__mix": "fixed", "sizes__phases": [{"epoch": 0, "size": 20}], "data__limit": 60}
+    run = train(tiny(**changes), run=tmp_path / "run")
+    assert pd.read_csv(run / "metrics.csv")["validation_calibrated"].all()
+
+
+def test_rmsprop_takes_up_momentum_in_a_later_phase(tiny: Make, tmp_path: Path) -> None:
+    changes = {"optimizer__name": "rmsprop", "optimizer__momentum": "0:0 1:0.9", "optimizer__lr": 1e-3}
+    train(tiny(**changes, data__limit=60), run=tmp_path / "run")
+
+
+def test_two_processes_never_write_one_run(tiny: Make, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (
+        train_module._alone_in(tmp_path / "run"),
+        pytest.raises(UserError, match="is being trained by another process"),
+    ):
+        train(tiny(data__limit=30), run=tmp_path / "run")
+
+
+def test_copies_are_scaled_adaptively_and_resumed(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"sizes__mix": "D+", "optimizer__adapt_copies": 2, "training__chunks": 2, "training__epochs": 1}
+    whole = train(tiny(**changes), run=tmp_path / "whole")
+    factors = read_state(whole / "checkpoints/last")["progress"]["copies_factors"]
+    assert set(factors) == {"21", "14"}  # the sizes with more than one copy
+    assert all(0.5 < factor < 3 for factor in factors.values())
+    stop_at(monkeypatch, 5)
+    with pytest.raises(Interrupted):
+        train(tiny(**changes), run=tmp_path / "broken")
+    assert_same_bits(whole, train(tiny(**changes), run=tmp_path / "broken"))
+
+
+def test_a_row_of_metrics_survives_a_kill_at_any_moment(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(data__limit=60)
+    save = loop.CheckpointStore.save
+
+    def killed(self: Any, model: Any, optimizer: Any, progress: Any, **options: Any) -> None:
+        save(self, model, optimizer, progress, **options)
+        if progress.epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.CheckpointStore, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, run=tmp_path / "run")
+    monkeypatch.undo()
+    run = train(recipe, run=tmp_path / "run")
+    assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [1, 2]
+
+
+def test_the_good_save_outlives_the_damaged_one(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny(training__checkpoint_minutes=0.0)
+    stop_at(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "run")
+    (tmp_path / "run/checkpoints/last/model.safetensors").write_bytes(b"damaged")
+    monkeypatch.undo()
+    stop_at(monkeypatch, 7)  # again one step after going on from `previous`: its save must not displace `previous`
+    with pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "run", resume_from="previous")
+    assert read_checkpoint(tmp_path / "run/checkpoints/last").state["progress"]["step"] == 7
+    assert read_checkpoint(tmp_path / "run/checkpoints/previous").state["progress"]["step"] in (6, 7)

@@ -58,7 +58,7 @@ def test_plain_lines_come_every_ten_seconds(tmp_path: Path, clock: Clock) -> Non
             step(log, number)
     lines = shown(console).splitlines()
     assert len(lines) == 3
-    assert lines[0] == ("epoch 3/8  step 250/981  24 px  loss 0.512  top-1 81.2%  lr 0.1  1,210 images/s  1:02:05 left")
+    assert lines[0] == ("epoch 3/8  step 250/981  24 px  loss 0.512  top-1 81.2%  1,210 img/s  1:02:05 left  lr 0.1")
 
 
 def test_a_plain_line_is_one_line_however_narrow_the_console(tmp_path: Path, clock: Clock) -> None:

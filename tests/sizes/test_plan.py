@@ -106,7 +106,9 @@ def test_batches_of_a_size_are_as_large_as_asked_for_and_alike(given_plan: tuple
         counts[batch.size].append(len(batch.indices))
     for size, found in counts.items():
         if plan.drop_last:
-            assert set(found) == {asked[size].batch_size}
+            assert set(found) == {asked[size].batch_size} or (
+                len(found) == 1 and 2 <= found[0] < asked[size].batch_size
+            )
         else:
             assert max(found) - min(found) <= 1
             # where a batch is one sample, a step of several ranks may have to take what is left over
@@ -136,7 +138,12 @@ def test_counts_are_those_of_the_batches(given_plan: tuple[BatchPlan, int]) -> N
     assert plan.steps(epoch) == len(batches)
     steps = collections.Counter(batch.size for batch in batches)
     assert steps == collections.Counter({part.size: count for part, count, _ in plan.counts(epoch) if count})
-    assert sum(samples for _, _, samples in plan.counts(epoch)) == plan.length
+    ranks = [dataclasses.replace(plan, rank=rank).batches(epoch) for rank in range(plan.world_size)]
+    trained = sum(len(batch.indices) for batches in ranks for batch in batches)
+    assert sum(samples for _, _, samples in plan.counts(epoch)) == trained
+    # What every rank knows of a step: its size and the images of all ranks.
+    together = [(step[0].size, sum(batch.images for batch in step)) for step in zip(*ranks, strict=True)]
+    assert plan.step_images(epoch) == together
 
 
 @given(plans(), st.data())
@@ -203,7 +210,7 @@ def test_a_plain_data_loader_follows_the_plan() -> None:
     [
         ({"length": 0}, "the data set is empty"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2; expected a rank from 0 to 1"),
-        ({"length": 7, "batch_size": 4, "world_size": 2}, "7 samples do not fill one batch at any size"),
+        ({"length": 3, "batch_size": 4, "world_size": 2}, "3 samples make no batch of two samples at any size"),
     ],
 )
 def test_plans_that_cannot_be(arguments: dict[str, int], message: str) -> None:

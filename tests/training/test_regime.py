@@ -91,7 +91,9 @@ def test_weight_decay_leaves_biases_and_norms_alone_unless_told() -> None:
 
 
 def test_a_setting_that_no_optimizer_of_the_regime_takes_is_refused() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.nesterov is set, but adam takes no nesterov"):
+    with pytest.raises(
+        UserError, match=r"optimizer\.nesterov is set, but adam takes no nesterov; remove it, or give its default False"
+    ):
         RegimeOptimizer(nn.Linear(1, 1), OptimizerSettings(name=parse_schedule("adam"), nesterov=True))
     with pytest.raises(UserError, match="did you mean 'adam'"):
         RegimeOptimizer(nn.Linear(1, 1), OptimizerSettings(name=parse_schedule("adamv")))

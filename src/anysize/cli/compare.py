@@ -37,7 +37,10 @@ def command(
 
     path = write_comparison(runs, out, columns=columns or (), x=x, legend=legend, colors=colors)
     console = Console()
-    evaluated = [run for run in read_runs(runs, legend) if len(run.evaluation)]
+    read = read_runs(runs, legend)
+    evaluated = [run for run in read if len(run.evaluation)]
+    if missing := [run.name for run in read if not len(run.evaluation)]:
+        console.print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)", soft_wrap=True)
     if evaluated:
         console.print(comparison_table(accuracy_by_size(evaluated)))
     console.print(f"the comparison is {path}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """`anysize data` and `anysize data check NAME --data.root DIR`."""
 
+import sys
 from typing import Literal
 
 from anysize.cli import Settings, parse_settings
@@ -30,11 +31,16 @@ def command(action: Literal["list", "check"] = "list", name: str = "", /, *setti
     from anysize.recipe import Recipe, override
 
     recipe = override(Recipe(), {**parse_settings(settings), "data.name": name})
-    for split in check_dataset(recipe.data):
+    splits = check_dataset(recipe.data)
+    for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
         print(f"{split.split}: {split.images:,} images of {len(split.counts)} classes")
         print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
             print(f"  {count:>8,}  {each}")
-        for path, reason in split.damaged.items():
-            print(f"  damaged: {path}: {reason}")
+    damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
+    for path, reason in damaged.items():
+        print(f"damaged: {path}: {reason}")
+    if damaged:
+        print(f"{len(damaged)} damaged files: remove them, or train with --data.on_bad_image skip")
+        sys.exit(1)

@@ -35,10 +35,12 @@ def command(
     """
     from rich.console import Console
 
-    from anysize.evaluation.sizes import best_for_budget
+    from anysize.evaluation.sizes import best_for_budget, parse_budget
     from anysize.experiment.runs import evaluate
     from anysize.reports.tables import evaluation_table
 
+    if budget:
+        parse_budget(budget)  # before an evaluation that takes minutes
     console = Console()
     with console.status("evaluating") as status:
         table = evaluate(

@@ -172,7 +172,7 @@ class FileSource:
         if self.on_bad_image == "error":
             raise UserError(
                 f"{path} cannot be decoded ({reason}); remove the file, or leave out damaged images with "
-                "data.on_bad_image = skip"
+                "--data.on_bad_image skip"
             )
         if path not in self.bad_files:
             self.bad_files[path] = reason

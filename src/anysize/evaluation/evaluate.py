@@ -29,17 +29,17 @@ def evaluate_batches(
     task: Task,
     batches: Iterable[LoadedBatch],
     device: torch.device,
-    autocast: torch.autocast | None = None,
 ) -> dict[str, float]:
     """Run `model` over `batches` and return the task's metrics, `images` and `images_per_second`.
 
     Where a batch holds several copies or crops of each image, their outputs are averaged before they are judged. The
-    rate counts the time inside the model alone, so that it says what the model costs and not the reading of files.
+    rate counts the time inside the model alone, so that it says what the model costs and not the reading of files. In
+    float32 whatever the training's precision was, so that figures compare.
     """
     metrics = task.metrics(device)
     images = 0
     seconds = 0.0
-    with evaluating(model), autocast or contextlib.nullcontext():
+    with evaluating(model):
         for batch in batches:
             inputs = batch.images.to(device, non_blocking=True)
             started = time.perf_counter()

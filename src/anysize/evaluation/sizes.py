@@ -19,9 +19,9 @@ def parse_sizes(given: str | Iterable[int]) -> list[int]:
     """
     if not isinstance(given, str):
         sizes = [int(size) for size in given]
-    elif re.fullmatch(r"\d+:\d+(:\d+)?", given):
+    elif re.fullmatch(r"\d+:\d+(:0*[1-9]\d*)?", given):
         start, stop, *step = (int(part) for part in given.split(":"))
-        sizes = list(range(start, stop + 1, max(step[0] if step else 1, 1)))
+        sizes = list(range(start, stop + 1, step[0] if step else 1))
     elif re.fullmatch(r"\d+([ ,]+\d+)*", given.strip()):
         sizes = [int(part) for part in re.split(r"[ ,]+", given.strip())]
     else:
@@ -33,6 +33,21 @@ def parse_sizes(given: str | Iterable[int]) -> list[int]:
 
 _UNITS = {"flops": ("flops", 1.0), "kflops": ("flops", 1e3), "mflops": ("flops", 1e6), "gflops": ("flops", 1e9)}
 _UNITS |= {"us": ("seconds", 1e-6), "ms": ("seconds", 1e-3), "s": ("seconds", 1.0)}
+
+
+def parse_budget(budget: str) -> tuple[str, float]:
+    """What a budget limits ("flops" or "seconds") and its unit.
+
+    >>> parse_budget("50 MFLOPs")
+    ('flops', 1000000.0)
+
+    Raises:
+        UserError: not a number followed by a unit of FLOPs or time.
+    """
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]+)", budget.strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise UserError(f"the budget is {budget!r}; expected FLOPs or time an image, such as 50MFLOPs or 2ms")
+    return _UNITS[match[2]]
 
 
 def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> pd.Series:
@@ -48,16 +63,11 @@ def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> p
     Raises:
         UserError: not a budget, or one that no size meets.
     """
-    match = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+)", budget.strip().lower())
-    if not match or match[2] not in _UNITS:
-        raise UserError(f"the budget is {budget!r}; expected FLOPs or time an image, such as 50MFLOPs or 2ms")
-    column, unit = _UNITS[match[2]]
-    limit = float(match[1]) * unit
+    column, unit = parse_budget(budget)
+    limit, name = float(re.sub(r"[a-zA-Z\s]+$", "", budget)) * unit, re.sub(r"^[\d.\s]+", "", budget.strip())
     cost = table["flops"] if column == "flops" else 1 / table["images_per_second"]
     affordable = table[cost <= limit]
     if affordable.empty:
         least = cost.min() / unit
-        raise UserError(
-            f"no size meets the budget {budget}: the cheapest takes {least:.3g} {match[2]}; add smaller ones"
-        )
+        raise UserError(f"no size meets the budget {budget}: the cheapest takes {least:.3g} {name}; add smaller ones")
     return affordable.iloc[int(affordable[metric].argmax())]

@@ -1,10 +1,11 @@
 """A recipe's parts: data, model, task, plan."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from anysize.data.source import Source
 from anysize.models.factory import check_size, create_model
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
+from anysize.registry import UserError
+from anysize.sizes.cost import Flops, count_flops
 from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule, build_schedule
 from anysize.tasks.base import Task, create_task
@@ -28,7 +31,15 @@ def pick_device(name: str) -> torch.device:
     """The device of a run: `auto` is the first GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch says which devices it knows, or that CUDA is not there
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu or cuda"
+        ) from None
+    return device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +105,13 @@ def build_task(recipe: Recipe, num_classes: int) -> Task:
 def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) -> BatchPlan:
     """The batch plan of a recipe over `length` training samples."""
     training = recipe.training
+    try:
+        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs)
+    except UserError as error:
+        raise UserError(f"[sizes]: {error}") from None
     return BatchPlan(
         length,
-        build_schedule(recipe.sizes, base_size(recipe), training.epochs),
+        schedule,
         batch_size=training.batch_size,
         copies=training.copies,
         seed=training.seed,
@@ -106,11 +121,25 @@ def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) 
     )
 
 
-def check_sizes(recipe: Recipe, model: nn.Module, schedule: SizeSchedule, channels: int) -> None:
-    """Raise a `UserError` if a size of the schedule is one that the network cannot take."""
-    sizes = {size for epoch in range(recipe.training.epochs) for size in schedule.at(epoch).mix.sizes}
-    for size in sorted(sizes):
+def flops_by_size(model: nn.Module, channels: int) -> Callable[[int], Flops]:
+    """FLOPs of one image of a size, counted once a size; raises a `UserError` for a size the network cannot take."""
+
+    @functools.cache
+    def flops(size: int) -> Flops:
         check_size(model, size, channels)
+        return count_flops(model, size, channels)
+
+    return flops
+
+
+def check_phases(schedule: SizeSchedule, epochs: int) -> None:
+    """Raise a `UserError` if a phase of the schedule never starts."""
+    for phase in schedule.phases:
+        if phase.epoch >= epochs:
+            raise UserError(
+                f"the size phase at epoch {phase.epoch} never starts: the run makes {epochs} passes over the images; "
+                "start it earlier (with training.equal_flops the FLOPs decide the number of passes: `anysize plan`)"
+            )
 
 
 def describe(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`anysize.plan`: what a recipe will cost, known before it starts and without its data."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from anysize.data.registry import build_preprocessing, dataset_info, load_dataset
 from anysize.experiment import build
 from anysize.recipe import Recipe, load_recipe, override
-from anysize.sizes.cost import PlanCost, count_flops, estimate_memory, plan_cost
+from anysize.sizes.cost import PlanCost, estimate_memory, plan_cost
 from anysize.training.progress import run_length
 
 
@@ -67,10 +66,10 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     with torch.device("meta"):
         model = build.build_model(resolved, preprocessing)
     batches = build.build_plan(resolved, length)
-    build.check_sizes(resolved, model, batches.schedule, preprocessing.channels)
-    flops = functools.cache(lambda size: count_flops(model, size, preprocessing.channels))
+    flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total)
+    build.check_phases(batches.schedule, len(run.steps))
     cost = plan_cost(batches, len(run.steps), flops, base)
     fixed = build.build_plan(override(resolved, {"sizes.mix": "fixed", "sizes.phases": []}), length)
     cost = dataclasses.replace(cost, base=plan_cost(fixed, resolved.training.epochs, flops, base).base)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from anysize.data.loader import PlanLoader
 from anysize.data.registry import load_dataset
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
@@ -62,6 +63,11 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
     described = loaded.state["model"]
+    if (described["name"], described["options"]) != (recipe.model.name, recipe.model.options):
+        raise UserError(
+            f"{path} is a checkpoint of another model: it holds {described['name']} {described['options'] or ''}, the "
+            f"run's recipe {recipe.model.name} {recipe.model.options or ''}; give the run folder it comes from"
+        )
     model = create_model(
         described["name"],
         num_classes=described["num_classes"],
@@ -78,19 +84,21 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
 
 def make_evaluator(loaded: LoadedRun) -> Evaluator:
     """Open the data of a run to evaluate it."""
-    recipe = loaded.recipe
-    data = build.build_data(recipe)
-    loader = data.loader(recipe.data, loaded.device)
-    preprocessing = loaded.preprocessing
+    recipe, preprocessing = loaded.recipe, loaded.preprocessing
     if recipe.data.resize:
         preprocessing = dataclasses.replace(preprocessing, resize=recipe.data.resize)
-    if data.train.classes != preprocessing.classes:
+    validation = load_dataset(recipe.data, "validation")
+    if validation.classes != preprocessing.classes:
         raise UserError(
-            f"the data has classes {', '.join(data.train.classes[:5])}, ... and the run was trained on "
+            f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
             f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
         )
     task = build.build_task(recipe, len(preprocessing.classes))
-    return Evaluator(recipe, preprocessing, task, load_dataset(recipe.data, "validation"), loader, loaded.device)
+
+    def training_loader() -> PlanLoader:
+        return build.build_data(recipe).loader(recipe.data, loaded.device)
+
+    return Evaluator(recipe, preprocessing, task, validation, training_loader, loaded.device)
 
 
 def evaluate(
@@ -179,6 +187,7 @@ def calibrate(
     Raises:
         UserError: not a run, a size that the network cannot take, or a network without running statistics.
     """
+    (size,) = parse_sizes([size])
     loaded = load_run(run, checkpoint, overrides)
     check_size(loaded.model, size, loaded.preprocessing.channels)
     if not has_running_statistics(loaded.model):

@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from anysize.reports import files
 from anysize.reports.environment import describe_environment
 from anysize.reports.run_log import RunLog
 from anysize.reports.runs import write_environment
-from anysize.sizes.cost import Flops, count_flops
 from anysize.sizes.plan import BatchPlan
 from anysize.training.checkpoint import model_tensors
 from anysize.training.guards import StopRequest, check_precision, stop_on_signals
@@ -29,6 +27,11 @@ from anysize.training.loop import Parts, Validation, fit
 from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.progress import Progress, RunLength, run_length
 from anysize.training.store import CheckpointStore, resume
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def train(
@@ -65,29 +68,31 @@ def train(
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     if resume_from not in ("last", "previous", "never"):
         raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
-    if resume_from == "never":
-        _clear(folder)
-    if not allow_changes:
+    if resume_from != "never" and not allow_changes:
         _check_same_recipe(folder, resolved)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}; give another one with --run") from None
     with (
-        stop_on_signals() as stop,
+        _alone_in(folder),
         RunLog(folder, epochs=resolved.training.epochs, console=console) as log,
         _warnings_into(log),
     ):
         prepared = prepare(resolved)
         log.epochs = len(prepared.length.steps)
         parts = _assemble(prepared, folder, log)
-        progress = resume(parts.store, "last" if resume_from == "never" else resume_from, parts.model, parts.optimizer)
-        if progress and progress.epoch == len(parts.length.steps):
+        if resume_from == "never":
+            _clear(folder)  # only now that nothing is wrong with what is to take its place
+        progress = resume(parts.store, resume_from, parts.model, parts.optimizer)
+        if progress and progress.epoch >= len(parts.length.steps):
+            parts.report()
             log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
             return folder
         _introduce(parts, prepared, folder, progress)
         log.truncate(progress.epoch if progress else 0)
-        fit(parts, progress or Progress(), stop)
+        with stop_on_signals() as stop:
+            fit(parts, progress or Progress(), stop)
         log.message(f"done; the report is {folder / files.REPORT}")
     return folder
 
@@ -102,7 +107,6 @@ class Prepared:
     model: torch.nn.Module
     plan: BatchPlan
     length: RunLength
-    flops: Callable[[int], Flops]
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -112,10 +116,10 @@ def prepare(recipe: Recipe) -> Prepared:
     data = build.build_data(recipe)
     model = build.build_model(recipe, data.preprocessing)
     plan = build.build_plan(recipe, len(data.train))
-    build.check_sizes(recipe, model, plan.schedule, data.preprocessing.channels)
-    flops = functools.cache(lambda size: count_flops(model, size, data.preprocessing.channels))
+    flops = build.flops_by_size(model, data.preprocessing.channels)
     length = run_length(plan, recipe.training, data.preprocessing.image_size, lambda size: flops(size).total)
-    return Prepared(recipe, device, data, model.to(device), plan, length, flops)
+    build.check_phases(plan.schedule, len(length.steps))
+    return Prepared(recipe, device, data, model.to(device), plan, length)
 
 
 def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
@@ -128,14 +132,14 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
             f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
             f"{', '.join(data.train.classes[:5])}, ...; expected the same"
         )
-    evaluator = Evaluator(recipe, data.preprocessing, task, validation, loader, device)
+    evaluator = Evaluator(recipe, data.preprocessing, task, validation, lambda: loader, device)
     base, model = data.preprocessing.image_size, prepared.model
 
+    fits = prepared.plan.schedule.sizes(len(prepared.length.steps)) == {base}  # else statistics want calibration
+
     def validate(stop: StopRequest) -> Validation:
-        if not prepared.plan.schedule.mixed:
-            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, False)
-        with evaluator.calibrated(model, base):
-            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, True)
+        with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base, stop) as calibrated:
+            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, calibrated)
 
     return Parts(
         model=model,
@@ -145,7 +149,6 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         optimizer=RegimeOptimizer(model, stretch(recipe.optimizer, recipe.training.epochs)),
         training=recipe.training,
         length=prepared.length,
-        flops=lambda size: prepared.flops(size).total,
         validate=validate,
         store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing)),
         log=log,
@@ -188,8 +191,13 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
     )
     for size in sorted({part.size for epoch in counts for part, _, _ in epoch} - set(sizes)):
         parts.log.warning(
-            f"{size} px is never trained at: its share of {plan.length:,} images does not fill a batch; lower "
-            "training.batch_size or set training.drop_last to false"
+            f"{size} px is never trained at: its share of {plan.length:,} images is less than two; use fewer sizes or "
+            "more images"
+        )
+    if recipe.training.equal_flops:
+        parts.log.message(
+            f"{len(length.steps)} passes over the images cost what {recipe.training.epochs} epochs at "
+            f"{prepared.data.preprocessing.image_size} px do"
         )
     if recipe.optimizer.epochs not in (0, recipe.training.epochs):
         parts.log.message(
@@ -198,6 +206,22 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         )
     if progress:
         parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the run folder, so that two processes never write one run."""
+    if fcntl is None:  # no such locks on this system
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder} is being trained by another process; wait for it, or give another --run"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager
@@ -231,8 +255,8 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run of this package wrote into `folder`, and nothing else."""
+    """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
     if (folder / files.RECIPE).exists():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.EVALUATION, files.LOG, files.REPORT):
+        for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.EVALUATION, files.REPORT):
             (folder / name).unlink(missing_ok=True)

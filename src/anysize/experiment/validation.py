@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from anysize.data.preprocess import EvalTransform
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
 from anysize.experiment import build
-from anysize.norms.calibration import calibrated
+from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -36,36 +36,55 @@ class Evaluator:
     preprocessing: Preprocessing
     task: Task
     validation: Source
-    loader: PlanLoader
+    training_loader: Callable[[], PlanLoader]
+    """Opens the training images, where they are wanted."""
     device: torch.device
+
+    def __post_init__(self) -> None:
+        settings = self.recipe.evaluation
+        if int(settings.crops) > 1 and settings.copies > 1:
+            raise UserError(
+                f"evaluation.crops is {settings.crops} and evaluation.copies {settings.copies}; expected one of them "
+                "to be 1"
+            )
 
     def batch_size(self, size: int) -> int:
         """Images a step at `size`, about as much memory at each."""
         base = self.recipe.evaluation.batch_size or 4 * self.recipe.training.batch_size
         return SizeMix.fixed(size, self.preprocessing.image_size, "B+").batches(base)[0].batch_size
 
-    def calibration_batches(self, size: int) -> Iterator[LoadedBatch]:
+    def calibration_batches(self, size: int, stop: StopRequest | None = None) -> Iterator[LoadedBatch]:
         """Training images at `size`."""
-        images = len(self.loader.source)
+        loader = self.loader
         plan = BatchPlan(
-            images,
+            len(loader.source),
             SizeSchedule.constant(SizeMix.fixed(size)),
-            batch_size=min(self.batch_size(size), images),
+            batch_size=min(self.batch_size(size), len(loader.source)),
             seed=self.recipe.training.seed,
             drop_last=False,
         )
-        wanted = self.recipe.evaluation.calibration_images or images
-        batches, count = [], 0
-        for batch in plan.batches(epoch=0):
-            if count >= wanted:
-                break
-            batches.append(batch)
-            count += len(batch.indices)
-        return iter(self.loader.load(batches))
+        batches = plan.batches(epoch=0)
+        if self.recipe.evaluation.calibration_images:
+            batches = batches[: -(-self.recipe.evaluation.calibration_images // min(map(_length, batches)))]
+        return _until(loader.load(batches), stop)
 
-    def calibrated(self, model: nn.Module, size: int) -> contextlib.AbstractContextManager[int]:
-        """Within this context `model` has statistics of images at `size`; then its own again."""
-        return calibrated(model, self.calibration_batches(size))
+    @contextlib.contextmanager
+    def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[bool]:
+        """Within this context `model` has statistics of images at `size`, then its own again.
+
+        Yields whether it was calibrated: a model without running statistics is left as it is.
+        """
+        if not has_running_statistics(model):
+            yield False
+            return
+        wanted = self.recipe.evaluation.calibration_images or None
+        with calibrated(model, self.calibration_batches(size, stop), wanted):
+            yield True
+
+    @functools.cached_property
+    def loader(self) -> PlanLoader:
+        """Loads training images, to calibrate with."""
+        return self.training_loader()
 
     def evaluate(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> dict[str, float]:
         """Metrics on the validation images at `size`.
@@ -81,10 +100,6 @@ class Evaluator:
         """Loads the validation images as the recipe says: as they are, in crops, or in augmented copies."""
         settings = self.recipe.evaluation
         crops = int(settings.crops)
-        if crops > 1 and settings.copies > 1:
-            raise UserError(
-                f"evaluation.crops is {crops} and evaluation.copies {settings.copies}; expected one of them to be 1"
-            )
         transform = self.loader.transform if settings.copies > 1 else EvalTransform(self.preprocessing, crops=crops)
         workers = build.worker_count(self.recipe.data)
         return PlanLoader(self.validation, transform, device=self.device, workers=workers)
@@ -92,6 +107,10 @@ class Evaluator:
     def _validation_batches(self, size: int) -> list[Batch]:
         batches = sequential_batches(len(self.validation), size, self.batch_size(size))
         return [dataclasses.replace(batch, copies=self.recipe.evaluation.copies) for batch in batches]
+
+
+def _length(batch: Batch) -> int:
+    return len(batch.indices)
 
 
 def _until(batches: Iterable[LoadedBatch], stop: StopRequest | None) -> Iterator[LoadedBatch]:

@@ -155,7 +155,7 @@ def _search(model: nn.Module, in_channels: int, largest: int = 1024) -> tuple[nn
 
 
 def _refusal(model: nn.Module, size: int, in_channels: int) -> str | None:
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
             model(torch.zeros(2, in_channels, size, size, device=device))

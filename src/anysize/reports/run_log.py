@@ -89,15 +89,15 @@ class RunLog:
         self._next = now + self._seconds
         values = [f"{size} px"]
         values += [f"{label(name)} {show(name, _number(value))}" for name, value in {"loss": loss, **metrics}.items()]
-        values += [f"lr {show('lr', _number(lr))}", f"{show('images_per_second', _number(images_per_second))} images/s"]
-        values += [f"{show('seconds', _number(seconds_left))} left"]
+        speed, left = show("images_per_second", _number(images_per_second)), show("seconds", _number(seconds_left))
+        values += [f"{speed} img/s", f"{left} left", f"lr {show('lr', _number(lr))}"]
         if self._live is None:
             self._print("  ".join([f"epoch {epoch}/{self.epochs}", f"step {step}/{steps}", *values]))
             return
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_row(
             f"epoch {epoch}/{self.epochs}",
-            ProgressBar(total=steps, completed=step, width=16),
+            ProgressBar(total=steps, completed=step, width=max(4, min(16, self.console.width - 90))),
             Text("  ".join([f"{step}/{steps}", *values]), no_wrap=True, overflow="ellipsis"),
         )
         self._live.update(line, refresh=True)

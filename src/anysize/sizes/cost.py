@@ -240,9 +240,8 @@ def _count(plan: BatchPlan, epochs: int) -> dict[SizeBatch, tuple[int, int]]:
     for sizes, times in repeats.items():
         for part, steps, samples in plan.counts(first[sizes]):
             key = dataclasses.replace(part, share=0.0)  # the same size may have other shares in another phase
-            used = min(samples, steps * part.batch_size * plan.world_size)  # what fills no batch may be dropped
             done = total.get(key, (0, 0))
-            total[key] = done[0] + times * steps, done[1] + times * used
+            total[key] = done[0] + times * steps, done[1] + times * samples
     return total
 
 

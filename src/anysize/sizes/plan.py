@@ -66,8 +66,9 @@ class BatchPlan:
         copies: augmented copies of each sample at the base size (batch augmentation).
         seed: everything random follows from it and the epoch.
         rank, world_size: which of how many processes this is.
-        drop_last: leave out what does not fill a batch, as the authors' code does. Otherwise a piece is cut evenly,
-            so that each sample is seen exactly once and no batch is much smaller than the others.
+        drop_last: leave out what does not fill a batch, as the authors' code does, but for a size whose whole piece
+            does not: it makes one smaller batch. Otherwise a piece is cut evenly, so that each sample is seen exactly
+            once and no batch is much smaller than the others.
 
     Raises:
         UserError: an empty data set, a rank outside the world, or no size whose piece fills one batch.
@@ -102,22 +103,39 @@ class BatchPlan:
         permutation = np.random.default_rng([self.seed, epoch, 0]).permutation(self.length)
         batches: list[Batch] = []
         start = 0
-        for part, count, samples in self.counts(epoch):
+        for part, count, samples in self._pieces(epoch):
             piece = permutation[start : start + samples]
             start += samples
             if self.drop_last:
-                piece = piece[: count * part.batch_size * self.world_size]
+                piece = piece[: self._kept(part, count, samples)]
             for step in np.array_split(piece, count) if count else ():
                 indices = np.array_split(step, self.world_size)[self.rank]
                 batches.append(Batch(epoch, part.size, part.copies, indices))
-        order = np.random.default_rng([self.seed, epoch, 1]).permutation(len(batches))
-        return [batches[i] for i in order]
+        return [batches[i] for i in self._order(epoch, len(batches))]
+
+    def step_images(self, epoch: int) -> list[tuple[int, int]]:
+        """(size, images of all ranks) of each step in the order of training, the same on every rank."""
+        steps: list[tuple[int, int]] = []
+        for part, count, samples in self.counts(epoch):
+            larger = samples % count if count else 0  # as array_split cuts: the first ones take one more
+            steps += [(part.size, (samples // count + (i < larger)) * part.copies) for i in range(count)]
+        return [steps[i] for i in self._order(epoch, len(steps))]
 
     def counts(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:
-        """Size, number of steps (the same on all ranks) and samples of all ranks, for each piece of an epoch.
+        """Size, steps (the same on all ranks) and samples that all ranks train, for each piece of an epoch."""
+        if not self.drop_last:
+            return self._pieces(epoch)
+        return [(part, count, self._kept(part, count, samples)) for part, count, samples in self._pieces(epoch)]
 
-        Where `drop_last` is set, a piece may hold more samples than its steps take.
-        """
+    def _kept(self, part: SizeBatch, count: int, samples: int) -> int:
+        """Samples of a piece that its steps take under drop_last, as many on each rank."""
+        return min(samples // self.world_size, count * part.batch_size) * self.world_size
+
+    def _order(self, epoch: int, steps: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch, 1]).permutation(steps)
+
+    def _pieces(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:
+        """As `counts`, with all samples of a piece, whether they fill its last batch or not."""
         parts = self.sizes(epoch)
         samples = [int(part.share * self.length) for part in parts]
         samples[-1] = self.length - sum(samples[:-1])
@@ -128,18 +146,20 @@ class BatchPlan:
                 if 0 < count < self.world_size and i != largest:
                     samples[largest] += count
                     samples[i] = 0
+        if not self.drop_last and self.length < self.world_size:
+            raise UserError(f"{self.length} samples for {self.world_size} processes; expected at least one for each")
         counts = []
         for part, count in zip(parts, samples, strict=True):
             whole = part.batch_size * self.world_size
-            # A batch size of 1 would leave a rank without a sample in the last steps: these take one more instead.
-            counts.append(count // whole if self.drop_last else min(-(-count // whole), count // self.world_size))
-        if not self.drop_last and self.length < self.world_size:
-            raise UserError(f"{self.length} samples for {self.world_size} processes; expected at least one for each")
+            if self.drop_last:
+                counts.append(count // whole or int(count >= 2 * self.world_size))
+            else:
+                # A batch size of 1 would leave a rank without a sample in the last steps: these take one more instead.
+                counts.append(min(-(-count // whole), count // self.world_size))
         if not any(counts):
-            needed = min(part.batch_size for part in parts) * self.world_size
             raise UserError(
-                f"{self.length} samples do not fill one batch at any size (the smallest takes {needed}); "
-                "lower training.batch_size or set training.drop_last to false"
+                f"{self.length} samples make no batch of two samples at any size for {self.world_size} processes; "
+                "expected more images, or training.drop_last = false"
             )
         return list(zip(parts, counts, samples, strict=True))
 

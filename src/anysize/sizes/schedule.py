@@ -32,18 +32,19 @@ class SizeRamp:
     budget: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.start, self.stop) < 1 or self.epochs < 1 or self.multiple < 1:
+        if min(self.start, self.stop) < 1 or self.epochs < 2 or self.multiple < 1:
             raise UserError(
                 f"a ramp from {self.start} to {self.stop} px over {self.epochs} epochs in multiples of "
-                f"{self.multiple}; expected positive sizes, epochs and multiple"
+                f"{self.multiple}; expected positive sizes and at least 2 epochs"
             )
 
     def mix(self, epoch: int) -> SizeMix:
         """The single size of `epoch`, counted from the start of the ramp."""
-        done = min(epoch / (self.epochs - 1), 1.0) if self.epochs > 1 else 1.0
+        done = min(epoch / (self.epochs - 1), 1.0)
         size = self.start + done * (self.stop - self.start)
         rounded = max(self.multiple, round(size / self.multiple) * self.multiple)
-        return SizeMix.fixed(self.stop if done == 1.0 else rounded, self.base, self.budget)
+        exact = {0.0: self.start, 1.0: self.stop}
+        return SizeMix.fixed(exact.get(done, rounded), self.base, self.budget)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +84,9 @@ class SizeSchedule:
         """The same mixture in every epoch."""
         return cls((SizePhase(0, mix),))
 
-    @property
-    def mixed(self) -> bool:
-        """True when a run sees more than one size, so that its statistics fit none and want calibration."""
-        return len(self.phases) > 1 or isinstance(self.phases[0].sizes, SizeRamp) or len(self.phases[0].sizes.sizes) > 1
+    def sizes(self, epochs: int) -> set[int]:
+        """All sizes of the first `epochs` epochs."""
+        return {size for epoch in range(epochs) for size in self.at(epoch).mix.sizes}
 
     def at(self, epoch: int) -> EpochSizes:
         """The sizes of `epoch`: a pure function."""
@@ -98,13 +98,21 @@ class SizeSchedule:
 def build_schedule(settings: SizeSettings, base: int, epochs: int) -> SizeSchedule:
     """Turn the `[sizes]` section of a recipe into a schedule; `base` replaces a base of 0.
 
+    `sizes.mix` holds until the first phase.
+
     Raises:
         UserError: settings that do not fit together, such as `mix = "custom"` without weights.
     """
     base = settings.base or base
     if not settings.phases:
         return SizeSchedule.constant(_mixture(settings.mix, settings, base))
-    phases = []
+    before = _mixture(settings.mix, settings, base)
+    if settings.phases[0].epoch == 0 and settings.mix != "fixed":
+        raise UserError(
+            f"sizes.mix is {settings.mix!r}, but a phase replaces it from epoch 0 on; leave sizes.mix at fixed, or "
+            "start the first phase later"
+        )
+    phases = [SizePhase(0, before)] if settings.phases[0].epoch > 0 else []
     starts = [phase.epoch for phase in settings.phases] + [epochs]
     for phase, following in zip(settings.phases, starts[1:], strict=True):
         sizes = _phase_sizes(phase, settings, base, phase.epochs or max(1, following - phase.epoch))

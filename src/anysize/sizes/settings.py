@@ -37,4 +37,6 @@ class SizeSettings:
     sizes: tuple[int, ...] = setting((), "image sizes for mix = uniform")
     weights: dict[str, float] = setting({}, "size = share of the images, for mix = custom")
     budget: str = setting("", "what uniform and custom fill their budget with", choices=BUDGETS)
-    phases: tuple[PhaseSettings, ...] = setting((), "[[sizes.phases]]: other sizes from given epochs on")
+    phases: tuple[PhaseSettings, ...] = setting(
+        (), "[[sizes.phases]]: other sizes from given epochs (passes over the images) on; mix holds until the first"
+    )

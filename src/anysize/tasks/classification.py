@@ -59,11 +59,11 @@ class Classification:
 
     def metrics(self, device: torch.device) -> MetricCollection:
         def accuracy(k: int) -> Metric:
-            return MulticlassAccuracy(
-                num_classes=self.num_classes, top_k=min(k, self.num_classes), average="micro", validate_args=False
-            )
+            return MulticlassAccuracy(num_classes=self.num_classes, top_k=k, average="micro", validate_args=False)
 
-        metrics: dict[str, Metric] = {"top1": accuracy(1), "top5": accuracy(5), "loss": MeanCrossEntropy()}
+        metrics: dict[str, Metric] = {"top1": accuracy(1), "loss": MeanCrossEntropy()}
+        if self.num_classes > 5:
+            metrics["top5"] = accuracy(5)
         return MetricCollection(metrics, compute_groups=False).to(device)
 
 

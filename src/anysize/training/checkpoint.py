@@ -44,35 +44,33 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
     Raises:
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
     """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    beside, aside = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     contents = {"model.safetensors": _serialise(checkpoint.model)}
     if checkpoint.optimizer:
         contents["optimizer.safetensors"] = _serialise(checkpoint.optimizer)
     files = {name: {"bytes": len(data), "blake2b": _checksum(data)} for name, data in contents.items()}
-    state = {"format": FORMAT, **checkpoint.state, "files": files}
-    contents["state.json"] = json.dumps(state, indent=1).encode()
+    contents["state.json"] = _serialise_state({"format": FORMAT, **checkpoint.state, "files": files})
     try:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
+        shutil.rmtree(aside, ignore_errors=True)
         beside.mkdir(parents=True)
         for name, data in contents.items():
             _write_synced(beside / name, data)
+        _sync_folder(beside)
+        if folder.exists():
+            if keep is not None:
+                shutil.rmtree(keep, ignore_errors=True)
+            folder.rename(keep or aside)
+        beside.rename(folder)
+        _sync_folder(folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         needed = sum(map(len, contents.values())) / 2**20
         raise UserError(
-            f"could not write the checkpoint {folder} ({needed:.1f} MiB): {error.strerror or error}; the checkpoints "
-            "written before are untouched: make room and give the same command again"
+            f"could not write the checkpoint {folder} ({needed:.1f} MiB): {error.strerror or error}; what was "
+            "written before is untouched: make room and give the same command again"
         ) from error
-    if folder.exists():
-        aside = keep or folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        beside.rename(folder)
-        if keep is None:
-            shutil.rmtree(aside, ignore_errors=True)
-    else:
-        beside.rename(folder)
-    _sync_folder(folder.parent)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -106,9 +104,13 @@ def read_state(folder: Path) -> dict[str, Any]:
         UserError: a format that this version does not read.
     """
     try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error}") from None
+        whole = json.loads((folder / "state.json").read_text())
+        state: dict[str, Any] = whole["state"]
+        checksum = whole["blake2b"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error!r}") from None
+    if checksum != _checksum(json.dumps(state).encode()):
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json does not match its checksum")
     if state.get("format") != FORMAT:
         raise UserError(
             f"checkpoint {folder} has format {state.get('format')}; this version of anysize reads format {FORMAT}"
@@ -157,6 +159,10 @@ def find_damaged(model: nn.Module) -> str | None:
 def _serialise(tensors: dict[str, Tensor]) -> bytes:
     data: bytes = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     return data
+
+
+def _serialise_state(state: dict[str, Any]) -> bytes:
+    return json.dumps({"blake2b": _checksum(json.dumps(state).encode()), "state": state}, indent=1).encode()
 
 
 def _checksum(data: bytes) -> str:

@@ -44,26 +44,14 @@ class GradientSmoothing:
         return self.norm / (norm + 1e-6)
 
 
-def copies_factor(
-    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, copies: int
-) -> float:
-    """How much larger the gradient of one copy is than that of all copies together.
+def copies_factor(norm: Callable[[Tensor, Tensor], float], images: Tensor, targets: Tensor, copies: int) -> float:
+    """How much larger the gradient of one copy is than that of all copies together (adaptive gradient scaling).
 
-    mean_j ||g(copy j)|| / ||g(all copies)||, for images and targets laid out copy by copy (batch augmentation's
-    adaptive gradient scaling). The buffers of the model, running statistics among them, are put back.
+    mean_j ||g(copy j)|| / ||g(all copies)||, for images and targets laid out copy by copy; `norm` measures the norm of
+    the gradient of some images.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    def norm(some_images: Tensor, some_targets: Tensor) -> float:
-        gradients = torch.autograd.grad(loss(model(some_images), some_targets), parameters, allow_unused=True)
-        return float(torch.nn.utils.get_total_norm([g for g in gradients if g is not None]))
-
     each = [norm(i, t) for i, t in zip(images.chunk(copies), targets.chunk(copies), strict=True)]
     together = norm(images, targets)
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
     return sum(each) / len(each) / together if together > 0 else 1.0
 
 

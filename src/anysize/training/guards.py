@@ -4,7 +4,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 import torch
@@ -54,7 +54,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def check_finite(name: str, value: float, epoch: int, step: int, size: int, samples: list[str]) -> None:
+Guard = Callable[[str, float], None]
+"""Raises `Diverged` if the named value is not finite."""
+
+
+def check_finite(name: str, value: float, epoch: int, step: int, size: int, samples: Iterable[str]) -> None:
     """Raise `Diverged` unless `value` is finite, naming where in training it was met.
 
     Raises:
@@ -62,7 +66,8 @@ def check_finite(name: str, value: float, epoch: int, step: int, size: int, samp
     """
     if math.isfinite(value):
         return
-    shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
+    names = list(samples)
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     raise Diverged(
         f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {shown}; the "
         "weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "

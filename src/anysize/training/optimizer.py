@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anysize.registry import UserError, did_you_mean
 from anysize.training.gradients import split_decay
-from anysize.training.regime import shorten, value_at
+from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at
 from anysize.training.settings import OptimizerSettings
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
@@ -44,12 +44,34 @@ class RegimeOptimizer:
                 raise UserError(f"unknown optimizer {name!r}: {did_you_mean(name, OPTIMIZERS)}")
         used = {key for name in names for key in OPTIMIZERS[name][1]}
         for key in ("momentum", "nesterov", "betas", "alpha", "eps"):
-            default = getattr(OptimizerSettings(), key)
-            if key not in used and getattr(settings, key) != default:
-                raise UserError(f"optimizer.{key} is set, but {' and '.join(sorted(names))} takes no {key}; remove it")
+            value, default = getattr(settings, key), getattr(OptimizerSettings(), key)
+            if key not in used and value not in (default, constant(0.0)):
+                raise UserError(
+                    f"optimizer.{key} is set, but {' and '.join(sorted(names))} takes no {key}; remove it, or give its "
+                    f"default {to_data(default) if is_schedule(default) else default}"
+                )
+        if not self.parameters:
+            raise UserError("the model has no parameters to train; expected at least one that requires a gradient")
         self.name = ""
         self.torch: torch.optim.Optimizer
+        self._check_every_point()
         self.apply(0.0)
+
+    def _check_every_point(self) -> None:
+        """Let torch look at the settings of every phase before the first step."""
+        schedules = {key: value for key, value in vars(self.settings).items() if is_schedule(value)}
+        for key, schedule in schedules.items():
+            for point in schedule:
+                if isinstance(point.value, str) != (key == "name"):
+                    raise UserError(
+                        f"optimizer.{key} is {point.value!r}; expected a {'name' if key == 'name' else 'number'}"
+                    )
+        for epoch in sorted({point.epoch for schedule in schedules.values() for point in schedule}):
+            try:
+                self._switch(*regime_at(self.settings, epoch))
+            except ValueError as error:
+                raise UserError(f"the optimizer refuses its settings at epoch {epoch:g}: {error}") from None
+        self.name = ""
 
     def apply(self, epoch: float) -> dict[str, Any]:
         """Set the optimizer to what the regime says at `epoch` epochs of progress; return it."""
@@ -60,6 +82,9 @@ class RegimeOptimizer:
             group.update(values)
             if not group["decay"]:
                 group["weight_decay"] = 0.0
+        if name == "rmsprop" and values["momentum"] > 0:  # torch makes this state only if momentum began above 0
+            for parameter, state in self.torch.state.items():
+                state.setdefault("momentum_buffer", torch.zeros_like(parameter))
         return values
 
     def _switch(self, name: str, values: dict[str, Any]) -> None:
@@ -78,14 +103,14 @@ class RegimeOptimizer:
 
     def load_state(self, name: str, state: dict[str, Tensor]) -> None:
         """Become the optimizer `name` with the tensors that its `state` returned; `apply` then moves on from it."""
-        values = {key: value_at(v, 0) if _is_schedule(v) else v for key, v in vars(self.settings).items()}
+        values = {key: value_at(v, 0) if is_schedule(v) else v for key, v in vars(self.settings).items()}
         self._switch(name, {key: values[key] for key in OPTIMIZERS[name][1]})
         parameters = {self._names[id(parameter)]: parameter for parameter in self.parameters}
         for key, value in state.items():
             parameter_name, _, kind = key.rpartition("/")
             parameter = parameters[parameter_name]
             # A moment lies in memory as its parameter does; a step count is a scalar on the CPU.
-            like = value if value.ndim == 0 else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            like = value if kind == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             self.torch.state[parameter][kind] = like
 
 
@@ -101,7 +126,7 @@ def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
         return settings
     ratio = epochs / settings.epochs
     schedules: dict[str, Any] = {
-        key: shorten(value, ratio) for key, value in vars(settings).items() if _is_schedule(value)
+        key: shorten(value, ratio) for key, value in vars(settings).items() if is_schedule(value)
     }
     return dataclasses.replace(settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, **schedules)
 
@@ -115,13 +140,9 @@ def regime_at(settings: OptimizerSettings, epoch: float) -> tuple[str, dict[str,
     values: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        values[field.name] = value_at(value, epoch) if _is_schedule(value) else value
+        values[field.name] = value_at(value, epoch) if is_schedule(value) else value
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start
         values["lr"] *= start + (1 - start) * epoch / settings.warmup_epochs
     name = values["name"]
     return name, {key: values[key] for key in OPTIMIZERS[name][1]}
-
-
-def _is_schedule(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and hasattr(value[0], "ramp")

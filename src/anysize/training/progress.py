@@ -1,14 +1,14 @@
 """How far a run is and how long it will be."""
 
-import bisect
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from anysize.sizes.mix import SizeMix
 from anysize.sizes.plan import BatchPlan
+from anysize.sizes.schedule import SizeSchedule
 from anysize.training.settings import TrainingSettings
 
 
@@ -47,61 +47,77 @@ class Progress:
         self.epoch_seconds = 0.0
         self.sums = {}
 
-    def means(self) -> dict[str, float]:
-        """The training metrics of the epoch so far."""
-        return {name: value / self.epoch_images for name, value in self.sums.items()}
+    def mean(self, name: str) -> float:
+        """A training metric over the epoch so far."""
+        return self.sums[name] / self.epoch_images
 
 
 @dataclasses.dataclass(frozen=True)
 class RunLength:
-    """Steps of each epoch and FLOPs (forward and backward, one rank) of the run.
+    """Steps of each epoch and FLOPs (forward and backward, of all ranks) of the run, all known before it starts.
 
-    With equal_flops a run ends in the step that reaches the FLOPs of `epochs` epochs at the base size, and the regime's
-    epochs count those, so that runs at different sizes spend the same and see the same learning rates.
+    With equal_flops a run ends at the step that comes nearest to the FLOPs of `epochs` epochs at the base size, and the
+    regime's epochs count those, so that runs at different sizes spend the same and see the same learning rates.
     """
 
+    plan: BatchPlan
+    image_flops: Callable[[int], int]
     epochs: int
-    steps: tuple[int, ...]
-    flops: int
     equal_flops: bool
+    steps: tuple[int, ...]
+    epoch_flops: tuple[int, ...]
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return sum(self.steps)
 
-    def regime_epoch(self, progress: Progress) -> float:
-        """Progress on the scale that the regime is written in: from 0 to `epochs`."""
+    @property
+    def flops(self) -> int:
+        """FLOPs of the whole run."""
+        return sum(self.epoch_flops)
+
+    def flops_at(self, epoch: int, step: int) -> int:
+        """FLOPs of the run up to the first `step` steps of `epoch`."""
+        return sum(self.epoch_flops[:epoch]) + _cumulative(self.plan, self.image_flops, epoch)[step]
+
+    def regime_epoch(self, epoch: int, step: int) -> float:
+        """Progress on the scale that the regime is written in, from 0 to `epochs`."""
         if self.equal_flops:
-            return self.epochs * progress.flops / self.flops
-        return progress.epoch + progress.step_in_epoch / self.steps[progress.epoch]
+            return self.epochs * self.flops_at(epoch, step) / self.flops
+        return epoch + step / self.steps[epoch]
+
+
+@functools.lru_cache(maxsize=2)
+def _cumulative(plan: BatchPlan, image_flops: Callable[[int], int], epoch: int) -> list[int]:
+    """FLOPs before each step of an epoch, and of the whole epoch."""
+    spent = (images * image_flops(size) for size, images in plan.step_images(epoch))
+    return list(itertools.accumulate(spent, initial=0))
 
 
 def run_length(plan: BatchPlan, settings: TrainingSettings, base: int, flops: Callable[[int], int]) -> RunLength:
     """Work out the length of a run before it starts; `flops` gives those of one image of a size."""
 
     def of_epoch(epoch: int) -> int:
-        return sum(steps * flops(part.size) * part.batch_size * part.copies for part, steps, _ in plan.counts(epoch))
+        return sum(samples * part.copies * flops(part.size) for part, _, samples in plan.counts(epoch))
 
+    def length(steps: list[int], spent: list[int]) -> RunLength:
+        return RunLength(plan, flops, settings.epochs, settings.equal_flops, tuple(steps), tuple(spent))
+
+    epochs = range(settings.epochs)
     if not settings.equal_flops:
-        steps = tuple(plan.steps(epoch) for epoch in range(settings.epochs))
-        return RunLength(settings.epochs, steps, sum(map(of_epoch, range(settings.epochs))), False)
-    base_steps = plan.length // (plan.batch_size * plan.world_size) if plan.drop_last else 0
-    base_images = base_steps * plan.batch_size or plan.length // plan.world_size
-    target = settings.epochs * base_images * plan.copies * flops(base)
-    spent, counts = 0, []
-    for epoch in itertools.count():
-        batches = plan.batches(epoch)
-        reached = np.cumsum([batch.images * flops(batch.size) for batch in batches], dtype=object) + spent
-        # Stop at the step that comes nearest to the target.
-        last = bisect.bisect_left(reached, target)
-        if last < len(batches):
-            before = reached[last - 1] if last else spent
-            count = last + 1 if reached[last] - target <= target - before else last
-            if count:
-                counts.append(count)
-                before = reached[count - 1]
-            return RunLength(settings.epochs, tuple(counts), int(before), True)
-        spent = reached[-1]
-        counts.append(len(batches))
-    raise AssertionError("an endless count ended")
+        return length([plan.steps(epoch) for epoch in epochs], [of_epoch(epoch) for epoch in epochs])
+    at_base = dataclasses.replace(plan, schedule=SizeSchedule.constant(SizeMix.fixed(base)))
+    target = settings.epochs * sum(samples * part.copies for part, _, samples in at_base.counts(0)) * flops(base)
+    steps: list[int] = []
+    spent: list[int] = []
+    while sum(spent) + of_epoch(len(steps)) < target:
+        spent.append(of_epoch(len(steps)))
+        steps.append(plan.steps(len(steps)))
+    left = target - sum(spent)
+    within = _cumulative(plan, flops, len(steps))
+    count = min(range(len(within)), key=lambda step: abs(within[step] - left))
+    if count or not steps:  # a run makes one step at least
+        steps.append(max(count, 1))
+        spent.append(within[max(count, 1)])
+    return length(steps, spent)

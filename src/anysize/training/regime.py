@@ -38,6 +38,11 @@ class Point:
 Schedule = tuple[Point, ...]
 
 
+def is_schedule(value: Any) -> bool:
+    """Whether a setting is a schedule."""
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Point)
+
+
 def constant(value: float | str) -> Schedule:
     """A schedule that never changes."""
     return (Point(value),)
@@ -69,6 +74,8 @@ def parse_schedule(given: Any) -> Schedule:
     if len({isinstance(point.value, str) for point in points}) > 1:
         raise UserError(f"values {[point.value for point in points]}; expected all numbers or all names")
     for point, following in zip(points, (*points[1:], None), strict=True):
+        if isinstance(point.value, float) and not math.isfinite(point.value):
+            raise UserError(f"the value at epoch {point.epoch:g} is {point.value}; expected a finite number")
         if point.ramp in ("linear", "cosine", "exponential") and following is None:
             raise UserError(
                 f"a {point.ramp} ramp starts at epoch {point.epoch:g} and leads nowhere; add its last point"
@@ -89,8 +96,10 @@ def _short_form(text: str) -> Any:
             return text
     points = []
     for part in text.replace(",", " ").split():
-        epoch, value, *ramp = part.split(":")
-        points.append({"epoch": epoch, "value": value, **({"ramp": ramp[0]} if ramp else {})})
+        pieces = part.split(":")
+        if len(pieces) not in (2, 3):
+            raise UserError(f"received {part!r}; expected EPOCH:VALUE or EPOCH:VALUE:RAMP, such as 81:0.01")
+        points.append(dict(zip(("epoch", "value", "ramp"), pieces, strict=False)))
     return points
 
 
@@ -156,4 +165,7 @@ def shorten(schedule: Schedule, ratio: float) -> Schedule:
     >>> [point.epoch for point in shorten(parse_schedule("0:0.1 80:0.01"), 0.25)]
     [0.0, 20.0]
     """
-    return tuple(dataclasses.replace(p, epoch=p.epoch * ratio, every=p.every * ratio) for p in schedule)
+    return tuple(
+        dataclasses.replace(p, epoch=p.epoch * ratio, every=p.every * ratio if p.ramp == "step" else p.every)
+        for p in schedule
+    )

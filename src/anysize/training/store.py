@@ -1,6 +1,7 @@
 """The checkpoints of a run: `last`, `previous` and `best` in its `checkpoints` folder."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ class CheckpointStore:
         self.folder = folder
         self.description = description
 
-    def save(self, model: nn.Module, optimizer: RegimeOptimizer, progress: Progress) -> None:
-        """Write `last`; what was `last` becomes `previous`.
+    def save(self, model: nn.Module, optimizer: RegimeOptimizer, progress: Progress, *, replace: bool = False) -> None:
+        """Write `last`; what was `last` becomes `previous`, or, with `replace`, gives way to the same weights again.
 
         Raises:
             Diverged: the weights are not finite; the checkpoints that are there are kept.
@@ -45,7 +46,7 @@ class CheckpointStore:
             )
         state = {**self.description, "progress": progress.to_dict(), "optimizer": optimizer.name}
         checkpoint = Checkpoint(model_tensors(model), optimizer.state(), state)
-        write_checkpoint(self.folder / "last", checkpoint, keep=self.folder / "previous")
+        write_checkpoint(self.folder / "last", checkpoint, keep=None if replace else self.folder / "previous")
 
     def save_best(self, tensors: dict[str, Tensor], progress: Progress, metrics: dict[str, float]) -> None:
         """Write `best`: the tensors that were validated and how well they did."""
@@ -53,8 +54,8 @@ class CheckpointStore:
         write_checkpoint(self.folder / "best", Checkpoint(tensors, {}, state))
 
     def find(self, name: str = "last") -> Path | None:
-        """The folder of a checkpoint; where a crash fell between two renames, `previous` stands for `last`."""
-        for candidate in (name, "previous") if name == "last" else (name,):
+        """The folder of a checkpoint; where a crash fell between two renames, the one before stands for `last`."""
+        for candidate in (name, ".last.old", "previous") if name == "last" else (name,):
             if (self.folder / candidate).is_dir():
                 return self.folder / candidate
         return None
@@ -69,12 +70,10 @@ class CheckpointStore:
         try:
             checkpoint = read_checkpoint(path)
         except DamagedCheckpoint as error:
-            other = self.folder / "previous"
-            remedy = (
-                "go on from the save before it with --resume previous"
-                if other.is_dir() and path != other
-                else ("no other checkpoint is left: start again with --resume never")
-            )
+            other = "last" if path.name == "previous" else "previous"
+            remedy = "no other checkpoint is left: start again with --resume never"
+            if (self.folder / other).is_dir():
+                remedy = f"go on from the other save with --resume {other}"
             raise DamagedCheckpoint(f"{error}; {remedy}") from None
         load_model(model, checkpoint.model, path)
         known = {field.name for field in dataclasses.fields(Progress)}
@@ -83,16 +82,18 @@ class CheckpointStore:
 
 
 def resume(store: CheckpointStore, name: str, model: nn.Module, optimizer: RegimeOptimizer) -> Progress | None:
-    """Restore model, optimizer and progress from `last` or `previous`; None where the run has no checkpoint yet.
+    """Restore model, optimizer and progress from `last` or `previous`; None for `never` and where there is none yet.
 
     Raises:
         UserError: `previous` was asked for and is not there.
     """
-    path = store.find(name)
+    path = None if name == "never" else store.find(name)
     if path is None:
-        if name != "last":
+        if name == "previous":
             raise UserError(f"{store.folder} has no checkpoint {name!r}; leave --resume out to start or to go on")
         return None
     progress, checkpoint = store.restore(path, model)
     optimizer.load_state(checkpoint.state["optimizer"], checkpoint.optimizer)
+    if name == "previous":  # it must not be replaced by what it was chosen over, which may be damaged
+        shutil.rmtree(store.folder / "last", ignore_errors=True)
     return progress

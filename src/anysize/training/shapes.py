@@ -1,0 +1,89 @@
+"""The input shapes of a run: trying the largest before the first epoch, compiling the model for each."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anysize.registry import UserError
+from anysize.sizes.mix import SizeBatch
+from anysize.sizes.plan import BatchPlan
+from anysize.training.gradients import cut
+from anysize.training.guards import out_of_memory_says
+from anysize.training.progress import RunLength
+from anysize.training.settings import TrainingSettings
+
+
+def distinct_shapes(plan: BatchPlan, length: RunLength, chunks: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """Input shapes of a run: (images in a chunk, size) with the (samples, copies) of their batch."""
+    first: dict[tuple[SizeBatch, ...], int] = {}
+    for epoch in range(len(length.steps)):
+        first.setdefault(plan.sizes(epoch), epoch)
+    return {
+        (piece.stop - piece.start, batch.size): (len(batch.indices), batch.copies)
+        for epoch in first.values()
+        for batch in plan.batches(epoch)
+        for piece in cut(batch.images, chunks)
+    }
+
+
+@contextlib.contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Put the buffers of `model`, running statistics among them, back afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def try_largest_step(
+    model: nn.Module,
+    forward: Callable[..., Tensor],
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+    plan: BatchPlan,
+    length: RunLength,
+    training: TrainingSettings,
+    *,
+    channels: int,
+    device: torch.device,
+    memory_format: torch.memory_format,
+) -> None:
+    """One forward and backward at the largest shape, so that running out of memory happens before the first epoch.
+
+    Leaves gradients, to be thrown away.
+
+    Raises:
+        UserError: out of memory; names the shape.
+    """
+    shapes = distinct_shapes(plan, length, training.chunks)
+    images, size = max(shapes, key=lambda shape: shape[0] * shape[1] ** 2)
+    model.train()
+    with unchanged_buffers(model), out_of_memory_says(size, *shapes[images, size], training.chunks):
+        inputs = torch.zeros(images, channels, size, size, device=device).contiguous(memory_format=memory_format)
+        with autocast():
+            outputs = forward(inputs)
+        torch.autograd.backward(outputs.float().square().mean())
+
+
+def compiled(model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings) -> Callable[..., Tensor]:
+    """The model as the loop calls it: compiled, once for each shape, if the recipe says so.
+
+    Raises:
+        UserError: more distinct shapes than training.compile_shapes allows.
+    """
+    if not training.compile:
+        return model
+    shapes = distinct_shapes(plan, length, training.chunks)
+    if len(shapes) > training.compile_shapes:
+        raise UserError(
+            f"this run has {len(shapes)} distinct input shapes and training.compile would compile the model for each; "
+            f"training.compile_shapes allows {training.compile_shapes}: raise it, use fewer sizes, or do not compile"
+        )
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(shapes) + 2)
+    model_by_shape: Callable[..., Tensor] = torch.compile(model, dynamic=False)
+    return model_by_shape
