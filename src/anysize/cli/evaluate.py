@@ -37,7 +37,8 @@ def command(
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget
     from anysize.experiment.runs import evaluate
-    from anysize.reports.tables import evaluation_table
+    from anysize.reports.columns import label, show
+    from anysize.reports.tables import evaluation_metrics, evaluation_table
 
     if budget:
         parse_budget(budget)  # before an evaluation that takes minutes
@@ -54,10 +55,11 @@ def command(
     console.print(evaluation_table(table))
     console.print(f"{run}/evaluation.csv and {run}/report.html are written", soft_wrap=True)
     if budget:
-        row = best_for_budget(table, budget)
+        metric = evaluation_metrics(table)[0]
+        row = best_for_budget(table, budget, metric)
         how = "calibrated" if row["calibrated"] else "as trained"
         console.print(
-            f"best for {budget}: {row['size']} px {how}, top-1 {row['top1']:.2%}, {row['flops'] / 1e6:.1f} MFLOPs and "
-            f"{1000 / row['images_per_second']:.2f} ms an image",
+            f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
+            f"{row['flops'] / 1e6:.1f} MFLOPs and {1000 / row['images_per_second']:.2f} ms an image",
             soft_wrap=True,
         )

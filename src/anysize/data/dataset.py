@@ -8,9 +8,11 @@ A new data set is one new file in `anysize/data/sets`:
 
         defaults = DatasetInfo(image_size=32, mean=(0.5,), std=(0.25,), resize="stretch", crop="pad")
 
-        def load(self, settings: DataSettings, split: Split) -> Source: ...
+        @abc.abstractmethod
+    def load(self, settings: DataSettings, split: Split) -> Source: ...
 """
 
+import abc
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -50,7 +52,7 @@ class DatasetInfo:
         return len(self.mean)
 
 
-class DataSet:
+class DataSet(abc.ABC):
     """Base class of the data sets; the first line of the docstring is what `anysize data` shows."""
 
     defaults: ClassVar[DatasetInfo]
@@ -59,13 +61,13 @@ class DataSet:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
 
+    @abc.abstractmethod
     def load(self, settings: DataSettings, split: Split) -> "Source":
         """Open a split.
 
         Raises:
             UserError: the files are not there or not as expected.
         """
-        raise NotImplementedError
 
 
 DATASETS: Registry[DataSet] = Registry("data set")
