@@ -195,7 +195,7 @@ def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
     if len(path) > 1 and isinstance(current, dict):
         value, path = {**current, ".".join(path[1:]): _guess(value)}, path[:1]
     if len(path) > 1 or dataclasses.is_dataclass(current):
-        raise UserError(f"--{key}: is not a setting; `anysize train --help` lists them")
+        raise UserError(f"--{key}: is not a setting; `anysize settings` lists them")
     hint = typing.get_type_hints(type(node))[name]
     return dataclasses.replace(node, **{name: _checked(hint, fields[name], _from_text(hint, value), f"--{key}")})
 

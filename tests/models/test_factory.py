@@ -182,5 +182,5 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="does not take the options"):
         create_model("timm:resnet18", no_such_option=1)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install 'anysize\[zoo\]'"):
+    with pytest.raises(UserError, match=r"pip install timm"):
         create_model("timm:resnet18")

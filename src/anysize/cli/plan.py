@@ -11,7 +11,7 @@ def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
     recipe
         a recipe's name or the path of a TOML file
     images
-        number of training images, where the data is not at hand
+        number of training images, instead of the data set's own
     """
     from rich.console import Console
     from rich.table import Table

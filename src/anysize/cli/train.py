@@ -29,5 +29,6 @@ def command(
     try:
         train(recipe, parse_settings(settings), run=run or None, resume_from=resume, allow_changes=allow_changes)
     except Interrupted as stop:
-        print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr)
+        again = "the same command" if resume == "last" else "the same command without --resume"
+        print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -107,7 +107,7 @@ class PlanLoader:
                 batch_size=None,
                 collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
                 num_workers=self.workers,
-                worker_init_fn=ignore_interrupt,
+                worker_init_fn=own_session,
                 persistent_workers=self.workers > 0,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # or each epoch would draw from the global one, the model's
@@ -174,9 +174,11 @@ class _FileBatches(Dataset[_Decoded]):
         return _Decoded(pixels, np.array(good, dtype=np.int64), bad)
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Let Ctrl-C reach the main process alone, which saves and then ends its workers."""
+def own_session(worker: int) -> None:
+    """Let Ctrl-C and a signal to the process group reach the main process alone, which saves and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        os.setsid()
 
 
 def _worker_count(workers: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.loader import ignore_interrupt
+from anysize.data.loader import own_session
 from anysize.data.random import Stream, seeded
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
@@ -49,7 +49,7 @@ class MixedSizeLoader:
     Python and numpy are not seeded by the sample: draw from torch.
 
     Raises:
-        UserError: no size whose share of the data set fills one batch.
+        UserError: too few images for a batch of two at any size, or a rank outside the world.
 
     >>> data = [(torch.zeros(3, 32, 32, dtype=torch.uint8), i % 10) for i in range(64)]
     >>> loader = MixedSizeLoader(data, SizeMix.custom({16: 0.5, 32: 0.5}, base=32, budget="B+"), batch_size=8)
@@ -79,7 +79,7 @@ class MixedSizeLoader:
             _Sized(dataset, transform or _resize, seed),
             batch_sampler=self._sampler,
             num_workers=workers,
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=own_session,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or each epoch would draw from the global one, the model's

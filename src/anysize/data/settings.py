@@ -19,7 +19,9 @@ class DataSettings:
     )
     mean: tuple[float, ...] = setting((), "mean per channel of values in [0, 1]; empty: as is usual for the data set")
     std: tuple[float, ...] = setting((), "standard deviation per channel; empty: as is usual for the data set")
-    memory_limit: int = setting(2048, "hold the images in memory when they take at most this many MiB; 0: never", low=0)
+    memory_limit: int = setting(
+        2048, "hold images of one size, at most 128 px, in memory when they take at most this many MiB; 0: never", low=0
+    )
     workers: int = setting(-1, "processes that decode image files; -1: one a core (at most 8); 0: none", low=-1)
     on_bad_image: str = setting(
         "error", "an image that cannot be decoded stops the run or is left out", choices=("error", "skip")

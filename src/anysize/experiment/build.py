@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,7 @@ class Data:
 
     def loader(self, settings: DataSettings, device: torch.device) -> PlanLoader:
         """A loader that serves every size and epoch."""
-        return PlanLoader(self.train, self.transform, device=device, workers=worker_count(settings))
-
-
-def worker_count(settings: DataSettings) -> int:
-    """Processes that decode files; by default one a core that this process may use, at most 8."""
-    if settings.workers >= 0:
-        return settings.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+        return PlanLoader(self.train, self.transform, device=device, workers=settings.workers)
 
 
 def base_size(recipe: Recipe) -> int:
@@ -142,7 +133,7 @@ def check_phases(schedule: SizeSchedule, epochs: int) -> None:
             )
 
 
-def describe(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
+def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[str, Any]:
     """What every checkpoint says of itself, enough to rebuild the model and feed it rightly."""
     return {
         "model": {
@@ -152,6 +143,7 @@ def describe(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
             "in_channels": preprocessing.channels,
         },
         "task": recipe.task.name,
+        "images": images,
         "preprocessing": preprocessing.to_dict(),
     }
 

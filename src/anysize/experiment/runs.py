@@ -192,7 +192,9 @@ def calibrate(
     check_size(loaded.model, size, loaded.preprocessing.channels)
     if not has_running_statistics(loaded.model):
         raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
-    folder = Path(out) if out else loaded.folder / "checkpoints" / f"calibrated-{size}"
+    folder = Path(out).absolute() if out else loaded.folder / "checkpoints" / f"calibrated-{size}"
+    if folder.exists() and not (folder / "state.json").is_file():
+        raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
     evaluator = make_evaluator(loaded)
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
     state["preprocessing"] = dataclasses.replace(loaded.preprocessing, image_size=size).to_dict()

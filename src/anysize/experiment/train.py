@@ -72,8 +72,11 @@ def train(
         _check_same_recipe(folder, resolved)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
     except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}; give another one with --run") from None
+        raise UserError(
+            f"cannot write the run folder {folder}: {error.strerror}; give another one with --run"
+        ) from None
     with (
         _alone_in(folder),
         RunLog(folder, epochs=resolved.training.epochs, console=console) as log,
@@ -84,7 +87,7 @@ def train(
         parts = _assemble(prepared, folder, log)
         if resume_from == "never":
             _clear(folder)  # only now that nothing is wrong with what is to take its place
-        progress = resume(parts.store, resume_from, parts.model, parts.optimizer)
+        progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
         if progress and progress.epoch >= len(parts.length.steps):
             parts.report()
             log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
@@ -150,7 +153,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         training=recipe.training,
         length=prepared.length,
         validate=validate,
-        store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing)),
+        store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing, len(data.train))),
         log=log,
         describe=data.train.describe,
         report=lambda: _write_report(folder),
@@ -180,6 +183,7 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         total_batch=plan.batch_size * plan.world_size,
     )
     files.write_atomically(folder / files.RECIPE, dump(recipe))
+    (folder / files.EVALUATION).unlink(missing_ok=True)  # of weights that are about to change
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
@@ -194,7 +198,7 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
             f"{size} px is never trained at: its share of {plan.length:,} images is less than two; use fewer sizes or "
             "more images"
         )
-    if recipe.training.equal_flops:
+    if len(length.steps) != recipe.training.epochs:
         parts.log.message(
             f"{len(length.steps)} passes over the images cost what {recipe.training.epochs} epochs at "
             f"{prepared.data.preprocessing.image_size} px do"
@@ -217,10 +221,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
-                f"{folder} is being trained by another process; wait for it, or give another --run"
+                f"{folder} is being trained by another process (or its loaders are still ending: try again in a few "
+                "seconds); wait for it, or give another --run"
             ) from None
+        except OSError:
+            pass  # a file system without locks
         yield
 
 

@@ -12,7 +12,6 @@ from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.preprocess import EvalTransform
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
-from anysize.experiment import build
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
@@ -101,8 +100,7 @@ class Evaluator:
         settings = self.recipe.evaluation
         crops = int(settings.crops)
         transform = self.loader.transform if settings.copies > 1 else EvalTransform(self.preprocessing, crops=crops)
-        workers = build.worker_count(self.recipe.data)
-        return PlanLoader(self.validation, transform, device=self.device, workers=workers)
+        return PlanLoader(self.validation, transform, device=self.device, workers=self.recipe.data.workers)
 
     def _validation_batches(self, size: int) -> list[Batch]:
         batches = sequential_batches(len(self.validation), size, self.batch_size(size))

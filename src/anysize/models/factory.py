@@ -175,7 +175,7 @@ def _timm_model(name: str, num_classes: int, in_channels: int, options: dict[str
     try:
         import timm
     except ImportError:
-        raise UserError(f"model timm:{name} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
+        raise UserError(f"model timm:{name} needs timm, which is not installed: pip install timm") from None
     if not timm.is_model(name):
         raise UserError(f"unknown model 'timm:{name}': {did_you_mean(name, timm.list_models())}")
     try:

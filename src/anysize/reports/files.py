@@ -10,8 +10,9 @@
 `metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
 of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
 images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
-validation was done. `evaluation.csv` has `size`, `calibrated`, `images`, `images_per_second`, `flops` (of one image
-forward), and the task's metrics. Metrics such as top-1 are fractions in files and percentages on screen.
+validation was done. `evaluation.csv` has `checkpoint`, `size`, `calibrated`, `images`, `images_per_second`,
+`flops` (of one image forward), and the task's metrics. Metrics such as top-1 are fractions in files and percentages on
+screen.
 """
 
 import csv

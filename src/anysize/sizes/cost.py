@@ -207,7 +207,7 @@ def plan_cost(plan: BatchPlan, epochs: int, flops: Callable[[int], Flops], base:
         base: size (pixels) of the run to compare with; by default that of the last epoch's mixture.
 
     Raises:
-        UserError: a size whose share does not fill one batch (see `BatchPlan`).
+        UserError: as `BatchPlan`.
 
     >>> plan = BatchPlan(50_000, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=64)
     >>> cost = plan_cost(plan, epochs=200, flops=lambda size: Flops(forward=size**2))

@@ -71,7 +71,8 @@ class BatchPlan:
             once and no batch is much smaller than the others.
 
     Raises:
-        UserError: an empty data set, a rank outside the world, or no size whose piece fills one batch.
+        UserError: an empty data set or a rank outside the world; when asked for an epoch, no size with two samples for
+            each process.
     """
 
     length: int
@@ -140,10 +141,10 @@ class BatchPlan:
         samples = [int(part.share * self.length) for part in parts]
         samples[-1] = self.length - sum(samples[:-1])
         if not self.drop_last and self.length >= self.world_size:
-            # Every rank needs a sample in each step: a piece too small for that joins the largest one.
+            # Every rank needs two samples a step, for its norms: a piece too small for that joins the largest one.
             largest = samples.index(max(samples))
             for i, count in enumerate(samples):
-                if 0 < count < self.world_size and i != largest:
+                if 0 < count < 2 * self.world_size and i != largest:
                     samples[largest] += count
                     samples[i] = 0
         if not self.drop_last and self.length < self.world_size:

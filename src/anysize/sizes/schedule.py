@@ -104,6 +104,10 @@ def build_schedule(settings: SizeSettings, base: int, epochs: int) -> SizeSchedu
         UserError: settings that do not fit together, such as `mix = "custom"` without weights.
     """
     base = settings.base or base
+    if settings.sizes and "uniform" not in {settings.mix, *(phase.mix for phase in settings.phases)}:
+        raise UserError(
+            f"sizes.sizes is given, but sizes.mix is {settings.mix!r}, which does not use it; set sizes.mix to uniform"
+        )
     if not settings.phases:
         return SizeSchedule.constant(_mixture(settings.mix, settings, base))
     before = _mixture(settings.mix, settings, base)

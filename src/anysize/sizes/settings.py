@@ -16,7 +16,7 @@ class PhaseSettings:
     size: int = setting(0, "one fixed image size in pixels", low=0)
     start: int = setting(0, "first image size of a ramp, in pixels", low=0)
     stop: int = setting(0, "last image size of a ramp, reached in its last epoch", low=0)
-    epochs: int = setting(0, "length of the ramp in epochs; 0: to the next phase or the end of training", low=0)
+    epochs: int = setting(0, "length of the ramp in epochs; 0: to the next phase, or to training.epochs", low=0)
     multiple: int = setting(4, "sizes of a ramp are multiples of this many pixels", low=1)
     budget: str = setting("", "what a ramp or a fixed size fills its budget with", choices=BUDGETS)
     batch_size: int = setting(0, "batch size of the phase (at the base size); 0: training.batch_size", low=0)

@@ -52,12 +52,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
     contents["state.json"] = _serialise_state({"format": FORMAT, **checkpoint.state, "files": files})
     try:
         shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
-        shutil.rmtree(aside, ignore_errors=True)
         beside.mkdir(parents=True)
         for name, data in contents.items():
             _write_synced(beside / name, data)
         _sync_folder(beside)
         if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
             if keep is not None:
                 shutil.rmtree(keep, ignore_errors=True)
             folder.rename(keep or aside)

@@ -1,6 +1,7 @@
 """What happens to gradients between backward and the optimizer's step."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -52,7 +53,8 @@ def copies_factor(norm: Callable[[Tensor, Tensor], float], images: Tensor, targe
     """
     each = [norm(i, t) for i, t in zip(images.chunk(copies), targets.chunk(copies), strict=True)]
     together = norm(images, targets)
-    return sum(each) / len(each) / together if together > 0 else 1.0
+    factor = sum(each) / len(each) / together if together > 0 else 1.0
+    return factor if math.isfinite(factor) else 1.0  # float16's loss scale may be too large for the moment
 
 
 def split_decay(model: nn.Module, decay_on: str) -> dict[bool, list[nn.Parameter]]:

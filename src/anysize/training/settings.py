@@ -52,7 +52,9 @@ class TrainingSettings:
     batch_size: int = setting(64, "samples a step and a process at the base size", low=1)
     copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1)
     chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1)
-    drop_last: bool = setting(True, "leave out the samples of an epoch that do not fill a batch")
+    drop_last: bool = setting(
+        True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
+    )
     seed: int = setting(0, "everything random follows from it", low=0)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...")
     precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16", "float16"))

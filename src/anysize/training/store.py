@@ -32,7 +32,7 @@ class CheckpointStore:
         self.description = description
 
     def save(self, model: nn.Module, optimizer: RegimeOptimizer, progress: Progress, *, replace: bool = False) -> None:
-        """Write `last`; what was `last` becomes `previous`, or, with `replace`, gives way to the same weights again.
+        """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`).
 
         Raises:
             Diverged: the weights are not finite; the checkpoints that are there are kept.
@@ -42,7 +42,7 @@ class CheckpointStore:
         if damaged:
             raise Diverged(
                 f"{damaged} is not finite after step {progress.step}; the checkpoints written before are kept: lower "
-                "optimizer.lr or set optimizer.clip_norm, and go on with --resume previous --allow-changes"
+                "optimizer.lr or set optimizer.clip_norm, and go on with --allow-changes"
             )
         state = {**self.description, "progress": progress.to_dict(), "optimizer": optimizer.name}
         checkpoint = Checkpoint(model_tensors(model), optimizer.state(), state)
@@ -81,11 +81,13 @@ class CheckpointStore:
         return progress, checkpoint
 
 
-def resume(store: CheckpointStore, name: str, model: nn.Module, optimizer: RegimeOptimizer) -> Progress | None:
+def resume(
+    store: CheckpointStore, name: str, model: nn.Module, optimizer: RegimeOptimizer, *, allow_changes: bool = False
+) -> Progress | None:
     """Restore model, optimizer and progress from `last` or `previous`; None for `never` and where there is none yet.
 
     Raises:
-        UserError: `previous` was asked for and is not there.
+        UserError: `previous` was asked for and is not there, or the number of training images has changed.
     """
     path = None if name == "never" else store.find(name)
     if path is None:
@@ -93,7 +95,14 @@ def resume(store: CheckpointStore, name: str, model: nn.Module, optimizer: Regim
             raise UserError(f"{store.folder} has no checkpoint {name!r}; leave --resume out to start or to go on")
         return None
     progress, checkpoint = store.restore(path, model)
+    before, now = checkpoint.state["images"], store.description["images"]
+    if before != now and not allow_changes:
+        raise UserError(
+            f"the run was trained on {before:,} images and the data now has {now:,}; give the data it began with, or "
+            "go on with --allow-changes"
+        )
     optimizer.load_state(checkpoint.state["optimizer"], checkpoint.optimizer)
     if name == "previous":  # it must not be replaced by what it was chosen over, which may be damaged
-        shutil.rmtree(store.folder / "last", ignore_errors=True)
+        for other in ("last", ".last.old"):
+            shutil.rmtree(store.folder / other, ignore_errors=True)
     return progress
