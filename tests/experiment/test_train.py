@@ -468,3 +468,20 @@ def test_the_good_save_outlives_the_damaged_one(tiny: Make, tmp_path: Path, monk
         train(recipe, run=tmp_path / "run", resume_from="previous")
     assert read_checkpoint(tmp_path / "run/checkpoints/last").state["progress"]["step"] == 7
     assert read_checkpoint(tmp_path / "run/checkpoints/previous").state["progress"]["step"] in (6, 7)
+
+
+def test_the_advised_remedy_for_a_damaged_file_goes_on_in_the_same_folder(
+    tiny: Make, tmp_path: Path, image_folder: Path
+) -> None:
+    path = image_folder / "train/banana/007.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    changes = {
+        "data__name": "folder", "data__root": str(image_folder), "data__limit": 0, "data__memory_limit": 0,
+        "data__workers": 1, "sizes__base": 24, "training__batch_size": 8, "training__checkpoint_minutes": 0.0,
+        "training__epochs": 1,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"007\.jpg cannot be decoded .*--data\.on_bad_image skip"):
+        train(tiny(**changes), run=tmp_path / "run")
+    run = train(tiny(**changes, data__on_bad_image="skip"), run=tmp_path / "run")
+    assert "left out" in (run / "log.txt").read_text()
+    assert pd.read_csv(run / "metrics.csv")["images"].iloc[-1] < 60

@@ -148,9 +148,11 @@ def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[
     }
 
 
-# Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on.
+# Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on. So may
+# what is done about damaged images, of which a run that stopped at the first has trained on none.
 HARMLESS = (
-    "data.root", "data.download", "data.workers", "data.memory_limit", "training.checkpoint_minutes",
+    "data.root", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
+    "training.checkpoint_minutes",
 )  # fmt: skip
 
 

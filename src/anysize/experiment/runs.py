@@ -65,8 +65,8 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
     described = loaded.state["model"]
     if (described["name"], described["options"]) != (recipe.model.name, recipe.model.options):
         raise UserError(
-            f"{path} is a checkpoint of another model: it holds {described['name']} {described['options'] or ''}, the "
-            f"run's recipe {recipe.model.name} {recipe.model.options or ''}; give the run folder it comes from"
+            f"{path} is a checkpoint of another model: it holds {described['name']} with {described['options']}, the "
+            f"run's recipe says {recipe.model.name} with {recipe.model.options}; give the run folder it comes from"
         )
     model = create_model(
         described["name"],

@@ -249,8 +249,8 @@ def _warnings_into(log: RunLog) -> Iterator[None]:
 
 def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise a `UserError` if the folder holds a run of another recipe."""
-    if not (folder / files.RECIPE).exists():
-        return
+    if not (folder / files.RECIPE).exists() or not any((folder / "checkpoints").glob("*")):
+        return  # nothing was trained there
     before = load_recipe(str(folder / files.RECIPE))
     changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
     if changed:
