@@ -6,9 +6,9 @@ Claim: with everything the loop does beside the step (regime, guards of loss and
 reaches at least 0.97 of the images a second of the ten lines that a user would write: forward, loss, backward, step.
 ResNet-20 at 32 px, batch 64, SGD with momentum, channels last on both sides; data from the same in-memory loader.
 
-What profiling said (cProfile, two threads of a 2.3 GHz Xeon, 64 images): of a step of 113 ms the loop's own share is about
-1.6 ms: seeding torch 0.7, the gradient's norm 0.6, the seed's bits 0.2, the regime, records and live line 0.1 together.
-The rest is the forward and backward pass, the optimizer and the loader (0.9), as in the bare loop.
+What profiling said (cProfile, two threads of a 2.3 GHz Xeon, 64 images): of a step of 113 ms the loop's own share is
+about 1.6 ms: seeding torch 0.7, the gradient's norm 0.6, the seed's bits 0.2, the regime, records and live line
+0.1 together. The rest is the forward and backward pass, the optimizer and the loader (0.9), as in the bare loop.
 """
 
 import argparse
