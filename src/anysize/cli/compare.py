@@ -1,6 +1,6 @@
 """`anysize compare RUN...`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,8 +12,11 @@ def command(
     x: str = "epoch",
     legend: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     colors: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    line: str = "",
+    metric: str = "",
+    unfinished: bool = False,
 ) -> None:
-    """Compare runs: accuracy by image size here, curves and tables in an HTML file.
+    """Compare runs: accuracy by image size or by a setting here, curves and tables in an HTML file.
 
     Parameters
     ----------
@@ -24,22 +27,39 @@ def command(
     columns
         a figure each: a column of metrics.csv, or a metric such as loss or error for training and validation at once
     x
-        horizontal axis: epoch, step, images, flops or seconds
+        horizontal axis: epoch, step, images, flops or seconds, or a setting such as training.batch_size
     legend
         a name for each run
     colors
         a CSS colour for each run
+    line
+        with a setting as x: another setting, such as model.norm; each of its values is a line
+    metric
+        with a setting as x: what is drawn, such as top1, loss or best_top1 (by default the main metric, last epoch)
+    unfinished
+        with a setting as x: take runs too that did not reach their last epoch
     """
     from rich.console import Console
 
-    from anysize.reports.compare import read_runs, write_comparison
-    from anysize.reports.tables import accuracy_by_size, comparison_table
+    from anysize.recipe import documented_settings
+    from anysize.reports.by_setting import by_setting
+    from anysize.reports.compare import X_AXES, read_runs, write_comparison
+    from anysize.reports.tables import accuracy_by_size, comparison_table, setting_table
 
-    path = write_comparison(runs, out, columns=columns or (), x=x, legend=legend, colors=colors)
+    setting = x not in X_AXES
+    defaults = {name: default for name, default, _, _ in documented_settings()}
+    options: dict[str, Any] = {"line": line, "metric": metric, "unfinished": unfinished, "defaults": defaults}
+    path = write_comparison(runs, out, columns=columns or (), x=x, legend=legend, colors=colors, **options)
     console = Console()
-    read = read_runs(runs, legend)
+    read = read_runs(runs, legend, untrained=setting)
+    if setting:
+        found = by_setting(read, x, **options)
+        console.print(setting_table(found, console.width))
+        for note in found.notes:
+            console.print(note, soft_wrap=True, markup=False)
     evaluated = [run for run in read if len(run.evaluation)]
-    if missing := [run.name for run in read if not len(run.evaluation)]:
+    missing = [run.name for run in read if not len(run.evaluation)]
+    if missing and not setting:
         console.print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)", soft_wrap=True)
     if evaluated:
         console.print(comparison_table(accuracy_by_size(evaluated)))

@@ -2,25 +2,35 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from bokeh.core.properties import Color
 
 from anysize.registry import UserError, did_you_mean
+from anysize.reports.by_setting import BySetting, by_setting
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of, show, split_of
-from anysize.reports.figures import COLORS, Line, line_figure, size_figures
+from anysize.reports.figures import Line, line_color, line_figure, setting_figure, size_figures
 from anysize.reports.files import write_atomically
 from anysize.reports.page import card, cards, page, plot, section, table
 from anysize.reports.runs import Run
-from anysize.reports.tables import accuracy_by_size, comparison_cells, evaluation_metrics
+from anysize.reports.setting_values import known_settings
+from anysize.reports.tables import accuracy_by_size, comparison_cells, evaluation_metrics, setting_cells, setting_key
 
 X_AXES = ("epoch", "step", "images", "flops", "seconds")
 
+_LEFT_OUT, _GREY = "left out", "#8a929c"  # runs whose curves belong to no line of the figure against a setting
+_NAMED = 24  # at most this many runs are named under the title
 
-def read_runs(folders: Sequence[str | Path], legend: Sequence[str] | None = None) -> list[Run]:
+
+def read_runs(
+    folders: Sequence[str | Path], legend: Sequence[str] | None = None, *, untrained: bool = False
+) -> list[Run]:
     """Read run folders; `legend` names them, else the folders' names do (with their parents' where two are alike).
+
+    With `untrained`, a run that ended before its first epoch did is read too.
 
     Raises:
         UserError: a folder that is no run or has neither trained nor been evaluated, a legend of another length, or
@@ -38,7 +48,7 @@ def read_runs(folders: Sequence[str | Path], legend: Sequence[str] | None = None
             raise UserError(f"{times} runs are called {name!r}; give each a name of its own with legend")
     runs = [Run.read(folder, name) for folder, name in zip(folders, names, strict=True)]
     for run in runs:
-        if not len(run.metrics) and not len(run.evaluation):
+        if not untrained and not len(run.metrics) and not len(run.evaluation):
             raise UserError(f"{run.folder} has no metrics.csv and no evaluation.csv; train or evaluate the run first")
     return runs
 
@@ -70,6 +80,10 @@ def write_comparison(
     x: str = "epoch",
     legend: Sequence[str] | None = None,
     colors: Sequence[str] | None = None,
+    line: str = "",
+    metric: str = "",
+    unfinished: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one HTML file that compares runs, and return its path.
 
@@ -78,19 +92,38 @@ def write_comparison(
         path: the file to write.
         columns: a figure each: a column of `metrics.csv`, `train_error` and `validation_error` (1 - top-1), or a metric
             without its split (`error`, `loss`), which draws training dashed and validation solid. Empty: each metric.
-        x: one of `epoch`, `step`, `images`, `flops`, `seconds`.
+        x: one of `epoch`, `step`, `images`, `flops`, `seconds`, or a setting of the recipe, which adds a figure of a
+            metric against it; the curves are then by epoch.
         legend, colors: a name and a colour (CSS) each run.
+        line, metric, unfinished, defaults: of the figure against a setting, as `accuracy_by_setting` explains them.
 
     Raises:
-        UserError: as `read_runs`; an unknown column or x, colours of another number than runs, or none at all.
+        UserError: as `read_runs` and `accuracy_by_setting`; an unknown column or x, colours of another number than
+            runs, or none at all.
     """
-    runs = read_runs(folders, legend)
-    color = _colors(colors, runs)
+    options = {"line": line, "metric": metric, "unfinished": unfinished}
+    given = [name for name, value in options.items() if value]
+    if x in X_AXES and given:
+        raise UserError(f"{given[0]} goes with an x that is a setting, such as training.batch_size; x is {x!r}")
+    runs = read_runs(folders, legend, untrained=x not in X_AXES)
+    color, groups = _colors(colors, runs), {run.name: run.name for run in runs}
+    first, axis = "", x
     if x not in X_AXES:
-        raise UserError(f"unknown x axis {x!r}: {did_you_mean(x, X_AXES)}")
-    parts = [_summary(runs), _curves(runs, columns, x, color), _evaluations(runs, color), _recipes(runs)]
+        known = known_settings(runs, defaults)
+        if x not in known:
+            raise UserError(f"unknown x axis {x!r}: {did_you_mean(x, [*X_AXES, *known])}")
+        found = by_setting(runs, x, line, metric, unfinished=unfinished, defaults=defaults)
+        first, axis = _by_setting(found), "epoch"
+        if line:
+            groups = dict.fromkeys(groups, _LEFT_OUT) | dict(
+                zip(found.points["run"], found.points["line"], strict=True)
+            )
+            own = {found.lines[i]: line_color(i) for i in range(len(found.lines))}
+            color = color if colors else {run: own.get(group, _GREY) for run, group in groups.items()}
+    parts = [first, _summary(runs), _curves(runs, columns, axis, color, groups), _evaluations(runs, color)]
     title = f"Comparison of {len(runs)} runs" if len(runs) > 1 else runs[0].name
-    write_atomically(Path(path), page(title, ", ".join(run.name for run in runs), parts))
+    names = [run.name for run in runs[:_NAMED]] + ([f"and {len(runs) - _NAMED} more"] if len(runs) > _NAMED else [])
+    write_atomically(Path(path), page(title, ", ".join(names), [*parts, _recipes(runs)]))
     return Path(path)
 
 
@@ -104,13 +137,23 @@ def recipe_differences(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _colors(colors: Sequence[str] | None, runs: Sequence[Run]) -> dict[str, str]:
     """The colour of each run by its name."""
-    colors = colors or [COLORS[i % len(COLORS)] for i in range(len(runs))]
+    colors = colors or [line_color(i) for i in range(len(runs))]
     if len(colors) != len(runs):
         raise UserError(f"colors has {len(colors)} colours for {len(runs)} runs; give one a run")
     for color in colors:
         if not Color().is_valid(color):
             raise UserError(f"unknown colour {color!r}; give a CSS colour, such as 'red' or '#0072b2'")
     return {run.name: color for run, color in zip(runs, colors, strict=True)}
+
+
+def _by_setting(found: BySetting) -> str:
+    marks = ["Large marks: medians; bars: lowest to highest run; small marks: the runs."] if found.several else []
+    header, rows, best = setting_cells(found)
+    return section(
+        found.title[0].upper() + found.title[1:],
+        cards(plot("", setting_figure(found), " ".join([*marks, *found.notes]))),
+        card("", table(header, rows, best=best), setting_key(found).capitalize()),
+    )
 
 
 def _summary(runs: Sequence[Run]) -> str:
@@ -125,7 +168,8 @@ def _summary(runs: Sequence[Run]) -> str:
     return section("Summary", card("", table(header, rows)))
 
 
-def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str]) -> str:
+def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str], groups: dict[str, str]) -> str:
+    """The curves; runs of one group (by the run's name) share an entry of the legend."""
     numbers = dict.fromkeys(str(column) for run in runs for column in run.metrics.select_dtypes("number").columns)
     known = [column for column in numbers if column not in HOW_VALIDATED]
     metrics = metrics_of(known)
@@ -135,14 +179,15 @@ def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str
         if column not in known and column not in metrics:
             raise UserError(f"unknown column {column!r}: {did_you_mean(column, [*known, *metrics])}")
         drawn = [column] if column in known else [f"{split}_{column}" for split in SPLITS]
-        lines = []
+        lines, without = [], []
         for run in runs:
-            for name in drawn:
-                if x in run.metrics and name in run.metrics and run.metrics[name].notna().any():
-                    split, _ = split_of(name)
-                    where, values = run.metrics[x], run.metrics[name]
-                    lines.append(Line(run.name, where, values, color[run.name], split == "train", label(split)))
-        without = [run.name for run in runs if run.name not in {line.legend for line in lines}]
+            found = [name for name in drawn if name in run.metrics and run.metrics[name].notna().any()]
+            for name in found if x in run.metrics else ():
+                split, _ = split_of(name)
+                where, values, group = run.metrics[x], run.metrics[name], groups[run.name]
+                detail = label(split) if group == run.name else f"{run.name} {label(split)}".strip()
+                lines.append(Line(group, where, values, color[run.name], split == "train", detail))
+            without += [] if found and x in run.metrics else [run.name]
         notes = ["dashed: training, solid: validation"] if len({line.dashed for line in lines}) == 2 else []
         notes += [f"not recorded: {', '.join(without)}"] if without else []
         figures.append(plot(label(column), line_figure(lines, x, column), "; ".join(notes)))

@@ -5,7 +5,7 @@ calibrated solid. A click in the legend hides a line.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ from bokeh.models import (
     HoverTool,
     Legend,
     LegendItem,
+    LinearAxis,
     NumeralTickFormatter,
     Range1d,
 )
 from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
-from anysize.reports.columns import is_fraction, label, unit_of
+from anysize.reports.by_setting import BySetting
+from anysize.reports.columns import is_fraction, label, show, unit_of
+from anysize.reports.setting_values import show_setting
 from anysize.reports.tables import AS_TRAINED, by_size
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without the yellow that fades on white.
@@ -33,6 +36,8 @@ _SIZE_COLORS = ("#c9e3f0", "#74b6d8", "#2a78b0", "#123c69")  # small to large
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _INK = "#3d4550"
 _MARKED = 60  # lines of at most this many points show the points
+_TICKS = 16  # at most this many values have a tick each
+_APART = 0.03  # of the horizontal axis: what the ranges of all lines at one place take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Line:
     color: str
     dashed: bool = False
     detail: str = ""  # shown after the legend's name when the pointer is on the line
+
+
+def line_color(i: int) -> str:
+    """The colour of the line with this number; they repeat."""
+    return COLORS[i % len(COLORS)]
 
 
 def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] = ()) -> Any:
@@ -124,9 +134,73 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
                 legend, detail = (str(how), "") if len(evaluations) == 1 else (name, str(how))
                 lines.append(Line(legend, where, values[how], color, how == AS_TRAINED, detail))
         if lines:
-            ticks = sorted(sizes) if x == "size" and len(sizes) <= 16 else ()
+            ticks = sorted(sizes) if x == "size" and len(sizes) <= _TICKS else ()
             figures[f"{label(metric)} by {what}"] = line_figure(lines, x, metric, ticks=ticks)
     return figures
+
+
+def setting_figure(found: BySetting) -> Any:
+    """A metric against a setting: medians, ranges from the lowest to the highest run, and each of several runs.
+
+    A line joins the medians where the setting is a number; text has no order to join, its marks stand side by side.
+    Ranges of several lines at one number are moved apart a little, or they would cover one another.
+    """
+    divisor, y_label = unit_of(found.metric, found.points["value"].max())
+    if found.numeric:
+        plot = _empty(found.x, y_label, height=380, x_axis_type="log" if found.logarithmic else "linear")
+        if len(found.where) <= _TICKS:
+            plot.xaxis.ticker = FixedTicker(ticks=list(found.where))
+        plot.xaxis.major_label_overrides = {value: show_setting(found.x, value) for value in found.where}
+    else:
+        plot = _empty(found.x, y_label, height=380, x_range=list(found.where))
+        plot.xgrid.visible = False
+    summary, legend, hovered = found.summary().reset_index("line"), {}, []
+    for i, line in enumerate(found.lines):
+        color, name = line_color(i), line or "all runs"
+        aside = (i + 0.5) / len(found.lines) - 0.5
+        medians = summary[summary["line"] == line]
+        shown, lowest, highest = (
+            [show(found.metric, value) for value in medians[column]] for column in ("median", "lowest", "highest")
+        )
+        source = ColumnDataSource(
+            {
+                **{column: medians[column] / divisor for column in ("median", "lowest", "highest")},
+                "x": _beside(found, medians.index, aside),
+                "where": [show_setting(found.x, value) for value in medians.index],
+                "shown": shown,
+                "range": [f"{low} to {high}" for low, high in zip(lowest, highest, strict=True)],
+                "runs": medians["runs"],
+            }
+        )
+        drawn = []
+        if found.several:
+            bar = {"line_width": 7, "line_alpha": 0.28, "line_cap": "round"}
+            drawn.append(plot.segment("x", "lowest", "x", "highest", source=source, color=color, **bar))
+            runs = found.points[found.points["line"] == line]
+            each = ColumnDataSource({"x": _beside(found, runs["x"], aside), "y": runs["value"] / divisor})
+            drawn.append(plot.scatter("x", "y", source=each, color=color, fill_color="white", size=5))
+        if found.numeric:
+            drawn.append(plot.line("x", "median", source=source, color=color, line_width=2))
+        hovered.append(plot.scatter("x", "median", source=source, color=color, size=9, name=name))
+        legend[name] = [*drawn, hovered[-1]]
+    if found.line:
+        _add_legend(plot, legend, width=150)
+    tips = [(found.line, "$name"), (found.x, "@where"), (found.label, "@shown"), ("range", "@range"), ("runs", "@runs")]
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips if found.line else tips[1:]))
+    if found.points["value"].max() > 0:
+        plot.y_range.default_span = found.points["value"].max() / divisor
+    return plot
+
+
+def _beside(found: BySetting, values: Iterable[Any], aside: float) -> list[Any]:
+    """Where to draw values of x; `aside` is from -0.5 to 0.5."""
+    if not found.numeric:
+        return [(value, 0.6 * aside) for value in values]
+    shift = _APART * aside * found.several
+    first, last = found.where[0], found.where[-1]
+    if found.logarithmic:
+        return [value * (last / first) ** shift for value in values]
+    return [value + (last - first) * shift for value in values]
 
 
 def _points(line: Line) -> pd.DataFrame:
@@ -135,9 +209,8 @@ def _points(line: Line) -> pd.DataFrame:
 
 
 def _empty(x_label: str, y_label: str, **options: Any) -> Any:
-    plot = figure(
-        height=290, sizing_mode="stretch_width", tools="box_zoom,pan,reset,save", active_drag="box_zoom", **options
-    )
+    options = {"height": 290, "sizing_mode": "stretch_width", "active_drag": "box_zoom", **options}
+    plot = figure(tools="box_zoom,pan,reset,save", **options)
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
     plot.outline_line_color = None
@@ -150,14 +223,14 @@ def _empty(x_label: str, y_label: str, **options: Any) -> Any:
         axis.axis_label_text_font_size = axis.major_label_text_font_size = "12px"
         axis.axis_line_color = axis.major_tick_line_color = "#b8bfc8"
         axis.minor_tick_line_color = None
-        if options.get("y_axis_type") != "log":
+        if isinstance(axis[0], LinearAxis):
             axis.formatter = NumeralTickFormatter(format="0,0.[0000]")
     return plot
 
 
-def _add_legend(plot: Any, items: dict[str, list[Any]]) -> None:
-    """A legend above the plot, where it covers no line, in as many columns as fit half a page."""
-    columns = max(1, min(len(items), 72 // (max(map(len, items), default=1) + 6)))
+def _add_legend(plot: Any, items: dict[str, list[Any]], width: int = 72) -> None:
+    """A legend above the plot, where it covers no line, in as many columns as fit `width` letters: half a page."""
+    columns = max(1, min(len(items), width // (max(map(len, items), default=1) + 6)))
     rows = -(-len(items) // columns)
     legend = Legend(
         items=[LegendItem(label=name, renderers=drawn) for name, drawn in items.items()],

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from anysize.reports.by_setting import BySetting
 from anysize.reports.columns import EVALUATION_FACTS, label, lower_is_better, main_metric, show
 from anysize.reports.runs import Run
+from anysize.reports.setting_values import show_setting
 
 AS_TRAINED, CALIBRATED = "as trained", "calibrated"
 
@@ -107,6 +110,71 @@ def comparison_table(accuracy: pd.DataFrame) -> Table:
     """What `accuracy_by_size` returns, for the console; the best run at each size is in bold."""
     header, rows, best = comparison_cells(accuracy)
     return _rich(header, rows, best, text_columns=2, title=f"{label(str(accuracy.columns.name))} by image size")
+
+
+def setting_cells(found: BySetting) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
+    """Header, rows and best cells (row, column) of a metric by a setting: a row a line, a column an x.
+
+    A cell is what `setting_key` says: lines of text, the median first.
+    """
+    summary = found.summary()
+    header = [found.line] + [show_setting(found.x, value) for value in found.where]
+    rows, best = [[line or "all runs"] for line in found.lines], set()
+    counted = summary["runs"].nunique() > 1
+    for column, value in enumerate(found.where):
+        at = summary.xs(value, level="x")
+        for row, line in zip(rows, found.lines, strict=True):
+            row.append("\n".join(_spread(found.metric, at.loc[line], counted)) if line in at.index else "-")
+        if len(rows) > 1:
+            top = at["median"].min() if lower_is_better(found.metric) else at["median"].max()
+            best |= {(found.lines.index(line), column + 1) for line in at.index[at["median"] == top]}
+    return header, rows, best
+
+
+def setting_key(found: BySetting) -> str:
+    """What the cells of a metric by a setting hold; empty where each is of a single run."""
+    counts = found.summary()["runs"].unique()
+    if len(counts) > 1:
+        return "median (lowest-highest) n=runs"
+    return f"median (lowest-highest) of {counts[0]} runs" if found.several else ""
+
+
+def setting_table(found: BySetting, width: int = 80) -> Table:
+    """A metric by a setting, for the console: the first that fits `width` characters of wide, turned and long.
+
+    Wide has a row a line and a column an x, turned a row an x and a column a line, long a row for both.
+    """
+    header, rows, best = setting_cells(found)
+    turned = [list(column) for column in zip([found.x, *header[1:]], *rows, strict=True)]
+    labels = 1
+    if _width([header, *rows]) > width >= _width(turned):
+        header, rows, best = turned[0], turned[1:], {(column - 1, row + 1) for row, column in best}
+    elif _width([header, *rows]) > width:
+        places = [
+            (row, column) for row in range(len(rows)) for column in range(1, len(header)) if rows[row][column] != "-"
+        ]
+        best = {(i, 2) for i, place in enumerate(places) if place in best}
+        rows = [[rows[row][0], header[column], rows[row][column].replace("\n", " ")] for row, column in places]
+        header, labels = [found.line, found.x, found.label], 2
+    return _rich(header, rows, best, text_columns=labels, title=found.title, caption=setting_key(found))
+
+
+def _width(cells: Sequence[Sequence[str]]) -> int:
+    """Characters that a table of these rows takes on the console."""
+    columns = zip(*cells, strict=True)
+    return sum(3 + max(len(part) for cell in column for part in cell.split("\n")) for column in columns)
+
+
+def _spread(metric: str, point: Any, counted: bool) -> list[str]:
+    """Median of a point's runs; their range where there are several; their number if it is to be told."""
+    median, lowest, highest = (show(metric, point[name]) for name in ("median", "lowest", "highest"))
+    if point["runs"] == 1:
+        return [median]
+    return [
+        median,
+        f"({lowest.removesuffix('%')}-{highest.removesuffix('%')})",
+        *([f"n={point['runs']:.0f}"] * counted),
+    ]
 
 
 def _rich(
