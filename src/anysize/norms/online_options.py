@@ -1,0 +1,81 @@
+"""What Online Normalization can be told, checked once, for the modules and for every backend."""
+
+import dataclasses
+import math
+
+from anysize.registry import UserError, did_you_mean
+
+ERROR_COMPENSATION = ("ls", "ac", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The hyper-parameters of Online Normalization (arXiv 1905.05894), as the backends receive them.
+
+    Args:
+        alpha_fwd: decay factor of the running mean and variance, a sample; 1 / (1 - alpha_fwd) samples are remembered.
+        alpha_bkw: decay factor of the control variables of the backward pass.
+        eps: added to the variance, inside the root.
+        ecm: error compensation after the affine transform: `ls` layer scaling (each sample divided by the root mean
+            square of all its values, equations 9 and 10), `ac` activation clamping, `none`.
+        ls_eps: added to the mean square in layer scaling.
+        clamp_val: activations are clamped to +-clamp_val.
+        group_size: channels that are scaled together in layer scaling; -1: all.
+        alpha_min: lower bound of the decay of the control variable `v`, None: none. 1e-5 gives the variant that the
+            paper's own experiments ran with.
+
+    Raises:
+        UserError: a value out of range.
+
+    >>> Options(alpha_fwd=1.5)
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: alpha_fwd is 1.5; expected a decay factor above 0 and at most 1, such as 0.999
+    """
+
+    alpha_fwd: float = 0.999
+    alpha_bkw: float = 0.99
+    eps: float = 1e-5
+    ecm: str = "ls"
+    ls_eps: float = 1e-5
+    clamp_val: float = 5.0
+    group_size: int = -1
+    alpha_min: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, usual in (("alpha_fwd", 0.999), ("alpha_bkw", 0.99)):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 < value <= 1:
+                raise UserError(f"{name} is {value!r}; expected a decay factor above 0 and at most 1, such as {usual}")
+        for name in ("eps", "ls_eps"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < math.inf:
+                raise UserError(f"{name} is {value!r}; expected a small number of at least 0, such as 1e-05")
+        if self.ecm not in ERROR_COMPENSATION:
+            hint = did_you_mean(str(self.ecm), ERROR_COMPENSATION)
+            raise UserError(f"unknown error compensation ecm={self.ecm!r}: {hint}")
+        if not _is_number(self.clamp_val) or not 0 < self.clamp_val < math.inf:
+            raise UserError(f"clamp_val is {self.clamp_val!r}; expected a number above 0, such as 5")
+        if self.group_size != -1 and (not isinstance(self.group_size, int) or self.group_size < 1):
+            raise UserError(f"group_size is {self.group_size!r}; expected a number of channels, or -1 for all of them")
+        if self.alpha_min is not None and (not _is_number(self.alpha_min) or not 0 <= self.alpha_min < 1):
+            raise UserError(
+                f"alpha_min is {self.alpha_min!r}; expected None or a number from 0 to below 1, such as 1e-05"
+            )
+
+    def groups(self, channels: int) -> int:
+        """Groups of channels that are scaled together.
+
+        Raises:
+            UserError: `group_size` does not divide `channels`.
+        """
+        size = channels if self.group_size == -1 else self.group_size
+        if channels % size:
+            raise UserError(
+                f"group_size is {size}, which does not divide {channels} channels; expected a divisor, or -1"
+            )
+        return channels // size
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
