@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.norms.calibration import calibrate_batch_norm, calibrated, has_running_statistics
+from anysize.norms.online import OnlineNorm2d
 from anysize.registry import UserError
 
 
@@ -168,6 +169,45 @@ def test_timm_fused_norm_is_calibrated_with_its_dropout_off() -> None:
     torch.testing.assert_close(model[0].running_var.double(), var, rtol=1e-6, atol=0)
     values = ((images().double() - mean.reshape(-1, 1, 1)) / var.reshape(-1, 1, 1).sqrt()).relu()
     torch.testing.assert_close(model[1].running_mean.double(), reference(values)[0], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("ecm", ["none", "ls", "ac"])
+def test_online_norm_gets_the_statistics_of_what_it_will_see_in_evaluation(ecm: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        OnlineNorm2d(3, ecm=ecm), nn.Conv2d(3, 4, 3), nn.ReLU(), OnlineNorm2d(4, ecm=ecm, affine=False)
+    )
+    model(torch.randn(4, 3, 10, 10)).square().sum().backward()  # some state
+    control = [model[layer].norm.get_buffer(name).clone() for layer in (0, 3) for name in "uv"]
+    assert has_running_statistics(model)
+    assert calibrate_batch_norm(model, [images()]) == 23
+    values = images().double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(model[0].norm.m.double(), values.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model[0].norm.var.double(), values.var(1, correction=0), rtol=1e-5, atol=0)
+    with torch.no_grad():
+        seen = model[:3].eval()(images()).double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(model[3].norm.m.double(), seen.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model[3].norm.var.double(), seen.var(1, correction=0), rtol=1e-4, atol=0)
+    after = [model[layer].norm.get_buffer(name) for layer in (0, 3) for name in "uv"]
+    assert all(torch.equal(one, other) for one, other in zip(control, after, strict=True))
+    assert "forward" not in model[0].__dict__
+
+
+def test_calibrated_puts_the_state_of_online_norms_back() -> None:
+    model = nn.Sequential(OnlineNorm2d(3))
+    model(images())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with calibrated(model, images().split(10)):
+        assert not torch.equal(model[0].norm.m, before["0.norm.m"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_synchronised_batch_norm_is_calibrated_like_batch_norm() -> None:
+    model, same = nn.Sequential(nn.SyncBatchNorm(3)), nn.Sequential(nn.BatchNorm2d(3))
+    for one in (model, same):
+        calibrate_batch_norm(one, images().split(10))
+    assert torch.equal(model[0].running_var, same[0].running_var)
+    assert model[0].num_batches_tracked == 0
 
 
 def test_damaged_statistics_do_not_survive() -> None:

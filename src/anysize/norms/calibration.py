@@ -12,15 +12,20 @@ Labels are not used, weights do not change.
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from anysize.norms.online import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.registry import UserError
+
+_ONLINE = (OnlineNorm1d, OnlineNorm2d, OnlineNorm3d)
 
 
 def has_running_statistics(model: nn.Module) -> bool:
@@ -49,8 +54,10 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
 
     Norms are recognised by `running_mean`, `running_var` and `momentum`: torch's batch norms, instance norms that
     track statistics, timm's fused `BatchNormAct2d`. An instance norm gets the mean over images of the statistics of an
-    image, which is torch's definition. A norm that no image reaches keeps its statistics. `SyncBatchNorm` pools over
-    the processes by itself, so that all of them must calibrate on equally many batches.
+    image, which is torch's definition. An online norm normalises by the batch's statistics for once, so that the norms
+    behind it see what they will see in evaluation, and gets the pooled mean and (biased) variance as `m` and `var`; its
+    control variables stay. A norm that no image reaches keeps its statistics. `SyncBatchNorm` pools over the processes
+    by itself, so that all of them must calibrate on equally many batches.
 
     Args:
         model: called with images (N, C, H, W); autocast and memory format are the caller's.
@@ -76,10 +83,10 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
         return 0
     if max_images is not None and max_images < 1:
         raise UserError(f"max_images is {max_images}; expected at least 1, or None for all images")
-    pools = {name: _Pool(isinstance(norm, _InstanceNorm)) for name, norm in norms.items()}
+    pools = {name: _Pool(isinstance(norm, _InstanceNorm), isinstance(norm, _ONLINE)) for name, norm in norms.items()}
     used = 0
     with _restored(norms) as keep, _batch_statistics(model, norms, pools), torch.no_grad():
-        device = next(iter(norms.values())).running_mean.device
+        device = _statistics(next(iter(norms.values())))[0].device
         for batch in batches:
             images = _images(batch)[: None if max_images is None else max_images - used]
             model(images if images.device == device else images.to(device))
@@ -114,6 +121,7 @@ class _Pool:
     """Mean and variance, (C,) in float64, of everything that one norm has seen."""
 
     per_image: bool
+    biased: bool
     count: int = 0
     mean: Tensor | float = 0.0
     var: Tensor | float = 0.0
@@ -129,18 +137,28 @@ class _Pool:
             self.var = self.var + share * (1 - share) * shift**2
 
     def statistics(self) -> tuple[Any, Any]:
-        """Mean and variance as torch stores them."""
-        return self.mean, self.var if self.per_image else self.var * (self.count / (self.count - 1))
+        """Mean and variance as the norm stores them."""
+        if self.per_image or self.biased:
+            return self.mean, self.var
+        return self.mean, self.var * (self.count / (self.count - 1))
 
 
 def _running_norms(model: nn.Module) -> dict[str, Any]:
     return {
         name or type(module).__name__: module
         for name, module in model.named_modules()
-        if hasattr(module, "momentum")
-        and isinstance(getattr(module, "running_mean", None), Tensor)
-        and isinstance(getattr(module, "running_var", None), Tensor)
+        if isinstance(module, _ONLINE)
+        or (
+            hasattr(module, "momentum")
+            and isinstance(getattr(module, "running_mean", None), Tensor)
+            and isinstance(getattr(module, "running_var", None), Tensor)
+        )
     }
+
+
+def _statistics(norm: Any) -> tuple[Tensor, Tensor]:
+    """The running mean and variance of a norm, (C,)."""
+    return (norm.norm.m, norm.norm.var) if isinstance(norm, _ONLINE) else (norm.running_mean, norm.running_var)
 
 
 def _images(batch: Any) -> Tensor:
@@ -156,31 +174,35 @@ def _images(batch: Any) -> Tensor:
 @contextlib.contextmanager
 def _restored(norms: dict[str, Any]) -> Iterator[Any]:
     """Put the statistics back at the end; the function that is yielded says which to store instead."""
-    before = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
+    before = {name: tuple(value.clone() for value in _statistics(norm)) for name, norm in norms.items()}
     try:
         yield before.update
     finally:
-        for name, (mean, var) in before.items():
-            norms[name].running_mean.copy_(mean)
-            norms[name].running_var.copy_(var)
+        for name, values in before.items():
+            for own, value in zip(_statistics(norms[name]), values, strict=True):
+                own.copy_(value)
 
 
 @contextlib.contextmanager
 def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, _Pool]) -> Iterator[None]:
     """Let the norms alone train with momentum 1, and collect in `pools` what each call of them leaves behind."""
     training = {module: module.training for module in model.modules()}
-    before = {name: (norm.momentum, getattr(norm, "num_batches_tracked", None)) for name, norm in norms.items()}
+    counts = {name: getattr(norm, "num_batches_tracked", None) for name, norm in norms.items()}
+    before = {name: None if count is None else count.clone() for name, count in counts.items()}
+    momenta = {name: norm.momentum for name, norm in norms.items() if not isinstance(norm, _ONLINE)}
     hooks = []
     # A compiled model would be compiled again, for the hooks and for every size: calibration is too short for that.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
     try:
         model.eval()
         for name, norm in norms.items():
-            norm.training = True  # not .train(): a fused norm may hold an activation and a dropout
-            norm.momentum = 1.0
-            norm.num_batches_tracked = None  # torch then leaves the count alone
-            norm.running_mean.zero_()  # with momentum 1 the old value still enters as 0 times itself, NaN for NaN
-            norm.running_var.zero_()
+            if name in momenta:
+                norm.training = True  # not .train(): a fused norm may hold an activation and a dropout
+                norm.momentum = 1.0
+            else:
+                norm.forward = functools.partial(_normalise_by_batch, norm)
+            for value in _statistics(norm):
+                value.zero_()  # with momentum 1 the old value still enters as 0 times itself, NaN for NaN
             hooks.append(norm.register_forward_pre_hook(_refuse_single_values(name)))
             hooks.append(norm.register_forward_hook(_collect(pools[name])))
         with eager:
@@ -189,9 +211,25 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
         for hook in hooks:
             hook.remove()
         for name, norm in norms.items():
-            norm.momentum, norm.num_batches_tracked = before[name]
+            if name in momenta:
+                norm.momentum = momenta[name]
+            else:
+                norm.__dict__.pop("forward", None)
+            if (count := counts[name]) is not None:
+                count.copy_(before[name])
         for module, mode in training.items():
             module.training = mode
+
+
+def _normalise_by_batch(norm: Any, x: Tensor) -> Tensor:
+    """What an online norm would give with the statistics of this batch, which are left in it."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean, var = (value.to(wide) for value in _statistics(norm))
+    weight, bias = (None if value is None else value.to(wide) for value in (norm.weight, norm.bias))
+    out = F.batch_norm(x, mean, var, weight, bias, True, 1.0, norm.options.eps)
+    for own, value in zip(_statistics(norm), (mean, var), strict=True):
+        own.copy_(value)  # nothing to do unless the types differ
+    return norm.compensate(out)  # type: ignore[no-any-return]
 
 
 def _refuse_single_values(name: str) -> Any:
@@ -209,7 +247,7 @@ def _refuse_single_values(name: str) -> Any:
 def _collect(pool: _Pool) -> Any:
     def hook(norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
         device = "cpu" if args[0].device.type == "mps" else args[0].device  # which has no float64
-        mean, var = (value.to(device, torch.float64) for value in (norm.running_mean, norm.running_var))
+        mean, var = (value.to(device, torch.float64) for value in _statistics(norm))
         images, channels = args[0].shape[:2]
         count = images if pool.per_image else args[0].numel() // channels
         pool.add(count, mean, var if pool.per_image else var * ((count - 1) / count))

@@ -1,0 +1,104 @@
+"""What the norms of a model see: measured with one image, or told from the layers around them."""
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from anysize.registry import UserError
+
+Shape = tuple[int, ...]
+
+
+def measure_inputs(
+    model: nn.Module, names: Collection[str], image_size: int, in_channels: int = 3
+) -> dict[str, list[Shape]]:
+    """The shapes behind the channels that modules receive in evaluation, for an image (in_channels, S, S).
+
+    A copy of the model is called, on the meta device, which computes shapes alone, or for real where it cannot run
+    there.
+
+    Args:
+        model: any module.
+        names: of the modules to measure.
+        image_size: S, pixels.
+        in_channels: of the image.
+
+    Returns:
+        For each module that is reached the different shapes it received: (H, W), or () for an input (N, C).
+
+    Raises:
+        UserError: no size, or the model does not take such an image.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4))
+    >>> measure_inputs(model, ["1"], image_size=9)
+    {'1': [(4, 4)]}
+    """
+    for option, value in (("image_size", image_size), ("in_channels", in_channels)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{option} is {value!r}; expected a whole number of at least 1")
+    for copied in (_meta_copy, copy.deepcopy):
+        probe = copied(model).eval()
+        seen: dict[str, list[Shape]] = {}
+        for name in names:
+            probe.get_submodule(name).register_forward_pre_hook(_record(seen, name))
+        device = next((parameter.device for parameter in probe.parameters()), torch.device("cpu"))
+        dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
+        try:
+            with torch.no_grad():
+                probe(torch.zeros(2, in_channels, image_size, image_size, device=device, dtype=dtype))
+            return seen
+        except Exception as error:  # whatever a model says to a size that it cannot take
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise UserError(
+        f"{type(model).__name__} does not take images ({in_channels}, {image_size}, {image_size}), with which the "
+        f"inputs of its norms were to be measured: {reason}; give another image_size or in_channels"
+    )
+
+
+def layer_dims(model: nn.Module) -> dict[str, int]:
+    """For each module the dimensions behind the channels that the layer before it, in the order of registration, makes.
+
+    1, 2 or 3 behind a convolution, 0 behind a linear or flattening layer. For modules before the first layer, what that
+    one makes; 0 where there is none.
+
+    >>> layer_dims(nn.Sequential(nn.Conv1d(3, 4, 3), nn.GroupNorm(1, 4), nn.Flatten(), nn.GroupNorm(1, 4)))
+    {'': 1, '0': 1, '1': 1, '2': 0, '3': 0}
+    """
+    dims = {name: _dims(module) for name, module in model.named_modules()}
+    last = next((value for value in dims.values() if value is not None), 0)
+    result = {}
+    for name, value in dims.items():
+        last = last if value is None else value
+        result[name] = last
+    return result
+
+
+def _dims(module: nn.Module) -> int | None:
+    if isinstance(module, _ConvNd):
+        return len(module.kernel_size)
+    return 0 if isinstance(module, (nn.Linear, nn.Flatten)) else None
+
+
+def _meta_copy(model: nn.Module) -> nn.Module:
+    memo: dict[int, Tensor] = {
+        id(parameter): nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    return copy.deepcopy(model, memo)
+
+
+def _record(seen: dict[str, list[Shape]], name: str) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        shape = tuple(args[0].shape[2:])
+        if shape not in seen.setdefault(name, []):
+            seen[name].append(shape)
+
+    return hook
+
+
+__all__ = ["layer_dims", "measure_inputs"]
