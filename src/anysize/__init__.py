@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "accuracy_by_setting": "anysize.reports.by_setting",
     "BatchPlan": "anysize.sizes.plan",
     "PlanSampler": "anysize.sizes.plan",
     "SampleKey": "anysize.sizes.plan",
@@ -22,19 +23,25 @@ _WHERE = {
     "SizePhase": "anysize.sizes.schedule",
     "SizeSchedule": "anysize.sizes.schedule",
     "MixedSizeLoader": "anysize.data.mixed",
+    "OnlineNorm1d": "anysize.norms.online",
+    "OnlineNorm2d": "anysize.norms.online",
+    "OnlineNorm3d": "anysize.norms.online",
     "Preprocessing": "anysize.preprocessing",
     "Recipe": "anysize.recipe",
     "UserError": "anysize.registry",
     "calibrate": "anysize.experiment.runs",
     "calibrate_batch_norm": "anysize.norms.calibration",
     "calibrated": "anysize.norms.calibration",
+    "convert_norms": "anysize.norms.convert",
     "count_flops": "anysize.sizes.cost",
     "create_model": "anysize.models.factory",
+    "create_norm": "anysize.norms.factory",
     "evaluate": "anysize.experiment.runs",
     "list_models": "anysize.models.factory",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.runs",
     "plan": "anysize.experiment.plan",
+    "repeat": "anysize.experiment.repeat",
     "train": "anysize.experiment.train",
 }
 __all__ = ["__version__", *_WHERE]
@@ -42,6 +49,7 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.experiment.plan import plan as plan
+    from anysize.experiment.repeat import repeat as repeat
     from anysize.experiment.runs import calibrate as calibrate
     from anysize.experiment.runs import evaluate as evaluate
     from anysize.experiment.runs import load_run as load_run
@@ -50,10 +58,16 @@ if TYPE_CHECKING:
     from anysize.models.factory import list_models as list_models
     from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
     from anysize.norms.calibration import calibrated as calibrated
+    from anysize.norms.convert import convert_norms as convert_norms
+    from anysize.norms.factory import create_norm as create_norm
+    from anysize.norms.online import OnlineNorm1d as OnlineNorm1d
+    from anysize.norms.online import OnlineNorm2d as OnlineNorm2d
+    from anysize.norms.online import OnlineNorm3d as OnlineNorm3d
     from anysize.preprocessing import Preprocessing as Preprocessing
     from anysize.recipe import Recipe as Recipe
     from anysize.recipe import load_recipe as load_recipe
     from anysize.registry import UserError as UserError
+    from anysize.reports.by_setting import accuracy_by_setting as accuracy_by_setting
     from anysize.sizes.cost import count_flops as count_flops
     from anysize.sizes.mix import SizeMix as SizeMix
     from anysize.sizes.plan import BatchPlan as BatchPlan

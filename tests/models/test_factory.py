@@ -8,8 +8,18 @@ import torch
 from torch import nn
 
 from anysize.models import families
-from anysize.models.factory import check_size, create_model, describe_model, list_models, smallest_size
+from anysize.models.factory import (
+    check_size,
+    create_model,
+    describe_model,
+    list_models,
+    rebuild_model,
+    smallest_size,
+)
 from anysize.models.families import MODELS
+from anysize.norms.factory import NORMS
+from anysize.norms.layers import ElementwiseLayerNorm
+from anysize.norms.online import OnlineNorm2d
 from anysize.registry import UserError
 
 OWN = """
@@ -32,6 +42,11 @@ def no_channels(num_classes):
 
 def no_module(num_classes, in_channels):
     return "net"
+
+def own_norm(num_classes, in_channels, norm="batch"):
+    norms = {"batch": nn.BatchNorm2d(4), "group": nn.GroupNorm(2, 4)}
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), norms[norm], nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, num_classes))
 """
 
 
@@ -111,7 +126,7 @@ def test_own_model_from_a_module(own: str, monkeypatch: pytest.MonkeyPatch) -> N
         (
             "resnet20",
             {"dropuot": 0.3},
-            "takes no option 'dropuot'; its options: dropout, stem, widths, zero_init_residual$",
+            "takes no option 'dropuot'; its options: classifier_std, dropout, stem, widths, zero_init_residual$",
         ),
         ("resnet20", {"depth": 30}, "cannot be built with the options"),
         ("resnet18", {"dropout": 0.3}, "takes no option 'dropout'; its options: groups, norm_layer, replace_stride"),
@@ -184,3 +199,73 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"pip install timm"):
         create_model("timm:resnet18")
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "timm:resnet18"])
+def test_every_norm_in_models_of_every_kind(name: str, norm: str) -> None:
+    options = {"image_size": 64} if norm == "layer_elementwise" else {}
+    with torch.device("meta"):
+        model = create_model(name, 5, 2, norm=norm, norm_options=options)
+    kept = {module for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert bool(kept) == (norm == "batch")
+    assert model(torch.empty(2, 2, 64, 64, device="meta")).shape == (2, 5)
+
+
+def test_weights_start_the_same_whatever_the_norm() -> None:
+    models = []
+    for norm in ("", "online", "layer"):
+        torch.manual_seed(0)
+        models.append(create_model("resnet8", norm=norm))
+    assert isinstance(models[1].bn1, OnlineNorm2d)
+    for name, weight in models[0].named_parameters():
+        for model in models[1:]:
+            assert torch.equal(model.get_parameter(name), weight)
+
+
+def test_norm_options_and_skip() -> None:
+    options = {"num_groups": 4, "skip": "layer1.*"}
+    model = create_model("resnet8", norm="group", norm_options=options)
+    assert model.get_submodule("bn1").num_groups == 4
+    assert isinstance(model.get_submodule("layer1.0.bn1"), nn.BatchNorm2d)
+    assert options == {"num_groups": 4, "skip": "layer1.*"}
+
+
+def test_description_of_a_checkpoint_rebuilds_the_model() -> None:
+    described = {"name": "resnet8", "options": {"stem": 8}, "num_classes": 3, "in_channels": 1}
+    assert isinstance(rebuild_model(described).bn1, nn.BatchNorm2d)  # of a checkpoint that says nothing of norms
+    described |= {"norm": "layer_elementwise", "norm_options": {}, "image_size": 20}
+    model = rebuild_model(described)
+    assert isinstance(model.bn1, ElementwiseLayerNorm)
+    assert model.bn1.weight.shape == (8, 20, 20)
+    described["norm_options"] = {"image_size": 16}
+    assert rebuild_model(described).bn1.weight.shape == (8, 16, 16)
+    assert described["norm_options"] == {"image_size": 16}
+    with pytest.raises(UserError, match=r"cannot take images of 20 pixels: this layer norm .* \(N, 8, 16, 16\)"):
+        check_size(rebuild_model(described), 20, in_channels=1)
+
+
+def test_a_models_own_option_norm(own: str) -> None:
+    assert isinstance(create_model(f"{own}:own_norm")[1], nn.BatchNorm2d)
+    with pytest.raises(UserError, match="has an option 'norm' of its own, so that norm= may mean either"):
+        create_model(f"{own}:own_norm", norm="group")
+    described = {"name": f"{own}:own_norm", "options": {"norm": "group"}, "num_classes": 3, "in_channels": 1}
+    assert rebuild_model(described)[1].num_groups == 2
+    assert rebuild_model({**described, "norm": "layer"})[1].num_groups == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "norm_options", "message"),
+    [
+        ("resnet8", "gruop", {}, "model 'resnet8' with norm 'gruop': unknown norm 'gruop': did you mean 'group'"),
+        ("resnet8", "group", {"groups": 2}, "norm 'group' takes no option 'groups': did you mean 'num_groups'"),
+        ("resnet8", "group", {"in_channels": 2}, "norm 'group' takes no option 'in_channels'"),
+        ("resnet8", "", {"num_groups": 2}, "are given without a norm"),
+        ("resnet8", "layer_elementwise", {}, "the size of the images must be known: give image_size"),
+        ("alexnet", "online", {}, "model 'alexnet' with norm 'online': AlexNet has no norm to swap"),
+        ("vit_b_16", "online", {}, r"\(LayerNorm\), one of 25 such norms, cannot be swapped"),
+    ],
+)
+def test_norms_that_do_not_go(name: str, norm: str, norm_options: dict[str, object], message: str) -> None:
+    with torch.device("meta"), pytest.raises(UserError, match=message):
+        create_model(name, norm=norm, norm_options=norm_options)

@@ -16,6 +16,7 @@ def parameters(model: nn.Module) -> int:
     ("name", "num_classes", "in_channels", "expected"),
     [
         ("resnet20", 10, 3, 272_474),
+        ("resnet20", 100, 3, 278_324),
         ("resnet44", 10, 3, 661_338),
         ("resnet44", 100, 3, 667_188),
         ("resnet110", 10, 3, 1_730_714),
@@ -61,6 +62,19 @@ def test_each_block_starts_as_its_shortcut_and_weights_start_as_published() -> N
     assert model.get_parameter("fc.weight").std().item() == pytest.approx(0.01, rel=0.1)
     assert not model.get_parameter("fc.bias").any()
     assert create_model("resnet20", zero_init_residual=False).get_parameter("layer1.1.bn2.weight").all()
+
+
+def test_the_classifier_starts_as_torchs_linear_layers_do_when_asked_to() -> None:
+    """U(-1/8, 1/8) for 64 inputs, weights and biases, as in the code of Online Normalization."""
+    torch.manual_seed(0)
+    model = create_model("resnet20", num_classes=100, classifier_std=0.0)
+    for name in ("fc.weight", "fc.bias"):
+        values = model.get_parameter(name)
+        assert 0.11 < values.abs().max().item() <= 1 / 8
+        assert values.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.15)
+    assert create_model("resnet8", classifier_std=0.5).get_parameter("fc.weight").std().item() > 0.4
+    with pytest.raises(UserError, match=r"classifier_std is -1; expected a standard deviation"):
+        create_model("resnet8", classifier_std=-1)
 
 
 def test_each_activation_is_called_once_a_forward_pass() -> None:

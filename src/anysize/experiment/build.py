@@ -16,7 +16,7 @@ from anysize.data.loader import PlanLoader
 from anysize.data.registry import build_preprocessing, dataset_info, load_dataset, resolve_augment
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
-from anysize.models.factory import check_size, create_model
+from anysize.models.factory import check_size, rebuild_model
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -71,12 +71,7 @@ def build_data(recipe: Recipe) -> Data:
 def build_model(recipe: Recipe, preprocessing: Preprocessing) -> nn.Module:
     """The model with the data's classes and channels; its initial weights follow from the seed."""
     torch.manual_seed(recipe.training.seed)
-    model = create_model(
-        recipe.model.name,
-        num_classes=len(preprocessing.classes),
-        in_channels=preprocessing.channels,
-        **recipe.model.options,
-    )
+    model = rebuild_model(describe_model(recipe, preprocessing))
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model
@@ -133,15 +128,23 @@ def check_phases(schedule: SizeSchedule, epochs: int) -> None:
             )
 
 
+def describe_model(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
+    """What the model is built from, as `rebuild_model` takes it."""
+    return {
+        "name": recipe.model.name,
+        "options": recipe.model.options,
+        "num_classes": len(preprocessing.classes),
+        "in_channels": preprocessing.channels,
+        "norm": recipe.model.norm,
+        "norm_options": recipe.model.norm_options,
+        "image_size": preprocessing.image_size,
+    }
+
+
 def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[str, Any]:
     """What every checkpoint says of itself, enough to rebuild the model and feed it rightly."""
     return {
-        "model": {
-            "name": recipe.model.name,
-            "options": recipe.model.options,
-            "num_classes": len(preprocessing.classes),
-            "in_channels": preprocessing.channels,
-        },
+        "model": describe_model(recipe, preprocessing),
         "task": recipe.task.name,
         "images": images,
         "preprocessing": preprocessing.to_dict(),

@@ -15,7 +15,7 @@ from anysize.data.registry import load_dataset
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.validation import Evaluator
-from anysize.models.factory import check_size, create_model
+from anysize.models.factory import check_size, rebuild_model
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
@@ -63,17 +63,15 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
     described = loaded.state["model"]
-    if (described["name"], described["options"]) != (recipe.model.name, recipe.model.options):
-        raise UserError(
-            f"{path} is a checkpoint of another model: it holds {described['name']} with {described['options']}, the "
-            f"run's recipe says {recipe.model.name} with {recipe.model.options}; give the run folder it comes from"
-        )
-    model = create_model(
-        described["name"],
-        num_classes=described["num_classes"],
-        in_channels=described["in_channels"],
-        **described["options"],
-    )
+    for key in ("name", "options", "norm", "norm_options"):
+        wanted = getattr(recipe.model, key)
+        held = described.get(key, type(wanted)())  # a checkpoint may be older than a setting
+        if held != wanted:
+            raise UserError(
+                f"{path} is a checkpoint of another model: its model.{key} is {held!r}, the run's recipe says "
+                f"{wanted!r}; give the run folder it comes from"
+            )
+    model = rebuild_model(described)
     load_model(model, loaded.model, path)
     device = build.pick_device(recipe.training.device)
     if recipe.training.channels_last:

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch import nn
 
 from anysize.models import families
 from anysize.models.families import MODELS
+from anysize.norms.convert import convert_norms
+from anysize.norms.factory import check_options
 from anysize.registry import UserError, did_you_mean
 from anysize.sizes.cost import meta_copy
 
@@ -35,7 +37,15 @@ _TORCHVISION_FIXED = {
 }
 
 
-def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any) -> nn.Module:
+def create_model(
+    name: str,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    norm: str = "",
+    norm_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module:
     """Build an untrained model that maps images (N, in_channels, H, W) to logits (N, num_classes).
 
     Args:
@@ -43,19 +53,54 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **optio
             called with `num_classes`, `in_channels` and the options.
         num_classes, in_channels: of the data. A torchvision model gets a new first convolution for other than 3
             channels.
+        norm: swap the model's norms for this one, as `convert_norms` does; empty: the model's own.
+        norm_options: options of the norm, and `skip` and `image_size` of `convert_norms`.
         options: further arguments of the builder.
 
     Raises:
-        UserError: an unknown model, file or function, an option that the builder does not take, or a result that is
-            no `nn.Module`.
+        UserError: an unknown model, file, function or norm, an option that the builder or the norm does not take, a
+            result that is no `nn.Module`, norms that cannot be swapped, or `norm` for a builder that has an option of
+            that name itself.
 
     >>> create_model("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 100])
+    >>> create_model("resnet20", norm="group", norm_options={"num_groups": 4}).bn1
+    GroupNorm(4, 16, eps=1e-05, affine=True, bias=True)
     >>> create_model("resnet-20")
     Traceback (most recent call last):
     ...
     anysize.registry.UserError: unknown model 'resnet-20': did you mean 'resnet20'?
     """
+    model = _create(name, num_classes, in_channels, options, ours_too=("norm",) if norm else ())
+    return _with_norm(model, name, in_channels, norm, norm_options or {})
+
+
+def rebuild_model(description: Mapping[str, Any]) -> nn.Module:
+    """Build the model that a recipe asks for or a checkpoint describes.
+
+    Args:
+        description: `name`, `options`, `num_classes` and `in_channels`, and where the norms are swapped `norm`,
+            `norm_options` and `image_size` (pixels), which `layer_elementwise` is built for.
+
+    Raises:
+        UserError: as `create_model`. An option `norm` of the model's own is one of `options`.
+
+    >>> description = {"name": "resnet8", "options": {}, "num_classes": 10, "in_channels": 3, "norm": "layer"}
+    >>> rebuild_model(description).bn1
+    GroupNorm(1, 16, eps=1e-05, affine=True, bias=True)
+    """
+    name, in_channels = description["name"], description["in_channels"]
+    norm, norm_options = description.get("norm", ""), dict(description.get("norm_options", {}))
+    if norm == "layer_elementwise":
+        norm_options.setdefault("image_size", description["image_size"])
+    model = _create(name, description["num_classes"], in_channels, description["options"])
+    return _with_norm(model, name, in_channels, norm, norm_options)
+
+
+def _create(
+    name: str, num_classes: int, in_channels: int, options: Mapping[str, Any], ours_too: tuple[str, ...] = ()
+) -> nn.Module:
+    """The model with its own norms; `ours_too` are arguments of `create_model` that the builder must not have."""
     if name.startswith("timm:"):
         return _timm_model(name.removeprefix("timm:"), num_classes, in_channels, options)
     ours = name in MODELS or ":" in name
@@ -65,9 +110,28 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **optio
     else:
         builder = _torchvision_builder(name)
         fixed = {"weights": None, "num_classes": num_classes, **_TORCHVISION_FIXED.get(name, {})}
+    for option in ours_too:
+        if option in (_parameters(builder) or {}):
+            raise UserError(
+                f"model {name!r} has an option {option!r} of its own, so that {option}= may mean either; build the "
+                "model with its own builder, then call anysize.convert_norms"
+            )
     model = _build(name, builder, fixed, options)
     if not ours and in_channels != 3:
         _replace_first_convolution(model, in_channels)
+    return model
+
+
+def _with_norm(model: nn.Module, name: str, in_channels: int, norm: str, norm_options: Mapping[str, Any]) -> nn.Module:
+    if not norm:
+        if norm_options:
+            raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
+        return model
+    try:
+        check_options(norm, {key: value for key, value in norm_options.items() if key not in ("skip", "image_size")})
+        convert_norms(model, norm, in_channels=in_channels, **norm_options)
+    except UserError as error:
+        raise UserError(f"model {name!r} with norm {norm!r}: {error}") from None
     return model
 
 
@@ -119,13 +183,16 @@ def check_size(model: nn.Module, size: int, in_channels: int = 3) -> None:
     ...
     anysize.registry.UserError: model AlexNet cannot take images of 32 pixels: ...; the smallest it takes is 63
     """
-    if _refusal(meta_copy(model).eval(), size, in_channels) is None:
+    refused = _refusal(meta_copy(model).eval(), size, in_channels)
+    if refused is None:
         return
+    if isinstance(refused, UserError):  # of a module of ours: it says what to do, and may take one size alone
+        raise UserError(f"model {type(model).__name__} cannot take images of {size} pixels: {refused}")
     probe, smallest = _search(model, in_channels)
     reason = _refusal(probe, size, in_channels)
     if reason is not None:
         raise UserError(
-            f"model {type(model).__name__} cannot take images of {size} pixels: {reason}; "
+            f"model {type(model).__name__} cannot take images of {size} pixels: {_first_line(reason)}; "
             f"the smallest it takes is {smallest}"
         )
 
@@ -150,18 +217,22 @@ def _search(model: nn.Module, in_channels: int, largest: int = 1024) -> tuple[nn
             refused = size
     raise UserError(
         f"model {type(model).__name__} takes no images of {in_channels} channels, whatever their size up to {largest} "
-        f"pixels: {_refusal(probe, 224, in_channels)}"
+        f"pixels: {_first_line(_refusal(probe, 224, in_channels))}"
     )
 
 
-def _refusal(model: nn.Module, size: int, in_channels: int) -> str | None:
+def _refusal(model: nn.Module, size: int, in_channels: int) -> Exception | None:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
             model(torch.zeros(2, in_channels, size, size, device=device))
     except Exception as error:  # whatever a model says to a size that it cannot take
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return error
     return None
+
+
+def _first_line(error: Exception | None) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
@@ -171,7 +242,7 @@ def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
     return builder
 
 
-def _timm_model(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+def _timm_model(name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError:
@@ -181,7 +252,7 @@ def _timm_model(name: str, num_classes: int, in_channels: int, options: dict[str
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
     except TypeError as error:
-        raise UserError(f"timm:{name} does not take the options {options}: {error}") from None
+        raise UserError(f"timm:{name} does not take the options {dict(options)}: {error}") from None
     return model
 
 
@@ -213,7 +284,9 @@ def _import_builder(name: str) -> Callable[..., nn.Module]:
     return typing.cast(Callable[..., nn.Module], builder)
 
 
-def _build(name: str, builder: Callable[..., nn.Module], fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+def _build(
+    name: str, builder: Callable[..., nn.Module], fixed: dict[str, Any], options: Mapping[str, Any]
+) -> nn.Module:
     parameters = _parameters(builder)
     if parameters is not None:
         for argument in fixed:
@@ -233,7 +306,7 @@ def _build(name: str, builder: Callable[..., nn.Module], fixed: dict[str, Any], 
     except (TypeError, ValueError) as error:
         if not options:
             raise
-        raise UserError(f"model {name!r} cannot be built with the options {options}: {error}") from error
+        raise UserError(f"model {name!r} cannot be built with the options {dict(options)}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
     return model
@@ -284,4 +357,4 @@ def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:
     setattr(model.get_submodule(parent), attribute, new)
 
 
-__all__ = ["check_size", "create_model", "describe_model", "list_models", "smallest_size"]
+__all__ = ["check_size", "create_model", "describe_model", "list_models", "rebuild_model", "smallest_size"]

@@ -1,9 +1,10 @@
 """Residual networks for images of about 32 pixels (CIFAR): three stages, post-activation basic blocks.
 
 After He et al., Deep Residual Learning, arXiv 1512.03385, section 4.2, as the authors of Mix & Match (arXiv 1908.08986)
-trained them: the shortcut is a projection (1x1 convolution and batch norm) wherever the shape changes, and the last
-norm of each block starts at zero, so that each block starts as its shortcut. Parameters are named as in torchvision's
-ResNet. The average over all positions at the end takes images of any size.
+trained them: the shortcut is a projection (1x1 convolution and batch norm) wherever the shape changes, the last norm of
+each block starts at zero, so that each block starts as its shortcut, and the classifier starts small. The networks of
+Online Normalization (arXiv 1905.05894) start otherwise: `zero_init_residual=False, classifier_std=0`. Parameters are
+named as in torchvision's ResNet. The average over all positions at the end takes images of any size.
 """
 
 from collections.abc import Sequence
@@ -46,9 +47,11 @@ class CifarResNet(nn.Module):
         stem: channels of the first convolution.
         dropout: probability of dropping a value between the two convolutions of a block.
         zero_init_residual: start each block as its shortcut.
+        classifier_std: standard deviation of the classifier's first weights, with biases at zero; 0: weights and
+            biases as torch starts every linear layer.
 
     Raises:
-        UserError: a depth that is neither 6n + 2 nor 6n + 4, or not three widths.
+        UserError: a depth that is neither 6n + 2 nor 6n + 4, not three widths, or a negative deviation.
 
     >>> import torch
     >>> CifarResNet(depth=20)(torch.zeros(2, 3, 24, 40)).shape
@@ -65,6 +68,7 @@ class CifarResNet(nn.Module):
         stem: int = 16,
         dropout: float = 0.0,
         zero_init_residual: bool = True,
+        classifier_std: float = 0.01,
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
@@ -72,6 +76,10 @@ class CifarResNet(nn.Module):
             raise UserError(f"depth is {depth}; expected 6n + 2 (8, 14, 20, ...) or, counting projections, 6n + 4")
         if len(widths) != 3:
             raise UserError(f"widths is {list(widths)}; expected the channels of three stages, such as [16, 32, 64]")
+        if classifier_std < 0:
+            raise UserError(
+                f"classifier_std is {classifier_std}; expected a standard deviation, or 0 for torch's start"
+            )
         self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
@@ -81,16 +89,17 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(widths[2], num_classes)
-        self._initialize(zero_init_residual)
+        self._initialize(zero_init_residual, classifier_std)
 
-    def _initialize(self, zero_init_residual: bool) -> None:
+    def _initialize(self, zero_init_residual: bool, classifier_std: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Block) and zero_init_residual:
                 nn.init.zeros_(module.bn2.weight)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        if classifier_std:
+            nn.init.normal_(self.fc.weight, std=classifier_std)
+            nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
