@@ -281,6 +281,13 @@ def test_chunks_accumulate_the_gradient_of_the_whole_batch(tiny: Make, tmp_path:
         torch.testing.assert_close(value, weights(runs[1])[name], rtol=1e-4, atol=1e-6)
 
 
+def test_lr_scales_to_the_batch(tiny: Make, tmp_path: Path) -> None:
+    changes = {"optimizer__batch_size": 32, "data__limit": 60, "training__epochs": 1, "sizes__mix": "fixed"}
+    run = train(tiny(**changes, optimizer__lr=0.05), run=tmp_path / "run")
+    assert pd.read_csv(run / "metrics.csv")["lr"][0] == pytest.approx(0.05 * 0.5 * (1 - 0.9**0.5) / 0.1)
+    assert "written for batches of 32, are scaled to batches of 16" in (run / "log.txt").read_text()
+
+
 def test_a_size_that_the_network_cannot_take_is_said_before_training(tiny: Make, tmp_path: Path) -> None:
     recipe = tiny(model__name="alexnet", model__options={})
     with pytest.raises(UserError, match=r"cannot take images of 28 pixels.*the smallest it takes is 63"):

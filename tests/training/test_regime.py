@@ -8,7 +8,7 @@ from torch import nn
 
 from anysize.registry import UserError
 from anysize.training.gradients import split_decay
-from anysize.training.optimizer import RegimeOptimizer, regime_at
+from anysize.training.optimizer import RegimeOptimizer, regime_at, scale_to_batch, stretch
 from anysize.training.regime import parse_schedule, to_data, value_at
 from anysize.training.settings import OptimizerSettings
 
@@ -48,6 +48,56 @@ def test_warm_up_grows_linearly_to_the_regime() -> None:
     settings = OptimizerSettings(warmup_epochs=5, warmup_start=0.1)
     rates = [regime_at(settings, epoch)[1]["lr"] for epoch in (0, 2.5, 5, 6)]
     assert rates == pytest.approx([0.01, 0.055, 0.1, 0.1])
+
+
+def test_lr_and_momentum_scale_to_the_batch_at_every_point_of_the_regime() -> None:
+    """m' = m ** (b / 256), lr' = lr (b / 256) (1 - m') / (1 - m): the rule of Online Normalization's code."""
+    settings = OptimizerSettings(
+        batch_size=256, epochs=90, warmup_epochs=9, warmup_start=0.5,
+        lr=parse_schedule("0:0.1 30:0.01"), momentum=parse_schedule("0:0.9 60:0.5:linear 80:0.9"),
+    )  # fmt: skip
+    halved = stretch(settings, 45)
+    for epoch, lr, momentum in ((0, 0.05, 0.9), (4.5, 0.1, 0.9), (15, 0.01, 0.9), (35, 0.01, 0.7), (40, 0.01, 0.9)):
+        assert regime_at(halved, epoch)[1]["lr"] == pytest.approx(lr)
+        values = regime_at(halved, epoch, batch_size=32)[1]
+        scaled = momentum ** (32 / 256)
+        assert values["momentum"] == pytest.approx(scaled, rel=1e-12)
+        assert values["lr"] == pytest.approx(lr * (32 / 256) * (1 - scaled) / (1 - momentum), rel=1e-12)
+        assert values["weight_decay"] == regime_at(halved, epoch)[1]["weight_decay"]
+    values = regime_at(halved, 5, batch_size=32)[1]
+    assert (round(values["lr"], 6), round(values["momentum"], 8)) == (0.001635, 0.98691628)  # what that code prints
+    assert regime_at(halved, 20, batch_size=256) == regime_at(halved, 20)
+    assert regime_at(OptimizerSettings(), 0, batch_size=32) == regime_at(OptimizerSettings(), 0)
+
+
+def test_a_step_of_each_batch_moves_the_weights_as_far_a_sample() -> None:
+    """Under a constant gradient, as many images in steps of 2 and of 128 move the weights as far."""
+    settings = OptimizerSettings(batch_size=128, lr=parse_schedule(0.1), weight_decay=parse_schedule(0.0))
+    ends = {}
+    for batch_size in (2, 128):
+        model = nn.Linear(1, 1, bias=False).double()
+        nn.init.zeros_(model.weight)
+        optimizer = RegimeOptimizer(model, settings, batch_size)
+        for _ in range(40 * 128 // batch_size):  # long enough for the momentum to settle
+            optimizer.apply(0.0)
+            model.weight.grad = torch.ones_like(model.weight)
+            optimizer.torch.step()
+        ends[batch_size] = model.weight.item()
+    assert ends[2] == pytest.approx(ends[128], rel=0.02)  # the momentum takes its rise in smaller steps
+    assert scale_to_batch(0.1, 0.0, 0.25) == (0.025, 0.0)  # without momentum the linear rule
+
+
+@pytest.mark.parametrize(("name", "others"), [("adam", "adam"), ("0:sgd 5:adamw", "adamw")])
+def test_scaling_to_the_batch_is_of_sgd_alone(name: str, others: str) -> None:
+    settings = OptimizerSettings(name=parse_schedule(name), batch_size=64)
+    with pytest.raises(UserError, match=rf"optimizer\.batch_size is 64, .* holds for sgd, not for {others}; remove it"):
+        RegimeOptimizer(nn.Linear(2, 2), settings, 64)
+
+
+def test_a_momentum_that_cannot_be_scaled_is_refused() -> None:
+    settings = OptimizerSettings(momentum=parse_schedule("0:0.9 5:1"), batch_size=64)
+    with pytest.raises(UserError, match=r"epoch 5: optimizer\.momentum is 1; .* at least 0 and below 1"):
+        RegimeOptimizer(nn.Linear(2, 2), settings, 32)
 
 
 def test_the_optimizer_changes_between_phases_and_keeps_its_state_in_a_checkpoint() -> None:

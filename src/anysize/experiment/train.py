@@ -149,7 +149,11 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         task=task,
         plan=prepared.plan,
         loader=loader,
-        optimizer=RegimeOptimizer(model, stretch(recipe.optimizer, recipe.training.epochs)),
+        optimizer=RegimeOptimizer(
+            model,
+            stretch(recipe.optimizer, recipe.training.epochs),
+            prepared.plan.batch_size * prepared.plan.world_size,
+        ),
         training=recipe.training,
         length=prepared.length,
         validate=validate,
@@ -207,6 +211,12 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         parts.log.message(
             f"the optimizer's schedules, written for {recipe.optimizer.epochs} epochs, are stretched to "
             f"{recipe.training.epochs} (optimizer.epochs)"
+        )
+    total, written_for = plan.batch_size * plan.world_size, recipe.optimizer.batch_size
+    if written_for not in (0, total):
+        parts.log.message(
+            f"the optimizer's lr and momentum, written for batches of {written_for}, are scaled to batches of {total} "
+            "(optimizer.batch_size)"
         )
     if progress:
         parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")

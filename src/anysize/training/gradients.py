@@ -60,16 +60,24 @@ def copies_factor(norm: Callable[[Tensor, Tensor], float], images: Tensor, targe
 def split_decay(model: nn.Module, decay_on: str) -> dict[bool, list[nn.Parameter]]:
     """Split the trainable parameters into those that weight decay applies to (True) and those it does not (False).
 
-    `decay_on="weights"` leaves out biases and the parameters of norms, that is all of one dimension; `"all"` leaves
-    out none.
+    `decay_on="weights"` leaves out biases and the parameters of norms; `"no-biases"` leaves out what is named `bias`,
+    so that the weights of norms decay, as in Online Normalization's training on ImageNet; `"all"` leaves out none.
 
-    >>> {decay: len(params) for decay, params in split_decay(nn.Linear(2, 2), "weights").items()}
-    {True: 1, False: 1}
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> for decay_on in ("weights", "no-biases", "all"):
+    ...     print(decay_on, len(split_decay(model, decay_on)[True]))
+    weights 1
+    no-biases 2
+    all 4
     """
     split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in model.parameters():
+    # Most norms have parameters of one dimension; a layer norm over (C, H, W) has three, as weights may.
+    norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            split[decay_on == "all" or parameter.ndim > 1].append(parameter)
+            bias = name.rpartition(".")[2] == "bias"
+            weight = parameter.ndim > 1 and id(parameter) not in norms
+            split[{"all": True, "no-biases": not bias, "weights": weight}[decay_on]].append(parameter)
     return split
 
 

@@ -26,9 +26,11 @@ from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.random import Stream, random_bits
+from anysize.norms.online import online_norms
 from anysize.reports.run_log import RunLog
 from anysize.sizes.plan import BatchPlan
 from anysize.tasks.base import Task
+from anysize.training.checkpoint import find_damaged
 from anysize.training.gradients import GradientSmoothing, copies_factor, cut, gradient_norm, scale_gradients
 from anysize.training.guards import Guard, Interrupted, StopRequest, check_finite
 from anysize.training.optimizer import RegimeOptimizer
@@ -75,6 +77,7 @@ class Parts:
         self.forward = compiled(self.model, self.plan, self.length, self.training)
         half = self.training.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.control = [value for _, norm in online_norms(self.model) for value in (norm.norm.u, norm.norm.v)]
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -171,11 +174,14 @@ def train_step(parts: Parts, progress: Progress, batch: LoadedBatch) -> dict[str
     images, targets = parts.task.mix(images, targets)
 
     def guard(name: str, value: float) -> None:
-        samples = (parts.describe(int(i)) for i in batch.indices)
-        check_finite(name, value, progress.epoch, progress.step + 1, batch.size, samples)
+        if not math.isfinite(value):
+            samples = (parts.describe(int(i)) for i in batch.indices)
+            check_finite(name, value, progress.epoch, progress.step + 1, batch.size, samples, find_damaged(parts.model))
 
     factor = adaptive_factor(parts, progress, batch, images, targets, guard)
     optimizer.torch.zero_grad(set_to_none=True)
+    follow_gradient_unit(parts, progress, scaler.get_scale() * factor / (len(images) * batch.size**2))
+    control = [value.clone() for value in parts.control] if scaler.is_enabled() else []
     metrics = backward(parts, images, targets, factor, guard)
     scaler.unscale_(optimizer.torch)
     norm = float(gradient_norm(optimizer.parameters))
@@ -189,10 +195,25 @@ def train_step(parts: Parts, progress: Progress, batch: LoadedBatch) -> dict[str
             scale_gradients(optimizer.parameters, scale)
     elif not scaler.is_enabled() or scaler.get_scale() <= 1:
         guard("gradient norm", norm)  # while its scale is large, float16's scaler skips such a step and lowers it
+    else:
+        for own, value in zip(parts.control, control, strict=True):
+            own.copy_(value)
     scaler.step(optimizer.torch)
     scaler.update()
     progress.scaler = scaler.state_dict()
     return metrics
+
+
+def follow_gradient_unit(parts: Parts, progress: Progress, unit: float) -> None:
+    """Bring the control variables of online norms to the unit that the gradients of this step come in.
+
+    They are moving sums of gradients. The loss is a mean over images, and a network that ends in an average over
+    positions spreads each image's gradient over them: at another number of images, another size or another scale of
+    the loss, gradients are smaller or larger by the ratio of scale / (images x size^2), and so must the sums be.
+    """
+    if parts.control and progress.gradient_unit not in (None, unit):
+        torch._foreach_mul_(parts.control, unit / progress.gradient_unit)
+    progress.gradient_unit = unit
 
 
 def backward(parts: Parts, images: Tensor, targets: Tensor, factor: float, guard: Guard) -> dict[str, float]:

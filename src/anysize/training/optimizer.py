@@ -22,10 +22,12 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
 class RegimeOptimizer:
     """A torch optimizer whose hyper-parameters, and whose very kind, are a function of progress.
 
-    When the name changes the new optimizer starts without the old one's state.
+    When the name changes the new optimizer starts without the old one's state. `batch_size` is the run's, over all
+    processes; it matters where the settings say which batch they are written for.
 
     Raises:
-        UserError: an unknown optimizer, or a setting that none of the optimizers of the regime uses.
+        UserError: an unknown optimizer, a setting that none of the optimizers of the regime uses, or a batch size that
+            lr and momentum are written for with another optimizer than sgd.
 
     >>> settings = OptimizerSettings()
     >>> optimizer = RegimeOptimizer(nn.Linear(2, 2), settings)
@@ -33,8 +35,9 @@ class RegimeOptimizer:
     0.1
     """
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+    def __init__(self, model: nn.Module, settings: OptimizerSettings, batch_size: int = 0) -> None:
         self.settings = settings
+        self.batch_size = batch_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._groups = split_decay(model, settings.decay_on)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -50,6 +53,11 @@ class RegimeOptimizer:
                     f"optimizer.{key} is set, but {' and '.join(sorted(names))} takes no {key}; remove it, or give its "
                     f"default {to_data(default) if is_schedule(default) else default}"
                 )
+        if settings.batch_size and names != {"sgd"}:
+            raise UserError(
+                f"optimizer.batch_size is {settings.batch_size}, but the rule that scales lr and momentum to the batch "
+                f"holds for sgd, not for {' and '.join(sorted(names - {'sgd'}))}; remove it, or use sgd"
+            )
         if not self.parameters:
             raise UserError("the model has no parameters to train; expected at least one that requires a gradient")
         self.name = ""
@@ -68,14 +76,14 @@ class RegimeOptimizer:
                     )
         for epoch in sorted({point.epoch for schedule in schedules.values() for point in schedule}):
             try:
-                self._switch(*regime_at(self.settings, epoch))
+                self._switch(*regime_at(self.settings, epoch, self.batch_size))
             except ValueError as error:
                 raise UserError(f"the optimizer refuses its settings at epoch {epoch:g}: {error}") from None
         self.name = ""
 
     def apply(self, epoch: float) -> dict[str, Any]:
         """Set the optimizer to what the regime says at `epoch` epochs of progress; return it."""
-        name, values = regime_at(self.settings, epoch)
+        name, values = regime_at(self.settings, epoch, self.batch_size)
         if name != self.name:
             self._switch(name, values)
         for group in self.torch.param_groups:
@@ -131,11 +139,36 @@ def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
     return dataclasses.replace(settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, **schedules)
 
 
-def regime_at(settings: OptimizerSettings, epoch: float) -> tuple[str, dict[str, Any]]:
+def scale_to_batch(lr: float, momentum: float, ratio: float) -> tuple[float, float]:
+    """The learning rate and momentum of sgd for a batch `ratio` times the one that they are written for.
+
+    The momentum m' = m ** ratio averages over as many samples as m did, and lr' = lr ratio (1 - m') / (1 - m) moves the
+    weights as far a sample. The rule of Online Normalization's code (arXiv 1905.05894), exact for any ratio.
+
+    Raises:
+        UserError: a momentum of 1 or more, or below 0.
+
+    >>> lr, momentum = scale_to_batch(0.1, 0.9, 32 / 256)
+    >>> round(lr, 6), round(momentum, 8)
+    (0.001635, 0.98691628)
+    """
+    if not 0 <= momentum < 1:
+        raise UserError(f"optimizer.momentum is {momentum:g}; scaling it to the batch expects at least 0 and below 1")
+    scaled = momentum**ratio
+    return lr * ratio * (1 - scaled) / (1 - momentum), scaled
+
+
+def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) -> tuple[str, dict[str, Any]]:
     """The optimizer's name and its hyper-parameters at `epoch` epochs of progress: a pure function.
+
+    Where the settings say for which batch they are written, lr and momentum are scaled to the run's `batch_size` (over
+    all processes; 0: the same).
 
     >>> regime_at(OptimizerSettings(warmup_epochs=4.0), 1.0)[1]["lr"]
     0.025
+    >>> values = regime_at(OptimizerSettings(batch_size=256), 0.0, batch_size=32)[1]
+    >>> round(values["lr"], 6), round(values["momentum"], 8)
+    (0.001635, 0.98691628)
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
@@ -144,5 +177,8 @@ def regime_at(settings: OptimizerSettings, epoch: float) -> tuple[str, dict[str,
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start
         values["lr"] *= start + (1 - start) * epoch / settings.warmup_epochs
+    if settings.batch_size and batch_size not in (0, settings.batch_size):
+        ratio = batch_size / settings.batch_size
+        values["lr"], values["momentum"] = scale_to_batch(values["lr"], values["momentum"], ratio)
     name = values["name"]
     return name, {key: values[key] for key in OPTIMIZERS[name][1]}

@@ -27,6 +27,8 @@ class Progress:
     smoothing_norm: float | None = None
     scaler: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of float16's loss scaling."""
+    gradient_unit: float | None = None
+    """Of the last step: loss scale / (images x size^2)."""
     copies_factors: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of adaptive scaling, by image size."""
     copies_steps: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -14,11 +14,19 @@ class OptimizerSettings:
     epochs: int = setting(
         0, "epochs that the lists of points are written for; they stretch to training.epochs; 0: no stretching", low=0
     )
+    batch_size: int = setting(
+        0,
+        "batch, over all processes, that lr and momentum are written for: a run with another batch scales both (sgd); "
+        "0: no scaling",
+        low=0,
+    )
     lr: Schedule = setting(constant(0.1), "learning rate (by epoch)")
     momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)")
     weight_decay: Schedule = setting(constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)")
     decay_on: str = setting(
-        "weights", "weights: decay no biases and no norms; all: every parameter", choices=("weights", "all")
+        "weights",
+        "weights: decay no biases and no norms; no-biases: every parameter but biases; all: every parameter",
+        choices=("weights", "no-biases", "all"),
     )
     nesterov: bool = setting(False, "Nesterov momentum (sgd)")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)")

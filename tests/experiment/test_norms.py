@@ -1,0 +1,147 @@
+"""A recipe's norm is what trains, what a checkpoint holds, and what comes back from it."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from anysize.experiment import build
+from anysize.experiment.runs import evaluate, load_run
+from anysize.experiment.train import train
+from anysize.norms.layers import ElementwiseLayerNorm
+from anysize.norms.online import OnlineNorm2d
+from anysize.recipe import Recipe, load_recipe
+from anysize.registry import UserError
+from anysize.training import loop
+from anysize.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from anysize.training.guards import Diverged, Interrupted
+from anysize.training.progress import Progress
+
+Make = Callable[..., Recipe]
+
+
+def norms(model: nn.Module) -> list[nn.Module]:
+    return [module for name, module in model.named_modules() if name.endswith(("bn1", "bn2"))]
+
+
+def test_online_norm_trains_and_comes_back_with_its_options(tmp_path: Path, tiny: Make) -> None:
+    recipe = tiny(
+        data__limit=64, training__epochs=1, model__norm="online", model__norm_options={"alpha_fwd": 0.9, "ecm": "ac"}
+    )
+    loaded = load_run(train(recipe, run=tmp_path / "run"), "last")
+    for norm in norms(loaded.model):
+        assert isinstance(norm, OnlineNorm2d)
+        assert (norm.options.alpha_fwd, norm.options.ecm) == (0.9, "ac")
+        assert norm.norm.m.any()  # the state that training left
+    assert len(evaluate(tmp_path / "run", [28], calibrate=False)) == 1
+
+
+def test_norm_with_a_weight_a_value_takes_the_base_size(tmp_path: Path, tiny: Make) -> None:
+    recipe = tiny(data__limit=64, training__epochs=1, sizes__mix="fixed", model__norm="layer_elementwise")
+    run = train(recipe, run=tmp_path / "run")
+    loaded = load_run(run)
+    assert isinstance(loaded.model.bn1, ElementwiseLayerNorm)
+    assert loaded.model.bn1.weight.shape[1:] == (28, 28)
+    with pytest.raises(UserError, match="cannot take images of 14 pixels: this layer norm has a weight for each value"):
+        evaluate(run, [14])
+    with pytest.raises(UserError, match=r"cannot take images of \d+ pixels: this layer norm"):
+        train(tiny(model__norm="layer_elementwise"), run=tmp_path / "mixed")
+
+
+def test_checkpoints_without_a_word_on_norms_load_and_others_are_compared(tmp_path: Path, tiny: Make) -> None:
+    run = train(tiny(data__limit=64, training__epochs=1), run=tmp_path / "run")
+    saved = read_checkpoint(run / "checkpoints/last")
+    assert (saved.state["model"]["norm"], saved.state["model"]["norm_options"]) == ("", {})
+    kept = {key: saved.state["model"][key] for key in ("name", "options", "num_classes", "in_channels")}
+    state = {key: value for key, value in saved.state.items() if key not in ("files", "format")}
+    write_checkpoint(
+        run / "checkpoints/old", Checkpoint(saved.model, {}, json.loads(json.dumps({**state, "model": kept})))
+    )
+    images = torch.randn(2, 1, 28, 28)
+    assert torch.equal(load_run(run, "old").model(images), load_run(run, "last").model(images))
+    for key, value in (("norm", "group"), ("norm_options", {"eps": 0.1})):
+        with pytest.raises(UserError, match=rf"checkpoint of another model: its model.{key} is .*, the run's recipe"):
+            load_run(run, "old", {f"model.{key}": value})
+
+
+def test_command_line_values_become_options(tiny: Make) -> None:
+    recipe = load_recipe("quickstart", {"model.norm": "group", "model.norm_options.num_groups": "4"})
+    assert recipe.model.norm_options == {"num_groups": 4}
+    model = build.build_model(recipe, build.build_data(recipe).preprocessing)
+    assert model.bn1.num_groups == 4
+    with pytest.raises(UserError, match=r"--model.norm is 'gruop': did you mean 'group'"):
+        load_recipe("quickstart", {"model.norm": "gruop"})
+    with pytest.raises(UserError, match="given without a norm"):
+        build.build_model(tiny(model__norm_options={"eps": 0.1}), build.build_data(recipe).preprocessing)
+
+
+def test_online_norm_stopped_and_resumed_ends_with_the_same_bits(
+    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(model__norm="online", sizes__mix="D+", training__chunks=2, data__limit=150)
+    whole = read_checkpoint(train(recipe, run=tmp_path / "whole") / "checkpoints/last")
+    original = loop.record
+
+    def record(progress: Any, *arguments: Any) -> None:
+        original(progress, *arguments)
+        if progress.step in (2, 7):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "record", record)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(recipe, run=tmp_path / "broken")
+    broken = read_checkpoint(train(recipe, run=tmp_path / "broken") / "checkpoints/last")
+    assert whole.model["bn1.norm.u"].any()
+    assert all(torch.equal(value, broken.model[name]) for name, value in whole.model.items())
+    assert broken.state["progress"]["gradient_unit"] == whole.state["progress"]["gradient_unit"]
+
+
+def test_chunks_change_nothing_with_online_norm(tmp_path: Path, tiny: Make) -> None:
+    changes = {
+        "model__norm": "online",
+        # layer scaling behind a weight of zero divides by the root of 1e-5 and would blow rounding up
+        "model__options": {"depth": 8, "widths": [4, 8, 16], "stem": 4, "zero_init_residual": False},
+        "data__limit": 50,
+        "training__epochs": 1,
+        "sizes__mix": "B+",
+    }
+    runs = [train(tiny(**changes, training__chunks=n), run=tmp_path / str(n)) for n in (1, 4)]
+    one, four = (read_checkpoint(run / "checkpoints/last").model for run in runs)
+    for name, value in one.items():
+        torch.testing.assert_close(value, four[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_control_variables_follow_the_unit_of_the_gradient() -> None:
+    model = nn.Sequential(OnlineNorm2d(2))
+    model(torch.randn(3, 2, 4, 4)).pow(3).mean().backward()
+    u = model[0].norm.u.clone()
+    assert u.any()
+    parts: Any = SimpleNamespace(control=[model[0].norm.u, model[0].norm.v])
+    progress = Progress()
+    loop.follow_gradient_unit(parts, progress, 1 / (64 * 32**2))
+    assert torch.equal(model[0].norm.u, u)  # the first step has nothing to follow
+    loop.follow_gradient_unit(parts, progress, 1 / (32 * 16**2))
+    assert torch.equal(model[0].norm.u, 8 * u)
+
+
+def test_values_that_are_not_finite_are_told_with_the_norm_that_met_them(
+    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.train_step
+
+    def poisoned(parts: Any, progress: Any, batch: Any) -> dict[str, float]:
+        if progress.step == 2:
+            batch.images[1] = float("nan")
+        return original(parts, progress, batch)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(Diverged, match=r"loss is nan .*; the first of the model that is not finite is bn1\.norm\.m;"):
+        train(tiny(model__norm="online", sizes__mix="fixed", data__limit=64), run=tmp_path / "run")
