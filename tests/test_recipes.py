@@ -4,11 +4,15 @@ import functools
 import re
 
 import pytest
+import torch
 from PIL import Image
 
 import anysize
 from anysize.cli import build_app, parse_settings
+from anysize.data.registry import dataset_info
+from anysize.experiment import build
 from anysize.recipe import differences, dump, load_recipe, override, read_header, recipe_names
+from anysize.training.optimizer import regime_at
 from anysize.training.regime import value_at
 
 NAMES = recipe_names()
@@ -20,6 +24,13 @@ TWINS = {
     "mixsize/imagenet-resnet50-fast": "mixsize/imagenet-resnet50-fixed",
 }
 METHOD = {"sizes.mix", "sizes.weights", "sizes.budget", "optimizer.gradient_smoothing"}
+
+ONLINE_NORM = {
+    "cifar10-resnet20": {"alpha_fwd": 1023 / 1024, "alpha_bkw": 127 / 128, "ecm": "ls"},
+    "cifar100-resnet20": {"alpha_fwd": 511 / 512, "alpha_bkw": 15 / 16, "ecm": "ls"},
+    "imagenet-resnet50": {"alpha_fwd": 0.999, "alpha_bkw": 0.99, "ecm": "ls"},
+}
+NORMS = ("online", "batch", "group", "layer", "instance", "none")
 
 planned = functools.cache(anysize.plan)
 
@@ -64,7 +75,7 @@ def test_header_tells_the_cost_that_the_plan_works_out(name, cifar_folder):
         cost = planned(name)
     assert cost.steps > 0
     told = read_header(name).cost
-    if "PFLOPs" in told or name.startswith("mixsize/"):
+    if "PFLOPs" in told or name.startswith(("mixsize/", "online_norm/")):
         digits = re.search(r"([\d.,]+) PFLOPs", told)[1].replace(",", "")
         assert f"{cost.flops / 1e15:.{len(digits.partition('.')[2])}f}" == digits
     for pattern, value in ((r"([\d.]+) times", f"{cost.ratio:.3f}"), (r"([\d,]+) steps", f"{cost.steps:,}")):
@@ -81,10 +92,13 @@ def test_a_mixture_and_its_twin_at_one_size_differ_in_the_method_alone(mixed):
     assert fixed.optimizer.gradient_smoothing == 0
 
 
-# Regimes of the published code of Mix & Match: epoch of each change with the learning rate from then on.
+# Regimes of the published code of Mix & Match, and of Online Normalization: epoch of each change with the learning rate
+# from then on.
 CIFAR = {0: 0.1, 81: 0.01, 122: 0.001, 164: 0.0001}
 WIDE = {0: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008}
 IMAGENET = {0: 0.1, 30: 0.01, 60: 0.001, 80: 0.0001}
+ONLINE_CIFAR = {0: 0.1, 100: 0.01, 150: 0.001, 200: 0.0001}
+ONLINE_IMAGENET = {**IMAGENET, 90: 0.00001}
 
 
 @pytest.mark.parametrize(
@@ -103,16 +117,23 @@ IMAGENET = {0: 0.1, 30: 0.01, 60: 0.001, 80: 0.0001}
 def test_published_experiments_follow_the_published_regime(name, epochs, total_batch, regime):
     recipe = load_recipe(name)
     optimizer = recipe.optimizer
+    assert_regime(recipe, epochs, total_batch, regime)
+    assert value_at(optimizer.weight_decay, 0) == 1e-4
+    assert optimizer.decay_on == "weights"
+    assert optimizer.gradient_smoothing == (0 if name.endswith("-fixed") else 0.9)
+
+
+def assert_regime(recipe, epochs, total_batch, regime):
+    """Sgd with a momentum of 0.9, and the learning rate of `regime`, at the start and at the end of each epoch."""
+    optimizer = recipe.optimizer
     assert (recipe.training.epochs, recipe.training.batch_size) == (epochs, total_batch)
     expected = [regime[max(start for start in regime if start <= epoch)] for epoch in range(epochs)]
     assert [value_at(optimizer.lr, epoch) for epoch in range(epochs)] == pytest.approx(expected)
     assert [value_at(optimizer.lr, epoch + 0.999) for epoch in range(epochs)] == pytest.approx(expected)
     assert value_at(optimizer.name, 0) == "sgd"
     assert value_at(optimizer.momentum, 0) == 0.9
-    assert value_at(optimizer.weight_decay, 0) == 1e-4
-    assert optimizer.decay_on == "weights"
+    assert not optimizer.nesterov
     assert optimizer.warmup_epochs == 0
-    assert optimizer.gradient_smoothing == (0 if name.endswith("-fixed") else 0.9)
 
 
 @pytest.mark.parametrize(
@@ -132,3 +153,64 @@ def test_published_mixtures_take_the_published_computation(name, pixels, steps_a
     assert cost.steps / cost.epochs == steps_an_epoch
     trained = sum(part.images * part.size**2 for part in cost.cost.sizes)
     assert trained / (base.images * base.size**2) == pytest.approx(pixels, abs=0.001)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("experiment", "epochs", "total_batch", "regime", "weight_decay", "decay_on"),
+    [
+        ("cifar10-resnet20", 250, 128, ONLINE_CIFAR, 2e-4, "all"),
+        ("cifar100-resnet20", 250, 128, ONLINE_CIFAR, 2e-4, "all"),
+        ("imagenet-resnet50", 100, 256, ONLINE_IMAGENET, 1e-4, "no-biases"),
+    ],
+)
+def test_online_normalizations_experiments_differ_in_the_norm_alone(
+    experiment, norm, epochs, total_batch, regime, weight_decay, decay_on
+):
+    recipe = load_recipe(f"online_norm/{experiment}-{norm}")
+    assert set(differences(recipe, load_recipe(f"online_norm/{experiment}-online"))) <= {
+        "model.norm",
+        "model.norm_options",
+    }
+    assert recipe.model.norm == norm
+    groups = {"num_groups": 32 if experiment == "imagenet-resnet50" else 8}
+    assert recipe.model.norm_options == {"online": ONLINE_NORM[experiment], "group": groups}.get(norm, {})
+    assert_regime(recipe, epochs, total_batch, regime)
+    assert value_at(recipe.optimizer.weight_decay, 0) == weight_decay
+    assert recipe.optimizer.decay_on == decay_on
+    assert recipe.optimizer.gradient_smoothing == recipe.optimizer.clip_norm == 0
+    assert recipe.sizes.mix == "fixed"
+    assert recipe.training.drop_last
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "without"),
+    [
+        ("cifar10-resnet20", 272_474, 270_906),
+        ("cifar100-resnet20", 278_324, 276_756),
+        ("imagenet-resnet50", 25_557_032, 25_503_912),
+    ],
+)
+def test_online_normalizations_networks_have_the_published_parameters(name, parameters, without):
+    for norm in NORMS:
+        recipe = load_recipe(f"online_norm/{name}-{norm}")
+        info = dataset_info(recipe.data)
+        classes = [str(i) for i in range(info.num_classes)]
+        preprocessing = build.build_preprocessing(recipe.data, info, build.base_size(recipe), classes)
+        with torch.device("meta"):
+            model = build.build_model(recipe, preprocessing)
+        assert sum(p.numel() for p in model.parameters()) == (without if norm == "none" else parameters)
+
+
+def test_any_batch_of_the_batch_size_recipe_is_comparable():
+    """The same images, and after as many images the same pull of what came before on learning rate and momentum."""
+    costs, values = [], []
+    for batch_size in (1, 2, 128):
+        recipe = load_recipe("online_norm/fashion-mini-batch-size", {"training.batch_size": batch_size})
+        cost = anysize.plan(recipe)
+        costs.append(cost.images)
+        at = regime_at(recipe.optimizer, 1.0, batch_size)[1]
+        values.append((at["momentum"] ** (128 / batch_size), at["lr"] / (1 - at["momentum"]) / batch_size))
+    assert costs == pytest.approx([50_000] * 3, rel=0.005)
+    assert values[0] == pytest.approx(values[2])
+    assert values[1] == pytest.approx(values[2])

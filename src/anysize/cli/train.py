@@ -6,7 +6,13 @@ from anysize.cli import Settings, parse_settings
 
 
 def command(
-    recipe: str, /, *settings: Settings, run: str = "", resume: str = "last", allow_changes: bool = False
+    recipe: str,
+    /,
+    *settings: Settings,
+    run: str = "",
+    repeat: int | None = None,
+    resume: str = "last",
+    allow_changes: bool = False,
 ) -> None:
     """Train what a recipe says, or go on with it where it was stopped.
 
@@ -18,16 +24,30 @@ def command(
         a recipe's name (`anysize recipes` lists them) or the path of a TOML file
     run
         the run folder; by default runs/RECIPE, with a short digest of the settings given here
+    repeat
+        train this many runs, from the seeds training.seed, training.seed + 1, ..., in RUN/seed-K, and show their
+        median, range and standard deviation
     resume
         last: go on where the run was saved; previous: at the save before that; never: start over
     allow_changes
         go on although the run had other settings, such as a lower learning rate after a divergence
     """
+    from rich.console import Console
+
+    from anysize.experiment.repeat import repeat as train_repeatedly
+    from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
     from anysize.training.guards import Interrupted
 
+    overrides, folder = parse_settings(settings), run or None
     try:
-        train(recipe, parse_settings(settings), run=run or None, resume_from=resume, allow_changes=allow_changes)
+        if repeat is None:
+            train(recipe, overrides, run=folder, resume_from=resume, allow_changes=allow_changes)
+        else:
+            table = train_repeatedly(
+                recipe, overrides, repeat, run=folder, resume_from=resume, allow_changes=allow_changes
+            )
+            Console().print(repeats_table(table))
     except Interrupted as stop:
         again = "the same command" if resume == "last" else "the same command without --resume"
         print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)

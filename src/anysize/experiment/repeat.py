@@ -1,0 +1,156 @@
+"""`anysize.repeat`: one recipe trained from several seeds, and what the runs have in common.
+
+    anysize train online_norm/cifar10-resnet20-online --data.root DIR --repeat 5
+
+A single run says little: seeds alone move the accuracy by some tenths of a percentage point. The runs lie in
+`RUN/seed-K`, each a run folder like any other; `RUN/repeats.csv` has the table that `repeat` returns.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from anysize.experiment import build
+from anysize.experiment.train import train
+from anysize.recipe import Recipe, load_recipe, override
+from anysize.registry import UserError
+from anysize.reports import files
+from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
+from anysize.training.guards import Diverged
+
+REPEATS = "repeats.csv"
+
+
+def repeat(
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    n: int = 5,
+    *,
+    run: str | Path | None = None,
+    resume_from: str = "last",
+    allow_changes: bool = False,
+    console: Console | None = None,
+) -> pd.DataFrame:
+    """Train a recipe `n` times, from the seeds `training.seed`, `training.seed + 1`, ..., one run after the other.
+
+    The same call goes on where it was stopped: runs that are trained to their end are not trained again. A larger `n`
+    adds runs. A run that diverges is left out of the table, and the console says so.
+
+    Args:
+        recipe: a recipe's name, the path of its TOML file, or a `Recipe`.
+        overrides: `{"section.field": value}`; `training.seed` is the first seed.
+        n: number of runs.
+        run: the folder of the runs' folders `seed-K`; by default the one that `train` would use for a single run.
+        resume_from, allow_changes: of each run, as in `train`.
+        console: where to show progress; None: standard output.
+
+    Returns:
+        Two rows a validation metric, as `summarize_repeats` makes them; also written to `repeats.csv`.
+
+    Raises:
+        UserError: n below 1, every run diverged, or what `train` raises.
+        Interrupted: a signal asked to stop; the state was saved.
+
+    Example (trains twelve epochs on the embedded images)::
+
+        table = anysize.repeat("quickstart", {"training.epochs": 4}, n=3)
+        print(table.loc[table["at"] == "last", ["metric", "median", "min", "max"]])
+    """
+    if n < 1:
+        raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
+    name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
+    resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(name, overrides)
+    folder = Path(run) if run else build.default_run_folder(name, overrides or {})
+    console = console or Console()
+    finished, diverged = [], []
+    for i, seed in enumerate(range(resolved.training.seed, resolved.training.seed + n)):
+        console.print(f"run {i + 1} of {n}: seed {seed}", soft_wrap=True)
+        try:
+            done = train(
+                resolved,
+                {"training.seed": seed},
+                run=folder / f"seed-{seed}",
+                resume_from=resume_from,
+                allow_changes=allow_changes,
+                console=console,
+            )
+        except Diverged as error:  # the other seeds may not: their number says how reliable the recipe is
+            diverged.append(seed)
+            console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
+        else:
+            finished.append(pd.read_csv(done / files.METRICS, index_col="epoch"))
+    if not finished:
+        raise UserError(f"all {n} runs in {folder} diverged; lower optimizer.lr or set optimizer.clip_norm")
+    table = summarize_repeats(finished)
+    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    files.write_rows(folder / REPEATS, rows)
+    if diverged:
+        seeds = ", ".join(map(str, diverged))
+        console.print(f"{len(finished)} of {n} runs reached their end; these seeds diverged: {seeds}", soft_wrap=True)
+    return table
+
+
+def summarize_repeats(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Median, range and spread over runs of each validation metric: at the last epoch of all runs, and at the best.
+
+    The best epoch is that of the best point of the median curve: of the median over the runs at each epoch. The
+    results of Online Normalization are given so. The epoch is chosen on the validation images, which flatters; the
+    last epoch's figures do not choose.
+
+    Args:
+        metrics: the `metrics.csv` of each run, indexed by epoch.
+
+    Returns:
+        The columns `metric`, `at` ("last" or "best"), `epoch`, `runs`, `median`, `min`, `max`, and `sd`, the sample
+        standard deviation (n - 1 in the denominator; NaN for one run).
+
+    >>> curves = ([0.5, 0.9, 0.7], [0.4, 0.6, 0.8], [0.3, 0.8, 0.6])
+    >>> runs = [pd.DataFrame({"validation_top1": curve}, index=[1, 2, 3]) for curve in curves]
+    >>> print(summarize_repeats(runs).to_string(index=False))
+             metric   at  epoch  runs  median  min  max       sd
+    validation_top1 last      3     3     0.7  0.6  0.8 0.100000
+    validation_top1 best      2     3     0.8  0.6  0.9 0.152753
+    """
+    columns = [c for c in metrics[0].columns if c.startswith("validation_") and c not in HOW_VALIDATED]
+    rows = []
+    for column in columns:
+        values = pd.concat([run[column] for run in metrics], axis=1).dropna()  # epochs x runs
+        if values.empty:
+            continue
+        curve = values.median(axis=1)
+        best = int(curve.argmin() if lower_is_better(column) else curve.argmax())
+        for at, place in (("last", -1), ("best", best)):
+            over, epoch = values.iloc[place], values.index[place]
+            spread = {"median": over.median(), "min": over.min(), "max": over.max(), "sd": over.std(ddof=1)}
+            rows.append({"metric": column, "at": at, "epoch": epoch, "runs": len(over), **spread})
+    return pd.DataFrame(rows)
+
+
+def repeats_table(summary: pd.DataFrame) -> Table:
+    """What `repeat` returns, for the console."""
+    table = Table(
+        title=f"{summary['runs'].max()} runs" if len(summary) else "no validation",
+        caption="sd: sample standard deviation; best: the epoch of the best median, chosen on the validation images",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for i, heading in enumerate(("metric", "at epoch", "median", "min", "max", "sd")):
+        table.add_column(heading, justify="right" if i > 1 else "left", no_wrap=i > 1, overflow="fold")
+    for row in summary.to_dict("records"):
+        column = str(row["metric"])
+        numbers = (show(column, row[key]) for key in ("median", "min", "max"))
+        table.add_row(label(column), f"{row['epoch']} ({row['at']})", *numbers, _spread(column, row["sd"]))
+    return table
+
+
+def _spread(column: str, deviation: float) -> str:
+    """A deviation for people; of percentages with one digit more, since it is often below a point."""
+    return f"{100 * deviation:.2f}%" if is_fraction(column) and deviation >= 0 else show(column, deviation)
