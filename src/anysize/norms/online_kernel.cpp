@@ -21,7 +21,7 @@
 namespace {
 
 using i64 = int64_t;
-constexpr i64 kBlockBytes = 512 << 10;  // of each tensor, a thread and block: half of a second-level cache at most
+constexpr i64 kBlockBytes = 256 << 10;  // of each tensor, a thread and block: an eighth of a second-level cache, so that all that a block touches stays in it
 
 constexpr i64 kChannels = 64;  // threads share channels in multiples of this, so that tiles are cut alike for any number
 

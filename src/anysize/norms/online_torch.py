@@ -21,6 +21,9 @@ from torch import Tensor
 from anysize.norms.online_options import Options
 from anysize.norms.recurrence import constant_decay, varying_decay
 
+_CACHED = 1 << 17  # values whose squares stay in a second-level cache
+_ROW = 512  # values that a row of a channels-last view has at most, unless there are more channels
+
 
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
@@ -38,16 +41,17 @@ def forward(
     """
     planes, dim = as_planes(x)
     values = planes if planes.dtype == torch.float64 else planes.float()
-    decay, length = options.alpha_fwd, planes.shape[dim]
+    decay, channels = options.alpha_fwd, len(m)
+    length = planes[0].numel() // channels
     # Centred on a mean of the data, so that nothing cancels however far the data is from zero.
-    centre = values[0].mean(dim - 1) if length > 1 else m.to(values.dtype, copy=True)
+    centre = fold(values[:1].sum(dim), channels)[0] / length if length > 1 else m.to(values.dtype, copy=True)
     result = torch.empty_like(x)  # itself and no view of it goes out, else an in-place ReLU behind it is refused
     out = as_planes(result)[0] if values.dtype == x.dtype else torch.empty_like(values)
-    torch.sub(values, spread(centre[None], dim), out=out)
+    torch.sub(values, spread(centre[None], planes, dim), out=out)
     shift = wide(m) - wide(centre)
     if length > 1:
-        mean = wide(out.sum(dim)).div_(length)
-        square = wide(torch.linalg.vector_norm(out, dim=dim)).square_().div_(length)
+        mean = fold(wide(out.sum(dim)), channels) / length
+        square = fold(sums_of_squares(out, dim), channels) / length
         spread_within = (square - mean * mean).clamp_(min=0)
     else:
         mean, spread_within = wide(out.squeeze(dim)), None
@@ -70,7 +74,7 @@ def forward(
         zeta = root_mean_square(y1, y2, weight, bias, options)
         scale, offset = scale / _by_channel(zeta, scale), offset / _by_channel(zeta, scale)
         scaling = (zeta,)
-    out.mul_(spread(scale.to(out.dtype), dim)).add_(spread(offset.to(out.dtype), dim))
+    out.mul_(spread(scale.to(out.dtype), planes, dim)).add_(spread(offset.to(out.dtype), planes, dim))
     if options.ecm == "ac":
         out.clamp_(-options.clamp_val, options.clamp_val)
     if out.dtype != x.dtype:
@@ -102,18 +106,19 @@ def backward(
     before, inverse, y1, y2, *scaling = (wide(value) for value in saved[1:])
     planes, dim = as_planes(x)
     outer = as_planes(grad)[0].to(centre.dtype)
-    length = planes.shape[dim]
+    channels = len(centre)
+    length = planes[0].numel() // channels
     scale = inverse if weight is None else inverse * weight
     result = torch.empty_like(x)
     buffer = as_planes(result)[0] if centre.dtype == x.dtype else torch.empty_like(planes, dtype=centre.dtype)
-    torch.sub(planes, spread(centre[None], dim), out=buffer)
+    torch.sub(planes, spread(centre[None], planes, dim), out=buffer)
     if options.ecm == "ac":
         offset = -before * scale if bias is None else bias - before * scale
-        z = (buffer * spread(scale.to(buffer.dtype), dim)).add_(spread(offset.to(buffer.dtype), dim)).abs_()
+        z = (buffer * spread(scale.to(buffer.dtype), planes, dim)).add_(spread(offset.to(buffer.dtype), planes, dim)).abs_()
         outer = outer.masked_fill(z > options.clamp_val, 0)
     if length > 1:
-        mean_grad = wide(outer.sum(dim)).div_(length)
-        mean_product = wide(buffer.mul_(outer).sum(dim)).div_(length)
+        mean_grad = fold(wide(outer.sum(dim)), channels) / length
+        mean_product = fold(wide(buffer.mul_(outer).sum(dim)), channels) / length
     else:
         mean_grad = wide(outer.squeeze(dim))
         mean_product = wide(buffer.squeeze(dim)).mul_(mean_grad)
@@ -153,10 +158,10 @@ def backward(
         rest = rest - weight * bias * own * inverse
     dtype = centre.dtype
     if planes.dtype == dtype:
-        torch.mul(planes, spread(slope.to(dtype), dim), out=buffer)
+        torch.mul(planes, spread(slope.to(dtype), planes, dim), out=buffer)
     else:
-        buffer.copy_(planes).mul_(spread(slope.to(dtype), dim))
-    buffer.add_(spread(rest.to(dtype), dim)).addcmul_(outer, spread(scale.to(dtype), dim))
+        buffer.copy_(planes).mul_(spread(slope.to(dtype), planes, dim))
+    buffer.add_(spread(rest.to(dtype), planes, dim)).addcmul_(outer, spread(scale.to(dtype), planes, dim))
     if buffer.dtype != x.dtype:
         as_planes(result)[0].copy_(buffer)
     return result, grad_weight, grad_bias
@@ -171,12 +176,23 @@ def root_mean_square(y1: Tensor, y2: Tensor, weight: Tensor | None, bias: Tensor
 
 
 def as_planes(x: Tensor) -> tuple[Tensor, int]:
-    """A view of x with one dimension of positions, (N, C, D) or, for channels last, (N, D, C); and which one it is."""
+    """A view of x with one dimension of positions, and which one it is.
+
+    (N, C, D), or for channels last (N, D / k, k C): k positions in a row, since element-wise operations are slow on
+    rows as short as C.
+    """
     if x.dim() == 2:
         return x[:, None], 1
     if x.is_contiguous():
         return x.flatten(2), 2
-    return x.movedim(1, -1).flatten(1, -2), 1
+    channels, length = x.shape[1], x[0, 0].numel()
+    together = max(k for k in range(1, max(_ROW // channels, 1) + 1) if length % k == 0)
+    return x.movedim(1, -1).reshape(len(x), length // together, together * channels), 1
+
+
+def fold(values: Tensor, channels: int) -> Tensor:
+    """Sums (N, k C) over planes with k positions in a row, as (N, C)."""
+    return values if values.shape[1] == channels else values.view(len(values), -1, channels).sum(1)
 
 
 def in_order_of(x: Tensor, grad: Tensor) -> Tensor:
@@ -186,9 +202,19 @@ def in_order_of(x: Tensor, grad: Tensor) -> Tensor:
     return grad.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def spread(values: Tensor, dim: int) -> Tensor:
+def sums_of_squares(planes: Tensor, dim: int) -> Tensor:
+    """Sum of squares over the positions of each plane."""
+    if dim == 2:
+        return wide(torch.linalg.vector_norm(planes, dim=2)).square_()
+    # `vector_norm` is slow over any but the last dimension; a few samples at a time, the squares stay in the cache.
+    few = max(1, _CACHED // planes[0].numel())
+    return wide(torch.cat([(part * part).sum(1) for part in planes.split(few)]))  # type: ignore[no-untyped-call]
+
+
+def spread(values: Tensor, planes: Tensor, dim: int) -> Tensor:
     """(N, C) as it broadcasts over planes whose positions are dimension `dim`."""
-    return values.unsqueeze(dim)
+    together = 1 if dim == 2 else planes.shape[2] // values.shape[1]
+    return (values if together == 1 else values.repeat(1, together)).unsqueeze(dim)
 
 
 def _group_mean(values: Tensor, options: Options) -> Tensor:
