@@ -31,7 +31,13 @@ from anysize.norms.online_options import Options
 _SOURCE = Path(__file__).with_name("online_kernel.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
 # Each is tried in turn: a compiler may know no OpenMP, as Apple's, or no -march=native.
-_TRIES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+_TRIES = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-fopenmp",),
+    ("-march=native",),
+    (),
+)
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _COMPENSATION = {"none": 0, "ls": 1, "ac": 2}
 _SMALL = 1 << 15  # values that one thread normalises sooner than several could be woken
