@@ -29,6 +29,7 @@ _WHERE = {
     "Preprocessing": "anysize.preprocessing",
     "Recipe": "anysize.recipe",
     "UserError": "anysize.registry",
+    "average_online_state": "anysize.norms.online_distributed",
     "calibrate": "anysize.experiment.runs",
     "calibrate_batch_norm": "anysize.norms.calibration",
     "calibrated": "anysize.norms.calibration",
@@ -42,6 +43,7 @@ _WHERE = {
     "load_run": "anysize.experiment.runs",
     "plan": "anysize.experiment.plan",
     "repeat": "anysize.experiment.repeat",
+    "scale_gradient_state": "anysize.norms.online",
     "train": "anysize.experiment.train",
 }
 __all__ = ["__version__", *_WHERE]
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
     from anysize.norms.online import OnlineNorm1d as OnlineNorm1d
     from anysize.norms.online import OnlineNorm2d as OnlineNorm2d
     from anysize.norms.online import OnlineNorm3d as OnlineNorm3d
+    from anysize.norms.online import scale_gradient_state as scale_gradient_state
+    from anysize.norms.online_distributed import average_online_state as average_online_state
     from anysize.preprocessing import Preprocessing as Preprocessing
     from anysize.recipe import Recipe as Recipe
     from anysize.recipe import load_recipe as load_recipe

@@ -202,6 +202,13 @@ def test_calibrated_puts_the_state_of_online_norms_back() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_forward_that_a_module_was_given_is_there_afterwards() -> None:
+    model = nn.Sequential(OnlineNorm2d(3))
+    wrapped = model[0].forward = lambda x: OnlineNorm2d.forward(model[0], x) + 1
+    calibrate_batch_norm(model, [images()])
+    assert model[0].forward is wrapped
+
+
 def test_synchronised_batch_norm_is_calibrated_like_batch_norm() -> None:
     model, same = nn.Sequential(nn.SyncBatchNorm(3)), nn.Sequential(nn.BatchNorm2d(3))
     for one in (model, same):

@@ -1,6 +1,7 @@
 """Activation checkpointing runs forward passes twice and changes nothing: gradients and state are those without it."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -230,3 +231,21 @@ def test_what_is_recalled_can_be_written_to() -> None:
         m, _ = passes.recall(torch.ones(1, 2))
         assert m.tolist() == [0, 0]
         m.fill_(7)
+
+
+def test_an_input_that_was_never_seen_is_a_new_pass() -> None:
+    passes, (m, var) = Passes(), torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    passes.remember(torch.randn(4, 2), m, var)
+    assert passes.recall(torch.randn(4, 2) + 100) is None
+    assert passes.recall(torch.full((4, 2), math.nan)) is None
+
+
+def test_hundreds_of_passes_may_precede_their_backward_passes() -> None:
+    passes = Passes()
+    inputs = [torch.randn(3, 2) for _ in range(300)]
+    for n, x in enumerate(inputs):
+        passes.remember(x, torch.full((2,), float(n)), torch.ones(2))
+    for n in reversed(range(300)):
+        found = passes.recall(inputs[n])
+        assert found is not None
+        assert found[0][0] == n

@@ -189,6 +189,7 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
     training = {module: module.training for module in model.modules()}
     counts = {name: getattr(norm, "num_batches_tracked", None) for name, norm in norms.items()}
     before = {name: None if count is None else count.clone() for name, count in counts.items()}
+    own_forward = {name: norm.__dict__["forward"] for name, norm in norms.items() if "forward" in norm.__dict__}
     momenta = {name: norm.momentum for name, norm in norms.items() if not isinstance(norm, _ONLINE)}
     hooks = []
     # A compiled model would be compiled again, for the hooks and for every size: calibration is too short for that.
@@ -215,6 +216,7 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
                 norm.momentum = momenta[name]
             else:
                 norm.__dict__.pop("forward", None)
+                norm.__dict__.update({"forward": own_forward[name]} if name in own_forward else {})
             if (count := counts[name]) is not None:
                 count.copy_(before[name])
         for module, mode in training.items():

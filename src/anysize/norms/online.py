@@ -82,6 +82,8 @@ class _Base(nn.Module):
         check_backend(backend)
         self.num_features = num_features
         self.options = Options(alpha_fwd, alpha_bkw, eps, ecm, ls_eps, clamp_val, group_size, alpha_min)
+        if not isinstance(num_features, int) or num_features < 1:
+            raise UserError(f"num_features is {num_features!r}; expected a number of channels of at least 1")
         self.options.groups(num_features)
         self.backend = backend
         self.affine = affine
@@ -121,7 +123,7 @@ class _Base(nn.Module):
         m, var, u, v = self.norm.tensors()
         if not torch.compiler.is_compiling():
             if runs_again() and self._passes:
-                m, var = self._passes.recall(x)
+                m, var = self._passes.recall(x) or (m, var)
             elif may_run_again():
                 self._passes.remember(x, m, var)
         return online_norm(x, m, var, u, v, self.weight, self.bias, self.options, self.backend)

@@ -74,9 +74,11 @@ def forward(
     call = _call(x.shape, x.dtype, x.is_contiguous(), m.dtype, options, _threads(x))
     samples, channels = x.shape[:2]
     out = torch.empty_like(x)
-    start = torch.empty((3, channels), dtype=torch.float64)
+    start = torch.empty((3, channels), dtype=torch.float64, device=x.device)  # whatever the default device is
     # of each plane the mean, relative to m, and the variance; a plane of one value needs neither
-    planes = start if call.positions == 1 else torch.empty((2, samples, channels), dtype=_statistics(x))
+    planes = start
+    if call.positions > 1:
+        planes = torch.empty((2, samples, channels), dtype=_statistics(x), device=x.device)
     state = m.contiguous(), var.contiguous()
     arguments = (x, out, weight, bias, *state, start, planes)
     status = _library()[0].anysize_online_forward(ctypes.byref(call), *map(_address, arguments))
@@ -99,7 +101,7 @@ def backward(
     start, planes = saved
     call = _call(x.shape, x.dtype, x.is_contiguous(), u.dtype, options, _threads(x))
     out = torch.empty_like(x)
-    gradients = torch.empty((2, x.shape[1]), dtype=torch.float64)
+    gradients = torch.empty((2, x.shape[1]), dtype=torch.float64, device=x.device)
     state = u.contiguous(), v.contiguous()
     arguments = (grad, x, out, weight, bias, *state, start, planes, gradients)
     status = _library()[0].anysize_online_backward(ctypes.byref(call), *map(_address, arguments))

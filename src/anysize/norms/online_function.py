@@ -41,7 +41,8 @@ def online_norm(
         The output, in x's shape, dtype and memory format.
 
     Raises:
-        UserError: integers, another number of channels, an empty batch, one of weight and bias, no such backend.
+        UserError: integers, another number of channels, an empty batch, one of weight and bias, vectors of another length
+            or device than x's, a state in half precision, no such backend.
 
     >>> zeros, ones = torch.zeros(1), torch.ones(1)
     >>> m, var = zeros.clone(), ones.clone()
@@ -60,13 +61,16 @@ def online_norm(
         )
     if (weight is None) != (bias is None):
         raise UserError("online norm received one of weight and bias; expected both or neither")
+    _check_vectors(x, m, (("m", m), ("var", var), ("u", u), ("v", v)))
     if not x.is_contiguous() and not x.movedim(1, -1).is_contiguous():
         x = x.contiguous()
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if weight is not None and weight.dtype != dtype:
-        weight = weight.to(dtype)
-    if bias is not None and bias.dtype != dtype:
-        bias = bias.to(dtype)
+    if weight is not None and bias is not None:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        _check_vectors(x, None, (("weight", weight), ("bias", bias)))
+        weight, bias = (
+            value if value.dtype == dtype and value.is_contiguous() else value.to(dtype).contiguous()
+            for value in (weight, bias)
+        )
     if torch.compiler.is_compiling():
         return online_norm_compiled(x, m, var, u, v, weight, bias, options, backend)
     output: Tensor = _OnlineNorm.apply(x, weight, bias, m, var, u, v, options, choose_backend(x, backend))
@@ -82,6 +86,25 @@ def check_input(x: Tensor, channels: int) -> None:
             f"online norm received an input of shape {tuple(x.shape)}; expected (N, {channels}, ...): {channels} "
             "channels in the second dimension"
         )
+
+
+def _check_vectors(x: Tensor, state: Tensor | None, vectors: tuple[tuple[str, Tensor], ...]) -> None:
+    """Raise a UserError for vectors that are not (C,) beside x, or a state of mixed or of half precision.
+
+    The C++ backend reads them by their address.
+    """
+    device, shape = x.device, (x.shape[1],)
+    for name, value in vectors:
+        if value.device != device or value.shape != shape:
+            raise UserError(
+                f"online norm received {name} of shape {tuple(value.shape)} on {value.device} for an input of shape "
+                f"{tuple(x.shape)} on {device}; expected {shape} on the same device"
+            )
+        if state is not None and (value.dtype != state.dtype or value.dtype not in (torch.float32, torch.float64)):
+            raise UserError(
+                f"online norm received a state with {name} in {value.dtype} and m in {state.dtype}; expected all four "
+                "in float32, or all in float64"
+            )
 
 
 class _OnlineNorm(torch.autograd.Function):

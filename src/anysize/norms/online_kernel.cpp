@@ -4,7 +4,8 @@
 // cache is read for its sums, the recurrences run over it in double, and it is read again from the cache for the one
 // element-wise pass: memory sees five passes in all, forward 1 read and 1 write, backward 2 reads and 1 write.
 // Within a block the samples are shared out over the threads, in the recurrences the channels. Each sum is made by one
-// thread in one order, so that results do not depend on the number of threads.
+// thread in one order, so that results do not depend on the number of threads; with layer scaling in groups of channels
+// that 64 is no multiple of, up to the rounding of a double.
 //
 // No header but the standard library's: compiles in seconds, and fits any version of torch. Called through ctypes.
 
@@ -23,6 +24,7 @@ namespace {
 using i64 = int64_t;
 constexpr i64 kBlockBytes = 256 << 10;  // of each tensor, a thread and block: an eighth of a second-level cache, so that all that a block touches stays in it
 
+constexpr i64 kRun = 4096;  // positions that are added up in the accumulator's type, before their sum goes into a double
 constexpr i64 kChannels = 64;  // threads share channels in multiples of this, so that tiles are cut alike for any number
 
 struct bf16 { uint16_t bits; };
@@ -192,24 +194,29 @@ void sums_planes(const T* x, const T* g, Row<typename Element<T>::A> r, typename
     const T* xp = x + c * D; const T* gp = Two ? g + c * D : nullptr;
     const A mm = r.centre[c];
     const V scale = V{} + (Clamp ? r.scale[c] : A(0)), offset = V{} + (Clamp ? r.offset[c] : A(0));
-    V s0[4] = {}, s1[4] = {};
-    i64 i = 0;
-    for (; i + 4 * W <= D; i += 4 * W)
-      for (int k = 0; k < 4; k++)
-        S::one(E::load(xp + i + k * W) - mm, Two ? E::load(gp + i + k * W) : V{}, scale, offset, limit, s0[k], s1[k]);
-    for (; i + W <= D; i += W) S::one(E::load(xp + i) - mm, Two ? E::load(gp + i) : V{}, scale, offset, limit, s0[0], s1[0]);
-    A t0 = 0, t1 = 0;
-    for (; i < D; i++) {
-      const A d = E::get(xp[i]) - mm;
-      if constexpr (!Two) { t0 += d; t1 += d * d; }
-      else {
-        A gg = E::get(gp[i]);
-        if constexpr (Clamp) { const A z = d * scale[0] + offset[0]; if (z > limit || z < -limit) gg = 0; }
-        t0 += gg; t1 += gg * d;
+    double total0 = 0, total1 = 0;
+    for (i64 begin = 0; begin < D; begin += kRun) {
+      const i64 end = std::min(D, begin + kRun);
+      V s0[4] = {}, s1[4] = {};
+      i64 i = begin;
+      for (; i + 4 * W <= end; i += 4 * W)
+        for (int k = 0; k < 4; k++)
+          S::one(E::load(xp + i + k * W) - mm, Two ? E::load(gp + i + k * W) : V{}, scale, offset, limit, s0[k], s1[k]);
+      for (; i + W <= end; i += W) S::one(E::load(xp + i) - mm, Two ? E::load(gp + i) : V{}, scale, offset, limit, s0[0], s1[0]);
+      A t0 = 0, t1 = 0;
+      for (; i < end; i++) {
+        const A d = E::get(xp[i]) - mm;
+        if constexpr (!Two) { t0 += d; t1 += d * d; }
+        else {
+          A gg = E::get(gp[i]);
+          if constexpr (Clamp) { const A z = d * scale[0] + offset[0]; if (z > limit || z < -limit) gg = 0; }
+          t0 += gg; t1 += gg * d;
+        }
       }
+      if (end - begin >= W) { t0 += sum_lanes((s0[0] + s0[1]) + (s0[2] + s0[3])); t1 += sum_lanes((s1[0] + s1[1]) + (s1[2] + s1[3])); }
+      total0 += double(t0); total1 += double(t1);
     }
-    if (D >= W) { t0 += sum_lanes((s0[0] + s0[1]) + (s0[2] + s0[3])); t1 += sum_lanes((s1[0] + s1[1]) + (s1[2] + s1[3])); }
-    first[c] = t0; second[c] = t1;
+    first[c] = A(total0); second[c] = A(total1);
   }
 }
 
@@ -250,29 +257,35 @@ void sums_tile(const T* x, const T* g, Row<typename Element<T>::A> r, typename E
   using EA = Element<A>;
   constexpr i64 W = E::W;
   constexpr int U = 4 / NV;  // positions at a time, so that eight sums are under way
-  V mm[NV], scale[NV], offset[NV], s0[U][NV] = {}, s1[U][NV] = {};
+  V mm[NV], scale[NV], offset[NV], s0[U][NV], s1[U][NV];
   for (int k = 0; k < NV; k++) {
     mm[k] = EA::load(r.centre + c + k * W);
     scale[k] = Clamp ? EA::load(r.scale + c + k * W) : V{};
     offset[k] = Clamp ? EA::load(r.offset + c + k * W) : V{};
   }
-  i64 i = 0;
-  for (; i + U <= D; i += U)
+  double total0[NV * W] = {}, total1[NV * W] = {};
+  for (i64 begin = 0; begin < D; begin += kRun) {
+    const i64 end = std::min(D, begin + kRun);
+    i64 i = begin;
     for (int j = 0; j < U; j++)
+      for (int k = 0; k < NV; k++) s0[j][k] = s1[j][k] = V{};
+    for (; i + U <= end; i += U)
+      for (int j = 0; j < U; j++)
+        for (int k = 0; k < NV; k++) {
+          const i64 at = (i + j) * C + c + k * W;
+          S::one(E::load(x + at) - mm[k], Two ? E::load(g + at) : V{}, scale[k], offset[k], limit, s0[j][k], s1[j][k]);
+        }
+    for (; i < end; i++)
       for (int k = 0; k < NV; k++) {
-        const i64 at = (i + j) * C + c + k * W;
-        S::one(E::load(x + at) - mm[k], Two ? E::load(g + at) : V{}, scale[k], offset[k], limit, s0[j][k], s1[j][k]);
+        const i64 at = i * C + c + k * W;
+        S::one(E::load(x + at) - mm[k], Two ? E::load(g + at) : V{}, scale[k], offset[k], limit, s0[0][k], s1[0][k]);
       }
-  for (; i < D; i++)
     for (int k = 0; k < NV; k++) {
-      const i64 at = i * C + c + k * W;
-      S::one(E::load(x + at) - mm[k], Two ? E::load(g + at) : V{}, scale[k], offset[k], limit, s0[0][k], s1[0][k]);
+      for (int j = 1; j < U; j++) { s0[0][k] += s0[j][k]; s1[0][k] += s1[j][k]; }
+      for (i64 w = 0; w < W; w++) { total0[k * W + w] += s0[0][k][w]; total1[k * W + w] += s1[0][k][w]; }
     }
-  for (int k = 0; k < NV; k++) {
-    for (int j = 1; j < U; j++) { s0[0][k] += s0[j][k]; s1[0][k] += s1[j][k]; }
-    EA::store(first + c + k * W, s0[0][k]);
-    EA::store(second + c + k * W, s1[0][k]);
   }
+  for (i64 k = 0; k < NV * W; k++) { first[c + k] = A(total0[k]); second[c + k] = A(total1[k]); }
 }
 
 template <typename T, bool Two, bool Clamp, int NV>
@@ -309,17 +322,18 @@ void sums(const T* x, const T* g, Row<typename Element<T>::A> r, typename Elemen
   for (; c + 2 * W <= c1; c += 2 * W) sums_tile<T, Two, Clamp, 2>(x, g, r, limit, c, s.C, s.D, first, second);
   for (; c + W <= c1; c += W) sums_tile<T, Two, Clamp, 1>(x, g, r, limit, c, s.C, s.D, first, second);
   if (c == c1) return;
-  for (i64 k = c; k < c1; k++) first[k] = second[k] = 0;
+  double total0[W] = {}, total1[W] = {};
   for (i64 i = 0; i < s.D; i++)
     for (i64 k = c; k < c1; k++) {
       const A d = E::get(x[i * s.C + k]) - r.centre[k];
-      if constexpr (!Two) { first[k] += d; second[k] += d * d; }
+      if constexpr (!Two) { total0[k - c] += d; total1[k - c] += d * d; }
       else {
         A gg = E::get(g[i * s.C + k]);
         if constexpr (Clamp) { const A z = d * r.scale[k] + r.offset[k]; if (z > limit || z < -limit) gg = 0; }
-        first[k] += gg; second[k] += gg * d;
+        total0[k - c] += gg; total1[k - c] += gg * d;
       }
     }
+  for (i64 k = c; k < c1; k++) { first[k] = A(total0[k - c]); second[k] = A(total1[k - c]); }
 }
 
 template <typename T, bool Two, bool Clamp>
@@ -458,7 +472,7 @@ void backward(const T* grad, const T* x, T* out, const typename Element<T>::A* w
   const double keep = forward_decay, learn = 1 - keep, control = 1 - o.decay;
   const Affine affine(weight, bias, C);
   const double *w = affine.w(), *b = affine.b();
-  const i64 size = C / o.groups;
+  const i64 size = o.ecm == 1 ? C / o.groups : C;
   const A limit = A(o.clamp);
   std::vector<A> centre(C), scale(N * C), offset(N * C), inverse(N * C), slope(N * C), rest(N * C);
   std::vector<double> m(start + C, start + 2 * C), var(start + 2 * C, start + 3 * C), shifts(N * C);  // m - centre

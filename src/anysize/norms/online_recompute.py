@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_REMEMBERED = 64  # passes: so many may precede their backward passes
+_REMEMBERED = 4096  # passes: so many may precede their backward passes, as in an unrolled recurrent network
+_SAME = 1e-3  # of the sums: not every device adds up to the same bit twice
 
 
 class _Pass(NamedTuple):
@@ -40,8 +41,8 @@ class Passes:
         """Keep the state with which the pass over `x` begins."""
         self._passes.append(_Pass(_sums(x), m.clone(), var.clone()))
 
-    def recall(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of m and var with which the pass over `x` began; there is one at least.
+    def recall(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Copies of m and var with which the pass over `x` began; None if there was none.
 
         Of passes over equal inputs it is the last that has not been recalled yet: backward passes run last to first.
         """
@@ -49,8 +50,10 @@ class Passes:
         for found in reversed(self._passes):
             if torch.equal(found.sums, sums):
                 break
-        else:  # not every device adds up to the same bit twice
+        else:
             found = min(reversed(self._passes), key=lambda one: _distance(one.sums, sums))
+            if not _distance(found.sums, sums) <= _SAME * float(sums.abs().max()):  # NaN is no match either
+                return None
         self._passes = collections.deque((one for one in self._passes if one is not found), maxlen=_REMEMBERED)
         self._passes.appendleft(found)
         return found.m.clone(), found.var.clone()

@@ -114,7 +114,11 @@ def backward(
     torch.sub(planes, spread(centre[None], planes, dim), out=buffer)
     if options.ecm == "ac":
         offset = -before * scale if bias is None else bias - before * scale
-        z = (buffer * spread(scale.to(buffer.dtype), planes, dim)).add_(spread(offset.to(buffer.dtype), planes, dim)).abs_()
+        z = (
+            (buffer * spread(scale.to(buffer.dtype), planes, dim))
+            .add_(spread(offset.to(buffer.dtype), planes, dim))
+            .abs_()
+        )
         outer = outer.masked_fill(z > options.clamp_val, 0)
     if length > 1:
         mean_grad = fold(wide(outer.sum(dim)), channels) / length

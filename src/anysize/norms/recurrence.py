@@ -45,9 +45,9 @@ def constant_decay(start: Tensor, inputs: Tensor, decay: float) -> tuple[Tensor,
 @functools.lru_cache(maxsize=64)
 def _powers(length: int, decay: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """(length + 1, length) lower triangle of powers of `decay`, and its powers from 0 to `length` as a column."""
-    row = torch.arange(length + 1, dtype=torch.float64)
+    row = torch.arange(length + 1, dtype=torch.float64, device="cpu")
     exponent = row[:, None] - 1 - row[None, :-1]
-    base = torch.tensor(decay, dtype=torch.float64)
+    base = torch.tensor(decay, dtype=torch.float64, device="cpu")
     triangle = torch.where(exponent >= 0, base ** exponent.clamp(min=0), 0.0)
     return triangle.to(device, dtype), (base**row)[:, None].to(device, dtype)
 

@@ -247,11 +247,14 @@ def adaptive_factor(
 
         def norm(some_images: Tensor, some_targets: Tensor) -> float:
             parts.optimizer.torch.zero_grad(set_to_none=True)
-            backward(parts, some_images, some_targets, 1.0, guard)
+            seen = Progress(gradient_unit=progress.gradient_unit)
+            with unchanged_buffers(parts.model):
+                unit = parts.scaler.get_scale() / (len(some_images) * batch.size**2)
+                follow_gradient_unit(parts, seen, unit)
+                backward(parts, some_images, some_targets, 1.0, guard)
             return float(gradient_norm(parts.optimizer.parameters))
 
-        with unchanged_buffers(parts.model):
-            progress.copies_factors[size] = copies_factor(norm, images, targets, batch.copies)
+        progress.copies_factors[size] = copies_factor(norm, images, targets, batch.copies)
     progress.copies_steps[size] = seen + 1
     return progress.copies_factors[size]
 
