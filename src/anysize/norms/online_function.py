@@ -41,8 +41,8 @@ def online_norm(
         The output, in x's shape, dtype and memory format.
 
     Raises:
-        UserError: integers, another number of channels, an empty batch, one of weight and bias, vectors of another length
-            or device than x's, a state in half precision, no such backend.
+        UserError: integers, another number of channels, an empty batch, one of weight and bias, vectors of another
+            length or device than x's, a state in half precision, no such backend.
 
     >>> zeros, ones = torch.zeros(1), torch.ones(1)
     >>> m, var = zeros.clone(), ones.clone()
