@@ -432,20 +432,18 @@ def test_a_nan_shows_in_the_state(backend: str) -> None:
 
 def test_vectors_that_do_not_belong_to_the_input_are_refused() -> None:
     x, state = torch.randn(2, 4, 3, 3), (torch.zeros(4), torch.ones(4), torch.zeros(4), torch.zeros(4))
-    with pytest.raises(
-        UserError, match=r"m of shape \(4,\) on meta for an input .* on cpu; expected \(4,\) on the same"
-    ):
+    with pytest.raises(UserError, match=r"m of shape \(4,\) on meta for an input .* on cpu; expected \(4,\) on"):
         OnlineNorm2d(4, device="meta")(x)
     with pytest.raises(UserError, match=r"weight of shape \(3,\)"):
         online_norm(x, *state, torch.ones(3), torch.zeros(4))
     with pytest.raises(UserError, match=r"var of shape \(5,\)"):
         online_norm(x, state[0], torch.ones(5), *state[2:])
-    with pytest.raises(UserError, match="a state with var in torch.float64 and m in torch.float32"):
+    with pytest.raises(UserError, match=r"a state with var in torch\.float64 and m in torch\.float32"):
         online_norm(x, state[0], torch.ones(4, dtype=torch.float64), *state[2:])
     norm = OnlineNorm2d(4)
     halved = {name: value.half() for name, value in norm.state_dict().items()}
     norm.load_state_dict(halved, assign=True)
-    with pytest.raises(UserError, match="a state with m in torch.float16"):
+    with pytest.raises(UserError, match=r"a state with m in torch\.float16"):
         norm(x)
     with pytest.raises(UserError, match="num_features is 0; expected a number of channels of at least 1"):
         OnlineNorm2d(0)

@@ -55,8 +55,9 @@ def _powers(length: int, decay: float, dtype: torch.dtype, device: torch.device)
 def varying_decay(start: Tensor, decays: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Solve x[n + 1] = decays[n] x[n] + inputs[n] from x[0] = start.
 
-    The samples are cut into about sqrt(N) runs of equal length. All runs take their steps together, then each run's start
-    follows from the one before, in about 2 sqrt(N) small operations. No logarithms are taken: decays may have any sign.
+    The samples are cut into about sqrt(N) runs of equal length. All runs take their steps together, then each run's
+    start follows from the one before, in about 2 sqrt(N) small operations. No logarithms are taken: decays may have
+    any sign.
 
     Args:
         start: (C,).
