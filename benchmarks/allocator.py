@@ -32,14 +32,9 @@ from typing import NamedTuple
 import torch
 
 from anysize.models.factory import create_model
+from anysize.training.memory import MALLOPT
 from harness import print_environment, training_step
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-MALLOPT = (
-    (M_MMAP_THRESHOLD, 1 << 30),  # bytes; smaller blocks come from the heap
-    (M_TRIM_THRESHOLD, -1),  # never make the heap smaller
-    (M_TOP_PAD, 256 << 20),  # bytes that it grows by beyond what is asked for
-)
 SETTINGS = {"default": (), "mallopt": ("mallopt",), "huge pages": ("thp",), "both": ("mallopt", "thp")}
 NORMS = {"batch": {}, "online": {"norm": "online"}}
 

@@ -24,6 +24,7 @@ from anysize.sizes.plan import BatchPlan
 from anysize.training.checkpoint import model_tensors
 from anysize.training.guards import StopRequest, check_precision, stop_on_signals
 from anysize.training.loop import Parts, Validation, fit
+from anysize.training.memory import keep_freed_memory
 from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.progress import Progress, RunLength, run_length
 from anysize.training.store import CheckpointStore, resume
@@ -116,6 +117,8 @@ def prepare(recipe: Recipe) -> Prepared:
     """Build and check all that a run needs, so that what is wrong is said before the first step."""
     device = build.pick_device(recipe.training.device)
     check_precision(recipe.training.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     data = build.build_data(recipe)
     model = build.build_model(recipe, data.preprocessing)
     plan = build.build_plan(recipe, len(data.train))
