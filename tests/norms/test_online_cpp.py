@@ -58,7 +58,8 @@ def test_the_kernel_is_compiled_once_and_kept(tmp_path: Path) -> None:
 def test_without_a_compiler_one_line_says_so_and_the_result_is_the_same(tmp_path: Path) -> None:
     result, notices = run(tmp_path / "cache", CXX=str(tmp_path / "no-compiler"))
     assert notices == [
-        "online norm runs on its PyTorch backend, which is slower: there is no C++ compiler (CXX, c++, g++ or clang++)"
+        f"online norm runs on its PyTorch backend, which is slower: CXX is {str(tmp_path / 'no-compiler')!r}, which is "
+        "not found; unset it or name a compiler"
     ]
     assert result == run(tmp_path / "cache", ANYSIZE_CPP="0")[0]
     assert not (tmp_path / "cache").exists()

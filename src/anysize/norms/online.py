@@ -152,7 +152,12 @@ class _Base(nn.Module):
         """What `print(model)` shows."""
         o = self.options
         text = f"{self.num_features}, alpha_fwd={o.alpha_fwd:g}, alpha_bkw={o.alpha_bkw:g}, eps={o.eps:g}"
-        return f"{text}, affine={self.affine}, ecm={o.ecm!r}"
+        text = f"{text}, affine={self.affine}, ecm={o.ecm!r}"
+        usual = Options()
+        for name in ("ls_eps", "clamp_val", "group_size", "alpha_min"):
+            if getattr(o, name) != getattr(usual, name):
+                text += f", {name}={getattr(o, name)}"
+        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
 
 class OnlineNorm1d(_Base):

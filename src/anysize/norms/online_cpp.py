@@ -173,7 +173,9 @@ def _library() -> tuple[Any, str]:
     """The compiled kernel, or None and the reason why there is none."""
     reason = "it is switched off (ANYSIZE_CPP=0)"
     if os.environ.get("ANYSIZE_CPP", "1") != "0":
-        reason = "there is no C++ compiler (CXX, c++, g++ or clang++)"
+        reason = "there is no C++ compiler (c++, g++ or clang++); name one with CXX"
+        if os.environ.get("CXX"):
+            reason = f"CXX is {os.environ['CXX']!r}, which is not found; unset it or name a compiler"
         compiler = _compiler()
         if compiler:
             try:
@@ -234,11 +236,11 @@ def _compile(compiler: str) -> Path:
 def _folders() -> list[Path]:
     """Where the compiled kernel may be kept, the best first."""
     if os.environ.get("ANYSIZE_CACHE"):
-        return [Path(os.environ["ANYSIZE_CACHE"]).expanduser()]
-    folders = []
-    base = os.environ.get("XDG_CACHE_HOME")
-    with contextlib.suppress(RuntimeError):  # there may be no home
-        folders.append((Path(base) if base else Path.home() / ".cache") / "anysize")
+        folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser()]
+    else:
+        folders, base = [], os.environ.get("XDG_CACHE_HOME")
+        with contextlib.suppress(RuntimeError):  # there may be no home
+            folders.append((Path(base) if base else Path.home() / ".cache") / "anysize")
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return [*folders, Path(tempfile.gettempdir()) / f"anysize-{user}"]
 
