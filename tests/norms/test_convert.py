@@ -367,7 +367,7 @@ def test_convnext_keeps_the_norms_of_its_last_dimension() -> None:
     ("model", "name", "options", "message"),
     [
         (nn.BatchNorm2d(8), "group", {}, r"the model is itself a norm \(BatchNorm2d\).*create_norm\('group'"),
-        (nn.Conv2d(3, 8, 3), "group", {}, "Conv2d has no norm to swap: after a conversion to 'none'"),
+        (nn.Conv2d(3, 8, 3), "group", {}, "Conv2d has no norm to swap: none was found"),
         (nn.Sequential(nn.Identity()), "group", {}, "Sequential has no norm to swap"),
         (network(), "groups", {}, "unknown norm 'groups': did you mean 'group'"),
         (network(), "group", {"groups": 4}, "takes no option 'groups'"),
@@ -426,3 +426,9 @@ def test_inputs_are_measured_for_real_where_the_meta_device_does_not_do() -> Non
     convert_norms(model, "layer_elementwise", image_size=6)
     assert model[1].weight.shape == (8, 4, 4)
     assert model.training
+
+
+def test_what_is_no_model_is_refused() -> None:
+    for wrong in (nn.BatchNorm2d, "online"):
+        with pytest.raises(UserError, match=r"expected a torch\.nn\.Module and then the name of a norm"):
+            convert_norms(wrong, "online")  # type: ignore[arg-type]

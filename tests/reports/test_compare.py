@@ -125,3 +125,8 @@ def test_bad_requests_are_sentences(make_run: MakeRun, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=re.escape(message)):
             write_comparison(arguments, page, **options)
     assert not page.exists()
+
+
+def test_a_folder_of_repeated_runs_stands_for_its_seeds(make_run: MakeRun) -> None:
+    one, other, alone = make_run("many/seed-0"), make_run("many/seed-1"), make_run("alone")
+    assert [run.folder for run in read_runs([one.parent, alone])] == [one, other, alone]

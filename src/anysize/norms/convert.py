@@ -94,6 +94,8 @@ def convert_norms(
     >>> model[1]
     GroupNorm(4, 16, eps=1e-05, affine=True, bias=True)
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"convert_norms received {model!r}; expected a torch.nn.Module and then the name of a norm")
     NORMS[name]
     check_options(name, options)
     if "shape" in options:
@@ -112,7 +114,11 @@ def convert_norms(
             raise UserError(f"skip pattern {pattern!r} matches the name or class of no module; leave it out")
     chosen = [norm for norm in found if not norm.skipped]
     if not chosen:
-        why = "skip leaves out all of its norms" if found else "after a conversion to 'none' there is none left"
+        why = (
+            "skip leaves out all of its norms"
+            if found
+            else "none was found (after a conversion to 'none' there is none left)"
+        )
         raise UserError(f"{type(model).__name__} has no norm to swap: {why}")
     _refuse_unknown(chosen)
     renew = bool(options) or (name == "layer_elementwise" and image_size is not None)

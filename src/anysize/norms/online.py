@@ -15,7 +15,7 @@ that a model needs.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,7 @@ class _Base(nn.Module):
         check_backend(backend)
         self.num_features = num_features
         self.options = Options(alpha_fwd, alpha_bkw, eps, ecm, ls_eps, clamp_val, group_size, alpha_min)
-        if not isinstance(num_features, int) or num_features < 1:
+        if not isinstance(num_features, SupportsIndex) or num_features < 1:
             raise UserError(f"num_features is {num_features!r}; expected a number of channels of at least 1")
         self.options.groups(num_features)
         self.backend = backend

@@ -10,6 +10,7 @@ import pandas as pd
 from bokeh.core.properties import Color
 
 from anysize.registry import UserError, did_you_mean
+from anysize.reports import files
 from anysize.reports.by_setting import BySetting, by_setting
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of, show, split_of
 from anysize.reports.figures import Line, line_color, line_figure, setting_figure, size_figures
@@ -30,6 +31,8 @@ def read_runs(
 ) -> list[Run]:
     """Read run folders; `legend` names them, else the folders' names do (with their parents' where two are alike).
 
+    A folder of `train --repeat` stands for the runs in it.
+
     With `untrained`, a run that ended before its first epoch did is read too.
 
     Raises:
@@ -38,6 +41,7 @@ def read_runs(
     """
     if not folders:
         raise UserError("no run to compare; give the folders of one or more runs")
+    folders = [run for folder in folders for run in _seeds(Path(folder))]
     if legend is not None and len(legend) != len(folders):
         raise UserError(f"legend has {len(legend)} names for {len(folders)} runs; give one a run")
     paths = [Path(folder).resolve() for folder in folders]
@@ -51,6 +55,13 @@ def read_runs(
         if not untrained and not len(run.metrics) and not len(run.evaluation):
             raise UserError(f"{run.folder} has no metrics.csv and no evaluation.csv; train or evaluate the run first")
     return runs
+
+
+def _seeds(folder: Path) -> list[Path]:
+    """The runs of a folder that `train --repeat` wrote, else the folder itself."""
+    if (folder / files.RECIPE).is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"seed-*/{files.RECIPE}")) or [folder]
 
 
 def compare_runs(runs: Sequence[Run]) -> pd.DataFrame:
