@@ -9,14 +9,13 @@ from torch import nn
 
 from anysize.models import families
 from anysize.models.factory import (
-    check_size,
     create_model,
     describe_model,
     list_models,
     rebuild_model,
-    smallest_size,
 )
 from anysize.models.families import MODELS
+from anysize.models.input_size import check_size, smallest_size
 from anysize.norms.factory import NORMS
 from anysize.norms.layers import ElementwiseLayerNorm
 from anysize.norms.online import OnlineNorm2d

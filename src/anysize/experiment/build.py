@@ -16,7 +16,8 @@ from anysize.data.loader import PlanLoader
 from anysize.data.registry import build_preprocessing, dataset_info, load_dataset, resolve_augment
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
-from anysize.models.factory import check_size, rebuild_model
+from anysize.models.factory import rebuild_model
+from anysize.models.input_size import check_size
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError

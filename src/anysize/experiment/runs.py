@@ -15,7 +15,8 @@ from anysize.data.registry import load_dataset
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.validation import Evaluator
-from anysize.models.factory import check_size, rebuild_model
+from anysize.models.factory import rebuild_model
+from anysize.models.input_size import check_size
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
