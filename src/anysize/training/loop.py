@@ -247,10 +247,10 @@ def adaptive_factor(
 
         def norm(some_images: Tensor, some_targets: Tensor) -> float:
             parts.optimizer.torch.zero_grad(set_to_none=True)
-            seen = Progress(gradient_unit=progress.gradient_unit)
+            apart = Progress(gradient_unit=progress.gradient_unit)  # the step's own unit is followed later
             with unchanged_buffers(parts.model):
                 unit = parts.scaler.get_scale() / (len(some_images) * batch.size**2)
-                follow_gradient_unit(parts, seen, unit)
+                follow_gradient_unit(parts, apart, unit)
                 backward(parts, some_images, some_targets, 1.0, guard)
             return float(gradient_norm(parts.optimizer.parameters))
 
