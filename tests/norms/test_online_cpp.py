@@ -27,7 +27,7 @@ def run(cache: Path, **environment: str) -> tuple[str, list[str]]:
     """What a fresh process computes, and the notices it gives."""
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "ANYSIZE_CACHE": str(cache), **environment},
+        env={**os.environ, "ANYSIZE_CACHE": str(cache), "TMPDIR": str(cache.parent), **environment},
         capture_output=True,
         text=True,
         check=True,
