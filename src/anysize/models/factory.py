@@ -37,9 +37,10 @@ _TORCHVISION_FIXED = {
 
 def create_model(
     name: str,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     in_channels: int = 3,
     *,
+    task: str = "classification",
     norm: str = "",
     norm_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -49,16 +50,19 @@ def create_model(
     Args:
         name: one of `list_models()`, or a builder of your own as `FILE.py:FUNCTION` or `MODULE:FUNCTION`, which is
             called with `num_classes`, `in_channels` and the options.
-        num_classes, in_channels: of the data. A torchvision model gets a new first convolution for other than 3
-            channels.
+        num_classes: of the data; None: as many as the model was published with, such as 1000 for ImageNet; 10 for a
+            builder of your own.
+        in_channels: of the data. A torchvision model gets a new first convolution for other than 3 channels.
+        task: "classification" and "multilabel" take the model as it is; with "segmentation" a model that has such a
+            head returns (N, num_classes, H, W).
         norm: swap the model's norms for this one, as `convert_norms` does; empty: the model's own.
         norm_options: options of the norm, and `skip` and `image_size` of `convert_norms`.
         options: further arguments of the builder.
 
     Raises:
-        UserError: an unknown model, file, function or norm, an option that the builder or the norm does not take, a
-            result that is no `nn.Module`, norms that cannot be swapped, or `norm` for a builder that has an option of
-            that name itself.
+        UserError: an unknown model, file, function or norm, a task that the model has no head for, an option that the
+            builder or the norm does not take, a result that is no `nn.Module`, norms that cannot be swapped, or `norm`
+            for a builder that has an option of that name itself.
 
     >>> create_model("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 100])
@@ -69,7 +73,7 @@ def create_model(
     ...
     anysize.registry.UserError: unknown model 'resnet-20': did you mean 'resnet20'?
     """
-    model = _create(name, num_classes, in_channels, options, ours_too=("norm",) if norm else ())
+    model = _create(name, num_classes, in_channels, _with_task(name, task, options), ("norm",) if norm else ())
     return _with_norm(model, name, in_channels, norm, norm_options or {})
 
 
@@ -77,8 +81,9 @@ def rebuild_model(description: Mapping[str, Any]) -> nn.Module:
     """Build the model that a recipe asks for or a checkpoint describes.
 
     Args:
-        description: `name`, `options`, `num_classes` and `in_channels`, and where the norms are swapped `norm`,
-            `norm_options` and `image_size` (pixels), which `layer_elementwise` is built for.
+        description: `name`, `options`, `num_classes` and `in_channels`; `task` where it is not classification; and
+            where the norms are swapped `norm`, `norm_options` and `image_size` (pixels), which `layer_elementwise` is
+            built for.
 
     Raises:
         UserError: as `create_model`. An option `norm` of the model's own is one of `options`.
@@ -91,12 +96,13 @@ def rebuild_model(description: Mapping[str, Any]) -> nn.Module:
     norm, norm_options = description.get("norm", ""), dict(description.get("norm_options", {}))
     if norm == "layer_elementwise":
         norm_options.setdefault("image_size", description["image_size"])
-    model = _create(name, description["num_classes"], in_channels, description["options"])
+    options = _with_task(name, description.get("task", "classification"), description["options"])
+    model = _create(name, description["num_classes"], in_channels, options)
     return _with_norm(model, name, in_channels, norm, norm_options)
 
 
 def _create(
-    name: str, num_classes: int, in_channels: int, options: Mapping[str, Any], ours_too: tuple[str, ...] = ()
+    name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any], ours_too: tuple[str, ...] = ()
 ) -> nn.Module:
     """The model with its own norms; `ours_too` are arguments of `create_model` that the builder must not have."""
     if name.startswith("timm:"):
@@ -104,10 +110,11 @@ def _create(
     ours = name in MODELS or ":" in name
     if ours:
         builder = _import_builder(name) if ":" in name else MODELS[name]
-        fixed: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+        own = 10 if ":" in name else None
+        fixed: dict[str, Any] = {"num_classes": num_classes or own, "in_channels": in_channels}
     else:
         builder = _torchvision_builder(name)
-        fixed = {"weights": None, "num_classes": num_classes, **_TORCHVISION_FIXED.get(name, {})}
+        fixed = {"weights": None, "num_classes": num_classes or 1000, **_TORCHVISION_FIXED.get(name, {})}
     for option in ours_too:
         if option in (_parameters(builder) or {}):
             raise UserError(
@@ -118,6 +125,18 @@ def _create(
     if not ours and in_channels != 3:
         _replace_first_convolution(model, in_channels)
     return model
+
+
+def _with_task(name: str, task: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a builder with the head that a task wants."""
+    if task in ("classification", "multilabel"):
+        return options
+    if task != "segmentation":
+        raise UserError(f"task is {task!r}; expected classification, multilabel or segmentation")
+    heads = [ours for ours in MODELS if "task" in (_parameters(MODELS[ours]) or {})]
+    if name not in heads and ":" not in name:
+        raise UserError(f"model {name!r} has no head for segmentation; those that have one: {', '.join(heads)}")
+    return {**options, "task": task}
 
 
 def _with_norm(model: nn.Module, name: str, in_channels: int, norm: str, norm_options: Mapping[str, Any]) -> nn.Module:
@@ -161,15 +180,16 @@ def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
     return builder
 
 
-def _timm_model(name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
+def _timm_model(name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError:
         raise UserError(f"model timm:{name} needs timm, which is not installed: pip install timm") from None
     if not timm.is_model(name):
         raise UserError(f"unknown model 'timm:{name}': {did_you_mean(name, timm.list_models())}")
+    classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
+        model: nn.Module = timm.create_model(name, in_chans=in_channels, **classes, **options)
     except TypeError as error:
         raise UserError(f"timm:{name} does not take the options {dict(options)}: {error}") from None
     return model
@@ -219,7 +239,7 @@ def _build(
                 accepted = ", ".join(sorted(optional - set(fixed) - {"progress"})) or "none"
                 raise UserError(f"model {name!r} takes no option {option!r}; its options: {accepted}")
     try:
-        model = builder(**fixed, **options)
+        model = builder(**{key: value for key, value in fixed.items() if value is not None}, **options)
     except UserError as error:
         raise UserError(f"model {name!r}: {error}") from None
     except (TypeError, ValueError) as error:

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from anysize.models.families import MODELS
+from anysize.models.families import register
+from anysize.preprocessing import Preprocessing
 
 
 class MnistNet(nn.Module):
@@ -30,7 +31,7 @@ class MnistNet(nn.Module):
         return self.fc(self.dropout(self.flatten(self.avgpool(self.features(x)))))  # type: ignore[no-any-return]
 
 
-@MODELS.register("mnist")
+@register("mnist", preprocessing=Preprocessing(28, (0.5,), (0.5,), resize="stretch", crop_ratio=1.0))
 def mnist(num_classes: int = 10, in_channels: int = 1, dropout: float = 0.5) -> MnistNet:
     """Four convolutions with batch norm, for 28-pixel grey images."""
     return MnistNet(num_classes, in_channels, dropout=dropout)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anysize.models.families import MODELS
+from anysize.models.families import CIFAR, register
 from anysize.registry import UserError
 
 
@@ -112,13 +112,13 @@ def _stage(blocks: int, inputs: int, outputs: int, stride: int, dropout: float) 
     return nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1)))
 
 
-@MODELS.register("cifar_resnet")
+@register("cifar_resnet", preprocessing=CIFAR)
 def cifar_resnet(num_classes: int = 10, in_channels: int = 3, depth: int = 20, **options: Any) -> CifarResNet:
     """A ResNet for 32-pixel images of any depth and widths."""
     return CifarResNet(depth, num_classes, in_channels, **options)
 
 
-@MODELS.register("wide_resnet28_10")
+@register("wide_resnet28_10", preprocessing=CIFAR)
 def wide_resnet28_10(num_classes: int = 10, in_channels: int = 3, **options: Any) -> CifarResNet:
     """A ten times wider ResNet-28 for 32-pixel images, post-activation: 36.5 million parameters."""
     return CifarResNet(28, num_classes, in_channels, **{"widths": (160, 320, 640), **options})
@@ -129,7 +129,7 @@ def _register(depth: int) -> None:
         return CifarResNet(depth, num_classes, in_channels, **options)
 
     builder.__doc__ = f"ResNet-{depth} for 32-pixel images."
-    MODELS.register(f"resnet{depth}")(builder)
+    register(f"resnet{depth}", preprocessing=CIFAR)(builder)
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):
