@@ -202,6 +202,27 @@ def test_online_normalizations_networks_have_the_published_parameters(name, para
         assert sum(p.numel() for p in model.parameters()) == (without if norm == "none" else parameters)
 
 
+ELASTIC = ("resnext50", "resnext101", "se-resnext50", "dla60x", "dla102x", "densenet201")
+
+
+@pytest.mark.parametrize("network", ELASTIC)
+def test_elastic_s_experiments_follow_the_published_regime(network):
+    """120 epochs of 256 images, 32 to a norm; weight decay on everything; the twins differ in the network alone."""
+    plain, elastic = (load_recipe(f"elastic/imagenet-{network}{suffix}") for suffix in ("", "-elastic"))
+    assert differences(plain, elastic) == {"model.name": (plain.model.name, f"{plain.model.name}_elastic")}
+    assert_regime(elastic, 120, 256, {0: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001})
+    assert elastic.training.batch_size // elastic.training.chunks == 32
+    assert value_at(elastic.optimizer.weight_decay, 0) == 1e-4
+    assert elastic.optimizer.decay_on == "all"
+    assert elastic.optimizer.gradient_smoothing == elastic.task.label_smoothing == 0
+    assert (elastic.sizes.mix, elastic.sizes.base, elastic.training.drop_last) == ("fixed", 224, True)
+
+
+def test_elastic_s_comparison_differs_in_the_branches_alone():
+    plain, elastic = load_recipe("elastic/cifar10-resnet20"), load_recipe("elastic/cifar10-resnet20-elastic")
+    assert differences(plain, elastic) == {"model.elasticize": ("", "auto")}
+
+
 def test_any_batch_of_the_batch_size_recipe_is_comparable():
     """The same images, and after as many images the same pull of what came before on learning rate and momentum."""
     costs, values = [], []

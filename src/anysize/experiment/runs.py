@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from anysize.data.loader import PlanLoader
-from anysize.data.registry import load_dataset
+from anysize.data.registry import dataset_info, load_dataset
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.validation import Evaluator
@@ -64,7 +64,7 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
     described = loaded.state["model"]
-    for key in ("name", "options", "norm", "norm_options"):
+    for key in ("name", "options", "elasticize", "norm", "norm_options"):
         wanted = getattr(recipe.model, key)
         held = described.get(key, type(wanted)())  # a checkpoint may be older than a setting
         if held != wanted:
@@ -86,7 +86,16 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
     recipe, preprocessing = loaded.recipe, loaded.preprocessing
     if recipe.data.resize:
         preprocessing = dataclasses.replace(preprocessing, resize=recipe.data.resize)
+    channels = dataset_info(recipe.data).channels
+    if channels != preprocessing.channels:
+        raise UserError(
+            f"the images of {recipe.data.name!r} have {channels} channel{'s' * (channels != 1)} and the model takes "
+            f"{preprocessing.channels}; give other data with --data.name, or train the model for these images: --model.weights "
+            f"{loaded.folder}"
+        )
     validation = load_dataset(recipe.data, "validation")
+    if not preprocessing.classes:
+        preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
     if validation.classes != preprocessing.classes:
         raise UserError(
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
@@ -95,9 +104,20 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
     task = build.build_task(recipe, len(preprocessing.classes))
 
     def training_loader() -> PlanLoader:
-        return build.build_data(recipe).loader(recipe.data, loaded.device)
+        return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
 
     return Evaluator(recipe, preprocessing, task, validation, training_loader, loaded.device)
+
+
+def _unnamed_classes(loaded: LoadedRun, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The data's classes for weights that were imported without names, where they are as many."""
+    wanted = loaded.checkpoint.state["model"]["num_classes"]
+    if len(names) != wanted:
+        raise UserError(
+            f"the data has {len(names)} classes and the weights, imported without names of classes, are for {wanted}; "
+            f"give data with these classes, in the same order, or train a new head: --model.weights {loaded.folder}"
+        )
+    return names
 
 
 def evaluate(

@@ -12,8 +12,11 @@ import torch
 from rich.console import Console
 
 from anysize.data.registry import load_dataset
+from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.validation import Evaluator
+from anysize.experiment.weights import describe_input, find_weights
+from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, differences, dump, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import files
@@ -21,7 +24,7 @@ from anysize.reports.environment import describe_environment
 from anysize.reports.run_log import RunLog
 from anysize.reports.runs import write_environment
 from anysize.sizes.plan import BatchPlan
-from anysize.training.checkpoint import model_tensors
+from anysize.training.checkpoint import DamagedCheckpoint, model_tensors, read_state
 from anysize.training.guards import StopRequest, check_precision, stop_on_signals
 from anysize.training.loop import Parts, Validation, fit
 from anysize.training.memory import keep_freed_memory
@@ -83,9 +86,10 @@ def train(
         RunLog(folder, epochs=resolved.training.epochs, console=console) as log,
         _warnings_into(log),
     ):
-        prepared = prepare(resolved)
+        resumed = _resumed_input(folder, resume_from) if resolved.model.weights else None
+        prepared = prepare(resolved, resumed)
         log.epochs = len(prepared.length.steps)
-        parts = _assemble(prepared, folder, log)
+        parts, evaluator = _assemble(prepared, folder, log)
         if resume_from == "never":
             _clear(folder)  # only now that nothing is wrong with what is to take its place
         progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
@@ -97,6 +101,8 @@ def train(
         log.truncate(progress.epoch if progress else 0)
         with stop_on_signals() as stop:
             fit(parts, progress or Progress(), stop)
+        if has_scales(parts.model):
+            _write_scale_policy(folder, evaluator, parts)
         log.message(f"done; the report is {folder / files.REPORT}")
     return folder
 
@@ -111,24 +117,44 @@ class Prepared:
     model: torch.nn.Module
     plan: BatchPlan
     length: RunLength
+    notes: list[str]
+    """What was done to get the first weights."""
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Build and check all that a run needs, so that what is wrong is said before the first step."""
+def prepare(recipe: Recipe, resumed: Preprocessing | None = None) -> Prepared:
+    """Build and check all that a run needs, so that what is wrong is said before the first step.
+
+    `resumed` is the input of a run that goes on: its weights are in its checkpoint, and model.weights is not read.
+    """
     device = build.pick_device(recipe.training.device)
     check_precision(recipe.training.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
-    data = build.build_data(recipe)
-    model = build.build_model(recipe, data.preprocessing)
+    weights = None
+    if recipe.model.weights and resumed is None:
+        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
+    data = build.build_data(recipe, weights.preprocessing if weights else resumed)
+    model = build.build_model(recipe, data.preprocessing, weights)
     plan = build.build_plan(recipe, len(data.train))
     flops = build.flops_by_size(model, data.preprocessing.channels)
     length = run_length(plan, recipe.training, data.preprocessing.image_size, lambda size: flops(size).total)
     build.check_phases(plan.schedule, len(length.steps))
-    return Prepared(recipe, device, data, model.to(device), plan, length)
+    notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
+    return Prepared(recipe, device, data, model.to(device), plan, length, notes)
 
 
-def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
+def _resumed_input(folder: Path, resume_from: str) -> Preprocessing | None:
+    """How the images were prepared in a run that is to go on; None: it starts."""
+    path = None if resume_from == "never" else CheckpointStore(folder / "checkpoints", {}).find(resume_from)
+    if path is None:
+        return None
+    try:
+        return Preprocessing.from_dict(read_state(path)["preprocessing"])
+    except DamagedCheckpoint:
+        return None  # said, with the remedy, where the checkpoint is read
+
+
+def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Evaluator]:
     recipe, data, device = prepared.recipe, prepared.data, prepared.device
     loader = data.loader(recipe.data, device)
     task = build.build_task(recipe, len(data.preprocessing.classes))
@@ -147,7 +173,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base, stop) as calibrated:
             return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, calibrated)
 
-    return Parts(
+    parts = Parts(
         model=model,
         task=task,
         plan=prepared.plan,
@@ -166,6 +192,15 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> Parts:
         report=lambda: _write_report(folder),
         device=device,
     )
+    return parts, evaluator
+
+
+def _write_scale_policy(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
+    from anysize.experiment.policy import measure  # bokeh, as below
+    from anysize.reports.scale_policy import write_scale_policy
+
+    write_scale_policy(folder, measure(evaluator, parts.model, evaluator.preprocessing.image_size))
+    parts.report()
 
 
 def _write_report(folder: Path) -> None:
@@ -190,7 +225,8 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         total_batch=plan.batch_size * plan.world_size,
     )
     files.write_atomically(folder / files.RECIPE, dump(recipe))
-    (folder / files.EVALUATION).unlink(missing_ok=True)  # of weights that are about to change
+    for name in (files.EVALUATION, files.SCALE_POLICY):  # of weights that are about to change
+        (folder / name).unlink(missing_ok=True)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
@@ -205,6 +241,8 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
             f"{size} px is never trained at: its share of {plan.length:,} images is less than two; use fewer sizes or "
             "more images"
         )
+    for note in () if progress else prepared.notes:
+        parts.log.message(note)
     if len(length.steps) != recipe.training.epochs:
         parts.log.message(
             f"{len(length.steps)} passes over the images cost what {recipe.training.epochs} epochs at "
@@ -278,5 +316,12 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
     if (folder / files.RECIPE).exists():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.EVALUATION, files.REPORT):
+        for name in (
+            files.RECIPE,
+            files.ENVIRONMENT,
+            files.METRICS,
+            files.EVALUATION,
+            files.SCALE_POLICY,
+            files.REPORT,
+        ):
             (folder / name).unlink(missing_ok=True)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anysize.norms.factory import create_norm, norm_options
+from anysize.norms.factory import create_norm, largest_divisor, norm_options
 from anysize.norms.layers import NormAct
 from anysize.norms.recognise import Kind, recognise
+from anysize.registry import UserError
 
 
 def channels(norm: Any) -> int:
@@ -59,6 +60,31 @@ def replacement(old: Any, name: str, dims: int, options: dict[str, Any], like: T
     return fused
 
 
+def resized(old: nn.Module, num_features: int) -> nn.Module:
+    """A fresh norm of the same kind and with the same options as `old`, for another number of channels.
+
+    A group norm keeps its number of groups, or the largest smaller one that divides the channels.
+
+    Raises:
+        UserError: a norm that stands for one image size alone, is fused with an activation, or is not known.
+
+    >>> resized(nn.GroupNorm(8, 16), 12)
+    GroupNorm(6, 12, eps=1e-05, affine=True, bias=True)
+    """
+    if isinstance(old, nn.Identity):
+        return nn.Identity()
+    kind = recognise(old)
+    if kind is None or not kind.name or kind.refused or kind.fused or kind.name == "layer_elementwise":
+        reason = (kind and kind.refused) or "cannot be made for another number of channels"
+        raise UserError(f"{type(old).__name__} {reason}; expected batch, group, layer, instance or online norm")
+    options = {key: value for key, value in _kept(old, kind, kind.name).items() if key in norm_options(kind.name)}
+    if kind.name == "group":
+        options["num_groups"] = largest_divisor(num_features, options["num_groups"])
+    like = next(itertools.chain(old.parameters(), old.buffers()), None)
+    factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
+    return create_norm(kind.name, num_features, kind.dims or 2, **factory, **options).train(old.training)
+
+
 def _kept(old: Any, kind: Kind, name: str) -> dict[str, Any]:
     """The options that a norm `name` takes over from `old`."""
     kept: dict[str, Any] = {"affine": getattr(old, "weight", None) is not None}
@@ -105,4 +131,4 @@ def _state(norm: Any) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if value is not None}
 
 
-__all__ = ["channels", "replacement"]
+__all__ = ["channels", "replacement", "resized"]

@@ -67,7 +67,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     x_divisor, x_label = unit_of(x, every["x"].max())
     y_divisor, y_label = unit_of(y, every["y"].max())
     decades = y == "lr" and every["y"].min() > 0 and every["y"].max() > 30 * every["y"].min()
-    plot = _empty(x_label, y_label, y_axis_type="log" if decades else "linear")
+    plot = empty_figure(x_label, y_label, y_axis_type="log" if decades else "linear")
     legend: dict[str, list[Any]] = {}
     hovered = []
     for line, points in zip(lines, data, strict=True):
@@ -104,7 +104,7 @@ def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> An
     names = [f"{size} px" for size in found]
     columns = {name: [100 * at.get(size, 0.0) for at in sizes] for name, size in zip(names, found, strict=True)}
     source = ColumnDataSource({"epoch": list(epochs), **columns})
-    plot = _empty("epoch", "share of images (%)")
+    plot = empty_figure("epoch", "share of images (%)")
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
     shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
     bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
@@ -147,12 +147,12 @@ def setting_figure(found: BySetting) -> Any:
     """
     divisor, y_label = unit_of(found.metric, found.points["value"].max())
     if found.numeric:
-        plot = _empty(found.x, y_label, height=380, x_axis_type="log" if found.logarithmic else "linear")
+        plot = empty_figure(found.x, y_label, height=380, x_axis_type="log" if found.logarithmic else "linear")
         if len(found.where) <= _TICKS:
             plot.xaxis.ticker = FixedTicker(ticks=list(found.where))
         plot.xaxis.major_label_overrides = {value: show_setting(found.x, value) for value in found.where}
     else:
-        plot = _empty(found.x, y_label, height=380, x_range=list(found.where))
+        plot = empty_figure(found.x, y_label, height=380, x_range=list(found.where))
         plot.xgrid.visible = False
     summary, legend, hovered = found.summary().reset_index("line"), {}, []
     for i, line in enumerate(found.lines):
@@ -208,7 +208,8 @@ def _points(line: Line) -> pd.DataFrame:
     return points.replace(np.inf, np.nan).dropna()
 
 
-def _empty(x_label: str, y_label: str, **options: Any) -> Any:
+def empty_figure(x_label: str, y_label: str, **options: Any) -> Any:
+    """A figure in the style of all reports, with nothing drawn yet; `options` are bokeh's."""
     options = {"height": 290, "sizing_mode": "stretch_width", "active_drag": "box_zoom", **options}
     plot = figure(tools="box_zoom,pan,reset,save", **options)
     plot.toolbar.logo = None

@@ -4,6 +4,7 @@
     environment.json  versions and machine, a flat dict
     metrics.csv       a row an epoch
     evaluation.csv    a row an image size, as trained and calibrated
+    scale_policy.csv  how much an elastic network's blocks use half resolution, by class
     log.txt           messages with their time
     report.html       the report, renewed after each epoch
 
@@ -11,8 +12,9 @@
 of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
 images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
 validation was done. `evaluation.csv` has `checkpoint`, `size`, `calibrated`, `images`, `images_per_second`,
-`flops` (of one image forward), and the task's metrics. Metrics such as top-1 are fractions in files and percentages on
-screen.
+`flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
+`images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
+comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
 """
 
 import csv
@@ -30,6 +32,7 @@ RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 EVALUATION = "evaluation.csv"
+SCALE_POLICY = "scale_policy.csv"
 LOG = "log.txt"
 REPORT = "report.html"
 

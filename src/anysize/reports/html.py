@@ -7,6 +7,7 @@ from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.figures import COLORS, Line, line_figure, size_figures, sizes_figure
 from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
 from anysize.reports.runs import Run
+from anysize.reports.scale_policy import class_figure, policy_figure
 from anysize.reports.tables import evaluation_cells, evaluation_metrics
 
 
@@ -18,7 +19,7 @@ def write_report(folder: str | Path) -> Path:
     """
     run = Run.read(folder)
     path = run.folder / files.REPORT
-    parts = [_summary(run), _training(run), _evaluation(run), _settings(run)]
+    parts = [_summary(run), _training(run), _evaluation(run), _scale_policy(run), _settings(run)]
     files.write_atomically(path, page(run.name, _subtitle(run), parts))
     return path
 
@@ -87,6 +88,23 @@ def _evaluation(run: Run) -> str:
     header, rows, best = evaluation_cells(frame, all_twice=True)
     drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
     return section("Evaluation by image size", drawn, card("", table(header, rows, best=best)))
+
+
+def _scale_policy(run: Run) -> str:
+    frame = run.scale_policy
+    if not len(frame):
+        return ""
+    images, size = frame["images"].max(), frame["size"].iloc[0]
+    note = (
+        f"Part of what reaches the norm on the sum of both branches, over {images:,} images at {size} px; the bar is "
+        "one standard deviation over images to either side. 50 %: both contribute alike."
+    )
+    drawn = [plot("by block", policy_figure(frame), note)]
+    classes = class_figure(frame)
+    if classes is not None:
+        note = "Difference in percentage points from all images; classes in the order of their use of half resolution."
+        drawn.append(plot("by class", classes, note))
+    return section("Scale policy: what comes from half resolution", cards(*drawn))
 
 
 def _settings(run: Run) -> str:

@@ -21,6 +21,7 @@ class Run:
     name: str
     metrics: pd.DataFrame
     evaluation: pd.DataFrame
+    scale_policy: pd.DataFrame
     recipe: str
     environment: dict[str, Any]
 
@@ -41,6 +42,7 @@ class Run:
             name or folder.resolve().name,
             _with_errors(_read_table(folder / files.METRICS, "validation_calibrated")),
             _read_table(folder / files.EVALUATION, "calibrated"),
+            _read_table(folder / files.SCALE_POLICY, missing=False),
             recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
         )
@@ -95,10 +97,11 @@ def write_environment(folder: Path, environment: dict[str, Any]) -> None:
     files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
-def _read_table(path: Path, boolean: str) -> pd.DataFrame:
+def _read_table(path: Path, boolean: str = "", *, missing: bool = True) -> pd.DataFrame:
+    """A table; without `missing` values an empty cell is empty text, and a class may be called "NA"."""
     if not path.exists():
         return pd.DataFrame()
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(path, keep_default_na=missing)
     if boolean in frame:
         frame[boolean] = frame[boolean].astype(str) == "True"
     return frame

@@ -1,0 +1,52 @@
+"""`anysize policy RUN [IMAGE ...]`."""
+
+from pathlib import Path
+
+from anysize.cli import Settings, parse_settings
+
+_BESIDE = 4  # images at most whose blocks are listed side by side
+
+
+def command(run: str, /, *images: Settings, size: int = 0, limit: int = 1000, checkpoint: str = "last") -> None:
+    """Show how much an elastic network's blocks use half resolution, on its data or on image files.
+
+    On the validation images the figures also go into scale_policy.csv and report.html in the run folder.
+
+    Parameters
+    ----------
+    run
+        the run folder
+    images
+        image files, then settings as --section.field VALUE
+    size
+        image size in pixels; by default the base size
+    limit
+        validation images at most, spread evenly over the classes
+    checkpoint
+        last, best, previous or calibrated-SIZE
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from anysize.experiment.policy import run_scale_policy
+
+    at = next((i for i, token in enumerate(images) if token.startswith("--")), len(images))
+    table = run_scale_policy(
+        run, images[:at], size=size, limit=limit, checkpoint=checkpoint, overrides=parse_settings(images[at:])
+    )
+    console = Console()
+    if at:
+        table = table.assign(image=[Path(image).name for image in table["image"]])
+        every, columns = ("image", "block") if at > _BESIDE else ("block", "image")
+        wide = table.pivot_table(index=every, columns=columns, values="low_share", sort=False)
+        if every == "image":  # the blocks of a deep network do not fit side by side
+            wide = wide.mean(axis=1).to_frame("from half resolution, mean over blocks")
+    else:
+        every, wide = "block", table[table["label"] == ""].set_index("block")[["low_share", "low_share_sd"]]
+        wide.columns = ["from half resolution", "deviation over images"]
+    shown = Table(every, *map(str, wide.columns))
+    for name, row in wide.iterrows():
+        shown.add_row(str(name), *(f"{value:.1%}" for value in row))
+    console.print(shown)
+    if not at:
+        console.print(f"{run}/scale_policy.csv and {run}/report.html are written", soft_wrap=True)

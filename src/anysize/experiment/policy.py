@@ -1,0 +1,95 @@
+"""The scale policy of a run: how much its elastic blocks use half resolution, on its data or on any images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.preprocess import EvalTransform, normalize, to_square
+from anysize.data.source import BadImage, decode_rgb, first_of_each_class
+from anysize.evaluation.scale_policy import has_scales, scale_policy
+from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.runs import load_run, make_evaluator
+from anysize.experiment.validation import Evaluator
+from anysize.models.input_size import check_size
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError
+from anysize.reports.html import write_report
+from anysize.reports.scale_policy import summarise, write_scale_policy
+
+IMAGES = 1000
+"""Validation images that a policy is measured on by default: enough to tell classes apart, seconds to run."""
+
+
+def run_scale_policy(
+    run: str | Path,
+    images: Sequence[str | Path] = (),
+    *,
+    size: int = 0,
+    limit: int = IMAGES,
+    checkpoint: str = "last",
+    overrides: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """How much each elastic block of a run's model uses half resolution.
+
+    Args:
+        run: the run folder.
+        images: image files; by default the validation images, and the result also goes into the run's
+            `scale_policy.csv` and report.
+        size: pixels; 0: the base size.
+        limit: validation images at most, spread evenly over the classes.
+        checkpoint: "best", "last", "previous", or the name of a calibrated copy.
+        overrides: settings of the recipe to replace, such as `{"data.root": ...}`.
+
+    Returns:
+        For the validation images: a row a block, and a block and class, with mean and standard deviation of
+        `low_share` over images. For image files: a row a block and image, `image` its path.
+
+    Raises:
+        UserError: not a run, a model without elastic blocks, or images that cannot be read.
+    """
+    if limit < 1:
+        raise UserError(f"limit is {limit}; expected at least 1 image")
+    loaded = load_run(run, checkpoint, overrides)
+    if size:
+        (size,) = parse_sizes([size])
+    size = size or loaded.preprocessing.image_size
+    check_size(loaded.model, size, loaded.preprocessing.channels)
+    if images:
+        table = scale_policy(loaded.model, (_read(Path(path), loaded.preprocessing, size) for path in images))
+        return table.assign(image=[str(images[i]) for i in table["image"]])
+    if not has_scales(loaded.model):
+        scale_policy(loaded.model, [])  # says what is missing
+    summary = measure(make_evaluator(loaded), loaded.model, size, limit)
+    write_scale_policy(loaded.folder, summary)
+    write_report(loaded.folder)
+    return summary
+
+
+def measure(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
+    """The scale policy of `model` on the validation images at `size`, summarised by block and class."""
+    validation, preprocessing = evaluator.validation, evaluator.preprocessing
+    source = validation.subset(first_of_each_class(validation.targets, limit))
+    loader = PlanLoader(source, EvalTransform(preprocessing), device=evaluator.device)
+    batches = loader.load(sequential_batches(len(source), size, evaluator.batch_size(size)))
+    table = scale_policy(model, ((batch.images, batch.targets) for batch in batches))
+    return summarise(table, preprocessing.classes, size)
+
+
+def _read(path: Path, preprocessing: Preprocessing, size: int) -> Tensor:
+    """An image file as input (1, C, size, size)."""
+    try:
+        pixels = torch.from_numpy(decode_rgb(str(path))).permute(2, 0, 1)[None]
+    except BadImage as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from None
+    if preprocessing.channels == 1:
+        pixels = rgb_to_grayscale(pixels)
+    return normalize(to_square(pixels, size, preprocessing), preprocessing)
+
+
+__all__ = ["IMAGES", "measure", "run_scale_policy"]

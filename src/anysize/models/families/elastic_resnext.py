@@ -1,0 +1,228 @@
+"""ResNeXt with and without Elastic blocks, for classification and segmentation.
+
+Wang, Kembhavi, Farhadi, Yuille, Rastegari: ELASTIC: Improving CNNs with Dynamic Scaling Policies, arXiv 1812.05262.
+Every block has two branches of half the width whose sum is normalised once. In an elastic block one of them works at
+half the resolution. Those without elastic blocks equal torchvision's and timm's ResNeXt with the branches joined. The
+elastic ones have other numbers of blocks, so that FLOPs are about those of their twins; with the twin's `layers` they
+are what the paper calls sElastic. Names and order of the parameters are the published checkpoints'.
+
+The published segmentation networks compute each block twice in a training step (activation checkpointing), which
+updates the running statistics twice, too. Here a block is computed once, with the momentum that two updates amount to.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anysize.models.aspp import ASPP
+from anysize.models.families import register
+from anysize.models.options import branch_groups, whole_number, whole_numbers
+from anysize.models.two_branch import TwoBranch
+from anysize.registry import UserError
+
+EXPANSION = 4
+SQUEEZE = 16
+DILATIONS = (2, 4, 8)
+"""Of the blocks of the last stage for segmentation, where it keeps the resolution (multi-grid 1, 2, 4 at rate 2)."""
+
+SEGMENTATION_STEM_MOMENTUM = 0.05
+SEGMENTATION_BLOCK_MOMENTUM = 1 - (1 - 0.05) ** 2  # 0.0975: two updates at 0.05 with the same batch
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from the channels' averages (Hu et al., arXiv 1709.01507).
+
+    torchvision's `SqueezeExcitation` under the published names: `fc1` and `fc2` are `conv1` and `conv2` here.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.conv1 = nn.Conv2d(channels, max(1, channels // SQUEEZE), 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(max(1, channels // SQUEEZE), channels, 1)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.sigmoid(self.conv2(self.relu(self.conv1(self.pool(x)))))  # type: ignore[no-any-return]
+
+
+class ResNeXtBlock(TwoBranch):
+    """Two branches, a gate where wanted, and a shortcut: (N, inputs, H, W) to (N, 4 width, H / stride, W / stride)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        groups: int,
+        *,
+        stride: int,
+        dilation: int,
+        elastic: bool,
+        squeeze_excite: bool,
+        project: bool,
+    ) -> None:
+        outputs = EXPANSION * width
+        super().__init__(inputs, outputs, width=width, groups=groups, stride=stride, dilation=dilation, elastic=elastic)
+        self.selayer = SqueezeExcite(outputs) if squeeze_excite else nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
+        if project:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu3(self.selayer(self.branches(x)) + self.downsample(x))  # type: ignore[no-any-return]
+
+
+class ElasticResNeXt(nn.Module):
+    """A ResNeXt of two-branch blocks: images (N, in_channels, H, W) of any size to logits.
+
+    Logits are (N, num_classes), or with `task="segmentation"` (N, num_classes, H, W): the last stage then keeps the
+    resolution with dilated convolutions, and its features, one for 16 pixels, go to `ASPP`. Training that head with
+    batch norm needs two images a step or more.
+
+    Args:
+        layers: blocks of the four stages; for segmentation the last has at most 3.
+        num_classes, in_channels: of the data.
+        elastic: blocks of stride 1 in the first three stages have a branch at half resolution.
+        squeeze_excite: a squeeze-excite gate in each block.
+        task: "classification" or "segmentation".
+        widths: channels inside each branch in the four stages; a stage returns four times as many.
+        cardinality: groups of a block; each branch has half of them.
+        stem: channels of the first convolution.
+        small_images: the first convolution is 3x3 with stride 1 and no pooling follows, for images of about 32 pixels.
+            In place of 7x7 with stride 2 and max pooling.
+
+    Raises:
+        UserError: layers or widths that are not four positive numbers, a cardinality that is odd or does not fit a
+            width, or an unknown task.
+
+    >>> import torch
+    >>> model = ElasticResNeXt((1, 1, 1, 1), 10, elastic=True, widths=(4, 8, 16, 32), stem=4, cardinality=8)
+    >>> model(torch.zeros(2, 3, 63, 50)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        elastic: bool = False,
+        squeeze_excite: bool = False,
+        task: str = "classification",
+        widths: Sequence[int] = (64, 128, 256, 512),
+        cardinality: int = 32,
+        stem: int = 64,
+        small_images: bool = False,
+    ) -> None:
+        super().__init__()
+        layers = whole_numbers("layers", layers, (3, 4, 6, 3))
+        widths = whole_numbers("widths", widths, (64, 128, 256, 512))
+        stem = whole_number("stem", stem, 64)
+        groups = branch_groups(cardinality, widths)
+        if task not in ("classification", "segmentation"):
+            raise UserError(f"task is {task!r}; expected classification or segmentation")
+        self.segmentation = task == "segmentation"
+        if self.segmentation and layers[3] > len(DILATIONS):
+            raise UserError(
+                f"layers is {list(layers)}; for segmentation the last stage has at most {len(DILATIONS)} blocks, "
+                f"one for each of the dilations {', '.join(map(str, DILATIONS))}"
+            )
+        self.conv1 = nn.Conv2d(in_channels, stem, 7, 2, padding=3, bias=False)
+        if small_images:
+            self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
+        inputs = stem
+        for stage, (blocks, width) in enumerate(zip(layers, widths, strict=True)):
+            last = stage == 3
+            sequence = nn.Sequential()
+            for i in range(blocks):
+                stride = 2 if i == 0 and stage > 0 and not (last and self.segmentation) else 1
+                block = ResNeXtBlock(
+                    inputs,
+                    width,
+                    groups,
+                    stride=stride,
+                    dilation=DILATIONS[i] if last and self.segmentation else 1,
+                    elastic=elastic and stride == 1 and not last,
+                    squeeze_excite=squeeze_excite,
+                    project=i == 0,
+                )
+                sequence.append(block)
+                inputs = EXPANSION * width
+            self.add_module(f"layer{stage + 1}", sequence)
+        if self.segmentation:
+            self.aspp = ASPP(inputs, num_classes)
+            _initialize_segmentation(self)
+        else:
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.flatten = nn.Flatten()
+            self.fc = nn.Linear(inputs, num_classes)
+            _initialize_classification(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        if self.segmentation:
+            return F.interpolate(self.aspp(x), size=images.shape[-2:], mode="bilinear", align_corners=True)
+        return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
+
+
+def _initialize_classification(model: ElasticResNeXt) -> None:
+    """Start as published: each block as its shortcut, whose projection starts as torch starts every convolution."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and "downsample" not in name:
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, ResNeXtBlock):
+            nn.init.zeros_(module.bn3.weight)
+    nn.init.normal_(model.fc.weight, std=0.01)
+    nn.init.zeros_(model.fc.bias)
+
+
+def _initialize_segmentation(model: ElasticResNeXt) -> None:
+    """Start as published, each norm at one; norms outside the head get the momentum of the published networks."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d) and name.startswith("layer"):
+            module.momentum = SEGMENTATION_BLOCK_MOMENTUM
+    model.bn1.momentum = SEGMENTATION_STEM_MOMENTUM
+
+
+def _register(
+    name: str, layers: tuple[int, int, int, int], doc: str, *, elastic: bool, squeeze_excite: bool = False
+) -> None:
+    def builder(
+        num_classes: int = 1000, in_channels: int = 3, task: str = "classification", **options: Any
+    ) -> ElasticResNeXt:
+        return ElasticResNeXt(
+            num_classes=num_classes, in_channels=in_channels, task=task, **{**fixed, "layers": layers, **options}
+        )
+
+    fixed = {"elastic": elastic, "squeeze_excite": squeeze_excite}
+    builder.__doc__ = doc
+    register(name)(builder)
+
+
+_register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", elastic=False)
+_register("resnext50_elastic", (6, 8, 5, 3), "ResNeXt-50 with Elastic blocks.", elastic=True)
+_register("resnext101", (3, 4, 23, 3), "ResNeXt-101 (32x4d) in two branches.", elastic=False)
+_register("resnext101_elastic", (12, 14, 20, 3), "ResNeXt-101 with Elastic blocks.", elastic=True)
+_register(
+    "se_resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) with squeeze-excite gates.", elastic=False, squeeze_excite=True
+)
+_register(
+    "se_resnext50_elastic",
+    (6, 8, 5, 3),
+    "ResNeXt-50 with Elastic blocks and squeeze-excite.",
+    elastic=True,
+    squeeze_excite=True,
+)

@@ -1,0 +1,62 @@
+"""Checks of options that several families share."""
+
+from collections.abc import Iterable
+
+from anysize.registry import UserError
+
+
+def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `values` as a tuple of as many positive whole numbers as `example` has.
+
+    Raises:
+        UserError: too few or too many values, or one that is not a whole number above 0.
+
+    >>> whole_numbers("layers", [2, 2, 2, 2], example=(3, 4, 6, 3))
+    (2, 2, 2, 2)
+    >>> whole_numbers("layers", [2, 0], example=(3, 4, 6, 3))
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: layers is [2, 0]; expected 4 positive whole numbers, such as [3, 4, 6, 3]
+    """
+    numbers = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
+    if len(numbers) != len(example) or not all(type(number) is int and number > 0 for number in numbers):
+        shown = list(numbers) or values
+        raise UserError(f"{option} is {shown}; expected {len(example)} positive whole numbers, such as {list(example)}")
+    return numbers
+
+
+def whole_number(option: str, value: object, example: int) -> int:
+    """Return `value`, a positive whole number.
+
+    Raises:
+        UserError: anything else.
+
+    >>> whole_number("stem", 16, example=64)
+    16
+    """
+    if type(value) is not int or value < 1:
+        raise UserError(f"{option} is {value}; expected a positive whole number, such as {example}")
+    return value
+
+
+def branch_groups(cardinality: int, widths: Iterable[int]) -> int:
+    """Groups of the 3x3 convolution in each of two branches, which share `cardinality` evenly.
+
+    Raises:
+        UserError: a cardinality that is no even number above 0, or one that does not divide a width.
+
+    >>> branch_groups(32, [64, 128])
+    16
+    """
+    if type(cardinality) is not int or cardinality < 2 or cardinality % 2:
+        raise UserError(f"cardinality is {cardinality}; expected an even number above 0, half of it for each branch")
+    for width in widths:
+        if width % (cardinality // 2):
+            raise UserError(
+                f"cardinality {cardinality} gives each branch {cardinality // 2} groups, which do not divide its "
+                f"{width} channels; choose another width or cardinality"
+            )
+    return cardinality // 2
+
+
+__all__ = ["branch_groups", "whole_number", "whole_numbers"]

@@ -1,0 +1,112 @@
+"""The scale policy of an elastic network: its file in a run folder, and its pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from bokeh.models import ColorBar, ColumnDataSource, FixedTicker, HoverTool, LinearColorMapper, Range1d, Span
+from bokeh.transform import transform
+
+from anysize.reports import files
+from anysize.reports.figures import COLORS, empty_figure
+
+_MOST_CLASSES = 24  # of the picture: of more, those that use half resolution least and most
+# Orange over white to blue: more full, more half resolution.
+_DIVERGING = ("#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
+
+
+def summarise(table: pd.DataFrame, classes: Sequence[str], size: int) -> pd.DataFrame:
+    """Mean and deviation of `low_share` by block, over all images (label "") and over those of each class.
+
+    Args:
+        table: as `scale_policy` returns it.
+        classes: names of the labels.
+        size: image size (pixels), which is written beside.
+
+    >>> table = pd.DataFrame({"image": [0, 1], "label": [0, 1], "block": "layer1.0", "low_share": [0.2, 0.4]})
+    >>> summarise(table, ["cat", "dog"], 32)[["label", "images", "low_share"]].to_dict("list")
+    {'label': ['', 'cat', 'dog'], 'images': [2, 1, 1], 'low_share': [0.30000000000000004, 0.2, 0.4]}
+    """
+    parts = [table.assign(label="")]
+    if "label" in table:
+        parts.append(table.assign(label=[classes[int(label)] for label in table["label"]]))
+    every = pd.concat(parts, ignore_index=True)
+    shares = every.groupby(["label", "block"], sort=False)["low_share"]
+    summary = shares.agg(images="size", low_share="mean", low_share_sd=lambda values: values.std(ddof=0)).reset_index()
+    return summary.assign(size=size)
+
+
+def write_scale_policy(folder: Path, summary: pd.DataFrame) -> None:
+    """Write `scale_policy.csv`, in place of an earlier one."""
+    rows = [{str(column): value for column, value in row.items()} for row in summary.to_dict("records")]
+    files.write_rows(folder / files.SCALE_POLICY, rows)
+
+
+def policy_figure(summary: pd.DataFrame) -> Any:
+    """What part of each block's output comes from half resolution: mean and deviation over images."""
+    data = summary[summary["label"] == ""]
+    blocks = data["block"].tolist()
+    source = ColumnDataSource(
+        {
+            "block": blocks,
+            "mean": 100 * data["low_share"],
+            "low": 100 * (data["low_share"] - data["low_share_sd"]),
+            "high": 100 * (data["low_share"] + data["low_share_sd"]),
+            "sd": 100 * data["low_share_sd"],
+        }
+    )
+    plot = empty_figure("block", "from half resolution (%)", x_range=blocks, height=330)
+    plot.add_layout(Span(location=50, dimension="width", line_color="#8b95a1", line_dash="dotted"))
+    plot.segment("block", "low", "block", "high", source=source, color=COLORS[0], line_width=7, line_alpha=0.28)
+    marks = plot.scatter("block", "mean", source=source, color=COLORS[0], size=8)
+    tips = [("block", "@block"), ("mean over images", "@mean{0.0}%"), ("deviation over images", "@sd{0.0}%")]
+    plot.add_tools(HoverTool(renderers=[marks], tooltips=tips))
+    plot.y_range = Range1d(0, 100)
+    plot.y_range.bounds = (0, 100)
+    _slanted(plot)
+    return plot
+
+
+def class_figure(summary: pd.DataFrame) -> Any | None:
+    """By how much each class uses half resolution more or less than all images do, block by block; None: no classes."""
+    every = summary[summary["label"] == ""].set_index("block")["low_share"]
+    wide = summary[summary["label"] != ""].pivot(index="label", columns="block", values="low_share")
+    if wide.empty:
+        return None
+    difference = 100 * (wide[every.index] - every)
+    difference = difference.loc[difference.mean(axis=1).sort_values().index]
+    if len(difference) > _MOST_CLASSES:
+        half = _MOST_CLASSES // 2
+        difference = pd.concat([difference.iloc[:half], difference.iloc[-half:]])
+    cells = difference.reset_index().melt(id_vars="label", var_name="block", value_name="difference")
+    limit = float(cells["difference"].abs().max()) or 1.0
+    mapper = LinearColorMapper(palette=list(_DIVERGING), low=-limit, high=limit)
+    labels, blocks = difference.index.tolist(), difference.columns.tolist()
+    plot = empty_figure("block", "", x_range=blocks, y_range=labels, height=150 + 20 * len(labels))
+    cell = plot.rect(
+        "block",
+        "label",
+        1,
+        1,
+        source=ColumnDataSource({str(name): values for name, values in cells.items()}),
+        fill_color=transform("difference", mapper),
+        line_color="white",
+    )
+    tips = [("class", "@label"), ("block", "@block"), ("against all images", "@difference{+0.0} points")]
+    plot.add_tools(HoverTool(renderers=[cell], tooltips=tips))
+    ticks = [-limit, 0, limit]
+    names = {-limit: f"{limit:.1f} more full", 0: "as all", limit: f"{limit:.1f} more half"}
+    bar = {"border_line_color": None, "width": 10, "label_standoff": 8, "ticker": FixedTicker(ticks=ticks)}
+    plot.add_layout(ColorBar(color_mapper=mapper, major_label_overrides=names, **bar), "right")
+    plot.grid.visible = False
+    _slanted(plot)
+    return plot
+
+
+def _slanted(plot: Any) -> None:
+    plot.xaxis.major_label_orientation = 0.9
+    plot.xgrid.visible = False
+
+
+__all__ = ["class_figure", "policy_figure", "summarise", "write_scale_policy"]
