@@ -15,7 +15,7 @@ from anysize.sizes.cost import count_flops
 NETWORKS = [
     ("resnet8", 32), ("resnet20", 32), ("resnet44", 33), ("wide_resnet28_10", 32), ("resnet18", 224),
     ("resnet50", 224), ("resnet101", 225), ("resnext50_32x4d", 224), ("resnext101_32x8d", 224),
-    ("wide_resnet50_2", 224),
+    ("wide_resnet50_2", 224), ("cifar_resnext", 32), ("resnext101_32x4d", 224), ("resnet200", 64),
 ]  # fmt: skip
 
 
@@ -216,6 +216,11 @@ def test_rebuilt_from_its_description() -> None:
             "mobilenet_v2",
             "auto",
             "MobileNetV2 has no residual block that can be split; expected a model of torchvision",
+        ),
+        (
+            "cifar_resnet_se",
+            "auto",
+            "has no residual block that can be split; .* our own without gates on the shortcuts",
         ),
         ("resnet14", "layer9", "the model has no stage 'layer9' of residual blocks: did you mean 'layer"),
         ("resnet8", "layer2", "stages layer2: no block there keeps the resolution"),

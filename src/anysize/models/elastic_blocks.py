@@ -20,7 +20,7 @@ class ElasticBasicBlock(nn.Module):
         full_norms, low_norms: the norm after the first convolution of each.
         last_norm: the norm on the sum.
         downsample: the shortcut; None: the input as it is.
-        dropout: between the convolutions of a branch.
+        dropout: before the last convolution of a branch.
 
     >>> import torch
     >>> from anysize.models.elasticize import elasticize
@@ -70,6 +70,7 @@ class ElasticBottleneck(nn.Module):
         full_norms, low_norms: the norms after the first and the second convolution of each.
         last_norm: the norm on the sum.
         downsample: the shortcut; None: the input as it is.
+        dropout: before the last convolution of a branch.
 
     >>> import torch
     >>> from anysize.models.elasticize import elasticize
@@ -88,15 +89,18 @@ class ElasticBottleneck(nn.Module):
         low_norms: Sequence[nn.Module],
         last_norm: nn.Module,
         downsample: nn.Module | None,
+        dropout: nn.Module,
     ) -> None:
         super().__init__()
         self.halve = half_resolution()
         self.conv1_d, self.conv2_d, self.conv3_d = low
         self.bn1_d, self.bn2_d = low_norms
         self.relu1_d, self.relu2_d = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+        self.dropout_d = copy.copy(dropout)
         self.conv1, self.conv2, self.conv3 = full
         self.bn1, self.bn2 = full_norms
         self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+        self.dropout = dropout
         self.merge = ScaleSum()
         self.bn3 = last_norm
         self.downsample = downsample or nn.Identity()
@@ -104,9 +108,9 @@ class ElasticBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.relu1_d(self.bn1_d(self.conv1_d(self.halve(x))))
-        low = self.conv3_d(self.relu2_d(self.bn2_d(self.conv2_d(low))))
+        low = self.conv3_d(self.dropout_d(self.relu2_d(self.bn2_d(self.conv2_d(low)))))
         full = self.relu1(self.bn1(self.conv1(x)))
-        full = self.conv3(self.relu2(self.bn2(self.conv2(full))))
+        full = self.conv3(self.dropout(self.relu2(self.bn2(self.conv2(full)))))
         return self.relu3(self.bn3(self.merge(full, low)) + self.downsample(x))  # type: ignore[no-any-return]
 
 

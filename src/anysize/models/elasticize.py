@@ -19,15 +19,14 @@ from torch import nn
 from torchvision.models import resnet as torchvision_resnet
 
 from anysize.models.elastic_blocks import ElasticBasicBlock, ElasticBottleneck
-from anysize.models.families import resnet32
+from anysize.models.residual import GatedStage, ResidualBlock
 from anysize.norms.replace import resized
 from anysize.registry import UserError, did_you_mean
 
 # Relative difference of a block's FLOPs up to which the more even split of its channels is preferred.
 _TOLERANCE = 0.01
 
-_BASIC = (torchvision_resnet.BasicBlock, resnet32.Block)
-_BOTTLENECK = (torchvision_resnet.Bottleneck,)
+_BLOCKS = (torchvision_resnet.BasicBlock, torchvision_resnet.Bottleneck, ResidualBlock)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +55,8 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
     """Give the residual blocks of `model` a branch at half resolution, in place, at unchanged FLOPs.
 
     Args:
-        model: holds residual blocks of torchvision's ResNet, ResNeXt or Wide ResNet, or of our networks for 32-pixel
-            images, with norms of any kind. Blocks with a stride keep their shape, as in the paper.
+        model: holds residual blocks of torchvision's ResNet, ResNeXt or Wide ResNet, or of our residual networks,
+            with norms of any kind. Blocks with a stride keep their shape, as in the paper.
         stages: names of the modules whose blocks are meant, such as `["layer1", "layer2"]` or "layer1,layer2"; "auto":
             all but the last one, as in the paper; "all".
 
@@ -89,10 +88,11 @@ def _residual_blocks(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Residual blocks by stage and name; those of a stage stand in one module."""
     found: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():
-        if type(module) in (*_BASIC, *_BOTTLENECK):
-            found.setdefault(name.rpartition(".")[0], {})[name] = module
+        stage = name.rpartition(".")[0]
+        if type(module) in _BLOCKS and not isinstance(model.get_submodule(stage), GatedStage):
+            found.setdefault(stage, {})[name] = module
     if not found:
-        known = "torchvision's ResNet, ResNeXt and Wide ResNet, and our ResNets for 32-pixel images"
+        known = "torchvision's ResNet, ResNeXt and Wide ResNet, or our own without gates on the shortcuts"
         raise UserError(f"{type(model).__name__} has no residual block that can be split; expected a model of {known}")
     return found
 
@@ -140,9 +140,9 @@ class _Shape:
     def macs(self, width: int) -> int:
         """Multiply-adds a position with `width` middle channels."""
         first, *between, last = self.convolutions
-        total = first.in_channels * width * math.prod(first.kernel_size)
+        total = first.in_channels * width * math.prod(first.kernel_size) // first.groups
         total += sum(width * (self.group or width) * math.prod(part.kernel_size) for part in between)
-        return total + width * last.out_channels * math.prod(last.kernel_size)
+        return total + width * last.out_channels * math.prod(last.kernel_size) // last.groups
 
     def widths(self) -> tuple[int, int]:
         """Middle channels at full and at half resolution that together take the FLOPs of the block.
@@ -152,7 +152,7 @@ class _Shape:
         wanted = self.macs(self.middle)
         near = []
         for unit in (8, 4, 2, 1):
-            step = math.lcm(unit, self.group or 1)
+            step = math.lcm(unit, self.group or 1, self.convolutions[0].groups, self.convolutions[-1].groups)
             for full in range(step, self.middle + 1, step):
                 for low in range(step, self.middle + 1, step):
                     error = abs(self.macs(full) + self.macs(low) / 4 - wanted) / wanted
@@ -204,7 +204,7 @@ def _like(old: nn.Conv2d, inputs: int, outputs: int, groups: int) -> nn.Conv2d:
 
 def _split(name: str, block: Any) -> tuple[nn.Module, tuple[int, int, int]]:
     """The elastic block in the place of `block`, with its middle channels before and those of its two branches."""
-    bottleneck = type(block) in _BOTTLENECK
+    bottleneck = hasattr(block, "conv3")
     shape = _Shape([block.conv1, block.conv2, *([block.conv3] if bottleneck else [])])
     old_norms = [block.bn1, block.bn2] if bottleneck else [block.bn1]
     try:
@@ -213,12 +213,9 @@ def _split(name: str, block: Any) -> tuple[nn.Module, tuple[int, int, int]]:
         full_norms, low_norms = ([resized(norm, width) for norm in old_norms] for width in widths)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    new: nn.Module
-    if bottleneck:
-        new = ElasticBottleneck(full, low, full_norms, low_norms, block.bn3, block.downsample)
-    else:
-        dropout = getattr(block, "dropout", nn.Identity())
-        new = ElasticBasicBlock(full, low, full_norms, low_norms, block.bn2, block.downsample, dropout)
+    make, last_norm = (ElasticBottleneck, block.bn3) if bottleneck else (ElasticBasicBlock, block.bn2)
+    dropout = getattr(block, "dropout", nn.Identity())
+    new = make(full, low, full_norms, low_norms, last_norm, block.downsample, dropout)
     return new.train(block.training), (shape.middle, *widths)
 
 

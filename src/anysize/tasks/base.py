@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -11,6 +11,26 @@ from torchmetrics import MetricCollection
 
 import anysize.tasks
 from anysize.registry import Registry
+
+Outputs = Tensor | tuple[Tensor, ...]
+"""What a model returns: logits, or in training a tuple of the logits and those of its auxiliary classifiers."""
+
+
+def main_logits(outputs: Outputs) -> Tensor:
+    """The logits that count, without those of auxiliary classifiers."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+def loss_with_auxiliary(loss: Callable[[Tensor], Tensor], outputs: Outputs, weight: float) -> Tensor:
+    """`loss` of the logits, plus `weight` times that of the logits of each auxiliary classifier.
+
+    >>> loss_with_auxiliary(torch.mean, (torch.ones(2, 3), torch.full((2, 3), 10.0)), weight=0.4)
+    tensor(5.)
+    """
+    total = loss(main_logits(outputs))
+    for auxiliary in () if isinstance(outputs, Tensor) else outputs[1:]:
+        total = total + weight * loss(auxiliary)
+    return total
 
 
 class Task(Protocol):
@@ -24,8 +44,8 @@ class Task(Protocol):
         """Mix the samples of a training batch among themselves (mixup, cutmix); draws from torch's generator."""
         ...
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The training loss of a batch: a scalar, the mean over its images."""
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """The training loss of a batch: a scalar, the mean over its images; auxiliary classifiers count in it."""
         ...
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:

@@ -10,34 +10,12 @@ named as in torchvision's ResNet. The average over all positions at the end take
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
-
 from anysize.models.families import CIFAR, register
+from anysize.models.residual import ResidualNet
 from anysize.registry import UserError
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut: (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.ReLU(inplace=True)  # one module a call, as quantization and export need
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.relu2 = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.dropout(self.relu1(self.bn1(self.conv1(x))))
-        return self.relu2(self.bn2(self.conv2(out)) + self.downsample(x))  # type: ignore[no-any-return]
-
-
-class CifarResNet(nn.Module):
+class CifarResNet(ResidualNet):
     """A residual network of `depth` layers for small images: (N, in_channels, H, W) to logits (N, num_classes).
 
     Args:
@@ -70,46 +48,23 @@ class CifarResNet(nn.Module):
         zero_init_residual: bool = True,
         classifier_std: float = 0.01,
     ) -> None:
-        super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest not in (0, 2):
             raise UserError(f"depth is {depth}; expected 6n + 2 (8, 14, 20, ...) or, counting projections, 6n + 4")
         if len(widths) != 3:
             raise UserError(f"widths is {list(widths)}; expected the channels of three stages, such as [16, 32, 64]")
-        if classifier_std < 0:
-            raise UserError(
-                f"classifier_std is {classifier_std}; expected a standard deviation, or 0 for torch's start"
-            )
-        self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(blocks, stem, widths[0], 1, dropout)
-        self.layer2 = _stage(blocks, widths[0], widths[1], 2, dropout)
-        self.layer3 = _stage(blocks, widths[1], widths[2], 2, dropout)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.fc = nn.Linear(widths[2], num_classes)
-        self._initialize(zero_init_residual, classifier_std)
-
-    def _initialize(self, zero_init_residual: bool, classifier_std: float) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Block) and zero_init_residual:
-                nn.init.zeros_(module.bn2.weight)
-        if classifier_std:
-            nn.init.normal_(self.fc.weight, std=classifier_std)
-            nn.init.zeros_(self.fc.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
-
-
-def _stage(blocks: int, inputs: int, outputs: int, stride: int, dropout: float) -> nn.Sequential:
-    first = Block(inputs, outputs, stride, dropout)
-    return nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1)))
+        super().__init__(
+            (blocks,) * 3,
+            num_classes,
+            in_channels,
+            widths=widths,
+            expansion=1,
+            stem=stem,
+            small_images=True,
+            dropout=dropout,
+            zero_init_residual=zero_init_residual,
+            classifier_std=classifier_std,
+        )
 
 
 @register("cifar_resnet", preprocessing=CIFAR)

@@ -1,0 +1,19 @@
+"""What a network with an auxiliary classifier returns while it trains."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class AuxiliaryOutputs(NamedTuple):
+    """Logits (N, classes), then those of the classifier half-way; in evaluation a network returns the first alone.
+
+    torchvision's `GoogLeNetOutputs` and `InceptionOutputs` are of the same form. The loss of the first counts once,
+    that of each other `task.auxiliary_weight` times.
+    """
+
+    logits: Tensor
+    auxiliary: Tensor
+
+
+__all__ = ["AuxiliaryOutputs"]

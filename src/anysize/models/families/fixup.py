@@ -1,0 +1,206 @@
+"""Residual networks without norms that train: Fixup (Zhang, Dauphin and Ma, arXiv 1901.09321).
+
+The three rules of the paper: the last convolution of each branch and the classifier start at zero; the other
+convolutions of a branch of m layers start smaller by L ** (-1 / (2m - 2)) for L branches; a scalar multiplier (at 1)
+stands in each branch, and a scalar bias (at 0) before each convolution, linear layer and activation.
+With `rescale=False` the second rule is left out, and nothing but the zeros keeps the signal in bounds.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anysize.models.families import CIFAR, register
+from anysize.models.options import whole_numbers
+from anysize.models.residual import BASIC_DEPTHS, imagenet_blocks, make_stage, small_image_blocks
+
+
+class ScalarConv(nn.Module):
+    """A convolution between two scalar biases, with a scalar multiplier or without: (N, C, H, W) to (N, C', H', W').
+
+    >>> ScalarConv(8, 4, 3, padding=1)(torch.zeros(1, 8, 5, 5)).shape
+    torch.Size([1, 4, 5, 5])
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, multiplier: bool = False
+    ) -> None:
+        super().__init__()
+        self.bias_before = nn.Parameter(torch.zeros(1))
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.multiplier = nn.Parameter(torch.ones(1)) if multiplier else None
+        self.bias_after = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x + self.bias_before)
+        if self.multiplier is not None:
+            x = x * self.multiplier
+        return x + self.bias_after
+
+
+class FixupBlock(nn.Module):
+    """Basic or bottleneck block without norms: (N, inputs, H, W) to (N, outputs, ceil(H / stride), ...).
+
+    The bias that ends the branch is the one before the activation that follows the sum.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        if bottleneck:
+            self.conv1 = ScalarConv(inputs, width, 1)
+            self.conv2 = ScalarConv(width, width, 3, stride, padding=1)
+            self.conv3 = ScalarConv(width, outputs, 1, multiplier=True)
+        else:
+            self.conv1 = ScalarConv(inputs, width, 3, stride, padding=1)
+            self.conv2 = ScalarConv(width, outputs, 3, padding=1, multiplier=True)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.relu2 = nn.ReLU(inplace=True)
+        if bottleneck:
+            self.relu3 = nn.ReLU(inplace=True)
+        self.bottleneck = bottleneck
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = ScalarConv(inputs, outputs, 1, stride)
+
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Those of the branch."""
+        layers = [self.conv1, self.conv2, *([self.conv3] if self.bottleneck else [])]
+        return [layer.conv for layer in layers]
+
+    def forward(self, x: Tensor, gate: nn.Module | None = None) -> Tensor:
+        out = self.conv2(self.relu1(self.conv1(x)))
+        if self.bottleneck:
+            out = self.conv3(self.relu2(out))
+        shortcut = self.downsample(x)
+        if gate is not None:
+            shortcut = gate(shortcut)
+        last: nn.Module = self.relu3 if self.bottleneck else self.relu2
+        return last(out + shortcut)  # type: ignore[no-any-return]
+
+
+class FixupResNet(nn.Module):
+    """A residual network without norms: images (N, in_channels, H, W) of any size to logits (N, num_classes).
+
+    Args:
+        blocks: blocks of each stage; each stage but the first halves the resolution.
+        num_classes, in_channels: of the data.
+        widths: channels inside the branches of each stage.
+        expansion: channels after a block over those inside it.
+        bottleneck: bottleneck blocks in the place of basic ones.
+        stem: channels of the first convolution.
+        small_images: start with a 3x3 convolution at full resolution, not with 7x7, stride 2 and a max pool.
+        squeeze_excite: a gate on the shortcuts, one a stage, with a sixteenth of the channels inside.
+        rescale: start the branches smaller, the more of them there are (the paper's second rule).
+
+    Raises:
+        UserError: not one width for each stage.
+
+    The paper trains the scalars with a tenth of the learning rate.
+
+    >>> net = FixupResNet((1, 1, 1), 10, widths=(16, 32, 64), expansion=1, stem=16, small_images=True)
+    >>> net(torch.randn(2, 3, 24, 40))[0, :3]  # all classes are alike at the start
+    tensor([0., 0., 0.], grad_fn=<SliceBackward0>)
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        expansion: int = 4,
+        bottleneck: bool = False,
+        stem: int = 64,
+        small_images: bool = False,
+        squeeze_excite: bool = False,
+        rescale: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
+        kernel, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = ScalarConv(in_channels, stem, kernel, stride, padding=kernel // 2)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
+        self.stages, inputs = len(blocks), stem
+        for i, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+            outputs = width * expansion
+            made = [
+                FixupBlock(outputs if j else inputs, width, outputs, 2 if i and not j else 1, bottleneck)
+                for j in range(count)
+            ]
+            self.add_module(f"layer{i + 1}", make_stage(made, outputs, squeeze_excite))
+            inputs = outputs
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.fc = nn.Linear(inputs, num_classes)
+        self._initialize(sum(blocks), rescale)
+
+    def _initialize(self, branches: int, rescale: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, FixupBlock):
+                *first, last = module.convolutions
+                nn.init.zeros_(last.weight)
+                if rescale:
+                    for convolution in first:
+                        with torch.no_grad():
+                            convolution.weight.mul_(math.pow(branches, -1 / (2 * len(first))))
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.conv1(x)))
+        for i in range(self.stages):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.fc(self.flatten(self.avgpool(x)) + self.bias)  # type: ignore[no-any-return]
+
+
+@register("cifar_resnet_fixup", preprocessing=CIFAR)
+def cifar_resnet_fixup(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> FixupResNet:
+    """A ResNet for 32-pixel images without norms (Fixup)."""
+    return _small(num_classes, in_channels, depth, options)
+
+
+@register("cifar_resnet_fixup_se", preprocessing=CIFAR)
+def cifar_resnet_fixup_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> FixupResNet:
+    """A ResNet for 32-pixel images without norms (Fixup), with squeeze-excite gates on its shortcuts."""
+    return _small(num_classes, in_channels, depth, {"squeeze_excite": True, **options})
+
+
+@register("imagenet_resnet_fixup")
+def imagenet_resnet_fixup(
+    num_classes: int = 1000, in_channels: int = 3, depth: int = 50, **options: Any
+) -> FixupResNet:
+    """A ResNet of depth 18, 34, 50, 101, 152 or 200 without norms (Fixup)."""
+    return _large(num_classes, in_channels, depth, options)
+
+
+@register("resnet50_fixup")
+def resnet50_fixup(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> FixupResNet:
+    """ResNet-50 without norms (Fixup)."""
+    return _large(num_classes, in_channels, 50, options)
+
+
+@register("resnet50_fixup_se")
+def resnet50_fixup_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> FixupResNet:
+    """ResNet-50 without norms (Fixup), with squeeze-excite gates on its shortcuts."""
+    return _large(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
+
+
+def _small(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> FixupResNet:
+    own = {"widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
+    return FixupResNet(small_image_blocks(depth), num_classes, in_channels, **{**own, **options})
+
+
+def _large(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> FixupResNet:
+    bottleneck = depth not in BASIC_DEPTHS
+    own = {"bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
+    return FixupResNet(imagenet_blocks(depth), num_classes, in_channels, **{**own, **options})

@@ -1,0 +1,78 @@
+"""Residual networks that torchvision does not have: any depth, widths and groups, gates on the shortcuts, depth 200.
+
+After the published code of Mix & Match (arXiv 1908.08986); docs/models.md tells which of its names is which here.
+ResNeXt: Xie et al., arXiv 1611.05431.
+"""
+
+from typing import Any
+
+from anysize.models.families import CIFAR, register
+from anysize.models.residual import BASIC_DEPTHS, ResidualNet, imagenet_blocks, small_image_blocks
+
+
+@register("cifar_resnet_se", preprocessing=CIFAR)
+def cifar_resnet_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> ResidualNet:
+    """A ResNet for 32-pixel images with squeeze-excite gates on its shortcuts, one gate a stage."""
+    return _small(num_classes, in_channels, depth, {"squeeze_excite": True, **options})
+
+
+@register("cifar_resnext", preprocessing=CIFAR)
+def cifar_resnext(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> ResidualNet:
+    """A ResNet for 32-pixel images with grouped convolutions: 4, 8 and 16 groups of 64, 128 and 256 channels."""
+    return _small_grouped(num_classes, in_channels, depth, options)
+
+
+@register("cifar_resnext_se", preprocessing=CIFAR)
+def cifar_resnext_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> ResidualNet:
+    """The grouped ResNet for 32-pixel images with squeeze-excite gates on its shortcuts."""
+    return _small_grouped(num_classes, in_channels, depth, {"squeeze_excite": True, **options})
+
+
+@register("imagenet_resnet")
+def imagenet_resnet(num_classes: int = 1000, in_channels: int = 3, depth: int = 50, **options: Any) -> ResidualNet:
+    """A ResNet of depth 18, 34, 50, 101, 152 or 200, of any widths, groups and expansion."""
+    return _large(num_classes, in_channels, depth, options)
+
+
+@register("resnet200")
+def resnet200(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
+    """ResNet-200: 64.7 million parameters."""
+    return _large(num_classes, in_channels, 200, options)
+
+
+@register("resnet50_se")
+def resnet50_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
+    """ResNet-50 with squeeze-excite gates on its shortcuts, one gate a stage (not SENet's, on each branch)."""
+    return _large(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
+
+
+@register("resnext50_se")
+def resnext50_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
+    """ResNeXt-50 32x4d with squeeze-excite gates on its shortcuts, one gate a stage (not SENet's, on each branch)."""
+    return _large_grouped(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
+
+
+@register("resnext101_32x4d")
+def resnext101_32x4d(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
+    """ResNeXt-101 32x4d."""
+    return _large_grouped(num_classes, in_channels, 101, options)
+
+
+def _small(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
+    own = {"widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
+    return ResidualNet(small_image_blocks(depth), num_classes, in_channels, **{**own, **options})
+
+
+def _small_grouped(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
+    return _small(num_classes, in_channels, depth, {"widths": (64, 128, 256), "groups": (4, 8, 16), **options})
+
+
+def _large(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
+    bottleneck = depth not in BASIC_DEPTHS
+    own = {"bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
+    return ResidualNet(imagenet_blocks(depth), num_classes, in_channels, **{**own, **options})
+
+
+def _large_grouped(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
+    own = {"widths": (128, 256, 512, 1024), "groups": 32, "expansion": 2}
+    return _large(num_classes, in_channels, depth, {**own, **options})

@@ -1,0 +1,236 @@
+"""Residual networks whose shortcuts may pass a squeeze-excite gate, for images of about 32 and of about 224 pixels.
+
+The variants that Mix & Match (arXiv 1908.08986) trains beside the plain networks: channels, groups and expansion a
+stage, and gates on the *shortcut* where SENet (Hu et al., arXiv 1709.01507) has them on the branch. Parameters are
+named as in torchvision's ResNet.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from anysize.models.options import whole_numbers
+from anysize.registry import UserError
+
+IMAGENET_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+"""Blocks a stage by depth (He et al., arXiv 1512.03385, table 1; 200: arXiv 1603.05027)."""
+
+BASIC_DEPTHS = (18, 34)
+"""Depths for ImageNet with basic blocks; the others have bottlenecks."""
+
+
+class ResidualBlock(nn.Module):
+    """Basic or bottleneck block: (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        inputs, width, outputs: channels before, inside and after the branch.
+        stride: of the first 3x3 convolution.
+        groups: of the 3x3 convolutions.
+        bottleneck: one 3x3 convolution between two of 1x1, in the place of two of 3x3.
+        dropout: probability of dropping a value before the last convolution.
+
+    >>> import torch
+    >>> ResidualBlock(8, 4, 16, stride=2, bottleneck=True)(torch.zeros(2, 8, 5, 8)).shape
+    torch.Size([2, 16, 3, 4])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bottleneck: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        if bottleneck:
+            self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+            self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, groups=groups, bias=False)
+            self.conv2 = nn.Conv2d(width, outputs, 3, padding=1, groups=groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU(inplace=True)  # one module a call, as quantization and export need
+        self.bn2 = nn.BatchNorm2d(self.conv2.out_channels)
+        self.relu2 = nn.ReLU(inplace=True)
+        if bottleneck:
+            self.bn3 = nn.BatchNorm2d(outputs)
+            self.relu3 = nn.ReLU(inplace=True)
+        self.bottleneck = bottleneck
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the branch."""
+        return self.bn3 if self.bottleneck else self.bn2
+
+    def forward(self, x: Tensor, gate: nn.Module | None = None) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        if self.bottleneck:
+            out = self.bn3(self.conv3(self.dropout(self.relu2(self.bn2(self.conv2(out))))))
+        else:
+            out = self.bn2(self.conv2(self.dropout(out)))
+        shortcut = self.downsample(x)
+        if gate is not None:
+            shortcut = gate(shortcut)
+        last: nn.Module = self.relu3 if self.bottleneck else self.relu2
+        return last(out + shortcut)  # type: ignore[no-any-return]
+
+
+class GatedStage(nn.Module):
+    """Residual blocks that share one squeeze-excite gate on their shortcuts; blocks are named as in `nn.Sequential`."""
+
+    def __init__(self, blocks: Sequence[nn.Module], channels: int, ratio: int = 16) -> None:
+        super().__init__()
+        for i, block in enumerate(blocks):
+            self.add_module(str(i), block)
+        self.blocks = len(blocks)
+        self.se = SqueezeExcitation(channels, channels // ratio)
+
+    @property
+    def checkpoint_children(self) -> tuple[str, ...]:
+        """What activation checkpointing may recompute apart."""
+        return tuple(map(str, range(self.blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(self.blocks):
+            x = self.get_submodule(str(i))(x, self.se)
+        return x
+
+
+def make_stage(blocks: Sequence[nn.Module], channels: int, squeeze_excite: bool) -> nn.Module:
+    """The blocks in a row, with a gate on their shortcuts or without."""
+    return GatedStage(blocks, channels) if squeeze_excite else nn.Sequential(*blocks)
+
+
+def small_image_blocks(depth: int) -> tuple[int, int, int]:
+    """Blocks of the three stages of a network of `depth` layers for 32-pixel images.
+
+    >>> small_image_blocks(44)
+    (7, 7, 7)
+    """
+    blocks, rest = divmod(depth - 2, 6)
+    if blocks < 1 or rest:
+        raise UserError(f"depth is {depth}; expected 6n + 2 (8, 14, 20, ...)")
+    return blocks, blocks, blocks
+
+
+def imagenet_blocks(depth: int) -> tuple[int, ...]:
+    """Blocks of the four stages of a network of `depth` layers for ImageNet."""
+    if depth not in IMAGENET_BLOCKS:
+        raise UserError(f"depth is {depth}; expected one of {', '.join(map(str, IMAGENET_BLOCKS))}")
+    return IMAGENET_BLOCKS[depth]
+
+
+class ResidualNet(nn.Module):
+    """A residual network: images (N, in_channels, H, W) of any size to logits (N, num_classes).
+
+    Args:
+        blocks: blocks of each stage; each stage but the first halves the resolution.
+        num_classes, in_channels: of the data.
+        widths: channels inside the branches of each stage.
+        expansion: channels after a block over those inside it.
+        groups: of the 3x3 convolutions, the same for all stages or one number a stage.
+        bottleneck: bottleneck blocks in the place of basic ones.
+        stem: channels of the first convolution.
+        small_images: start with a 3x3 convolution at full resolution, not with 7x7, stride 2 and a max pool.
+        squeeze_excite: a gate on the shortcuts, one a stage, with a sixteenth of the channels inside.
+        dropout: probability of dropping a value before the last convolution of a block.
+        zero_init_residual: start each block as its shortcut.
+        classifier_std: standard deviation of the classifier's first weights, with biases at zero; 0: as torch starts
+            every linear layer.
+
+    Raises:
+        UserError: not one width and number of groups for each stage, or groups that do not divide the widths.
+
+    >>> import torch
+    >>> net = ResidualNet((1, 1, 1), 10, widths=(16, 32, 64), expansion=1, stem=16, small_images=True)
+    >>> net(torch.zeros(2, 3, 24, 40)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        expansion: int = 4,
+        groups: int | Sequence[int] = 1,
+        bottleneck: bool = False,
+        stem: int = 64,
+        small_images: bool = False,
+        squeeze_excite: bool = False,
+        dropout: float = 0.0,
+        zero_init_residual: bool = True,
+        classifier_std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
+        groups = [groups] * len(blocks) if isinstance(groups, int) else groups
+        groups = whole_numbers("groups", groups, example=(4, 8, 16, 32)[: len(blocks)])
+        if any(width % group for width, group in zip(widths, groups, strict=True)):
+            raise UserError(f"groups {list(groups)} do not divide the widths {list(widths)}")
+        if classifier_std < 0:
+            raise UserError(
+                f"classifier_std is {classifier_std}; expected a standard deviation, or 0 for torch's start"
+            )
+        kernel, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = nn.Conv2d(in_channels, stem, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
+        self.stages, inputs = len(blocks), stem
+        for i, (count, width, stage_groups) in enumerate(zip(blocks, widths, groups, strict=True)):
+            outputs = width * expansion
+            made = [
+                ResidualBlock(
+                    outputs if j else inputs, width, outputs, stride=2 if i and not j else 1, groups=stage_groups,
+                    bottleneck=bottleneck, dropout=dropout,
+                )
+                for j in range(count)
+            ]  # fmt: skip
+            self.add_module(f"layer{i + 1}", make_stage(made, outputs, squeeze_excite))
+            inputs = outputs
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(inputs, num_classes)
+        self._initialize(zero_init_residual, classifier_std)
+
+    def _initialize(self, zero_init_residual: bool, classifier_std: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, ResidualBlock) and zero_init_residual:
+                nn.init.zeros_(module.last_norm.weight)  # type: ignore[arg-type]
+        if classifier_std:
+            nn.init.normal_(self.fc.weight, std=classifier_std)
+            nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for i in range(self.stages):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "BASIC_DEPTHS", "IMAGENET_BLOCKS", "GatedStage", "ResidualBlock", "ResidualNet", "imagenet_blocks", "make_stage",
+    "small_image_blocks",
+]  # fmt: skip

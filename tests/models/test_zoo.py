@@ -1,0 +1,78 @@
+"""Every registered model, ours, torchvision's and timm's behind our names: what holds for all of them."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from anysize.models.expected import expected_preprocessing
+from anysize.models.factory import list_models, rebuild_model
+from anysize.models.input_size import check_size
+from anysize.norms.convert import convert_norms
+from anysize.registry import UserError
+from anysize.tasks.base import main_logits
+
+CLASSES, CHANNELS = 7, 2
+
+# The size that their best weights were published for takes an option: image_size.
+BUILT_FOR = {"vit_h_14": 224}
+
+
+class EmptyOnMeta(TorchFunctionMode):
+    """Weights take no memory. `torch.device("meta")` would not do: some builders compute widths with tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def build(name: str) -> nn.Module:
+    with EmptyOnMeta():
+        description = {"name": name, "options": {}, "num_classes": CLASSES, "in_channels": CHANNELS}
+        model = rebuild_model(description)
+    return model.to("meta")
+
+
+def shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+def forward(model: nn.Module, size: int) -> Tensor:
+    return main_logits(model(torch.empty(2, CHANNELS, size, size, device="meta")))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model(name: str) -> None:
+    model = build(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 10_000
+    assert shapes(build(name)) == shapes(model)
+    size = BUILT_FOR.get(name) or expected_preprocessing(name).image_size
+    evaluated = model.eval()(torch.empty(2, CHANNELS, size, size, device="meta"))
+    assert isinstance(evaluated, Tensor)  # without auxiliary logits
+    assert evaluated.shape == (2, CLASSES)
+
+    odd = max(size // 2 | 1, 29)
+    try:
+        trained = forward(model.train(), odd)
+    except (RuntimeError, AssertionError):
+        with pytest.raises(UserError) as refused:
+            check_size(model, odd, CHANNELS)
+        message = re.search(
+            rf"cannot take images of {odd} pixels: .*; the smallest it takes is (\d+)$", str(refused.value)
+        )
+        assert message, refused.value
+        trained = forward(model, int(message[1]))
+    assert trained.shape == (2, CLASSES)
+
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        transformer = any(isinstance(module, nn.LayerNorm) for module in model.modules())
+        convert_norms(model, "group", num_groups=1, skip=["LayerNorm"] if transformer else [])
+        assert not any(isinstance(module, _BatchNorm) for module in model.modules())
+        assert forward(model, size).shape == (2, CLASSES)
