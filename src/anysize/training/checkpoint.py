@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.registry import UserError
+from anysize.training.tensor_file import write_tensors
 
 FORMAT = 1
 
@@ -31,8 +33,8 @@ class DamagedCheckpoint(UserError):
 class Checkpoint:
     """Tensors of the model and of the optimizer, by name, and everything else as JSON-ready data."""
 
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
     state: dict[str, Any]
 
 
@@ -45,16 +47,18 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
     """
     beside, aside = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    contents = {"model.safetensors": _serialise(checkpoint.model)}
+    contents = {"model.safetensors": checkpoint.model}
     if checkpoint.optimizer:
-        contents["optimizer.safetensors"] = _serialise(checkpoint.optimizer)
-    files = {name: {"bytes": len(data), "blake2b": _checksum(data)} for name, data in contents.items()}
-    contents["state.json"] = _serialise_state({"format": FORMAT, **checkpoint.state, "files": files})
+        contents["optimizer.safetensors"] = checkpoint.optimizer
+    files = {}
     try:
         shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
         beside.mkdir(parents=True)
-        for name, data in contents.items():
-            _write_synced(beside / name, data)
+        for name, tensors in contents.items():
+            length, checksum = write_tensors(beside / name, tensors)
+            files[name] = {"bytes": length, "blake2b": checksum}
+        state = {"format": FORMAT, **checkpoint.state, "files": files}
+        _write_synced(beside / "state.json", _serialise_state(state))
         _sync_folder(beside)
         if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -66,7 +70,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        needed = sum(map(len, contents.values())) / 2**20
+        needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
         raise UserError(
             f"could not write the checkpoint {folder} ({needed:.1f} MiB): {error.strerror or error}; what was "
             "written before is untouched: make room and give the same command again"
@@ -123,7 +127,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
 
-def load_model(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copy `tensors` into `model`, in place.
 
     Raises:
@@ -154,11 +158,6 @@ def find_damaged(model: nn.Module) -> str | None:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return name
     return None
-
-
-def _serialise(tensors: dict[str, Tensor]) -> bytes:
-    data: bytes = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-    return data
 
 
 def _serialise_state(state: dict[str, Any]) -> bytes:

@@ -65,7 +65,7 @@ class CheckpointStore:
 
         Raises:
             DamagedCheckpoint: names the damaged file and offers `previous` where there is one.
-            UserError: a checkpoint of another model.
+            UserError: a checkpoint of another model, or one that was never trained here.
         """
         try:
             checkpoint = read_checkpoint(path)
@@ -75,6 +75,11 @@ class CheckpointStore:
             if (self.folder / other).is_dir():
                 remedy = f"go on from the other save with --resume {other}"
             raise DamagedCheckpoint(f"{error}; {remedy}") from None
+        if "progress" not in checkpoint.state:
+            raise UserError(
+                f"{path} holds weights alone, as anysize import writes them, and no training to go on with; train from "
+                "them with --model.weights and another run folder"
+            )
         load_model(model, checkpoint.model, path)
         known = {field.name for field in dataclasses.fields(Progress)}
         progress = Progress(**{k: v for k, v in checkpoint.state["progress"].items() if k in known})
@@ -101,7 +106,7 @@ def resume(
             f"the run was trained on {before:,} images and the data now has {now:,}; give the data it began with, or "
             "go on with --allow-changes"
         )
-    optimizer.load_state(checkpoint.state["optimizer"], checkpoint.optimizer)
+    optimizer.load_state(checkpoint.state["optimizer"], dict(checkpoint.optimizer))
     if name == "previous":  # it must not be replaced by what it was chosen over, which may be damaged
         for other in ("last", ".last.old"):
             shutil.rmtree(store.folder / other, ignore_errors=True)

@@ -1,0 +1,268 @@
+"""`anysize.import_checkpoint`: a file of another program's becomes a run folder that the other verbs take.
+
+The values go from the mapped file to the new one a tensor at a time; the model itself is built for its names and shapes
+alone, without memory, unless something of it is new.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anysize.experiment import build
+from anysize.experiment.weights import Weights, describe_input, start_from
+from anysize.models.factory import list_models, rebuild_model
+from anysize.models.foreign import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
+from anysize.models.foreign.fitting import check_fit
+from anysize.models.foreign.heads import file_classes, find_first_convolution, find_head, join
+from anysize.models.pretrained import published_preprocessing
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe, dump, override
+from anysize.registry import UserError
+from anysize.reports import files
+from anysize.training.checkpoint import Checkpoint, write_checkpoint
+
+Say = Callable[[str], None]
+
+
+def import_checkpoint(
+    path: str | Path,
+    model: str = "",
+    *,
+    out: str | Path | None = None,
+    classes: int = 0,
+    channels: int = 0,
+    averaged: bool = False,
+    partial: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say | None = None,
+) -> Path:
+    """Write a run folder with the weights of a file that another program wrote; returns the folder.
+
+    `evaluate`, `calibrate` and `--model.weights` take it. Names of tensors are mapped where the file's differ. The
+    input is the one that the model was published for (`expected_preprocessing`).
+
+    Args:
+        path: the file: PyTorch's of any version or safetensors, from this or another training program.
+        model: the model's name, as `create_model` takes it; empty: the name that the file gives.
+        out: the new folder; by default `runs/MODEL-FILE`.
+        classes: 0: as many as the file's head has; with another number the head is new.
+        channels: input channels; 0: those of the file; for others the first convolution is adapted.
+        averaged: take the averaged weights that the file keeps beside the others.
+        partial: take what fits and start the rest afresh, instead of refusing.
+        overrides: settings of the recipe, such as `{"data.name": "imagenet", "data.root": ...}`, model.options, or
+            task.name, which is "segmentation" by itself where the file has such a head.
+        say: called with each sentence on what was read and done.
+
+    Raises:
+        UserError: what `read_foreign` refuses, weights that do not fit the model, a folder that is there already, or a
+            full disk.
+
+    Example::
+
+        run = anysize.import_checkpoint("resnext50_elastic.pth.tar", "resnext50_elastic")
+        table = anysize.evaluate(run, [224, 288], overrides={"data.root": "~/imagenet"})
+    """
+    foreign = read_foreign(path, averaged=averaged)
+    name = model or _name_of(foreign)
+    recipe = _recipe(name, foreign, overrides or {})
+    folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(_stem(foreign.path))}"
+    _check_new(folder)
+    plan = _plan(recipe, foreign, classes, channels)
+    expected, notes = _preprocessing(recipe, plan.channels)
+    recipe = _with_data(recipe, expected, plan.classes, overrides or {})
+    description = {**plan.description, "image_size": expected.image_size}
+    state = {
+        "model": description,
+        "task": recipe.task.name,
+        "images": 0,
+        "preprocessing": expected.to_dict(),
+        "imported": {"file": foreign.path.name, "model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics},
+    }
+    tensors, fitted = _tensors(plan, recipe, description, foreign, partial)
+    damaged = next((key for key, value in tensors.items() if not _finite(value)), None)
+    checkpoints = folder / "checkpoints"
+    write_checkpoint(checkpoints / "last", Checkpoint(tensors, {}, state))
+    shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)
+    files.write_atomically(folder / files.RECIPE, dump(recipe))
+    for line in (
+        *foreign.lines(),
+        *fitted,
+        *([f"{damaged} holds values that are not finite"] if damaged else []),
+        *notes,
+        describe_input(Weights({}, expected, ""), expected),
+        f"{folder}: {name} with {plan.classes} classes, whose names the file does not tell",
+    ):
+        if say:
+            say(line)
+    return folder
+
+
+@dataclasses.dataclass
+class _Plan:
+    """What the model is built from, its shapes, and how the file fits."""
+
+    description: dict[str, Any]
+    own: Mapping[str, Tensor]
+    report: FitReport
+    classes: int
+    channels: int
+
+
+def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: int) -> _Plan:
+    """Find class count and input channels in the file, and fit it to the model that has them."""
+    described = build.describe_model(recipe, Preprocessing(image_size=224))
+    described |= {"num_classes": None, "norm": "", "norm_options": {}, "elasticize": ""}
+    if recipe.task.name == "segmentation":
+        described["task"] = "segmentation"
+    network = _shape_of(described)
+    own, head, first = network.state_dict(), find_head(network), find_first_convolution(network)
+    mapped = map_names(foreign.tensors, own).tensors
+    published = file_classes(own, head)
+    classes = classes or file_classes(mapped, head) or published or 0
+    if not classes:
+        raise UserError(f"model {recipe.model.name!r} does not tell how many classes it has; give --classes")
+    weight = mapped.get(join(first, "weight")) if first is not None else None
+    channels = channels or (weight.shape[1] if weight is not None and weight.ndim == 4 else 3)
+    described |= {"num_classes": classes, "in_channels": channels}
+    if (classes, channels) != (published, 3):
+        own = _shape_of(described).state_dict()
+    report = fit_tensors(own, foreign.tensors, head, first)
+    described |= {key: getattr(recipe.model, key) for key in ("norm", "norm_options", "elasticize")}
+    return _Plan(described, own, report, classes, channels)
+
+
+def _shape_of(description: Mapping[str, Any]) -> nn.Module:
+    """The model without memory for its values, or with, where it cannot be built so."""
+    try:
+        with torch.device("meta"):
+            return rebuild_model(description)
+    except UserError:
+        raise
+    except Exception:  # whatever a builder does that needs values
+        return rebuild_model(description)
+
+
+def _tensors(
+    plan: _Plan, recipe: Recipe, description: Mapping[str, Any], foreign: ForeignCheckpoint, partial: bool
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The values to write, by the model's names and in its order, and what was done to get them."""
+    torch.manual_seed(recipe.training.seed)
+    says = f" (of {foreign.arch!r}, it says)" if foreign.arch else ""
+    source = f"{foreign.path}{says}"
+    if description["norm"] or description["elasticize"]:
+        weights = Weights(foreign.tensors, None, source)
+        return start_from(description, weights, partial=partial).state_dict(), weights.notes
+    check_fit(plan.report, plan.own, source, recipe.model.name, partial)
+    found: dict[str, Tensor] = {}
+    lacking = [name for name in plan.own if name not in plan.report.tensors]
+    if any(not name.endswith("num_batches_tracked") for name in lacking):
+        fresh = rebuild_model(description).state_dict()
+        found = {name: fresh[name] for name in lacking}
+    else:
+        found = {name: torch.zeros((), dtype=torch.int64) for name in lacking}
+    tensors = {name: found.get(name, plan.report.tensors.get(name)) for name in plan.own}
+    return _OfTypes(tensors, plan.own), plan.report.lines()
+
+
+class _OfTypes(Mapping[str, Tensor]):
+    """Tensors of a file, each converted to the model's type only when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor | None], own: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._own = own
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._tensors[name]
+        assert value is not None
+        return value.to(self._own[name].dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+
+
+def _name_of(foreign: ForeignCheckpoint) -> str:
+    if foreign.arch in list_models():
+        return foreign.arch
+    says = f"says {foreign.arch!r}, which is no model here" if foreign.arch else "does not tell its model"
+    raise UserError(f"{foreign.path} {says}; name it with --as (`anysize models` lists them)")
+
+
+def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any]) -> Recipe:
+    if overrides.get("model.weights"):
+        raise UserError("model.weights is given beside a file to import; expected one of them")
+    task = {}
+    if "task.name" not in overrides and any("aspp." in key or "dla_up." in key for key in foreign.tensors):
+        task = {"task.name": "segmentation"}
+    return override(Recipe(), {"model.name": name, **task, **overrides})
+
+
+def _with_data(recipe: Recipe, expected: Preprocessing, classes: int, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with the data set that the class count suggests, where none was named, at the expected size."""
+    small = {10: "cifar10", 100: "cifar100"}.get(classes, "folder") if expected.image_size == 32 else "folder"
+    suggested = {"data.name": "imagenet" if classes == 1000 else small, "sizes.base": expected.image_size}
+    return override(recipe, {key: value for key, value in suggested.items() if key not in overrides})
+
+
+def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[str]]:
+    """What the model expects, for this number of channels; with what the recipe sets of it."""
+    expected = published_preprocessing(recipe.model.name, recipe.model.options)
+    notes = []
+    if expected is None:
+        expected = Preprocessing(image_size=224)
+        notes.append("nothing is known of how its images were prepared: taken as usual for ImageNet")
+    if channels != expected.channels:
+        mean, std = (sum(values) / len(values) for values in (expected.mean, expected.std))
+        expected = dataclasses.replace(expected, mean=(mean,) * channels, std=(std,) * channels)
+        notes.append("mean and deviation are the averages over the published channels")
+    for key in ("mean", "std"):
+        wanted = getattr(recipe.data, key)
+        if wanted and len(wanted) != channels:
+            raise UserError(f"data.{key} has {len(wanted)} values and the model {channels} input channels")
+    return (
+        dataclasses.replace(
+            expected,
+            image_size=recipe.sizes.base or expected.image_size,
+            mean=recipe.data.mean or expected.mean,
+            std=recipe.data.std or expected.std,
+            resize=recipe.data.resize or expected.resize,
+        ),
+        notes,
+    )
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
+        raise UserError(f"{folder} is there already; give a new folder with --out")
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".tar").rpartition(".")[0] or path.name
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.")
+
+
+def _link(source: str, target: str) -> str:
+    """A second name of a file, which is never written in place; a copy where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+__all__ = ["import_checkpoint"]

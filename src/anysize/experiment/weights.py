@@ -1,0 +1,156 @@
+"""First weights of a model from wherever they are: a run, a checkpoint, a foreign file, or published ones by name."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from anysize.models.factory import rebuild_model
+from anysize.models.foreign import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
+from anysize.models.foreign.heads import find_first_convolution
+from anysize.models.pretrained import DEFAULT, pretrained_weights, published_preprocessing
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError
+from anysize.training.checkpoint import read_checkpoint
+
+_WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
+
+
+@dataclasses.dataclass
+class Weights:
+    """Tensors by name, the input that they want (None: nobody says), whose they are, and sentences on what was read."""
+
+    tensors: Mapping[str, Tensor]
+    preprocessing: Preprocessing | None
+    source: str
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None) -> Weights:
+    """Read weights for the model `name`, built with `options`.
+
+    Args:
+        source: a run folder (its best checkpoint, else its last), a checkpoint folder, a file of another program's,
+            "pretrained", or the name of torchvision's weights, such as "IMAGENET1K_V1".
+        name, options: of the model, which published weights are looked up by.
+
+    Raises:
+        UserError: there is no such thing, it is damaged or wants to run code, or it cannot be downloaded.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and (str(source) == DEFAULT or _WEIGHTS_NAME.fullmatch(str(source))):
+        found = pretrained_weights(name, str(source), options)
+        return Weights(found.tensors, found.preprocessing, found.source, [f"weights: {found.source}"])
+    if path.is_dir():
+        return _ours(_checkpoint_folder(path))
+    if not path.exists():
+        raise UserError(
+            f"weights are {str(source)!r}, and there is no such file or folder; expected a run folder, a checkpoint "
+            f"folder, a file such as model.pth, {DEFAULT!r}, or a name of torchvision's weights such as IMAGENET1K_V1"
+        )
+    foreign = read_foreign(path)
+    return Weights(foreign.tensors, published_preprocessing(name, options), str(path), foreign.lines())
+
+
+def load_weights(
+    model: nn.Module, source: str | Path, *, name: str = "", partial: bool = False, num_classes: int | None = None
+) -> FitReport:
+    """Load weights into `model`, in place: from a run, a checkpoint, or a file of another program's.
+
+    Names are mapped where the file's differ from the model's, the head stays as it is where the class count differs,
+    and the first convolution is adapted where the input channels do.
+
+    Args:
+        model: yours or one of `create_model`.
+        source: a run folder, a checkpoint folder or a file; with `name` also "pretrained" or a name of torchvision's
+            weights.
+        name: the model's name, which published weights are looked up by.
+        partial: load what fits instead of refusing what does not fit whole.
+        num_classes: of the model, by which its head is found; None: the last layer that may be one.
+
+    Raises:
+        UserError: no such weights, damaged ones, ones that want to run code, or ones that do not fit; the message ends
+            in a table of what does not. The model is as it was.
+
+    >>> import tempfile, torch, anysize
+    >>> file = Path(tempfile.mkdtemp()) / "checkpoint.pth.tar"
+    >>> torch.save({"state_dict": anysize.create_model("resnet8").state_dict()}, file)
+    >>> print(*load_weights(anysize.create_model("resnet8", num_classes=3), file).lines())
+    the head fc is new: the file has 10 classes, the model 3
+    """
+    weights = find_weights(source, name)
+    return fit_state_dict(model, weights.tensors, partial=partial, num_classes=num_classes, source=weights.source)
+
+
+def start_from(description: Mapping[str, Any], weights: Weights, *, partial: bool = False) -> nn.Module:
+    """Build the model that `description` says (see `rebuild_model`) and load `weights` into it.
+
+    Where its norms are swapped or its blocks made elastic, that is done after loading if the weights are those of the
+    model without, and before if they are of such a model themselves. What was done goes to `weights.notes`.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    before = {**description, "norm": "", "norm_options": {}, "elasticize": ""}
+    changed = any(description.get(key) for key in ("norm", "elasticize"))
+    classes = description["num_classes"]
+
+    def load(model: nn.Module) -> None:
+        report = fit_state_dict(model, weights.tensors, partial=partial, num_classes=classes, source=weights.source)
+        weights.notes += report.lines()
+
+    if changed and fits(rebuild_model(before), weights, classes):
+        if description.get("elasticize"):
+            weights.notes.append("convolutions that elasticize splits start anew")
+        return rebuild_model(description, first_weights=load)
+    model = rebuild_model(description)
+    load(model)
+    return model
+
+
+def fits(model: nn.Module, weights: Weights, num_classes: int) -> bool:
+    """Whether the weights are the model's, but for class count and input channels."""
+    head, first = find_head(model, num_classes), find_first_convolution(model)
+    return fit_tensors(model.state_dict(), weights.tensors, head, first).fits
+
+
+def describe_input(weights: Weights, used: Preprocessing) -> str:
+    """One sentence on how images are prepared for a model that starts from `weights`."""
+    wanted = weights.preprocessing
+    if wanted is None:
+        return "nothing is known of how images were prepared for the weights: mean and deviation are the data's"
+    if wanted.channels != used.channels:
+        return (
+            f"the weights are for images of {wanted.channels} channels, and these have {used.channels}: mean and "
+            "deviation are the data's"
+        )
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (used.mean, used.std))
+    return (
+        f"images are prepared with mean {mean}, deviation {std}, {used.interpolation}, crop ratio {used.crop_ratio:.4g}"
+    )
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    if (path / "state.json").is_file():
+        return path
+    for name in ("best", "last"):
+        if (path / "checkpoints" / name / "state.json").is_file():
+            return path / "checkpoints" / name
+    raise UserError(
+        f"{path} is neither a run folder with checkpoints nor a checkpoint folder; expected one that anysize train or "
+        "anysize import wrote, or a file"
+    )
+
+
+def _ours(folder: Path) -> Weights:
+    checkpoint = read_checkpoint(folder)
+    described = checkpoint.state["model"]
+    note = f"weights: {folder}, a checkpoint of {described['name']} with {described['num_classes']} classes"
+    preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
+    return Weights(checkpoint.model, preprocessing, str(folder), [note])
+
+
+__all__ = ["Weights", "describe_input", "find_weights", "fits", "load_weights", "start_from"]

@@ -1,0 +1,186 @@
+"""Where the weights lie in what a file held, and what stands beside them: pure functions of plain data."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from anysize.registry import UserError
+
+WEIGHTS = (
+    "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params",
+)  # fmt: skip
+AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema")
+WRAPPERS = ("module.", "_orig_mod.")
+"""Of DataParallel and AveragedModel, and of torch.compile."""
+
+_METRICS = ("best", "acc", "prec", "top1", "top5", "err", "loss", "metric")
+
+
+@dataclasses.dataclass
+class ForeignCheckpoint:
+    """The weights of a file and what the file says of them.
+
+    `tensors` by name, without the wrappers' `prefix`; `arch` is the model's name as the program called it, `config`
+    its options as text; `epoch` counts as the program did; `averaged` says that these are averaged weights, and
+    `has_averaged` that there are some beside; `ignored` names entries that are no tensors.
+    """
+
+    path: Path
+    format: str
+    tensors: dict[str, Tensor]
+    arch: str = ""
+    config: str = ""
+    epoch: int | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    averaged: bool = False
+    has_averaged: bool = False
+    ignored: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What was read, in sentences."""
+        values = sum(tensor.numel() for tensor in self.tensors.values())
+        what = f"{self.format} file with {len(self.tensors):,} tensors, {values:,} values"
+        beside = [f"model {self.arch!r}"] if self.arch else []
+        beside += [f"options {self.config}"] if self.config else []
+        beside += [f"epoch {self.epoch}"] if self.epoch is not None else []
+        beside += [f"{name} {value:.6g}" for name, value in self.metrics.items()]
+        lines = [f"{self.path}: {what}" + (f"; it says: {', '.join(beside)}" if beside else "")]
+        if self.prefix:
+            lines.append(f"the prefix {self.prefix!r} of every name is taken off")
+        if self.averaged:
+            lines.append("these are averaged weights")
+        elif self.has_averaged:
+            lines.append("averaged weights are in it, too, and not taken: --averaged takes them")
+        if self.ignored:
+            lines.append(f"ignored, since no tensors: {_some(self.ignored)}")
+        return lines
+
+
+def find_contents(held: Any, path: Path, form: str, averaged: bool = False) -> ForeignCheckpoint:
+    """Find weights and what stands beside them in what was read from `path`.
+
+    Raises:
+        UserError: there are no weights, or no averaged ones where they are wanted.
+
+    >>> import torch
+    >>> held = {"model": {"w": torch.zeros(1)}, "model_ema": {"n_averaged": torch.tensor(3), "module.w": torch.ones(1)}}
+    >>> find_contents(held, Path("checkpoint.pth"), "PyTorch", averaged=True).tensors
+    {'w': tensor([1.])}
+    """
+    if not isinstance(held, Mapping):
+        raise UserError(f"{path} holds {_kind(held)}; expected a checkpoint: weights by name, or a dict with them")
+    beside = {key: value for key, value in held.items() if isinstance(key, str)}
+    extra = next((beside[key] for key in AVERAGED if _has_tensors(beside.get(key))), None)
+    main = _main_weights(beside)
+    if averaged and extra is None:
+        raise UserError(f"{path} holds no averaged weights ({_some(list(beside))}); leave --averaged out")
+    if main is None and extra is None:
+        raise UserError(
+            f"{path} holds no weights: it has {_some(list(beside)) or 'nothing'}; expected tensors by name, or a dict "
+            "with them under state_dict or model"
+        )
+    taken = extra if averaged or main is None else main
+    assert taken is not None
+    tensors = {str(key): value.detach() for key, value in taken.items() if isinstance(value, Tensor)}
+    ignored = () if taken is held else tuple(str(key) for key, value in taken.items() if not isinstance(value, Tensor))
+    tensors, prefix = strip_wrappers(tensors)
+    return ForeignCheckpoint(
+        path=path,
+        format=form,
+        tensors=tensors,
+        arch=_arch(beside),
+        config=_text(beside.get("config")),
+        epoch=_whole(beside.get("epoch")),
+        metrics=_metrics(beside) if taken is not held else {},
+        prefix=prefix,
+        averaged=taken is extra,
+        has_averaged=extra is not None,
+        ignored=ignored,
+    )
+
+
+def strip_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Take the wrappers' prefixes off that every name has, and the count of an average; returns what was taken off.
+
+    >>> import torch
+    >>> strip_wrappers({"module._orig_mod.w": torch.zeros(1)})
+    ({'w': tensor([0.])}, 'module._orig_mod.')
+    """
+    left = {name: value for name, value in tensors.items() if name != "n_averaged"}
+    prefix = ""
+    while found := next((w for w in WRAPPERS if left and all(name.startswith(w) for name in left)), ""):
+        left = {name.removeprefix(found): value for name, value in left.items()}
+        prefix += found
+    return left, prefix
+
+
+def _main_weights(beside: Mapping[str, Any]) -> Mapping[Any, Any] | None:
+    for key in WEIGHTS:
+        if _has_tensors(beside.get(key)):
+            return beside[key]  # type: ignore[no-any-return]
+    if _has_tensors(beside):
+        return beside
+    nested = [value for key, value in beside.items() if key not in AVERAGED and _has_tensors(value)]
+    return nested[0] if len(nested) == 1 else None
+
+
+def _has_tensors(value: Any) -> bool:
+    """Whether a dict holds tensors by name; the state of an optimizer is numbered."""
+    return isinstance(value, Mapping) and any(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _arch(beside: Mapping[str, Any]) -> str:
+    arguments = beside.get("args")
+    from_arguments = vars(arguments) if hasattr(arguments, "__dict__") else arguments
+    for place in (beside, from_arguments):
+        for key in ("arch", "model", "architecture", "model_name"):
+            if isinstance(place, Mapping) and isinstance(place.get(key), str):
+                return str(place[key])
+    return ""
+
+
+def _metrics(beside: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers whose name says that they are a result."""
+    found = {}
+    for key, value in beside.items():
+        number = _plain(value)
+        if any(word in key.lower() for word in _METRICS) and type(number) in (int, float):
+            found[key] = float(number)
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdigit():  # the header of a safetensors file holds text alone
+        return int(value)
+    number = _plain(value)
+    return number if type(number) is int else None
+
+
+def _plain(value: Any) -> Any:
+    """The Python number that a tensor or a numpy scalar of one value holds."""
+    if isinstance(value, (Tensor, np.generic)):
+        return value.item() if not isinstance(value, Tensor) or value.numel() == 1 else None
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"one tensor {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _some(names: Any, count: int = 5) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+__all__ = ["AVERAGED", "WEIGHTS", "ForeignCheckpoint", "find_contents", "strip_wrappers"]

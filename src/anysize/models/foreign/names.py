@@ -1,0 +1,212 @@
+"""From the names of a checkpoint to those of a model: pure functions of names and shapes, each doing one thing.
+
+`map_names` applies them in turn. A step changes something only where the model has names that the file lacks and the
+file has what they are made of, so that a file that fits already comes out as it went in. Sources: the published
+networks of ELASTIC (arXiv 1812.05262), torchvision's and timm's, and torchvision's before 0.3 (DenseNet).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+Step = Callable[[dict[str, Tensor], Tensors], tuple[dict[str, Tensor], str]]
+
+_BRANCH = re.compile(r"^(.*\.)?(conv[123]|bn[12])_d\.(\w+)$")
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_SQUEEZE_EXCITE = re.compile(r"\.se\.fc([12])\.")
+_TREE = re.compile(r"^((?:base\.)?level\d+(?:\.tree[12])*)\.project\.")
+_AUXILIARY = re.compile(r"^(AuxLogits|aux\d*|aux_logits|auxiliary\w*|aux_head\w*)\.")
+
+
+@dataclasses.dataclass
+class Mapped:
+    """Tensors by the model's names, what was done in sentences, and names of the model that the file need not have.
+
+    `optional` gives for each of these the reason, which is told where the model keeps its own first values.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: list[str]
+    optional: dict[str, str]
+
+
+def map_names(tensors: Tensors, own: Tensors) -> Mapped:
+    """Rename, split and drop the tensors of a file, so that they are those of a model.
+
+    Args:
+        tensors: of the file, by name.
+        own: the model's state dict; only names and shapes count, so that it may be on the meta device.
+
+    >>> own = {"features.norm_final.bias": torch.zeros(4), "classifier.bias": torch.zeros(2)}
+    >>> file = {"model.features.norm5.bias": torch.ones(4), "model.classifier.bias": torch.ones(2)}
+    >>> mapped = map_names(file, own)
+    >>> sorted(mapped.tensors), mapped.notes[0]
+    (['classifier.bias', 'features.norm_final.bias'], "the prefix 'model.' of every name is taken off")
+    """
+    left, notes = dict(tensors), []
+    for step in STEPS:
+        left, note = step(left, own)
+        if note:
+            notes.append(note)
+    return Mapped(left, notes, _optional(left, own))
+
+
+def strip_prefix(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """Take a prefix off that every name has, where more names are then the model's."""
+    first = next(iter(tensors), "")
+    parts = first.split(".")
+    candidates = [".".join(parts[:i]) + "." for i in range(1, len(parts))]
+    candidates = [p for p in candidates if all(name.startswith(p) for name in tensors)]
+    if not candidates:
+        return tensors, ""
+
+    def known(prefix: str) -> int:
+        return sum(_known(name.removeprefix(prefix), own) for name in tensors)
+
+    best = max(candidates, key=known)
+    if known(best) <= known(""):
+        return tensors, ""
+    return {name.removeprefix(best): value for name, value in tensors.items()}, (
+        f"the prefix {best!r} of every name is taken off"
+    )
+
+
+def rename_old_densenet(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """`denselayer1.norm.1` of old DenseNet files is `denselayer1.norm1` today."""
+    return _rename(tensors, own, lambda name: _OLD_DENSENET.sub(r"\1\2", name), "names of an old format of DenseNet")
+
+
+def rename_last_norm(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """DenseNet's last norm: `norm5` in torchvision, `norm_final` in ELASTIC's networks."""
+    here, there = "features.norm_final.", "features.norm5."
+    if not any(name.startswith(here) for name in own):
+        here, there = there, here
+    return _rename(tensors, own, lambda name: name.replace(there, here), f"{there[:-1]} is {here[:-1]} here")
+
+
+def rename_squeeze_excite(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """timm's `se.fc1` and `se.fc2` are `selayer.conv1` and `selayer.conv2` in ELASTIC's networks."""
+    return _rename(
+        tensors, own, lambda name: _SQUEEZE_EXCITE.sub(r".selayer.conv\1.", name), "se.fc1, se.fc2 are selayer here"
+    )
+
+
+def put_under_base(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """The weights of a classifier are those below `base.` of a segmentation network (DLA).
+
+    The classifier's own head is left out where it has another number of classes: nothing uses it there.
+    """
+    if any(name.startswith("base.") for name in tensors) or not any(name.startswith("base.") for name in own):
+        return tensors, ""
+    moved = {f"base.{name}": value for name, value in tensors.items()}
+    if sum(name in own for name in moved) <= sum(name in own for name in tensors):
+        return tensors, ""
+    for name in [name for name in moved if name.startswith("base.fc.")]:
+        if name in own and own[name].shape != moved[name].shape:
+            del moved[name]
+    return moved, "a classifier's weights, for the network below base."
+
+
+def split_branches(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """Split a block's grouped convolutions in two where the model has two branches (ELASTIC, section 3.2).
+
+    Branch one takes the first half of the groups, branch two, whose names end in `_d`, the second half. A block of one
+    branch equals one of two whose sum is normalised together.
+    """
+    left, count = dict(tensors), 0
+    for name, second in own.items():
+        found = _BRANCH.match(name)
+        if not found or name in tensors:
+            continue
+        layer, kind = found.group(2), found.group(3)
+        partner = f"{found.group(1) or ''}{layer}.{kind}"
+        if partner not in tensors or partner not in own:
+            continue
+        joined, first = tensors[partner], own[partner]
+        if kind == "num_batches_tracked":
+            left[name] = joined
+            continue
+        dim = 1 if layer == "conv3" else 0
+        if joined.ndim != first.ndim or joined.shape[dim] != first.shape[dim] + second.shape[dim]:
+            continue
+        left[partner], left[name] = torch.split(joined, [first.shape[dim], second.shape[dim]], dim)
+        count += 1
+    return left, f"{count} grouped convolutions and norms are split into two branches" if count else ""
+
+
+def drop_unused(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """Leave out what the file has and the model has no use for: counters, dead projections, heads of other tasks."""
+    dropped: dict[str, set[str]] = {}
+    names = set(tensors)
+    for name in names - set(own):
+        if name.endswith("num_batches_tracked"):
+            dropped.setdefault("", set()).add(name)
+        elif _is_dead_projection(name, names):
+            dropped.setdefault("projections that feed nothing", set()).add(name)
+        elif name.startswith("fc.") and _is_segmentation(own) and not _is_segmentation(tensors):
+            dropped.setdefault("the classifier fc", set()).add(name)
+        elif _AUXILIARY.match(name):
+            dropped.setdefault("auxiliary classifiers", set()).add(name)
+    gone = set().union(*dropped.values())
+    note = ", ".join(sorted(reason for reason in dropped if reason))
+    return {name: value for name, value in tensors.items() if name not in gone}, note and f"left out: {note}"
+
+
+STEPS: tuple[Step, ...] = (
+    strip_prefix,
+    rename_old_densenet,
+    rename_last_norm,
+    rename_squeeze_excite,
+    put_under_base,
+    split_branches,
+    drop_unused,
+)
+
+
+def _optional(tensors: Tensors, own: Tensors) -> dict[str, str]:
+    """Names of the model that the file lacks, and may lack, with the reason."""
+    optional = {}
+    transfer = _is_segmentation(own) and not _is_segmentation(tensors)
+    for name in own.keys() - tensors.keys():
+        if name.endswith("num_batches_tracked"):
+            optional[name] = ""
+        elif _is_dead_projection(name, own):
+            optional[name] = "projections that feed nothing"
+        elif transfer and name.startswith(("aspp.", "dla_up.", "fc.", "up.")):
+            optional[name] = "the segmentation head, which a classifier's file has not"
+        elif name.startswith("base.fc."):
+            optional[name] = "the classifier base.fc, which nothing uses"
+        elif _AUXILIARY.match(name):
+            optional[name] = "auxiliary classifiers"
+    return optional
+
+
+def _is_segmentation(names: Iterable[str]) -> bool:
+    return any(name.startswith(("aspp.", "dla_up.")) for name in names)
+
+
+def _is_dead_projection(name: str, names: Iterable[str]) -> bool:
+    """Whether `name` is of a projection in a tree of trees (DLA), which computes a shortcut that no block takes."""
+    tree = _TREE.match(name)
+    return bool(tree) and any(other.startswith(f"{tree.group(1)}.tree1.tree1.") for other in names)  # type: ignore[union-attr]
+
+
+def _rename(
+    tensors: dict[str, Tensor], own: Tensors, rule: Callable[[str], str], note: str
+) -> tuple[dict[str, Tensor], str]:
+    """Rename what the model knows by its new name and not by its old one."""
+    renamed = {name: rule(name) for name in tensors if name not in own and _known(rule(name), own)}
+    renamed = {name: new for name, new in renamed.items() if new != name}
+    return {renamed.get(name, name): value for name, value in tensors.items()}, note if renamed else ""
+
+
+def _known(name: str, own: Tensors) -> bool:
+    """Whether the model has this name; a later step may put it below `base.`."""
+    return name in own or f"base.{name}" in own
+
+
+__all__ = ["STEPS", "Mapped", "map_names"]
