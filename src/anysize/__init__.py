@@ -30,34 +30,52 @@ _WHERE = {
     "Recipe": "anysize.recipe",
     "UserError": "anysize.registry",
     "average_online_state": "anysize.norms.online_distributed",
+    "bench": "anysize.models.bench",
     "calibrate": "anysize.experiment.runs",
     "calibrate_batch_norm": "anysize.norms.calibration",
     "calibrated": "anysize.norms.calibration",
+    "checkpoint_segments": "anysize.models.recompute",
     "convert_norms": "anysize.norms.convert",
     "count_flops": "anysize.sizes.cost",
     "create_model": "anysize.models.factory",
     "create_norm": "anysize.norms.factory",
+    "elasticize": "anysize.models.elasticize",
     "evaluate": "anysize.experiment.runs",
+    "expected_preprocessing": "anysize.models.expected",
+    "fold_batch_norm": "anysize.models.fold",
+    "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.factory",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.runs",
+    "load_weights": "anysize.experiment.weights",
     "plan": "anysize.experiment.plan",
     "repeat": "anysize.experiment.repeat",
+    "run_scale_policy": "anysize.experiment.policy",
     "scale_gradient_state": "anysize.norms.online",
+    "scale_policy": "anysize.evaluation.scale_policy",
     "train": "anysize.experiment.train",
 }
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
+    from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.plan import plan as plan
+    from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.repeat import repeat as repeat
     from anysize.experiment.runs import calibrate as calibrate
     from anysize.experiment.runs import evaluate as evaluate
     from anysize.experiment.runs import load_run as load_run
     from anysize.experiment.train import train as train
+    from anysize.experiment.weights import load_weights as load_weights
+    from anysize.models.bench import bench as bench
+    from anysize.models.elasticize import elasticize as elasticize
+    from anysize.models.expected import expected_preprocessing as expected_preprocessing
     from anysize.models.factory import create_model as create_model
     from anysize.models.factory import list_models as list_models
+    from anysize.models.fold import fold_batch_norm as fold_batch_norm
+    from anysize.models.recompute import checkpoint_segments as checkpoint_segments
     from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
     from anysize.norms.calibration import calibrated as calibrated
     from anysize.norms.convert import convert_norms as convert_norms

@@ -1,6 +1,5 @@
 """What a network's branches contribute: against a definition written here, in any batching, and what is refused."""
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -78,4 +77,51 @@ def test_what_has_no_scales_is_refused() -> None:
         scale_policy(create_model("resnet8"), [torch.zeros(1, 3, 8, 8)])
     with pytest.raises(UserError, match="hold no image"):
         scale_policy(create_model("resnet14", elasticize="auto"), [])
-    assert isinstance(scale_policy(Two(0.0), [torch.zeros(1, 3, 4, 4)]), pd.DataFrame)
+    with pytest.raises(UserError, match="at this size no block has a branch at half resolution"):
+        scale_policy(create_model("resnet14", elasticize="auto"), [torch.zeros(1, 3, 1, 1)])
+    with pytest.raises(UserError, match=r"layer1\.0 hold NaN or infinite values"):
+        diverged = create_model("resnet14", elasticize="auto")
+        nn.init.constant_(diverged.get_parameter("conv1.weight"), torch.nan)
+        scale_policy(diverged, [torch.zeros(1, 3, 8, 8)])
+
+
+def test_a_block_that_lets_nothing_through_counts_as_even() -> None:
+    assert scale_policy(Two(0.0), [torch.zeros(1, 3, 4, 4)])["low_share"].tolist() == [0.5]
+
+
+def test_images_of_sizes_at_which_a_block_has_one_resolution_are_left_out() -> None:
+    """Of an elastic DenseNet, layers with maps 7 high: those of the third block at 112 pixels."""
+    model = create_model("densenet201_elastic", 5, block_config=(1, 1, 1, 1), growth_rate=4, num_init_features=8)
+    batches = [
+        (torch.randn(1, 3, 64, 64), [3]),
+        (torch.randn(2, 3, 112, 112), [4, 5]),
+        (torch.randn(1, 3, 64, 64), [6]),
+    ]
+    table = scale_policy(model, batches).set_index("block")
+    assert table.loc["features.denseblock3.denselayer1", "image"].tolist() == [0, 3]
+    assert table.loc["features.denseblock3.denselayer1", "label"].tolist() == [3, 6]
+    assert table.loc["features.denseblock2.denselayer1", "image"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_block_that_is_called_twice_counts_both() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Two(0.3)
+
+        def forward(self, x: Tensor) -> None:
+            for half in x.chunk(2, dim=3):
+                self.block(half)
+
+    x = torch.randn(3, 2, 8, 8)
+    low = torch.cat(
+        [nn.functional.interpolate(0.3 * nn.functional.avg_pool2d(half, 2), scale_factor=2, mode="bilinear")
+         for half in x.chunk(2, dim=3)], dim=3,
+    )  # fmt: skip
+    table = scale_policy(Twice(), [x[:1], x[1:]])
+    assert table["low_share"].to_numpy() == pytest.approx(definition(x, low).numpy(), abs=1e-5)
+    with pytest.raises(UserError, match="block saw 4 maps for 2 images"):
+        scale_policy(
+            nn.Sequential(nn.PixelShuffle(2), nn.Flatten(0, 1), nn.Unflatten(0, (-1, 2)), Two(0.3)),
+            [torch.randn(2, 16, 4, 4)],
+        )

@@ -61,12 +61,30 @@ def test_for_image_files(run, tmp_path, capsys):
     assert "1.png" in shown
 
 
+def test_files_of_one_name_are_told_apart(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    paths = ["a/cat.png", "b/cat.png", "b/[red].png"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
+    build_app()(["policy", str(run), *paths, "a/cat.png"], result_action="return_value")
+    shown = capsys.readouterr().out
+    assert all(shown.count(path) == 1 for path in paths)
+    build_app()(["policy", str(run), *paths[1:]], result_action="return_value")
+    shown = capsys.readouterr().out
+    assert " cat.png" in shown
+    assert " [red].png" in shown
+
+
 def test_what_is_wrong_is_told(run, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png cannot be read as an image: it is in no image format"):
         anysize.run_scale_policy(run, [tmp_path / "text.png"])
     with pytest.raises(UserError, match="limit is 0; expected at least 1"):
         anysize.run_scale_policy(run, limit=0)
+    with pytest.raises(UserError, match="at this size no block has a branch at half resolution"):
+        anysize.run_scale_policy(run, size=1)
     plain = anysize.train("quickstart-fixed", TINY, run=tmp_path / "plain")
     assert not (plain / "scale_policy.csv").exists()
     with pytest.raises(UserError, match="has no block with a branch at half resolution"):

@@ -229,6 +229,21 @@ def test_networks_are_traced_for_every_size_at_once(name: str, task: str) -> Non
         torch.testing.assert_close(run(folded, images), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("size", [(64, 64), (65, 50)])
+@pytest.mark.parametrize(
+    ("name", "task"), [("se_resnext50_elastic", "classification"), ("dla60x_elastic", "segmentation")]
+)
+def test_one_exported_graph_takes_every_size(name: str, task: str, size: tuple[int, int]) -> None:
+    """Even sides and odd ones, whichever it was exported with."""
+    model = fill_model(small(name, task)).eval()
+    sides = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    exported = torch.export.export(model, (torch.randn(2, 3, *size),), dynamic_shapes=(sides,)).module()
+    for height, width in [(64, 96), (97, 80), (33, 33)]:
+        images = torch.randn(3, 3, height, width)
+        expected = run(model, images)
+        torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
 @every
 def test_channels_last_is_kept(name: str, task: str) -> None:
     model = fill_model(small(name, task)).eval()

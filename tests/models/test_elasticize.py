@@ -1,8 +1,12 @@
 """`elasticize`: FLOPs unchanged, any norm and size, blocks equal to a reference written here, refusals."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from anysize.models.elastic_blocks import ElasticBasicBlock, ElasticBottleneck
@@ -189,6 +193,103 @@ def test_start_shortcut_mode_and_dropout_are_the_models_own() -> None:
     assert dropouts[0] is not dropouts[1]
 
 
+def test_modes_and_frozen_affine_parameters_are_kept() -> None:
+    model = create_model("resnet14")
+    old = model.get_submodule("layer1.1")
+    for norm in ("bn1", "bn2"):
+        old.get_submodule(norm).eval().requires_grad_(False)
+    elasticize(model)
+    block = model.get_submodule("layer1.1")
+    assert [name for name, part in block.named_modules() if not part.training] == ["bn1_d", "bn1", "bn2"]
+    frozen = [name for name, parameter in block.named_parameters() if not parameter.requires_grad]
+    assert frozen == [f"{norm}.{part}" for norm in ("bn1_d", "bn1", "bn2") for part in ("weight", "bias")]
+
+
+def test_kind_of_activation_is_kept() -> None:
+    model = torchvision.models.resnet18()
+    model.layer1[0].relu = nn.SiLU()
+    elasticize(model)
+    found = [[m for m in block.children() if isinstance(m, (nn.SiLU, nn.ReLU))] for block in model.layer1]
+    assert [[type(m) for m in block] for block in found] == [[nn.SiLU] * 3, [nn.ReLU] * 3]
+    assert len(set(found[0])) == 3  # one a call
+    assert model.get_submodule("layer1.1.relu1").inplace
+
+
+def test_a_block_of_several_names_stays_one_block() -> None:
+    model = create_model("resnet14")
+    layer = model.get_submodule("layer1")
+    assert isinstance(layer, nn.Sequential)
+    layer.append(layer[1])
+    model.add_module("again", layer)
+    assert len(elasticize(model).blocks) == 3
+    assert isinstance(layer[1], ElasticBasicBlock)
+    assert layer[2] is layer[1]
+    assert model.get_submodule("again.1") is layer[1]
+
+
+def test_parts_of_other_models_are_named_from_the_whole() -> None:
+    detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    blocks = elasticize(detector).blocks
+    assert len(blocks) == 11
+    assert all(name.startswith("backbone.body.layer") for name in blocks)
+    whole = nn.Sequential(create_model("resnet14"), nn.Linear(10, 3))
+    assert list(elasticize(whole, "0.layer2").blocks) == ["0.layer2.1"]
+    stage = create_model("resnet14").get_submodule("layer1")
+    assert list(elasticize(stage).blocks) == ["0", "1"]
+
+
+def _hook(block: Any) -> None:
+    block.conv2.register_forward_hook(lambda *_: None)
+
+
+def _exchange(block: Any) -> None:
+    block.conv2 = nn.Sequential(block.conv2)
+
+
+def _exchange_forward(block: Any) -> None:
+    block.forward = lambda x: x
+
+
+def _give_parameters(block: Any) -> None:
+    block.relu1 = nn.PReLU()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda block: block.conv1.requires_grad_(False), "its conv1 is frozen and would start anew"),
+        (lambda block: nn.utils.parametrizations.weight_norm(block.conv2), "its conv2 is a ParametrizedConv2d"),
+        (_exchange, "its conv2 is a Sequential; expected a Conv2d"),
+        (_hook, "Conv2d has hooks, which would be lost"),
+        (_exchange_forward, "its forward was exchanged"),
+        (_give_parameters, "its activation PReLU has parameters"),
+    ],
+)
+def test_what_would_be_lost_is_refused(change: Callable[[Any], object], message: str) -> None:
+    model = create_model("resnet14")
+    change(model.get_submodule("layer1.1"))
+    before = list(model.modules())
+    with pytest.raises(UserError, match=rf"layer1\.1: {message}"):
+        elasticize(model)
+    assert list(model.modules()) == before
+    elasticize(model, "layer2")  # the others can be split
+
+
+def test_frozen_batch_norm_is_refused() -> None:
+    model = torchvision.models.resnet18(norm_layer=torchvision.ops.FrozenBatchNorm2d)
+    with pytest.raises(UserError, match=r"layer1\.0: FrozenBatchNorm2d cannot be made for another number of channels"):
+        elasticize(model)
+
+
+def test_blocks_too_narrow_to_keep_their_flops_are_refused() -> None:
+    with pytest.raises(UserError, match=r"layer1\.0: its 2 channels cannot be split at the same FLOPs: .* by 12%"):
+        create_model("resnet14", widths=(2, 8, 8), elasticize="auto")
+    with torch.device("meta"):
+        two = torchvision.models.resnet50(groups=2, width_per_group=32)
+    with pytest.raises(UserError, match=r"layer1\.0: its 64 channels in 2 groups cannot be split"):
+        elasticize(two)
+
+
 def test_memory_order_and_dtype_are_kept() -> None:
     model = create_model("resnet14").to(torch.float64).to(memory_format=torch.channels_last)
     elasticize(model)
@@ -207,6 +308,13 @@ def test_dilated_blocks_are_split() -> None:
 def test_rebuilt_from_its_description() -> None:
     description = {"name": "resnet14", "options": {}, "num_classes": 5, "in_channels": 1, "elasticize": "layer1"}
     assert isinstance(rebuild_model(description).get_submodule("layer1.0"), ElasticBasicBlock)
+
+
+def test_a_single_block_and_no_stages_are_refused() -> None:
+    with pytest.raises(UserError, match="the model is itself a ResidualBlock; give the module that holds it"):
+        elasticize(create_model("resnet14").get_submodule("layer1.1"))
+    with pytest.raises(UserError, match="stages is True; expected auto, all or names"):
+        elasticize(create_model("resnet14"), True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

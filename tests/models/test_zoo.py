@@ -1,42 +1,26 @@
 """Every registered model, ours, torchvision's and timm's behind our names: what holds for all of them."""
 
 import re
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from anysize.models.expected import expected_preprocessing
 from anysize.models.factory import list_models, rebuild_model
 from anysize.models.input_size import check_size
+from anysize.models.meta import build_on_meta
 from anysize.norms.convert import convert_norms
 from anysize.registry import UserError
 from anysize.tasks.base import main_logits
 
 CLASSES, CHANNELS = 7, 2
 
-# The size that their best weights were published for takes an option: image_size.
-BUILT_FOR = {"vit_h_14": 224}
-
-
-class EmptyOnMeta(TorchFunctionMode):
-    """Weights take no memory. `torch.device("meta")` would not do: some builders compute widths with tensors."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.empty and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
 
 def build(name: str) -> nn.Module:
-    with EmptyOnMeta():
-        description = {"name": name, "options": {}, "num_classes": CLASSES, "in_channels": CHANNELS}
-        model = rebuild_model(description)
-    return model.to("meta")
+    description = {"name": name, "options": {}, "num_classes": CLASSES, "in_channels": CHANNELS}
+    return build_on_meta(lambda: rebuild_model(description))
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -53,7 +37,7 @@ def test_every_model(name: str) -> None:
     model = build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) > 10_000
     assert shapes(build(name)) == shapes(model)
-    size = BUILT_FOR.get(name) or expected_preprocessing(name).image_size
+    size = expected_preprocessing(name).image_size
     evaluated = model.eval()(torch.empty(2, CHANNELS, size, size, device="meta"))
     assert isinstance(evaluated, Tensor)  # without auxiliary logits
     assert evaluated.shape == (2, CLASSES)

@@ -44,7 +44,10 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
 
 
 def build_app() -> cyclopts.App:
-    """Collect the verbs: each module beside this one has a function `command`."""
+    """Collect the verbs: each module beside this one has a function `command`.
+
+    A module is named as its verb, with an underscore behind what Python keeps for itself, such as `import_`.
+    """
     app = cyclopts.App(
         name="anysize",
         help="Convolutional networks that train, adapt and run at any size.",
@@ -53,7 +56,7 @@ def build_app() -> cyclopts.App:
     )
     for module in pkgutil.iter_modules(anysize.cli.__path__):
         command = importlib.import_module(f"anysize.cli.{module.name}").command
-        app.command(command, name=module.name)
+        app.command(command, name=module.name.removesuffix("_"))
     return app
 
 

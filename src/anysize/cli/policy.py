@@ -26,27 +26,31 @@ def command(run: str, /, *images: Settings, size: int = 0, limit: int = 1000, ch
         last, best, previous or calibrated-SIZE
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from anysize.experiment.policy import run_scale_policy
 
     at = next((i for i, token in enumerate(images) if token.startswith("--")), len(images))
+    paths = list(dict.fromkeys(images[:at]))
     table = run_scale_policy(
-        run, images[:at], size=size, limit=limit, checkpoint=checkpoint, overrides=parse_settings(images[at:])
+        run, paths, size=size, limit=limit, checkpoint=checkpoint, overrides=parse_settings(images[at:])
     )
     console = Console()
-    if at:
-        table = table.assign(image=[Path(image).name for image in table["image"]])
-        every, columns = ("image", "block") if at > _BESIDE else ("block", "image")
+    if paths:
+        names = {path: Path(path).name for path in paths}
+        if len(set(names.values())) == len(names):  # else the folders tell them apart
+            table = table.assign(image=table["image"].map(names))
+        every, columns = ("image", "block") if len(paths) > _BESIDE else ("block", "image")
         wide = table.pivot_table(index=every, columns=columns, values="low_share", sort=False)
         if every == "image":  # the blocks of a deep network do not fit side by side
             wide = wide.mean(axis=1).to_frame("from half resolution, mean over blocks")
     else:
         every, wide = "block", table[table["label"] == ""].set_index("block")[["low_share", "low_share_sd"]]
         wide.columns = ["from half resolution", "deviation over images"]
-    shown = Table(every, *map(str, wide.columns))
+    shown = Table(every, *(escape(str(column)) for column in wide.columns))
     for name, row in wide.iterrows():
-        shown.add_row(str(name), *(f"{value:.1%}" for value in row))
+        shown.add_row(escape(str(name)), *(f"{value:.1%}" for value in row))
     console.print(shown)
-    if not at:
+    if not paths:
         console.print(f"{run}/scale_policy.csv and {run}/report.html are written", soft_wrap=True)

@@ -1,6 +1,9 @@
 """`anysize train RECIPE`."""
 
 import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from anysize.cli import Settings, parse_settings
 
@@ -13,6 +16,7 @@ def command(
     repeat: int | None = None,
     resume: str = "last",
     allow_changes: bool = False,
+    pretrained: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train what a recipe says, or go on with it where it was stopped.
 
@@ -31,6 +35,8 @@ def command(
         last: go on where the run was saved; previous: at the save before that; never: start over
     allow_changes
         go on although the run had other settings, such as a lower learning rate after a divergence
+    pretrained
+        start from torchvision's or timm's published weights of the model: --model.weights pretrained
     """
     from rich.console import Console
 
@@ -40,6 +46,8 @@ def command(
     from anysize.training.guards import Interrupted
 
     overrides, folder = parse_settings(settings), run or None
+    if pretrained:
+        overrides.setdefault("model.weights", "pretrained")
     try:
         if repeat is None:
             train(recipe, overrides, run=folder, resume_from=resume, allow_changes=allow_changes)

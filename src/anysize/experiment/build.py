@@ -16,8 +16,11 @@ from anysize.data.loader import PlanLoader
 from anysize.data.registry import build_preprocessing, dataset_info, load_dataset, resolve_augment
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
+from anysize.experiment.weights import Weights, start_from
 from anysize.models.factory import rebuild_model
 from anysize.models.input_size import check_size
+from anysize.models.recompute import checkpoint_segments
+from anysize.norms.online import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -60,21 +63,57 @@ def base_size(recipe: Recipe) -> int:
     return recipe.sizes.base or dataset_info(recipe.data).image_size
 
 
-def build_data(recipe: Recipe) -> Data:
-    """Open the training images and settle how they are fed to the model."""
+def build_data(recipe: Recipe, weights_want: Preprocessing | None = None) -> Data:
+    """Open the training images and settle how they are fed to the model.
+
+    `weights_want` is the input of the weights that the model starts from or has; see `feed_alike`.
+    """
     source = load_dataset(recipe.data, "train")
     info = dataset_info(recipe.data)
     preprocessing = build_preprocessing(recipe.data, info, base_size(recipe), source.classes)
+    preprocessing = feed_alike(preprocessing, weights_want, recipe.data)
     augment = resolve_augment(recipe.augment, info)
     return Data(source, preprocessing, TrainTransform(preprocessing, augment, recipe.training.seed))
 
 
-def build_model(recipe: Recipe, preprocessing: Preprocessing) -> nn.Module:
-    """The model with the data's classes and channels; its initial weights follow from the seed."""
+def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: DataSettings) -> Preprocessing:
+    """The data's preprocessing with mean, deviation, interpolation and crop ratio of the weights.
+
+    What the recipe sets of mean and deviation stays. So does everything where the weights are for another number of
+    channels.
+
+    >>> grey = Preprocessing(28, (0.5,), (0.25,))
+    >>> feed_alike(grey, Preprocessing(224), DataSettings()) == grey
+    True
+    """
+    if weights is None or weights.channels != data.channels:
+        return data
+    return dataclasses.replace(
+        data,
+        mean=data.mean if settings.mean else weights.mean,
+        std=data.std if settings.std else weights.std,
+        interpolation=weights.interpolation,
+        crop_ratio=weights.crop_ratio,
+    )
+
+
+def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights | None = None) -> nn.Module:
+    """The model with the data's classes and channels; its first weights follow from the seed where none are given."""
     torch.manual_seed(recipe.training.seed)
-    model = rebuild_model(describe_model(recipe, preprocessing))
+    description = describe_model(recipe, preprocessing)
+    if weights:
+        model = start_from(description, weights, partial=recipe.model.partial_weights)
+    else:
+        model = rebuild_model(description)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if recipe.model.checkpoint_segments:
+        if recipe.training.compile and any(online_norms(model)):
+            raise UserError(
+                "online norm cannot be compiled and recomputed at once: set training.compile to false or "
+                "model.checkpoint_segments to 0"
+            )
+        checkpoint_segments(model, recipe.model.checkpoint_segments)
     return model
 
 
@@ -86,6 +125,7 @@ def build_task(recipe: Recipe, num_classes: int) -> Task:
         label_smoothing=recipe.task.label_smoothing,
         mixup=recipe.augment.mixup,
         cutmix=recipe.augment.cutmix,
+        auxiliary_weight=recipe.task.auxiliary_weight,
     )
 
 
@@ -113,7 +153,7 @@ def flops_by_size(model: nn.Module, channels: int) -> Callable[[int], Flops]:
 
     @functools.cache
     def flops(size: int) -> Flops:
-        check_size(model, size, channels)
+        check_size(model, size, channels, training=True)
         return count_flops(model, size, channels)
 
     return flops
@@ -136,6 +176,7 @@ def describe_model(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, An
         "options": recipe.model.options,
         "num_classes": len(preprocessing.classes),
         "in_channels": preprocessing.channels,
+        "elasticize": recipe.model.elasticize,
         "norm": recipe.model.norm,
         "norm_options": recipe.model.norm_options,
         "image_size": preprocessing.image_size,
@@ -156,7 +197,7 @@ def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[
 # what is done about damaged images, of which a run that stopped at the first has trained on none.
 HARMLESS = (
     "data.root", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
-    "training.checkpoint_minutes",
+    "training.checkpoint_minutes", "model.checkpoint_segments",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anysize.experiment import build
 from anysize.experiment.weights import Weights, describe_input, start_from
@@ -20,6 +20,7 @@ from anysize.models.factory import list_models, rebuild_model
 from anysize.models.foreign import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
 from anysize.models.foreign.fitting import check_fit
 from anysize.models.foreign.heads import file_classes, find_first_convolution, find_head, join
+from anysize.models.meta import build_on_meta
 from anysize.models.pretrained import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
@@ -120,7 +121,7 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
     described |= {"num_classes": None, "norm": "", "norm_options": {}, "elasticize": ""}
     if recipe.task.name == "segmentation":
         described["task"] = "segmentation"
-    network = _shape_of(described)
+    network = build_on_meta(lambda: rebuild_model(described))
     own, head, first = network.state_dict(), find_head(network), find_first_convolution(network)
     mapped = map_names(foreign.tensors, own).tensors
     published = file_classes(own, head)
@@ -131,21 +132,10 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
     channels = channels or (weight.shape[1] if weight is not None and weight.ndim == 4 else 3)
     described |= {"num_classes": classes, "in_channels": channels}
     if (classes, channels) != (published, 3):
-        own = _shape_of(described).state_dict()
+        own = build_on_meta(lambda: rebuild_model(described)).state_dict()
     report = fit_tensors(own, foreign.tensors, head, first)
     described |= {key: getattr(recipe.model, key) for key in ("norm", "norm_options", "elasticize")}
     return _Plan(described, own, report, classes, channels)
-
-
-def _shape_of(description: Mapping[str, Any]) -> nn.Module:
-    """The model without memory for its values, or with, where it cannot be built so."""
-    try:
-        with torch.device("meta"):
-            return rebuild_model(description)
-    except UserError:
-        raise
-    except Exception:  # whatever a builder does that needs values
-        return rebuild_model(description)
 
 
 def _tensors(

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from anysize.data.registry import build_preprocessing, dataset_info, load_dataset
 from anysize.experiment import build
+from anysize.models.meta import build_on_meta
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.sizes.cost import PlanCost, estimate_memory, plan_cost
 from anysize.training.progress import run_length
@@ -63,8 +62,7 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     preprocessing = build_preprocessing(
         resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
     )
-    with torch.device("meta"):
-        model = build.build_model(resolved, preprocessing)
+    model = build_on_meta(lambda: build.build_model(resolved, preprocessing))
     batches = build.build_plan(resolved, length)
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size

@@ -90,8 +90,8 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
     if channels != preprocessing.channels:
         raise UserError(
             f"the images of {recipe.data.name!r} have {channels} channel{'s' * (channels != 1)} and the model takes "
-            f"{preprocessing.channels}; give other data with --data.name, or train the model for these images: --model.weights "
-            f"{loaded.folder}"
+            f"{preprocessing.channels}; give other data with --data.name, or train the model for these images with "
+            f"--model.weights {loaded.folder}"
         )
     validation = load_dataset(recipe.data, "validation")
     if not preprocessing.classes:

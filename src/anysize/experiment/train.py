@@ -130,6 +130,8 @@ def prepare(recipe: Recipe, resumed: Preprocessing | None = None) -> Prepared:
     check_precision(recipe.training.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
+    if recipe.model.partial_weights and not recipe.model.weights:
+        raise UserError("model.partial_weights is set without model.weights; say where the weights come from")
     weights = None
     if recipe.model.weights and resumed is None:
         weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)

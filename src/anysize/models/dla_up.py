@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from anysize.models.scales import cut
+
 
 def bilinear_upsampling(channels: int, factor: int = 2) -> nn.ConvTranspose2d:
     """A transposed convolution of each channel alone that starts as bilinear interpolation.
@@ -62,8 +64,7 @@ class IterativeAggregation(nn.Module):
         x = raised[0]
         merged: list[Tensor] = []
         for i in range(1, self.count):
-            cut = raised[i][:, :, : x.shape[2], : x.shape[3]]
-            x = self.get_submodule(f"node_{i}")(torch.cat((x, cut), 1))
+            x = self.get_submodule(f"node_{i}")(torch.cat((x, cut(raised[i], x)), 1))
             merged.append(x)
         return merged
 

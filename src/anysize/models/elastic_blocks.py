@@ -21,6 +21,7 @@ class ElasticBasicBlock(nn.Module):
         last_norm: the norm on the sum.
         downsample: the shortcut; None: the input as it is.
         dropout: before the last convolution of a branch.
+        activation: after each norm, in a copy of its own.
 
     >>> import torch
     >>> from anysize.models.elasticize import elasticize
@@ -40,21 +41,22 @@ class ElasticBasicBlock(nn.Module):
         last_norm: nn.Module,
         downsample: nn.Module | None,
         dropout: nn.Module,
+        activation: nn.Module,
     ) -> None:
         super().__init__()
         self.halve = half_resolution()
         self.conv1_d, self.conv2_d = low
         (self.bn1_d,) = low_norms
-        self.relu1_d = nn.ReLU(inplace=True)
-        self.dropout_d = copy.copy(dropout)
+        self.relu1_d = copy.deepcopy(activation)
+        self.dropout_d = copy.deepcopy(dropout)
         self.conv1, self.conv2 = full
         (self.bn1,) = full_norms
-        self.relu1 = nn.ReLU(inplace=True)
+        self.relu1 = copy.deepcopy(activation)
         self.dropout = dropout
         self.merge = ScaleSum()
         self.bn2 = last_norm
-        self.downsample = downsample or nn.Identity()
-        self.relu2 = nn.ReLU(inplace=True)
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.relu2 = copy.deepcopy(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.conv2_d(self.dropout_d(self.relu1_d(self.bn1_d(self.conv1_d(self.halve(x))))))
@@ -71,6 +73,7 @@ class ElasticBottleneck(nn.Module):
         last_norm: the norm on the sum.
         downsample: the shortcut; None: the input as it is.
         dropout: before the last convolution of a branch.
+        activation: after each norm, in a copy of its own.
 
     >>> import torch
     >>> from anysize.models.elasticize import elasticize
@@ -90,21 +93,22 @@ class ElasticBottleneck(nn.Module):
         last_norm: nn.Module,
         downsample: nn.Module | None,
         dropout: nn.Module,
+        activation: nn.Module,
     ) -> None:
         super().__init__()
         self.halve = half_resolution()
         self.conv1_d, self.conv2_d, self.conv3_d = low
         self.bn1_d, self.bn2_d = low_norms
-        self.relu1_d, self.relu2_d = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
-        self.dropout_d = copy.copy(dropout)
+        self.relu1_d, self.relu2_d = copy.deepcopy(activation), copy.deepcopy(activation)
+        self.dropout_d = copy.deepcopy(dropout)
         self.conv1, self.conv2, self.conv3 = full
         self.bn1, self.bn2 = full_norms
-        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+        self.relu1, self.relu2 = copy.deepcopy(activation), copy.deepcopy(activation)
         self.dropout = dropout
         self.merge = ScaleSum()
         self.bn3 = last_norm
-        self.downsample = downsample or nn.Identity()
-        self.relu3 = nn.ReLU(inplace=True)
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.relu3 = copy.deepcopy(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.relu1_d(self.bn1_d(self.conv1_d(self.halve(x))))

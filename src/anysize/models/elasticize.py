@@ -9,22 +9,18 @@ section 3). The second one costs a quarter a channel. What it saves is spent on 
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision.models import resnet as torchvision_resnet
 
+from anysize.models.block_shape import BlockShape
 from anysize.models.elastic_blocks import ElasticBasicBlock, ElasticBottleneck
 from anysize.models.residual import GatedStage, ResidualBlock
 from anysize.norms.replace import resized
 from anysize.registry import UserError, did_you_mean
-
-# Relative difference of a block's FLOPs up to which the more even split of its channels is preferred.
-_TOLERANCE = 0.01
 
 _BLOCKS = (torchvision_resnet.BasicBlock, torchvision_resnet.Bottleneck, ResidualBlock)
 
@@ -58,14 +54,17 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
         model: holds residual blocks of torchvision's ResNet, ResNeXt or Wide ResNet, or of our residual networks,
             with norms of any kind. Blocks with a stride keep their shape, as in the paper.
         stages: names of the modules whose blocks are meant, such as `["layer1", "layer2"]` or "layer1,layer2"; "auto":
-            all but the last one, as in the paper; "all".
+            all of the model but the last one, as in the paper; "all".
 
-    The split convolutions start anew, with the deviation of the weights that they replace: this is done before
-    training. The last norm and the shortcut stay. The FLOPs of each block stay within 3 %; parameters grow, since a
-    channel at half resolution costs a quarter of one at full resolution.
+    The split convolutions and their norms start anew, with the deviation of the weights that they replace: this is done
+    before training, and what was trained is lost there. The last norm, the shortcut and the kind of activation stay. A
+    block that the model holds under several names stays one block. The FLOPs of each block stay within 3 % at even
+    sides; parameters grow, since a channel at half resolution costs a quarter of one at full resolution.
 
     Raises:
-        UserError: no block that can be split, an unknown stage, or a model that is elastic already; it is as it was.
+        UserError: no block that can be split, an unknown stage, or a model that is elastic already; a block with frozen
+            convolutions, with hooks, with a part that was exchanged for one of another kind, or with too few channels
+            to keep its FLOPs. The model is as it was.
 
     >>> from anysize.models.factory import create_model
     >>> model = create_model("resnet20")
@@ -77,15 +76,18 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
         if isinstance(module, (ElasticBasicBlock, ElasticBottleneck)):
             raise UserError(f"{name} has a branch at half resolution already; give a model without")
     chosen = _choose(_residual_blocks(model), stages)
-    made = {name: _split(name, block) for name, block in chosen.items()}  # all of them before any takes its place
-    for name, (new, _) in made.items():
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, new)
-    return Elasticized({name: widths for name, (_, widths) in made.items()})
+    made = {block: _split(name, block) for name, block in chosen.items()}  # all of them before any takes its place
+    for parent in list(model.modules()):
+        for attribute, child in list(parent._modules.items()):  # named_children leaves second names out
+            if child in made:
+                setattr(parent, attribute, made[child][0])
+    return Elasticized({name: made[block][1] for name, block in chosen.items()})
 
 
 def _residual_blocks(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Residual blocks by stage and name; those of a stage stand in one module."""
+    if type(model) in _BLOCKS:
+        raise UserError(f"the model is itself a {type(model).__name__}; give the module that holds it")
     found: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():
         stage = name.rpartition(".")[0]
@@ -101,113 +103,37 @@ def _choose(blocks: dict[str, dict[str, Any]], stages: str | Sequence[str]) -> d
     """The blocks of the stages asked for that keep the resolution."""
     if isinstance(stages, str):
         stages = [stage for stage in re.split(r"[,\s]+", stages) if stage]
+    elif not isinstance(stages, Sequence):
+        raise UserError(f"elasticize: stages is {stages!r}; expected auto, all or names such as layer1,layer2")
     names = list(blocks)
     usual = {"auto": names[:-1] or names, "all": names}
     wanted = usual.get(stages[0], list(stages)) if len(stages) == 1 else list(stages)
     for stage in wanted:
         if stage not in blocks:
             raise UserError(
-                f"stages: the model has no stage {stage!r} of residual blocks: {did_you_mean(stage, names)}"
+                f"elasticize: the model has no stage {stage!r} of residual blocks: {did_you_mean(stage, names)}"
             )
     chosen = {name: block for stage in wanted for name, block in blocks[stage].items() if _stride(block) == (1, 1)}
     if not chosen:
         raise UserError(
-            f"stages {', '.join(wanted) or 'are empty'}: no block there keeps the resolution; choose others"
+            f"elasticize: stages {', '.join(wanted) or 'are empty'}: no block there keeps the resolution; choose others"
         )
     return chosen
 
 
 def _stride(block: Any) -> tuple[int, ...]:
-    return max(block.conv1.stride, block.conv2.stride)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """The convolutions of a block: the first makes the middle channels, the last ends them."""
-
-    convolutions: Sequence[nn.Conv2d]
-
-    @property
-    def middle(self) -> int:
-        return self.convolutions[0].out_channels
-
-    @property
-    def group(self) -> int:
-        """Channels of a group of the convolutions between; 0 where they are not grouped."""
-        between = self.convolutions[1:-1]
-        return self.middle // between[0].groups if between and between[0].groups > 1 else 0
-
-    def macs(self, width: int) -> int:
-        """Multiply-adds a position with `width` middle channels."""
-        first, *between, last = self.convolutions
-        total = first.in_channels * width * math.prod(first.kernel_size) // first.groups
-        total += sum(width * (self.group or width) * math.prod(part.kernel_size) for part in between)
-        return total + width * last.out_channels * math.prod(last.kernel_size) // last.groups
-
-    def widths(self) -> tuple[int, int]:
-        """Middle channels at full and at half resolution that together take the FLOPs of the block.
-
-        As even a split as 1 % of the FLOPs allows, in multiples of 8 channels where there are such, else of 4, 2 or 1.
-        """
-        wanted = self.macs(self.middle)
-        near = []
-        for unit in (8, 4, 2, 1):
-            step = math.lcm(unit, self.group or 1, self.convolutions[0].groups, self.convolutions[-1].groups)
-            for full in range(step, self.middle + 1, step):
-                for low in range(step, self.middle + 1, step):
-                    error = abs(self.macs(full) + self.macs(low) / 4 - wanted) / wanted
-                    near.append((error > _TOLERANCE, abs(full - low) if error <= _TOLERANCE else error, full, low))
-            if near and not min(near)[0]:
-                break
-        if not near:
-            raise UserError(f"{self.middle} channels are too few to split")
-        _, _, full, low = min(near)
-        return full, low
-
-    def branch(self, width: int) -> list[nn.Conv2d]:
-        """Fresh convolutions with `width` middle channels."""
-        last = len(self.convolutions) - 1
-        return [
-            _like(
-                old,
-                old.in_channels if i == 0 else width,
-                old.out_channels if i == last else width,
-                width // self.group if self.group and 0 < i < last else old.groups,
-            )
-            for i, old in enumerate(self.convolutions)
-        ]
-
-
-def _like(old: nn.Conv2d, inputs: int, outputs: int, groups: int) -> nn.Conv2d:
-    """A convolution like `old` with other channels, whose weights start with the same deviation."""
-    new = nn.Conv2d(
-        inputs,
-        outputs,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        groups,
-        old.bias is not None,
-        old.padding_mode,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    with torch.no_grad():
-        new.weight.normal_().mul_(old.weight.std())
-        if new.bias is not None:
-            new.bias.zero_()
-    if old.weight.is_contiguous(memory_format=torch.channels_last):
-        new = new.to(memory_format=torch.channels_last)
-    return new
+    return max(getattr(conv, "stride", (1, 1)) for conv in (block.conv1, block.conv2))
 
 
 def _split(name: str, block: Any) -> tuple[nn.Module, tuple[int, int, int]]:
     """The elastic block in the place of `block`, with its middle channels before and those of its two branches."""
     bottleneck = hasattr(block, "conv3")
-    shape = _Shape([block.conv1, block.conv2, *([block.conv3] if bottleneck else [])])
+    convolutions = [block.conv1, block.conv2, *([block.conv3] if bottleneck else [])]
+    activation = block.relu1 if hasattr(block, "relu1") else block.relu
+    shape = BlockShape(convolutions)
     old_norms = [block.bn1, block.bn2] if bottleneck else [block.bn1]
     try:
+        _check(block, convolutions, activation)
         widths = shape.widths()
         full, low = (shape.branch(width) for width in widths)
         full_norms, low_norms = ([resized(norm, width) for norm in old_norms] for width in widths)
@@ -215,8 +141,30 @@ def _split(name: str, block: Any) -> tuple[nn.Module, tuple[int, int, int]]:
         raise UserError(f"{name}: {error}") from None
     make, last_norm = (ElasticBottleneck, block.bn3) if bottleneck else (ElasticBasicBlock, block.bn2)
     dropout = getattr(block, "dropout", nn.Identity())
-    new = make(full, low, full_norms, low_norms, last_norm, block.downsample, dropout)
-    return new.train(block.training), (shape.middle, *widths)
+    new = make(full, low, full_norms, low_norms, last_norm, block.downsample, dropout, activation)
+    new.training = block.training
+    for part, module in new.named_children():
+        if not part.startswith(("bn", "dropout", "downsample")) or type(module) is nn.Identity:
+            module.train(block.training)  # the others have the old one's mode, which may be of their own
+    return new, (shape.middle, *widths)
+
+
+def _check(block: Any, convolutions: Sequence[Any], activation: nn.Module) -> None:
+    """Refuse what would be lost without a word."""
+    for i, conv in enumerate(convolutions, start=1):
+        if type(conv) is not nn.Conv2d:
+            raise UserError(f"its conv{i} is a {type(conv).__name__}; expected a Conv2d without parametrizations")
+        if not conv.weight.requires_grad:
+            raise UserError(f"its conv{i} is frozen and would start anew; make the model elastic before it is frozen")
+    if any(True for _ in activation.parameters()):
+        raise UserError(
+            f"its activation {type(activation).__name__} has parameters; expected one without, such as ReLU"
+        )
+    for part in (block, *convolutions, activation):
+        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+            raise UserError(f"{type(part).__name__} has hooks, which would be lost: remove them before")
+    if "forward" in vars(block):
+        raise UserError("its forward was exchanged, which would be lost")
 
 
 __all__ = ["Elasticized", "elasticize"]

@@ -22,11 +22,13 @@ def smallest_size(model: nn.Module, in_channels: int = 3, largest: int = 1024) -
     >>> smallest_size(create_model("inception_v3"))
     75
     """
-    return _search(model, in_channels, largest)[1]
+    return _search(model, in_channels, largest=largest)[1]
 
 
-def check_size(model: nn.Module, size: int, in_channels: int = 3) -> None:
+def check_size(model: nn.Module, size: int, in_channels: int = 3, *, training: bool = False) -> None:
     """Do nothing if `model` takes images (N, in_channels, size, size), otherwise say why it does not.
+
+    Asks it in evaluation, or with `training` in training, where an auxiliary classifier may take large images alone.
 
     Raises:
         UserError: with torch's reason and the smallest size that the model takes.
@@ -38,12 +40,12 @@ def check_size(model: nn.Module, size: int, in_channels: int = 3) -> None:
     ...
     anysize.registry.UserError: model AlexNet cannot take images of 32 pixels: ...; the smallest it takes is 63
     """
-    refused = _refusal(meta_copy(model).eval(), size, in_channels)
+    refused = _refusal(meta_copy(model).train(training), size, in_channels)
     if refused is None:
         return
     if isinstance(refused, UserError):  # of a module of ours: it says what to do, and may take one size alone
         raise UserError(f"model {type(model).__name__} cannot take images of {size} pixels: {refused}")
-    probe, smallest = _search(model, in_channels)
+    probe, smallest = _search(model, in_channels, training)
     reason = _refusal(probe, size, in_channels)
     if reason is not None:
         raise UserError(
@@ -52,13 +54,13 @@ def check_size(model: nn.Module, size: int, in_channels: int = 3) -> None:
         )
 
 
-def _search(model: nn.Module, in_channels: int, largest: int = 1024) -> tuple[nn.Module, int]:
+def _search(model: nn.Module, in_channels: int, training: bool = False, largest: int = 1024) -> tuple[nn.Module, int]:
     """The copy of the model that was asked, and the smallest size that it takes.
 
     A model that can do nothing on the meta device, for want of a kernel or because it reads values, is asked for real.
     """
     for copied in (meta_copy, copy.deepcopy):
-        probe = copied(model).eval()
+        probe = copied(model).train(training)
         refused = 0
         for size in sorted({*(1 << i for i in range(largest.bit_length())), 224, 299, 384}):
             if _refusal(probe, size, in_channels) is None:

@@ -160,7 +160,9 @@ def _timm(name: str, options: Mapping[str, Any]) -> Pretrained:
     try:
         import timm
     except ImportError:
-        raise UserError(f"the weights of {name} need timm, which is not installed: pip install timm") from None
+        raise UserError(
+            f"the weights of {name} need timm, which is not installed: pip install 'anysize[zoo]'"
+        ) from None
     own = name.removeprefix("timm:")
     config = timm.get_pretrained_cfg(own) if timm.is_model(own) else None
     if config is None:

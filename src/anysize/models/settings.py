@@ -23,9 +23,30 @@ class ModelSettings:
     options: dict[str, Any] = setting(
         {}, "further arguments of the model's builder, such as --model.options.dropout 0.3"
     )
+    elasticize: str = setting(
+        "",
+        "give the residual blocks of stages a branch at half resolution, at unchanged FLOPs: auto (all stages but the "
+        "last), all, or names such as layer1,layer2; empty: none",
+    )
+    weights: str = setting(
+        "",
+        "where the first weights come from: a run folder, a checkpoint folder, a file of another program's (.pth.tar, "
+        ".pth, .safetensors), pretrained (torchvision's or timm's), or a name of torchvision's weights such as "
+        "IMAGENET1K_V1; empty: untrained. Mean, deviation, interpolation and crop ratio then are those of the weights, "
+        "where data.mean and data.std do not say otherwise",
+    )
+    partial_weights: bool = setting(
+        False, "take of the weights what fits the model and start the rest afresh, instead of refusing"
+    )
     norm: str = setting("", "swap the model's norms for this one; empty: the model's own", choices=NORM_NAMES)
     norm_options: dict[str, Any] = setting(
         {},
         "options of the norm, such as --model.norm_options.num_groups 8; skip: patterns of names or classes of modules "
         "whose norms stay as they are; image_size: for layer_elementwise, where it is not the base size",
+    )
+    checkpoint_segments: int = setting(
+        0,
+        "activation checkpointing: cut each stage of the model into this many segments and compute their activations "
+        "again in the backward pass, for less memory and up to a third more time; 0: off",
+        low=0,
     )

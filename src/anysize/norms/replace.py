@@ -63,10 +63,12 @@ def replacement(old: Any, name: str, dims: int, options: dict[str, Any], like: T
 def resized(old: nn.Module, num_features: int) -> nn.Module:
     """A fresh norm of the same kind and with the same options as `old`, for another number of channels.
 
-    A group norm keeps its number of groups, or the largest smaller one that divides the channels.
+    A group norm keeps its number of groups, or the largest smaller one that divides the channels. Parameters that the
+    old norm has not, or has frozen, are so in the new one.
 
     Raises:
-        UserError: a norm that stands for one image size alone, is fused with an activation, or is not known.
+        UserError: a norm that stands for one image size alone, has statistics that are never updated, is fused with an
+            activation, or is not known.
 
     >>> resized(nn.GroupNorm(8, 16), 12)
     GroupNorm(6, 12, eps=1e-05, affine=True, bias=True)
@@ -74,7 +76,13 @@ def resized(old: nn.Module, num_features: int) -> nn.Module:
     if isinstance(old, nn.Identity):
         return nn.Identity()
     kind = recognise(old)
-    if kind is None or not kind.name or kind.refused or kind.fused or kind.name == "layer_elementwise":
+    if (
+        kind is None
+        or not kind.name
+        or kind.refused
+        or kind.fused
+        or kind.name in ("layer_elementwise", "frozen_batch")
+    ):
         reason = (kind and kind.refused) or "cannot be made for another number of channels"
         raise UserError(f"{type(old).__name__} {reason}; expected batch, group, layer, instance or online norm")
     options = {key: value for key, value in _kept(old, kind, kind.name).items() if key in norm_options(kind.name)}
@@ -82,7 +90,14 @@ def resized(old: nn.Module, num_features: int) -> nn.Module:
         options["num_groups"] = largest_divisor(num_features, options["num_groups"])
     like = next(itertools.chain(old.parameters(), old.buffers()), None)
     factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
-    return create_norm(kind.name, num_features, kind.dims or 2, **factory, **options).train(old.training)
+    new = create_norm(kind.name, num_features, kind.dims or 2, **factory, **options).train(old.training)
+    for key in ("weight", "bias"):
+        one, other = getattr(old, key, None), getattr(new, key, None)
+        if isinstance(other, nn.Parameter):
+            setattr(new, key, None if one is None else other.requires_grad_(one.requires_grad))
+    if isinstance(old, nn.SyncBatchNorm) and isinstance(new, nn.SyncBatchNorm):
+        new.process_group = old.process_group
+    return new
 
 
 def _kept(old: Any, kind: Kind, name: str) -> dict[str, Any]:

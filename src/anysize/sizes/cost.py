@@ -5,11 +5,13 @@ fraction of a second. A multiply-add counts as 2 FLOPs, of convolutions and matr
 `torch.utils.flop_counter`; the backward pass of grouped convolutions, which it overrates, is counted here.
 """
 
+import contextlib
+import contextvars
 import copy
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from anysize.sizes.schedule import SizeSchedule
 
 # Images that a model is measured with: batch norm refuses a single value a channel.
 _IMAGES = 2
+
+_COUNTING = contextvars.ContextVar("counting", default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +58,36 @@ def meta_copy(model: nn.Module) -> nn.Module:
 def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: bool = True) -> Flops:
     """FLOPs of one image (channels, size, size) through `model` in training; the backward pass is measured, too.
 
+    With `backward=False` those of the forward pass in evaluation, in which auxiliary classifiers are left out.
+
+    What activation checkpointing (`checkpoint_segments`) computes a second time is not counted.
+
     >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
     Flops(forward=43200, backward=43200)
     """
-    model = meta_copy(model).train()
+    model = meta_copy(model).train(backward)
     mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with _counting(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = model(torch.empty(_IMAGES, channels, size, size, device="meta"))
         forward = counter.get_total_flops()
         if backward:
-            output.sum().backward()
+            parts = (output,) if isinstance(output, Tensor) else output  # auxiliary classifiers return logits, too
+            torch.autograd.backward([part.sum() for part in parts])
     return Flops(forward // _IMAGES, (counter.get_total_flops() - forward) // _IMAGES)
+
+
+def counting_flops() -> bool:
+    """Whether a model is being run by `count_flops`, so that nothing should be computed twice to save memory."""
+    return _COUNTING.get()
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[None]:
+    token = _COUNTING.set(True)
+    try:
+        yield
+    finally:
+        _COUNTING.reset(token)
 
 
 def _convolution_backward(
@@ -246,5 +269,6 @@ def _count(plan: BatchPlan, epochs: int) -> dict[SizeBatch, tuple[int, int]]:
 
 
 __all__ = [
-    "Flops", "PlanCost", "SizeCost", "activation_bytes", "count_flops", "estimate_memory", "meta_copy", "plan_cost",
+    "Flops", "PlanCost", "SizeCost", "activation_bytes", "count_flops", "counting_flops", "estimate_memory",
+    "meta_copy", "plan_cost",
 ]  # fmt: skip

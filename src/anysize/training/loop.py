@@ -29,7 +29,7 @@ from anysize.data.random import Stream, random_bits
 from anysize.norms.online import online_norms
 from anysize.reports.run_log import RunLog
 from anysize.sizes.plan import BatchPlan
-from anysize.tasks.base import Task
+from anysize.tasks.base import Task, main_logits
 from anysize.training.checkpoint import find_damaged
 from anysize.training.gradients import GradientSmoothing, copies_factor, cut, gradient_norm, scale_gradients
 from anysize.training.guards import Guard, Interrupted, StopRequest, check_finite
@@ -223,8 +223,9 @@ def backward(parts: Parts, images: Tensor, targets: Tensor, factor: float, guard
         with parts.autocast():
             outputs = parts.forward(images[part])
             loss = parts.task.loss(outputs, targets[part])
-        share = len(outputs) / len(images)
-        scalars = {"loss": loss, **parts.task.step_metrics(outputs.detach(), targets[part])}
+        logits = main_logits(outputs).detach()
+        share = len(logits) / len(images)
+        scalars = {"loss": loss, **parts.task.step_metrics(logits, targets[part])}
         values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one transfer
         guard("loss", values[0])
         scaled: Tensor = parts.scaler.scale(loss * (share * factor))

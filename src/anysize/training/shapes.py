@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.plan import BatchPlan
+from anysize.tasks.base import Outputs
 from anysize.training.gradients import cut
 from anysize.training.guards import out_of_memory_says
 from anysize.training.progress import RunLength
@@ -43,7 +44,7 @@ def unchanged_buffers(model: nn.Module) -> Iterator[None]:
 
 def try_largest_step(
     model: nn.Module,
-    forward: Callable[..., Tensor],
+    forward: Callable[..., Outputs],
     autocast: Callable[[], contextlib.AbstractContextManager[Any]],
     plan: BatchPlan,
     length: RunLength,
@@ -67,10 +68,13 @@ def try_largest_step(
         inputs = torch.zeros(images, channels, size, size, device=device).contiguous(memory_format=memory_format)
         with autocast():
             outputs = forward(inputs)
-        torch.autograd.backward(outputs.float().square().mean())
+        parts = (outputs,) if isinstance(outputs, Tensor) else outputs  # auxiliary classifiers return logits, too
+        torch.autograd.backward([part.float().square().mean() for part in parts])
 
 
-def compiled(model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings) -> Callable[..., Tensor]:
+def compiled(
+    model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings
+) -> Callable[..., Outputs]:
     """The model as the loop calls it: compiled, once for each shape, if the recipe says so.
 
     Raises:
@@ -85,5 +89,5 @@ def compiled(model: nn.Module, plan: BatchPlan, length: RunLength, training: Tra
             f"training.compile_shapes allows {training.compile_shapes}: raise it, use fewer sizes, or do not compile"
         )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(shapes) + 2)
-    model_by_shape: Callable[..., Tensor] = torch.compile(model, dynamic=False)
+    model_by_shape: Callable[..., Outputs] = torch.compile(model, dynamic=False)
     return model_by_shape

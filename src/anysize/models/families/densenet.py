@@ -12,7 +12,7 @@ Where this differs from the published code:
 - no layer is recomputed of itself to save memory; activation checkpointing does that for any network.
 
 As published, an elastic layer whose feature maps are exactly 7 high works at one resolution, which is so in the last
-block at 224 pixels.
+block at 224 pixels. A graph that torch.export makes for any size keeps which blocks do, and refuses other heights.
 """
 
 from collections.abc import Sequence

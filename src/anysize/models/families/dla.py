@@ -22,6 +22,7 @@ from anysize.models.dla_tree import ElasticBlock, PlainBlock, Tree, TreeDesign
 from anysize.models.dla_up import DlaUp, bilinear_upsampling, conv_norm
 from anysize.models.families import register
 from anysize.models.options import branch_groups, whole_number, whole_numbers
+from anysize.models.scales import cut
 from anysize.registry import UserError
 
 CHANNELS = (16, 32, 128, 256, 512, 1024)
@@ -123,7 +124,7 @@ class DlaSegmentation(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.up(self.fc(self.dla_up(self.base.levels(images)[1:])))
-        return self.log_softmax(x[:, :, : images.shape[2], : images.shape[3]])  # type: ignore[no-any-return]
+        return self.log_softmax(cut(x, images))  # type: ignore[no-any-return]
 
 
 def _convolutions(inputs: int, outputs: int, stride: int, count: int) -> nn.Sequential:

@@ -1,0 +1,126 @@
+"""`anysize bench MODEL`."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from anysize.cli import Settings, parse_settings
+from anysize.registry import UserError
+
+
+def command(
+    model: str,
+    /,
+    *settings: Settings,
+    sizes: str = "",
+    batch: str = "1,8",
+    train: Annotated[bool, Parameter(negative="--no-train")] = True,
+    fold: bool = False,
+    channels_last: Annotated[bool, Parameter(negative="--no-channels-last")] = True,
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    norm: str = "",
+    task: str = "classification",
+    device: str = "auto",
+    threads: int = 0,
+    repeats: int = 5,
+    csv: str = "",
+) -> None:
+    """Measure a model's speed and memory on this machine, in inference and in training.
+
+    Settings of [model], such as --model.options.depth 20 or --model.checkpoint-segments 2, are taken, too.
+
+    Parameters
+    ----------
+    model
+        a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
+    sizes
+        sides of the images, pixels, such as 128,224; by default the one that the model was published for
+    batch
+        images a step, such as 1,8
+    train
+        measure training steps, too
+    fold
+        measure inference with batch norms folded into convolutions
+    channels_last
+        memory order of images and weights
+    precision
+        bfloat16 and float16 by autocast
+    norm
+        swap the model's norms for this one
+    task
+        classification or segmentation
+    device
+        auto, cpu or cuda
+    threads
+        of PyTorch on a CPU; 0: as many as it chooses
+    repeats
+        the figures are medians of so many
+    csv
+        also write the table to this file
+    """
+    import torch
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from anysize.experiment.named import named_model
+    from anysize.models.bench import bench
+    from anysize.reports.environment import describe_environment
+
+    given = {**parse_settings(settings), **({"model.norm": norm} if norm else {})}
+    sides = _numbers("sizes", sizes)
+    built, expected = named_model(model, given, task=task, size=max(sides, default=0))
+    console = Console()
+    with console.status("measuring") as status:
+        result = bench(
+            built,
+            sides or [expected.image_size],
+            _numbers("batch", batch),
+            in_channels=expected.channels,
+            on_row=lambda row: status.update(f"measured {row['mode']} at {row['size']} px, batch {row['batch']}"),
+            train=train,
+            fold=fold,
+            channels_last=channels_last,
+            precision=precision,
+            device=device,
+            threads=threads,
+            repeats=repeats,
+        )
+    order = "channels last" if channels_last else "contiguous"
+    folded = ", inference with norms folded" * fold
+    table = Table(title=f"{model}, {precision}, {order}{folded}", box=box.SIMPLE, pad_edge=False)
+    for column in ("mode", "size", "batch", "images/s", "ms a step", "spread", "memory", "GFLOP/s"):
+        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
+    for row in result.to_dict("records"):
+        table.add_row(
+            row["mode"],
+            f"{row['size']} px",
+            str(row["batch"]),
+            f"{row['images_per_second']:,.1f}",
+            f"{row['milliseconds']:,.2f}",
+            f"{(row['slowest'] - row['fastest']) / row['milliseconds']:.0%}",
+            f"{row['memory'] / 2**20:,.0f} MiB",
+            f"{row['flops_per_second'] / 1e9:,.1f}",
+        )
+    console.print(table)
+    machine = describe_environment()
+    about = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision", "timm") if name in machine)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and device != "cpu" else "no GPU"
+    used = threads or torch.get_num_threads()
+    console.print(
+        f"{machine.get('processor', '')}, {machine['cores']} cores, {used} threads, {gpu}; Python "
+        f"{machine['python']}, {about}; medians of {repeats} repetitions, spread from the fastest to "
+        "the slowest; memory is weights and all other tensors of a step at their most",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if csv:
+        result.to_csv(csv, index=False)
+        console.print(f"{csv} is written", soft_wrap=True)
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--{name} is {text!r}; expected numbers such as 128,224") from None

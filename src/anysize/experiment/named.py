@@ -1,0 +1,79 @@
+"""A model as it is named on the command line: by name with settings of `[model]`, or by the folder of a run."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from anysize.experiment.runs import load_run
+from anysize.models.expected import expected_preprocessing
+from anysize.models.factory import rebuild_model
+from anysize.models.recompute import checkpoint_segments
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe, override
+from anysize.registry import UserError
+
+_TAKEN = ("options", "elasticize", "norm", "norm_options", "checkpoint_segments")
+
+
+def named_model(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    task: str = "classification",
+    size: int = 0,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+) -> tuple[nn.Module, Preprocessing]:
+    """The model `name` and the input that it expects.
+
+    Args:
+        name: as `create_model` takes it, untrained then, or a run folder, with its last weights.
+        settings: of `[model]`, such as `{"model.options.depth": 20, "model.norm": "online"}`.
+        task: with "segmentation" a model that has such a head.
+        size: pixels; 0: what the model was published for.
+        num_classes, in_channels: None: what the model was published with.
+
+    Raises:
+        UserError: as `create_model` and `expected_preprocessing`, a setting that says nothing here, or any for a run,
+            whose model is what it is.
+
+    >>> model, expected = named_model("cifar_resnet", {"model.options.depth": "8"})
+    >>> len(model.layer1), expected.image_size
+    (1, 32)
+    """
+    settings = dict(settings or {})
+    for key in settings:
+        if key.split(".")[0] != "model" or key.split(".")[1:2] == [] or key.split(".")[1] not in _TAKEN:
+            raise UserError(
+                f"--{key} says nothing here; expected settings of {', '.join(f'model.{k}' for k in _TAKEN)}"
+            )
+    if Path(name).is_dir():
+        if settings or num_classes or in_channels or task != "classification":
+            raise UserError(f"{name} is a run, whose model is what it was trained as; leave the model's options out")
+        loaded = load_run(name, "last")
+        return loaded.model, dataclasses.replace(
+            loaded.preprocessing, image_size=size or loaded.preprocessing.image_size
+        )
+    recipe = override(Recipe(), {**settings, "model.name": name})
+    try:
+        expected = expected_preprocessing(name)
+    except UserError:
+        if not size:
+            raise
+        expected = Preprocessing(size)
+    described = dataclasses.asdict(recipe.model) | {
+        "num_classes": num_classes,
+        "in_channels": in_channels or expected.channels,
+        "image_size": size or expected.image_size,
+        "task": task,
+    }
+    model = rebuild_model(described)
+    if recipe.model.checkpoint_segments:
+        checkpoint_segments(model, recipe.model.checkpoint_segments)
+    return model, dataclasses.replace(expected, image_size=described["image_size"])
+
+
+__all__ = ["named_model"]

@@ -1,0 +1,145 @@
+"""Builders of models, wherever they come from: found, asked what they take, and called."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anysize.registry import UserError, did_you_mean
+
+
+def timm_model(name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
+    """timm's model `name`; raises a `UserError` where timm, the model or an option is not there."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"model timm:{name} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
+    if not timm.is_model(name):
+        raise UserError(f"unknown model 'timm:{name}': {did_you_mean(name, timm.list_models())}")
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model: nn.Module = timm.create_model(name, in_chans=in_channels, **classes, **options)
+    except TypeError as error:
+        raise UserError(f"timm:{name} does not take the options {dict(options)}: {error}") from None
+    return model
+
+
+def import_builder(name: str) -> Callable[..., nn.Module]:
+    """The function that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names.
+
+    Raises:
+        UserError: no such file, module or function.
+    """
+    source, _, function = name.rpartition(":")
+    if source.endswith(".py"):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise UserError(f"model {name!r}: there is no file {source}; expected FILE.py:FUNCTION")
+        spec = importlib.util.spec_from_file_location(f"anysize_user_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{source}.".startswith(f"{error.name}."):
+                raise  # the module is there, and misses another one
+            raise UserError(
+                f"model {name!r}: there is no module {source!r}; install it, or give a file as FILE.py:FUNCTION"
+            ) from None
+    builder = getattr(module, function, None)
+    if not callable(builder):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"model {name!r}: {source} has no function {function!r}: {did_you_mean(function, public)}")
+    return typing.cast(Callable[..., nn.Module], builder)
+
+
+def call_builder(
+    name: str, builder: Callable[..., nn.Module], fixed: dict[str, Any], options: Mapping[str, Any]
+) -> nn.Module:
+    """Call the builder of the model `name` with the `fixed` arguments that are not None and with `options`.
+
+    Raises:
+        UserError: an argument that it does not take, a value that it refuses, or a result that is no `nn.Module`.
+    """
+    parameters = builder_parameters(builder)
+    if parameters is not None:
+        for argument in fixed:
+            if argument not in parameters:
+                raise UserError(
+                    f"model {name!r} takes no argument {argument!r}; expected a function of ({', '.join(fixed)}, ...)"
+                )
+        for option in options:
+            if option not in parameters or option in fixed:
+                optional = {key for key, parameter in parameters.items() if parameter.default is not parameter.empty}
+                accepted = ", ".join(sorted(optional - set(fixed) - {"progress"})) or "none"
+                raise UserError(f"model {name!r} takes no option {option!r}; its options: {accepted}")
+    try:
+        model = builder(**{key: value for key, value in fixed.items() if value is not None}, **options)
+    except UserError as error:
+        raise UserError(f"model {name!r}: {error}") from None
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise UserError(f"model {name!r} cannot be built with the options {dict(options)}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+def builder_parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """What a builder takes by name; None: anything.
+
+    `**options` are passed on to the class that the return annotation names, in our families as in torchvision.
+    """
+    signature = inspect.signature(builder)
+    parameters = dict(signature.parameters)
+    built = signature.return_annotation
+    if _takes_any(parameters):
+        if not (inspect.isclass(built) and issubclass(built, nn.Module)) or built is nn.Module:
+            return None
+        inner = dict(inspect.signature(built).parameters)
+        # Some of torchvision's classes swallow what they do not know.
+        if _takes_any(inner) and not built.__module__.startswith("torchvision."):
+            return None
+        parameters = {**inner, **parameters}
+    return {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _takes_any(parameters: dict[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
+    """Make a torchvision model take `in_channels` channels."""
+    name, old = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        old.groups,
+        old.bias is not None,
+        old.padding_mode,
+    )
+    with torch.no_grad():  # keep the model's own initialization: its spread, and its bias
+        new.weight.copy_(torch.randn_like(new.weight) * old.weight.std())
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias)
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)
+
+
+__all__ = ["builder_parameters", "call_builder", "import_builder", "replace_first_convolution", "timm_model"]

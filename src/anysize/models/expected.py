@@ -1,0 +1,90 @@
+"""The input that a model was published for: image size, crop, mean, deviation, interpolation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torchvision
+
+from anysize.models.builders import import_builder
+from anysize.models.factory import list_models
+from anysize.models.families import EXPECTED, IMAGENET
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError, did_you_mean
+
+# torchvision's vision transformers take one size, with which they are built; some of their weights are for another.
+_VIT_SIZE = 224
+
+
+def expected_preprocessing(name: str) -> Preprocessing:
+    """How images become input for the published weights of the model `name`; `classes` is left empty.
+
+    Ours say it where they are registered, torchvision's and timm's in their own records of the weights (torchvision:
+    the default ones, or for vision transformers those for 224 pixels). A builder of your own may have an attribute
+    `preprocessing`; without one it is ImageNet's.
+
+    Raises:
+        UserError: an unknown model, an attribute that is no `Preprocessing`, or a way to prepare images that
+            `Preprocessing` cannot say, such as input that is not square (a few of timm's).
+
+    >>> expected_preprocessing("resnet20").image_size
+    32
+    >>> expected = expected_preprocessing("inception_v3")
+    >>> expected.image_size, expected.resize_side(299), expected.interpolation
+    (299, 342, 'bilinear')
+    """
+    if name in EXPECTED:
+        return EXPECTED[name]
+    if name.startswith("timm:"):
+        return _timm(name)
+    if ":" in name:
+        expected = getattr(import_builder(name), "preprocessing", IMAGENET)
+        if not isinstance(expected, Preprocessing):
+            raise UserError(
+                f"model {name!r}: its attribute preprocessing is {type(expected).__name__}; expected an "
+                "anysize.Preprocessing"
+            )
+        return expected
+    if name not in list_models():
+        raise UserError(f"unknown model {name!r}: {did_you_mean(name, list_models())}")
+    weights = torchvision.models.get_model_weights(name)
+    prepare = weights.DEFAULT.transforms()
+    if name.startswith("vit_") and prepare.crop_size[0] != _VIT_SIZE:
+        prepare = next(other for one in weights if (other := one.transforms()).crop_size[0] == _VIT_SIZE)
+    return Preprocessing(
+        image_size=prepare.crop_size[0],
+        mean=tuple(prepare.mean),
+        std=tuple(prepare.std),
+        interpolation=prepare.interpolation.value,
+        crop_ratio=prepare.crop_size[0] / prepare.resize_size[0],
+    )
+
+
+def _timm(name: str) -> Preprocessing:
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"model {name} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
+    own = name.removeprefix("timm:")
+    if not timm.is_model(own):
+        raise UserError(f"unknown model {name!r}: {did_you_mean(own, timm.list_models())}")
+    published = timm.get_pretrained_cfg(own)
+    config: Mapping[str, Any] = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {})
+    _channels, height, width = config["input_size"]
+    mode, ratio = config["crop_mode"], config["crop_pct"]
+    whole = mode == "squash" and ratio == 1
+    if height != width or not (whole or mode == "center"):
+        raise UserError(
+            f"model {name!r} was published for images of {height} x {width} pixels, crop mode {mode!r} of {ratio:g}, "
+            "which no anysize.Preprocessing says; make the nearest one yourself"
+        )
+    return Preprocessing(
+        image_size=height,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        resize="stretch" if whole else "center-crop",
+        crop_ratio=1.0 if whole else ratio,
+    )
+
+
+__all__ = ["expected_preprocessing"]
