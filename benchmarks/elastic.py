@@ -7,7 +7,8 @@ composition of its layers; multiply-adds of all twelve networks are within 0.5 %
 code; a training step of `resnext50_elastic` over one of its plain twin, over the ratio of their FLOPs, is at most 1.15
 (8 images, channels last on both sides, with the allocator as `anysize train` sets it).
 
-What profiling said (torch.profiler, one thread of a 2.3 GHz Xeon with AVX-512, other work on the machine). Inference,
+What profiling said (torch.profiler, one thread of a 2.3 GHz Xeon with AVX-512, other work on the machine; idle the
+times are in docs/performance.md). Inference,
 1.47 s contiguous and unfolded: 1x1 convolutions 30 %, copies inside the interpolation, which takes contiguous images to
 channels last and back, 30 %, grouped convolutions 10 %, sums 9 %, pooling to half resolution 8 %, norms 7 %. Folded and
 channels last, 0.72 s: 1x1 convolutions 61 % (a bias is first copied into the output), grouped convolutions 14 %, sums

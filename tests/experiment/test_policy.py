@@ -36,6 +36,13 @@ def test_a_trained_elastic_run_holds_its_policy(run):
     assert "Scale policy" in (run / "report.html").read_text()
 
 
+def test_a_run_that_was_stopped_while_it_measured_does_so_when_it_is_called_again(run):
+    before = (run / "scale_policy.csv").read_text()
+    (run / "scale_policy.csv").unlink()
+    anysize.train("quickstart-fixed", {**TINY, "model.elasticize": "auto"}, run=run)
+    assert (run / "scale_policy.csv").read_text() == before
+
+
 def test_measured_again_it_is_the_same_and_at_another_size_another(run):
     before = Run.read(run).scale_policy
     again = anysize.run_scale_policy(run)

@@ -236,7 +236,7 @@ def test_networks_are_traced_for_every_size_at_once(name: str, task: str) -> Non
 def test_one_exported_graph_takes_every_size(name: str, task: str, size: tuple[int, int]) -> None:
     """Even sides and odd ones, whichever it was exported with."""
     model = fill_model(small(name, task)).eval()
-    sides = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     exported = torch.export.export(model, (torch.randn(2, 3, *size),), dynamic_shapes=(sides,)).module()
     for height, width in [(64, 96), (97, 80), (33, 33)]:
         images = torch.randn(3, 3, height, width)

@@ -345,6 +345,8 @@ def test_twice_is_refused_and_changes_nothing() -> None:
     model = create_model("resnet14", elasticize="layer1")
     with pytest.raises(UserError, match=r"layer1\.0 has a branch at half resolution already"):
         elasticize(model, "layer2")
+    with torch.device("meta"), pytest.raises(UserError, match=r"layer1\.0 has a branch at half resolution already"):
+        create_model("resnext50_elastic", elasticize="auto")
     model = create_model("resnet14", norm="layer_elementwise", norm_options={"image_size": 32})
     before = [type(module) for module in model.modules()]
     with pytest.raises(UserError, match=r"layer1\.0: ElementwiseLayerNorm cannot be made for another number of chann"):

@@ -27,7 +27,7 @@ def command(run: str, /, *images: Settings, size: int = 0, limit: int = 1000, ch
     """
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from anysize.experiment.policy import run_scale_policy
 
@@ -48,7 +48,7 @@ def command(run: str, /, *images: Settings, size: int = 0, limit: int = 1000, ch
     else:
         every, wide = "block", table[table["label"] == ""].set_index("block")[["low_share", "low_share_sd"]]
         wide.columns = ["from half resolution", "deviation over images"]
-    shown = Table(every, *(escape(str(column)) for column in wide.columns))
+    shown = Table(Column(every, overflow="fold"), *(escape(str(column)) for column in wide.columns))
     for name, row in wide.iterrows():
         shown.add_row(escape(str(name)), *(f"{value:.1%}" for value in row))
     console.print(shown)

@@ -94,6 +94,8 @@ def train(
             _clear(folder)  # only now that nothing is wrong with what is to take its place
         progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
         if progress and progress.epoch >= len(parts.length.steps):
+            if has_scales(parts.model) and not (folder / files.SCALE_POLICY).exists():  # stopped while it was measured
+                _write_scale_policy(folder, evaluator, parts)
             parts.report()
             log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
             return folder

@@ -15,16 +15,18 @@ from anysize.models.scales import cut
 def bilinear_upsampling(channels: int, factor: int = 2) -> nn.ConvTranspose2d:
     """A transposed convolution of each channel alone that starts as bilinear interpolation.
 
-    (N, channels, H, W) to (N, channels, factor H, factor W). Its weights are trained unless they are frozen.
+    (N, channels, H, W) to (N, channels, factor H, factor W), with an even factor. Its weights are trained unless they
+    are frozen.
 
     >>> bilinear_upsampling(1)(torch.ones(1, 1, 3, 3))[0, 0, 2:4, 2:4].detach()
     tensor([[1., 1.],
             [1., 1.]])
     """
+    assert factor % 2 == 0, "an odd factor would return a row and a column more"
     size = 2 * factor
     up = nn.ConvTranspose2d(channels, channels, size, factor, padding=factor // 2, groups=channels, bias=False)
-    # w(i) = 1 - |i / f - c| with f = ceil(size / 2) and c = (2 f - 1 - f mod 2) / (2 f), as published.
-    centre = (2 * factor - 1 - factor % 2) / (2 * factor)
+    # w(i) = 1 - |i / f - c| with f = ceil(size / 2) and c = (2 f - 1 - f mod 2) / (2 f), as published; f is even here.
+    centre = (2 * factor - 1) / (2 * factor)
     line = 1 - (torch.arange(size) / factor - centre).abs()
     with torch.no_grad():
         up.weight.copy_(torch.outer(line, line).expand_as(up.weight))

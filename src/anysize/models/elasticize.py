@@ -19,6 +19,7 @@ from torchvision.models import resnet as torchvision_resnet
 from anysize.models.block_shape import BlockShape
 from anysize.models.elastic_blocks import ElasticBasicBlock, ElasticBottleneck
 from anysize.models.residual import GatedStage, ResidualBlock
+from anysize.models.scales import ScaleSum
 from anysize.norms.replace import resized
 from anysize.registry import UserError, did_you_mean
 
@@ -57,9 +58,10 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
             all of the model but the last one, as in the paper; "all".
 
     The split convolutions and their norms start anew, with the deviation of the weights that they replace: this is done
-    before training, and what was trained is lost there. The last norm, the shortcut and the kind of activation stay. A
-    block that the model holds under several names stays one block. The FLOPs of each block stay within 3 % at even
-    sides; parameters grow, since a channel at half resolution costs a quarter of one at full resolution.
+    before training, and before an optimizer takes the parameters; what was trained of them is lost. The last norm, the
+    shortcut and the kind of activation stay. A block that the model holds under several names stays one block. The
+    FLOPs of each block stay within 3 % at even sides; parameters grow, since a channel at half resolution costs a
+    quarter of one at full resolution.
 
     Raises:
         UserError: no block that can be split, an unknown stage, or a model that is elastic already; a block with frozen
@@ -73,8 +75,9 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
     2 blocks in layer2: 32 channels to 24 at full and 32 at half resolution
     """
     for name, module in model.named_modules():
-        if isinstance(module, (ElasticBasicBlock, ElasticBottleneck)):
-            raise UserError(f"{name} has a branch at half resolution already; give a model without")
+        if isinstance(module, ScaleSum):
+            block = name.rpartition(".")[0]
+            raise UserError(f"{block} has a branch at half resolution already; give a model without")
     chosen = _choose(_residual_blocks(model), stages)
     made = {block: _split(name, block) for name, block in chosen.items()}  # all of them before any takes its place
     for parent in list(model.modules()):

@@ -96,8 +96,8 @@ def _scale_policy(run: Run) -> str:
         return ""
     images, size = frame["images"].max(), frame["size"].iloc[0]
     note = (
-        f"Part of what reaches the norm on the sum of both branches, over {images:,} images at {size} px; the bar is "
-        "one standard deviation over images to either side. 50 %: both contribute alike."
+        f"Part of the variation in the sum of both branches, over {images:,} images at {size} px; the bar is one "
+        "standard deviation over images to either side. 50 %: both contribute alike."
     )
     drawn = [plot("by block", policy_figure(frame), note)]
     classes = class_figure(frame)
