@@ -285,5 +285,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def _type_name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if isinstance(hint, types.GenericAlias):
-        return "a list" if hint.__origin__ is tuple else "a table"
+        return "a list" if hint.__origin__ is tuple else 'a table such as {"depth": 20}'
     return names.get(hint, str(hint))

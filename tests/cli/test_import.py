@@ -50,6 +50,18 @@ def test_a_misfit_and_code_end_in_one_sentence_and_status_2(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "evil.pth"]
 
 
+def test_a_network_for_segmentation_is_not_sent_to_evaluate(tmp_path: Path) -> None:
+    options = {"layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 2}
+    model = create_model("resnext50_elastic", 5, task="segmentation", **options)
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({k: v for k, v in state.items() if not k.endswith("tracked")}, tmp_path / "deeplab.pth")
+    settings = [f"--model.options.{key}={value}" for key, value in options.items()]
+    done = anysize("import", "deeplab.pth", "--as", "resnext50_elastic", "--out", "run", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert last == ("segmentation is neither trained nor evaluated yet; next: anysize.load_run('run').model in Python")
+
+
 def test_pretrained_is_a_flag_of_train(tmp_path: Path) -> None:
     done = anysize("train", "quickstart", "--pretrained", "--run", "run", cwd=tmp_path)
     assert done.returncode == 2

@@ -107,3 +107,23 @@ def test_bench_of_a_network_that_recomputes(capsys):
     assert "training" in text
     with pytest.raises(UserError, match="--sizes is 'small'; expected numbers such as 128,224"):
         run(capsys, "bench", "resnet8", "--sizes", "small")
+
+
+@pytest.mark.parametrize("sizes", ["0", "-5"])
+def test_a_size_below_one_pixel_is_refused(capsys, sizes: str):
+    for tokens in (["models", "show", "resnet8", "--size", sizes], ["bench", "resnet8", "--sizes", sizes]):
+        with pytest.raises(UserError, match=f"size is {sizes}; expected at least 1 pixel"):
+            run(capsys, *tokens)
+
+
+@pytest.mark.parametrize("option", ["classes", "channels"])
+def test_no_classes_and_no_channels_are_not_taken_for_the_default(capsys, option: str):
+    with pytest.raises(UserError, match=f"_{option} is 0; expected at least 1"):
+        run(capsys, "models", "show", "resnet8", f"--{option}", "0")
+
+
+def test_bench_refuses_a_file_that_cannot_be_written_before_it_measures(capsys, tmp_path: Path):
+    for path in (tmp_path / "none" / "bench.csv", tmp_path):
+        with pytest.raises(UserError, match=f"cannot write {path}: "):
+            run(capsys, "bench", "resnet8", "--sizes", "16", "--csv", str(path))
+    assert "inference" not in capsys.readouterr().out

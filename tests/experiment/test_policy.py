@@ -88,6 +88,12 @@ def test_what_is_wrong_is_told(run, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png cannot be read as an image: it is in no image format"):
         anysize.run_scale_policy(run, [tmp_path / "text.png"])
+    with pytest.raises(UserError, match=r"none\.png is not there; expected an image file"):
+        anysize.run_scale_policy(run, [tmp_path / "none.png"])
+    with pytest.raises(UserError, match="is a folder; expected an image file"):
+        anysize.run_scale_policy(run, [tmp_path])
+    with pytest.raises(UserError, match="names no size of at least 1 pixel"):
+        anysize.run_scale_policy(run, size=0)
     with pytest.raises(UserError, match="limit is 0; expected at least 1"):
         anysize.run_scale_policy(run, limit=0)
     with pytest.raises(UserError, match="at this size no block has a branch at half resolution"):

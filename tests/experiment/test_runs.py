@@ -95,6 +95,14 @@ def test_crop_or_pad_is_there_by_name(run: Path) -> None:
     assert padded["loss"][0] != resized["loss"][0]
 
 
+def test_another_mean_than_that_of_the_training_is_refused(run: Path) -> None:
+    """Else images would be prepared in one way to calibrate and in another to evaluate."""
+    with pytest.raises(UserError, match=r"data\.mean is \[0\.5\] and the model was trained with \[0\.286\]"):
+        evaluate(run, [28], overrides={"data.mean": "0.5"})
+    (mean,) = load_run(run).preprocessing.mean
+    assert len(evaluate(run, [28], overrides={"data.mean": str(mean)})) == 2
+
+
 def test_a_network_without_running_statistics_is_evaluated_as_trained_alone(tiny: Make, tmp_path: Path) -> None:
     recipe = tiny(model__name="squeezenet1_1", model__options={}, sizes__base=40, data__limit=40, training__epochs=1)
     folder = train(recipe, run=tmp_path / "run")

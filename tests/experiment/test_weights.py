@@ -66,6 +66,14 @@ def test_a_run_that_goes_on_needs_them_no_more(recipe: Recipe, file: Path, tmp_p
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     with pytest.raises(UserError, match="there is no such file or folder"):
         anysize.train(recipe, longer, run=run, resume_from="never")
+    (run / "checkpoints/last/state.json").write_text("{")
+    with pytest.raises(
+        UserError, match=r"checkpoint .*last is damaged: state\.json.*; go on .* with --resume previous"
+    ):
+        anysize.train(recipe, longer, run=run)
+    shutil.rmtree(run / "checkpoints/previous")
+    with pytest.raises(UserError, match="has no checkpoint 'previous'; leave --resume out"):
+        anysize.train(recipe, longer, run=run, resume_from="previous")
 
 
 def test_other_weights_are_another_run(recipe: Recipe, file: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from anysize import UserError, bench, count_flops, create_model
 from anysize.models.bench import peak_bytes
+from anysize.models.fold import fold_batch_norm
 from anysize.models.structure import evaluation_flops
 
 
@@ -59,11 +60,47 @@ def test_the_model_is_not_changed_and_threads_are_put_back():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("options", [{"fold": True}, {"channels_last": False}, {"precision": "bfloat16"}])
-def test_options(options):
-    table = bench("resnet8", [16], [2], train=False, repeats=1, **options)
-    assert table["mode"].tolist() == ["inference"]
-    assert table["folded"].tolist() == [options.get("fold", False)]
+class Shared(list):
+    """A list that copies of a model share."""
+
+    def __deepcopy__(self, memo: object) -> "Shared":
+        return self
+
+
+class Watched(nn.Module):
+    """Notes for each call whether it trains, in which order of memory and in which precision."""
+
+    def __init__(self, seen: "Shared") -> None:
+        super().__init__()
+        self.conv, self.norm, self.seen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        if not x.is_meta:  # where FLOPs are counted
+            self.seen.append((self.training, last, y.dtype))
+        return self.norm(y).mean((2, 3))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_options_reach_the_model(train, channels_last, precision):
+    seen = Shared()
+    table = bench(Watched(seen), [8], [2], train=train, channels_last=channels_last, precision=precision, repeats=1)
+    assert table["mode"].tolist() == ["inference", "training"][: 1 + train]
+    assert set(seen) == {(mode, channels_last, getattr(torch, precision)) for mode in (False, True)[: 1 + train]}
+
+
+def test_folded_networks_are_measured_where_it_is_asked_for(monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        "anysize.models.bench.fold_batch_norm", lambda model: measured.append(model) or fold_batch_norm(model)
+    )
+    assert bench("resnet8", [16], [2], repeats=1)["folded"].tolist() == [False, False]
+    assert not measured
+    assert bench("resnet8", [16], [2], repeats=1, fold=True)["folded"].tolist() == [True, False]
+    assert len(measured) == 1
 
 
 def test_other_outputs_than_one_row_of_logits():
@@ -86,6 +123,9 @@ def test_other_outputs_than_one_row_of_logits():
         (("inception_v3", [32]), {}, "the smallest it takes is 75"),
         ((nn.Conv2d(3, 4, 1),), {}, "sizes are not given"),
         (("resnet8", [16], [0]), {}, r"batches are \[0\]"),
+        (("resnet8", [16], [1.5]), {}, r"batches are \[1.5\]; expected numbers of images from 1"),
+        (("resnet8", 16), {}, r"sizes are 16; expected sides of images from 1 pixel"),
+        (("resnet8", ["a"]), {}, r"sizes are \['a'\]; expected sides of images from 1 pixel"),
         (("resnet8", [16], [2]), {"precision": "int3"}, "precision is 'int3'; expected one of: float32"),
         (("resnet8", [16], [2]), {"repeats": 0}, "repeats is 0; expected at least 1"),
         (("resnet8", [16], [2]), {"device": "abacus"}, "device 'abacus' cannot be used"),

@@ -142,6 +142,11 @@ def test_own_model_from_a_module(own: str, monkeypatch: pytest.MonkeyPatch) -> N
         ("resnet18", {"dropout": 0.3}, "takes no option 'dropout'; its options: groups, norm_layer, replace_stride"),
         ("mobilenet_v3_small", {"droppath": 0.3}, "takes no option 'droppath'"),
         ("resnext50_32x4d", {"groups": 3}, "cannot be built with the options {'groups': 3}"),
+        ("resnet18", {"num_classes": 0}, "model 'resnet18': num_classes is 0; expected at least 1"),
+        ("resnet20", {"num_classes": -1}, "model 'resnet20': num_classes is -1; expected at least 1"),
+        ("resnet20", {"in_channels": 0}, "model 'resnet20': in_channels is 0; expected at least 1"),
+        ("resnet50", {"num_classes": "10"}, "model 'resnet50': num_classes is '10'; expected .* a whole number"),
+        ("dla60x", {"num_classes": 2.5}, "model 'dla60x': num_classes is 2.5; expected .* a whole number"),
     ],
 )
 def test_what_is_wrong_is_told(own: str, name: str, options: dict[str, object], message: str) -> None:
@@ -206,6 +211,8 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         create_model("timm:resnet81")
     with pytest.raises(UserError, match="does not take the options"):
         create_model("timm:resnet18", no_such_option=1)
+    with pytest.raises(UserError, match=r"options \{'output_stride': 7\}: AssertionError"):
+        create_model("timm:resnet18", output_stride=7)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"pip install 'anysize\[zoo\]'"):
         create_model("timm:resnet18")

@@ -237,6 +237,31 @@ def test_tied_weights_stay():
     assert_folds(nn.Sequential(one, nn.BatchNorm2d(3), nn.ReLU(), two), 1, 2, 3, 7, 7)
 
 
+def test_weights_that_the_network_reads_itself_stay():
+    class Autoencoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv_transpose2d(self.norm(self.conv(x)), self.conv.weight)
+
+    assert_folds(Autoencoder(), 1, 2, 3, 7, 7)
+
+
+def test_a_layer_that_an_untraceable_part_uses_too_stays():
+    class Again(nn.Module):
+        def __init__(self, conv: nn.Module) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) if x.mean() < 1e9 else x
+
+    conv = nn.Conv2d(3, 3, 3)
+    assert_folds(nn.Sequential(conv, nn.BatchNorm2d(3), Again(conv)), 1, 2, 3, 7, 7)
+
+
 def test_a_value_that_is_read_elsewhere_keeps_its_norm():
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -265,6 +290,31 @@ def test_a_norm_whose_input_is_changed_in_place_afterwards_is_not_folded_on():
     assert_folds(InPlace(), 1, 2, 3, 5, 5)
 
 
+def test_a_change_in_place_by_another_name_counts():
+    class View(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.tanh()
+            y = self.norm(x[:, :3])
+            x.mul_(2)
+            return self.conv(y) + x[:, 1:]
+
+    assert_folds(View(), 1, 2, 4, 5, 5)
+
+
+def test_linear_layers_take_the_last_dimension_and_norms_the_second():
+    assert_folds(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm2d(4)), 1, 2, 4, 5, 3)
+    assert_folds(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Linear(4, 5)), 1, 2, 4, 5, 4)
+    behind = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    before = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    for folded in (assert_folds(behind, 0, 5, 4), assert_folds(before, 0, 5, 4)):
+        with pytest.raises(AssertionError, match=r"linear layer for values \(N, C\)"):
+            folded(torch.zeros(5, 4, 4, dtype=torch.float64))
+
+
 def test_reading_the_shape_is_no_reading_of_values():
     class Shape(nn.Module):
         def __init__(self) -> None:
@@ -285,6 +335,9 @@ def test_a_norm_that_is_replaced_hooked_or_unknown_stays():
         return model
 
     assert_folds(hooked(), 1, 2, 3, 5, 5)
+    between = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.BatchNorm2d(4))
+    between[1].register_forward_hook(lambda module, args, output: output.relu())
+    assert_folds(between, 1, 2, 3, 5, 5)
     parametrized = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4))
     assert_folds(parametrized, 1, 2, 3, 5, 5)
 
@@ -307,6 +360,37 @@ def test_an_untraceable_part_is_left_whole():
 def test_an_untraceable_network_is_refused():
     with pytest.raises(UserError, match="norms of Branching cannot be folded: its forward pass cannot be traced"):
         fold_batch_norm(Branching())
+
+
+def test_what_cannot_even_be_left_whole_is_refused():
+    class Unregistered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.Conv2d(3, 4, 1)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[0](x)
+
+    class Told(Branching):
+        def forward(self, x: Tensor, how: object = None) -> Tensor:
+            return super().forward(x)
+
+    class Telling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Told()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.part(x, object())
+
+    for model in (Unregistered(), Telling()):
+        with pytest.raises(UserError, match="its forward pass cannot be traced"):
+            fold_batch_norm(model)
+
+
+def test_a_compiled_model_is_folded():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    assert count_norms(fold_batch_norm(torch.compile(model, backend="eager"))) == 0
 
 
 def test_the_given_model_is_untouched():

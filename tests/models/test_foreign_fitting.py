@@ -139,12 +139,12 @@ def test_a_misfit_is_told_in_a_table_and_loads_nothing() -> None:
     sentence, header, *rows = str(error.value).splitlines()
     assert re.fullmatch(
         r"run\.pth does not fit CifarResNet: 0 tensors of the model missing, 30 not in the model, 17 of another shape; "
-        r"name the model .* \(--partial\)",
+        r"name the model .* \(import: --partial, train: --model\.partial-weights\)",
         sentence,
     )
     assert header.split() == ["stage", "missing", "unexpected", "shape", "such", "as"]
     assert [row.split()[0] for row in rows if not row.startswith(" ")] == ["layer1", "layer2", "layer3"]
-    assert "unexpected 1.conv1.weight, 1.bn1.weight, ..." in " ".join(str(error.value).split())
+    assert "unexpected 1.conv1.weight, 1.conv2.weight, ..." in " ".join(str(error.value).split())
     assert "0.conv1.weight: file 8x4x3x3, model 4x4x3x3" in " ".join(str(error.value).split())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -172,6 +172,18 @@ def test_partial_loads_what_fits_and_says_what_does_not() -> None:
 def test_partial_still_refuses_what_has_nothing_in_common() -> None:
     with pytest.raises(UserError, match="no weight fits"):
         fit_state_dict(tiny(), {"something": torch.zeros(3)}, partial=True)
+
+
+def test_complex_weights_do_not_lose_half_of_themselves() -> None:
+    complex_ones = {name: value.to(torch.complex64) for name, value in tiny().state_dict().items()}
+    with pytest.raises(UserError, match=r"the file's .* holds complex numbers and the model's real ones"):
+        fit_state_dict(tiny(), complex_ones)
+
+
+def test_a_file_with_online_norms_says_which_norm_it_wants() -> None:
+    file = create_model("resnet8", norm="online").state_dict()
+    with pytest.raises(UserError, match=r"it has online norms: give --model\.norm online"):
+        fit_state_dict(create_model("resnet8"), file)
 
 
 def test_counters_may_be_missing() -> None:

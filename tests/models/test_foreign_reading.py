@@ -5,6 +5,8 @@ import collections
 import os
 import pathlib
 import pickle
+import struct
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -198,6 +200,75 @@ def test_other_archives_and_programs_are_told(tmp_path: Path) -> None:
         torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
     with pytest.raises(UserError, match="is a TorchScript program"):
         read_foreign(tmp_path / "script.pt")
+
+
+def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
+    """Else a file of a few kilobytes could ask for any amount of memory."""
+    whole, path = save(tmp_path / "whole.pth", {"model": WEIGHTS, "note": "x" * (1 << 24)}), tmp_path / "small.pth"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert path.stat().st_size < 1 << 15
+    assert_weights(read_foreign(whole).tensors)
+    with pytest.raises(UserError, match="is a compressed zip archive, which no PyTorch checkpoint is"):
+        read_foreign(path)
+
+
+class Reduced:
+    """Is pickled as the call of something harmless."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.reduced = call, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.reduced
+
+
+def test_numpy_scalars_take_no_memory_that_the_file_names(tmp_path: Path) -> None:
+    """numpy itself would fill as many bytes as the type has."""
+    scalar = np.float64(0).__reduce__()[0]
+    held = {
+        "model": WEIGHTS,
+        "best": Reduced(scalar, Reduced(np.dtype, "V100000000")),
+        "loss": Reduced(scalar, np.dtype(">f8"), struct.pack(">d", 7.5)),
+        "acc": np.float16(0.5),
+    }
+    path = save(tmp_path / "numpy.pth", held)
+    tracemalloc.start()
+    try:
+        assert read_foreign(path).metrics == {"loss": 7.5, "acc": 0.5}
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_numbers_of_any_length_are_passed_over(tmp_path: Path) -> None:
+    for epoch in ("9" * 5000, "²"):
+        foreign = read_foreign(save(tmp_path / "a.pth", {"model": WEIGHTS, "epoch": epoch, "best": 10**400}))
+        assert (foreign.epoch, foreign.metrics) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(2, 3).to_sparse(), r"the tensor w is sparse \(torch.sparse_coo\); expected plain tensors"),
+        (torch.zeros(2, 3, device="meta"), r"the tensor w was saved without its values \(device meta\)"),
+    ],
+)
+def test_tensors_without_plain_values_are_refused(tmp_path: Path, tensor: torch.Tensor, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_foreign(save(tmp_path / "a.pth", {"state_dict": {"w": tensor}}))
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.pth", {"model": WEIGHTS})
+
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)  # the owner of tests may be root, whom no mode keeps out
+    with pytest.raises(UserError, match=r"a\.pth cannot be read: Permission denied; expected a file that you may read"):
+        read_foreign(path)
 
 
 def test_no_file_and_folders_are_told(tmp_path: Path) -> None:

@@ -148,16 +148,43 @@ def test_memory_falls_and_flops_stay():
 
 
 def test_running_statistics_are_updated_once():
-    model = create_model("resnet8")
-    checkpoint_segments(model, 1)
+    model = create_model("resnet14")
+    assert "layer1" in checkpoint_segments(model, 1)
     for _ in range(3):
         model(torch.randn(2, 3, 16, 16)).sum().backward()
     assert model.layer1[0].bn1.num_batches_tracked == 3
 
 
+def test_a_second_backward_pass_through_the_same_graph():
+    plain, images = create_model("resnet14"), torch.randn(2, 3, 16, 16)
+    other = copy.deepcopy(plain)
+    checkpoint_segments(other, 1)
+    for model in (plain, other):
+        loss = model(images).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+    for (name, expected), value in zip(plain.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(value.grad, expected.grad), name
+    for (name, expected), value in zip(plain.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(value, expected), name
+
+
+def test_a_stage_that_is_called_twice_or_by_keyword():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.3), nn.ReLU())
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.stage(input=self.stage(x)).mean((2, 3)))
+
+    assert assert_same(Twice(), 2) == ["stage"]
+
+
 def test_evaluation_names_and_copies_are_unaffected():
     torch.manual_seed(0)
-    model = create_model("resnet8")
+    model = create_model("resnet14")
     names = list(model.state_dict())
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
@@ -175,7 +202,7 @@ def test_evaluation_names_and_copies_are_unaffected():
 
 
 def test_calibration_sees_the_same():
-    model = create_model("resnet8")
+    model = create_model("resnet14")
     other = copy.deepcopy(model)
     checkpoint_segments(other, 1)
     images = torch.randn(8, 3, 16, 16)
@@ -187,7 +214,7 @@ def test_calibration_sees_the_same():
 
 def test_a_compiled_model_recomputes_too():
     torch.manual_seed(0)
-    model = create_model("resnet8", num_classes=5)
+    model = create_model("resnet14", num_classes=5)
     plain = train(copy.deepcopy(model), torch.float32, size=16)
     checkpoint_segments(model, 1)
     torch._dynamo.reset()
@@ -199,10 +226,10 @@ def test_a_compiled_model_recomputes_too():
 
 def test_what_cannot_be_checkpointed_is_said():
     with pytest.raises(UserError, match="checkpoint segments are 0; expected at least 1"):
-        checkpoint_segments(create_model("resnet8"), 0)
+        checkpoint_segments(create_model("resnet14"), 0)
     with pytest.raises(UserError, match="Conv2d has no stages to recompute"):
         checkpoint_segments(nn.Conv2d(3, 4, 3), 2)
-    model = create_model("resnet8")
+    model = create_model("resnet14")
     checkpoint_segments(model, 2)
     with pytest.raises(UserError, match="CifarResNet recomputes its activations already"):
         checkpoint_segments(model, 2)

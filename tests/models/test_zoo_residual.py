@@ -203,10 +203,13 @@ def test_fixup_trains_without_norms() -> None:
         ("cifar_resnext", {"groups": [4, 8, 7]}, r"groups \[4, 8, 7\] do not divide the widths \[64, 128, 256\]"),
         ("cifar_resnext", {"groups": 0}, r"groups is \[0, 0, 0\]; expected 3 positive whole numbers"),
         ("imagenet_resnet", {"classifier_std": -1}, "classifier_std is -1"),
+        ("imagenet_resnet", {"stem": 0}, "stem is 0; expected a positive whole number"),
+        ("cifar_resnet_fixup", {"expansion": 0}, "expansion is 0; expected a positive whole number"),
         ("resnet50_fixup", {"widths": [64, 128]}, r"widths is \[64, 128\]; expected 4"),
         ("resnet50_fixup", {"dropout": 0.1}, "takes no option 'dropout'"),
         ("cifar_densenet", {"depth": 99}, r"depth is 99; expected 6n \+ 4"),
         ("cifar_densenet", {"growth": 0}, "growth is 0; expected at least 1"),
+        ("cifar_densenet", {"dropout": 2}, "dropout is 2; expected a probability"),
     ],
 )
 def test_options_that_do_not_go(name: str, options: dict[str, object], message: str) -> None:

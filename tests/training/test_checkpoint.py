@@ -13,6 +13,7 @@ from anysize.training import checkpoint as module
 from anysize.training.checkpoint import (
     Checkpoint,
     DamagedCheckpoint,
+    find_checkpoint,
     load_model,
     model_tensors,
     read_checkpoint,
@@ -33,6 +34,57 @@ def test_what_is_written_is_read_and_the_last_save_becomes_previous(tmp_path: Pa
     assert read_checkpoint(last).state["progress"] == {"step": 3.0}
     assert torch.equal(read_checkpoint(last).optimizer["w/momentum"], torch.ones(4, 3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "previous"]
+
+
+def test_tensors_of_any_layout_and_type(tmp_path: Path) -> None:
+    shared = torch.arange(6.0)
+    tensors = {
+        "transposed": torch.randn(3, 5).t(),
+        "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "shared": shared,
+        "part of it": shared[1:3],
+        "one value many times": torch.ones(1).expand(4, 4),
+        "number": torch.tensor(3),
+        "empty": torch.empty(0, 3),
+        "half": torch.randn(3).bfloat16(),
+        "truth": torch.tensor([True, False]),
+        "complex": torch.randn(3, dtype=torch.complex64).conj(),
+        "unsigned": torch.tensor([1, 65535], dtype=torch.uint16),
+    }
+    write_checkpoint(tmp_path / "last", Checkpoint(tensors, {}, {}))
+    read = read_checkpoint(tmp_path / "last").model
+    assert read.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert read[name].dtype == value.dtype
+        assert torch.equal(read[name], value), name
+    with pytest.raises(UserError, match=r"tensor w is of type torch\.complex128, which safetensors does not hold"):
+        write_checkpoint(tmp_path / "last", Checkpoint({"w": torch.ones(1, dtype=torch.complex128)}, {}, {}))
+    assert read_checkpoint(tmp_path / "last").model.keys() == tensors.keys()
+
+
+def test_after_a_crash_between_two_renames_the_old_one_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = tmp_path / "best"
+    write_checkpoint(best, make(1.0))
+    rename = Path.rename
+
+    def crash(self: Path, target: Path) -> Path:
+        if target == best:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(best, make(2.0))
+    monkeypatch.undo()
+    assert not best.exists()
+    found = find_checkpoint(best)
+    assert found is not None
+    assert float(read_checkpoint(found).model["w"][0, 0]) == 1.0
+    write_checkpoint(best, make(3.0))
+    assert find_checkpoint(best) == best
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
@@ -68,6 +120,12 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Mo
         write_checkpoint(last, make(2.0), keep=previous)
     assert float(read_checkpoint(last).model["w"][0, 0]) == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]
+
+
+def test_a_place_that_cannot_be_written_is_not_called_full(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Not a directory; .* untouched: give a folder that can be written"):
+        write_checkpoint(tmp_path / "file" / "last", make(1.0))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path: Path) -> None:

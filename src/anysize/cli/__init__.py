@@ -37,6 +37,8 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = token[2:].partition("=")
         if not equals:
             if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
+                if "." not in key:
+                    raise UserError(f"--{key} is no option of this command; --help lists them")
                 raise UserError(f"--{key} has no value; expected --{key} VALUE")
             value = rest.pop(0)
         settings[key.replace("-", "_")] = value

@@ -1,5 +1,6 @@
 """`anysize bench MODEL`."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -66,10 +67,13 @@ def command(
     from anysize.experiment.named import named_model
     from anysize.models.bench import bench
     from anysize.reports.environment import describe_environment
+    from anysize.reports.files import check_writable, write_atomically
 
     given = {**parse_settings(settings), **({"model.norm": norm} if norm else {})}
     sides = _numbers("sizes", sizes)
-    built, expected = named_model(model, given, task=task, size=max(sides, default=0))
+    built, expected = named_model(model, given, task=task, size=max(sides, default=None))
+    if csv:
+        check_writable(Path(csv))  # before minutes are spent on the figures
     console = Console()
     with console.status("measuring") as status:
         result = bench(
@@ -115,7 +119,7 @@ def command(
         highlight=False,
     )
     if csv:
-        result.to_csv(csv, index=False)
+        write_atomically(Path(csv), result.to_csv(index=False))
         console.print(f"{csv} is written", soft_wrap=True)
 
 

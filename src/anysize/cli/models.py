@@ -52,7 +52,7 @@ def show(
     name: str,
     /,
     *settings: Settings,
-    size: int = 0,
+    size: int | None = None,
     norm: str = "",
     task: str = "classification",
     classes: int | None = None,

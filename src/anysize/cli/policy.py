@@ -7,7 +7,9 @@ from anysize.cli import Settings, parse_settings
 _BESIDE = 4  # images at most whose blocks are listed side by side
 
 
-def command(run: str, /, *images: Settings, size: int = 0, limit: int = 1000, checkpoint: str = "last") -> None:
+def command(
+    run: str, /, *images: Settings, size: int | None = None, limit: int = 1000, checkpoint: str = "last"
+) -> None:
     """Show how much an elastic network's blocks use half resolution, on its data or on image files.
 
     On the validation images the figures also go into scale_policy.csv and report.html in the run folder.

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from anysize.cli import Settings, parse_settings
+from anysize.registry import UserError
 
 
 def command(
@@ -46,8 +47,10 @@ def command(
     from anysize.training.guards import Interrupted
 
     overrides, folder = parse_settings(settings), run or None
-    if pretrained:
-        overrides.setdefault("model.weights", "pretrained")
+    if pretrained and overrides.setdefault("model.weights", "pretrained") != "pretrained":
+        raise UserError(
+            f"--pretrained and --model.weights {overrides['model.weights']} are both given; leave one of them out"
+        )
     try:
         if repeat is None:
             train(recipe, overrides, run=folder, resume_from=resume, allow_changes=allow_changes)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import Task
+from anysize.tasks.base import Task, main_logits
 
 
 @contextlib.contextmanager
@@ -43,12 +43,12 @@ def evaluate_batches(
         for batch in batches:
             inputs = batch.images.to(device, non_blocking=True)
             started = time.perf_counter()
-            outputs = model(inputs)
+            outputs = main_logits(model(inputs))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds += time.perf_counter() - started
             count = len(outputs) // batch.copies
-            outputs = outputs.float().unflatten(0, (batch.copies, count)).mean(dim=0)  # copy-major: (copies, N, ...)
+            outputs = outputs.float().reshape(batch.copies, count, *outputs.shape[1:]).mean(dim=0)  # copy-major
             metrics.update(outputs, batch.targets[:count].to(device))
             images += count
     values = {name: float(value) for name, value in metrics.compute().items()}

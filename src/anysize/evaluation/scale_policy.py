@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.evaluation.evaluate import evaluating
+from anysize.models.options import check_is_model
 from anysize.models.scales import ScaleSum
 from anysize.registry import UserError
 
@@ -53,6 +54,9 @@ def scale_policy(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, Any]
     >>> scale_policy(model, [torch.randn(4, 3, 32, 32)])["block"].unique().tolist()
     ['layer1.0']
     """
+    check_is_model("scale_policy", model)
+    if isinstance(batches, Tensor):
+        raise UserError("scale_policy received one tensor; expected batches of images, such as [images]")
     blocks = {module: name.rpartition(".")[0] for name, module in model.named_modules() if isinstance(module, ScaleSum)}
     if not blocks:
         raise UserError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anysize.experiment import build
 from anysize.experiment.weights import Weights, describe_input, start_from
+from anysize.models.builders import is_timm_model
 from anysize.models.factory import list_models, rebuild_model
 from anysize.models.foreign import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
 from anysize.models.foreign.fitting import check_fit
@@ -87,10 +88,7 @@ def import_checkpoint(
     }
     tensors, fitted = _tensors(plan, recipe, description, foreign, partial)
     damaged = next((key for key, value in tensors.items() if not _finite(value)), None)
-    checkpoints = folder / "checkpoints"
-    write_checkpoint(checkpoints / "last", Checkpoint(tensors, {}, state))
-    shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)
-    files.write_atomically(folder / files.RECIPE, dump(recipe))
+    _write(folder, Checkpoint(tensors, {}, state), recipe)
     for line in (
         *foreign.lines(),
         *fitted,
@@ -102,6 +100,20 @@ def import_checkpoint(
         if say:
             say(line)
     return folder
+
+
+def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Write the run folder whole or not at all, so that the same command may be given again."""
+    checkpoints = folder / "checkpoints"
+    try:
+        write_checkpoint(checkpoints / "last", checkpoint)
+        shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)
+        files.write_atomically(folder / files.RECIPE, dump(recipe))
+    except BaseException as error:  # an interruption, too
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        if isinstance(error, (OSError, shutil.Error)):
+            raise UserError(f"cannot write {folder}: {error}; make room or give another folder with --out") from error
+        raise
 
 
 @dataclasses.dataclass
@@ -119,8 +131,7 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
     """Find class count and input channels in the file, and fit it to the model that has them."""
     described = build.describe_model(recipe, Preprocessing(image_size=224))
     described |= {"num_classes": None, "norm": "", "norm_options": {}, "elasticize": ""}
-    if recipe.task.name == "segmentation":
-        described["task"] = "segmentation"
+    described["task"] = recipe.task.name
     network = build_on_meta(lambda: rebuild_model(described))
     own, head, first = network.state_dict(), find_head(network), find_first_convolution(network)
     mapped = map_names(foreign.tensors, own).tensors
@@ -187,7 +198,10 @@ def _name_of(foreign: ForeignCheckpoint) -> str:
     if foreign.arch in list_models():
         return foreign.arch
     says = f"says {foreign.arch!r}, which is no model here" if foreign.arch else "does not tell its model"
-    raise UserError(f"{foreign.path} {says}; name it with --as (`anysize models` lists them)")
+    hint = "`anysize models` lists them"
+    if foreign.arch and is_timm_model(foreign.arch):
+        hint = f"--as timm:{foreign.arch} for timm's of that name"
+    raise UserError(f"{foreign.path} {says}; name it with --as ({hint})")
 
 
 def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any]) -> Recipe:

@@ -23,7 +23,7 @@ def named_model(
     settings: Mapping[str, Any] | None = None,
     *,
     task: str = "classification",
-    size: int = 0,
+    size: int | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
 ) -> tuple[nn.Module, Preprocessing]:
@@ -33,7 +33,7 @@ def named_model(
         name: as `create_model` takes it, untrained then, or a run folder, with its last weights.
         settings: of `[model]`, such as `{"model.options.depth": 20, "model.norm": "online"}`.
         task: with "segmentation" a model that has such a head.
-        size: pixels; 0: what the model was published for.
+        size: pixels; None: what the model was published for.
         num_classes, in_channels: None: what the model was published with.
 
     Raises:
@@ -44,6 +44,8 @@ def named_model(
     >>> len(model.layer1), expected.image_size
     (1, 32)
     """
+    if size is not None and size < 1:
+        raise UserError(f"size is {size}; expected at least 1 pixel")
     settings = dict(settings or {})
     for key in settings:
         if key.split(".")[0] != "model" or key.split(".")[1:2] == [] or key.split(".")[1] not in _TAKEN:
@@ -51,7 +53,7 @@ def named_model(
                 f"--{key} says nothing here; expected settings of {', '.join(f'model.{k}' for k in _TAKEN)}"
             )
     if Path(name).is_dir():
-        if settings or num_classes or in_channels or task != "classification":
+        if settings or num_classes is not None or in_channels is not None or task != "classification":
             raise UserError(f"{name} is a run, whose model is what it was trained as; leave the model's options out")
         loaded = load_run(name, "last")
         return loaded.model, dataclasses.replace(
@@ -66,7 +68,7 @@ def named_model(
         expected = Preprocessing(size)
     described = dataclasses.asdict(recipe.model) | {
         "num_classes": num_classes,
-        "in_channels": in_channels or expected.channels,
+        "in_channels": expected.channels if in_channels is None else in_channels,
         "image_size": size or expected.image_size,
         "task": task,
     }

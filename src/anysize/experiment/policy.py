@@ -30,7 +30,7 @@ def run_scale_policy(
     run: str | Path,
     images: Sequence[str | Path] = (),
     *,
-    size: int = 0,
+    size: int | None = None,
     limit: int = IMAGES,
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
@@ -41,7 +41,7 @@ def run_scale_policy(
         run: the run folder.
         images: image files; by default the validation images, and the result also goes into the run's
             `scale_policy.csv` and report.
-        size: pixels; 0: the base size.
+        size: pixels; None: the base size.
         limit: validation images at most, spread evenly over the classes.
         checkpoint: "best", "last", "previous", or the name of a calibrated copy.
         overrides: settings of the recipe to replace, such as `{"data.root": ...}`.
@@ -56,9 +56,7 @@ def run_scale_policy(
     if limit < 1:
         raise UserError(f"limit is {limit}; expected at least 1 image")
     loaded = load_run(run, checkpoint, overrides)
-    if size:
-        (size,) = parse_sizes([size])
-    size = size or loaded.preprocessing.image_size
+    (size,) = parse_sizes([loaded.preprocessing.image_size if size is None else size])
     check_size(loaded.model, size, loaded.preprocessing.channels)
     if images:
         table = scale_policy(loaded.model, (_read(Path(path), loaded.preprocessing, size) for path in images))
@@ -83,6 +81,8 @@ def measure(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAG
 
 def _read(path: Path, preprocessing: Preprocessing, size: int) -> Tensor:
     """An image file as input (1, C, size, size)."""
+    if not path.is_file():
+        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected an image file")
     try:
         pixels = torch.from_numpy(decode_rgb(str(path))).permute(2, 0, 1)[None]
     except BadImage as error:

@@ -25,7 +25,14 @@ from anysize.reports import files
 from anysize.reports.html import write_report
 from anysize.reports.runs import write_evaluation
 from anysize.sizes.cost import count_flops
-from anysize.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint, write_checkpoint
+from anysize.training.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_model,
+    model_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 @dataclasses.dataclass
@@ -58,6 +65,8 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         )
     recipe = override(load_recipe(str(folder / files.RECIPE)), overrides or {})
     path = folder / "checkpoints" / checkpoint
+    if not path.is_dir():
+        path = find_checkpoint(path) or path
     if not path.is_dir():
         known = [p.name for p in sorted((folder / "checkpoints").glob("[!.]*"))]
         hint = did_you_mean(checkpoint, known) if known else "train it first"
@@ -93,6 +102,10 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
             f"{preprocessing.channels}; give other data with --data.name, or train the model for these images with "
             f"--model.weights {loaded.folder}"
         )
+    for key in ("mean", "std"):
+        wanted, own = getattr(recipe.data, key), getattr(preprocessing, key)
+        if wanted and tuple(wanted) != own:
+            raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
     validation = load_dataset(recipe.data, "validation")
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))

@@ -149,13 +149,14 @@ def prepare(recipe: Recipe, resumed: Preprocessing | None = None) -> Prepared:
 
 def _resumed_input(folder: Path, resume_from: str) -> Preprocessing | None:
     """How the images were prepared in a run that is to go on; None: it starts."""
-    path = None if resume_from == "never" else CheckpointStore(folder / "checkpoints", {}).find(resume_from)
+    store = CheckpointStore(folder / "checkpoints", {})
+    path = store.to_resume(resume_from)
     if path is None:
         return None
     try:
         return Preprocessing.from_dict(read_state(path)["preprocessing"])
-    except DamagedCheckpoint:
-        return None  # said, with the remedy, where the checkpoint is read
+    except DamagedCheckpoint as error:
+        raise store.damaged(path, error) from None
 
 
 def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Evaluator]:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from anysize.models.factory import rebuild_model
 from anysize.models.foreign import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.foreign.heads import find_first_convolution
+from anysize.models.options import check_is_model
 from anysize.models.pretrained import DEFAULT, pretrained_weights, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.training.checkpoint import read_checkpoint
+from anysize.training.checkpoint import find_checkpoint, read_checkpoint
 
 _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
 
@@ -81,6 +82,7 @@ def load_weights(
     >>> print(*load_weights(anysize.create_model("resnet8", num_classes=3), file).lines())
     the head fc is new: the file has 10 classes, the model 3
     """
+    check_is_model("load_weights", model)
     weights = find_weights(source, name)
     return fit_state_dict(model, weights.tensors, partial=partial, num_classes=num_classes, source=weights.source)
 
@@ -137,8 +139,8 @@ def _checkpoint_folder(path: Path) -> Path:
     if (path / "state.json").is_file():
         return path
     for name in ("best", "last"):
-        if (path / "checkpoints" / name / "state.json").is_file():
-            return path / "checkpoints" / name
+        if found := find_checkpoint(path / "checkpoints" / name):
+            return found
     raise UserError(
         f"{path} is neither a run folder with checkpoints nor a checkpoint folder; expected one that anysize train or "
         "anysize import wrote, or a file"

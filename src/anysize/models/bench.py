@@ -29,6 +29,7 @@ from anysize.models.expected import expected_preprocessing
 from anysize.models.factory import create_model
 from anysize.models.fold import fold_batch_norm
 from anysize.models.input_size import check_size
+from anysize.models.options import check_is_model
 from anysize.models.structure import evaluation_flops
 from anysize.registry import UserError
 from anysize.sizes.cost import count_flops
@@ -120,8 +121,11 @@ def bench(
         model = create_model(model, in_channels=in_channels)
     elif not sizes:
         raise UserError("sizes are not given; expected the sides of the images, such as sizes=[224]")
-    if any(batch < 1 for batch in batches) or not batches:
-        raise UserError(f"batches are {list(batches)}; expected numbers of images from 1")
+    check_is_model("bench", model)
+    if not _are_numbers(sizes):
+        raise UserError(f"sizes are {sizes!r}; expected sides of images from 1 pixel, such as [128, 224]")
+    if not _are_numbers(batches):
+        raise UserError(f"batches are {batches!r}; expected numbers of images from 1, such as [1, 8]")
     for size in sizes:
         check_size(model, size, in_channels or 3, training=how.train)
     rows = []
@@ -130,6 +134,15 @@ def bench(
             rows.append(_row(model, mode, (batch, in_channels or 3, size, size), how))
             on_row(rows[-1])
     return pd.DataFrame(rows)
+
+
+def _are_numbers(values: object) -> bool:
+    """Whether `values` are whole numbers from 1, at least one."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) > 0
+        and all(isinstance(value, int) and value > 0 for value in values)
+    )
 
 
 def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: BenchOptions) -> dict[str, Any]:

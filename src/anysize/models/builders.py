@@ -26,9 +26,25 @@ def timm_model(name: str, num_classes: int | None, in_channels: int, options: Ma
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
         model: nn.Module = timm.create_model(name, in_chans=in_channels, **classes, **options)
-    except TypeError as error:
-        raise UserError(f"timm:{name} does not take the options {dict(options)}: {error}") from None
+    except (TypeError, ValueError, AssertionError) as error:
+        if not options:
+            raise
+        reason = str(error) or type(error).__name__
+        raise UserError(f"timm:{name} does not take the options {dict(options)}: {reason}") from error
     return model
+
+
+def is_timm_model(name: str) -> bool:
+    """Whether timm, if it is installed, has a model of this name.
+
+    >>> is_timm_model("resnet10t"), is_timm_model("resnet")
+    (True, False)
+    """
+    try:
+        import timm
+    except ImportError:
+        return False
+    return bool(timm.is_model(name))
 
 
 def import_builder(name: str) -> Callable[..., nn.Module]:
@@ -142,4 +158,11 @@ def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
     setattr(model.get_submodule(parent), attribute, new)
 
 
-__all__ = ["builder_parameters", "call_builder", "import_builder", "replace_first_convolution", "timm_model"]
+__all__ = [
+    "builder_parameters",
+    "call_builder",
+    "import_builder",
+    "is_timm_model",
+    "replace_first_convolution",
+    "timm_model",
+]

@@ -18,6 +18,7 @@ from torchvision.models import resnet as torchvision_resnet
 
 from anysize.models.block_shape import BlockShape
 from anysize.models.elastic_blocks import ElasticBasicBlock, ElasticBottleneck
+from anysize.models.options import check_is_model
 from anysize.models.residual import GatedStage, ResidualBlock
 from anysize.models.scales import ScaleSum
 from anysize.norms.replace import resized
@@ -74,6 +75,7 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
     3 blocks in layer1: 16 channels to 12 at full and 16 at half resolution
     2 blocks in layer2: 32 channels to 24 at full and 32 at half resolution
     """
+    check_is_model("elasticize", model)
     for name, module in model.named_modules():
         if isinstance(module, ScaleSum):
             block = name.rpartition(".")[0]

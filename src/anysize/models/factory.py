@@ -68,10 +68,10 @@ def create_model(
         options: further arguments of the builder.
 
     Raises:
-        UserError: an unknown model, file, function or norm, a task that the model has no head for, an option that the
-            builder or the norm does not take, a result that is no `nn.Module`, norms that cannot be swapped, `norm`
-            for a builder that has an option of that name itself, or published weights that there are not or that
-            cannot be downloaded.
+        UserError: an unknown model, file, function or norm, fewer than 1 classes or channels, a task that the model
+            has no head for, an option that the builder or the norm does not take, a result that is no `nn.Module`,
+            norms that cannot be swapped, `norm` for a builder that has an option of that name itself, or published
+            weights that there are not or that cannot be downloaded.
 
     >>> import torch
     >>> create_model("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
@@ -130,6 +130,9 @@ def _create(
     name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any], ours_too: tuple[str, ...] = ()
 ) -> nn.Module:
     """The model with its own norms; `ours_too` are arguments of `create_model` that the builder must not have."""
+    for argument, number in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise UserError(f"model {name!r}: {argument} is {number!r}; expected at least 1, a whole number")
     if name.startswith("timm:"):
         return timm_model(name.removeprefix("timm:"), num_classes, in_channels, options)
     ours = name in MODELS or ":" in name

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
+from anysize.models.fold_graph import asks_shape, concatenated, input_of, trace, users_of, works_in_place
 from anysize.models.fold_layers import (
     Affine,
     Compensation,
@@ -30,21 +30,17 @@ from anysize.models.fold_layers import (
     is_same_padded,
     keeps_more,
     outputs_of,
+    passes_channels,
     reads_no_padding,
     split_fused,
+    takes_vectors,
 )
+from anysize.models.options import check_is_model
 from anysize.models.scales import ScaleSum
 from anysize.norms.recognise import recognise
-from anysize.registry import UserError
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 _SUMS = (operator.add, operator.iadd, torch.add)
-_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_NOTHING = (
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-)  # fmt: skip
-"""What a scale and a shift a channel pass through unchanged in evaluation."""
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -53,7 +49,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     Folds batch, synchronised and frozen batch norms, torch's, torchvision's, timm's and ours, into convolutions,
     transposed convolutions and linear layers, and online norms up to their error compensation, which stays. The outputs
     are the same but for rounding: 1e-5 relative in float32. What cannot be folded stays as it is: a norm between two
-    activations, a layer that is used twice, a module that torch.fx cannot trace.
+    activations, a layer that is used twice, a module that torch.fx cannot trace. Behind and before linear layers a norm
+    is folded for values (N, C); the folded model refuses others there.
 
     Args:
         model: any module that torch.fx traces once its untraceable submodules are left whole.
@@ -70,9 +67,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     >>> [type(module).__name__ for module in folded.children()]
     ['Conv2d', 'ReLU']
     """
+    check_is_model("fold_batch_norm", model)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     copied = copy.deepcopy(model).eval()
     split_fused(copied)
-    graph = _trace(copied, type(model).__name__)
+    graph = trace(copied, type(model).__name__)
     folder = _Folder(copied, graph)
     for node in list(graph.nodes):
         folder.fold_back(node)
@@ -85,6 +84,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded.eval()
 
 
+_NOT_FLAT = "a norm was folded into a linear layer for values (N, C), and these have other dimensions"
+
 Sinks = list[tuple[nn.Module, Affine]]
 """Layers with what each is to apply to its output."""
 
@@ -95,10 +96,14 @@ class _Folder:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
         self.graph = graph
-        self.calls = collections.Counter(id(self.module(node)) for node in graph.nodes if node.op == "call_module")
+        called = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+        self.calls = collections.Counter(id(part) for module in called for part in module.modules())
         self.owners = collections.Counter(
             id(parameter) for module in model.modules() for parameter in module._parameters.values()
         )
+        # A parameter that the model reads itself has another owner beside its layer.
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.owners.update(id(parameters.get(str(node.target))) for node in graph.nodes if node.op == "get_attr")
 
     def module(self, node: Any) -> nn.Module | None:
         """The module that a node calls, if it does."""
@@ -110,12 +115,14 @@ class _Folder:
         affine = affine_of(norm) if norm is not None else None
         if norm is None or affine is None or self.calls[id(norm)] > 1:
             return
-        sinks = self.sinks(_input(node), affine)
+        sinks = self.sinks(input_of(node), affine)
         if sinks is None or len({id(layer) for layer, _ in sinks}) < len(sinks):
+            return
+        if not self.fit_together(norm, [layer for layer, _ in sinks]):
             return
         for layer, part in sinks:
             apply_after(layer, part)
-        self.remove(node)
+        self.remove(node, [layer for layer, _ in sinks])
 
     def fold_on(self, node: fx.Node) -> None:
         """Fold a norm into the layers behind it, if that can be."""
@@ -124,31 +131,51 @@ class _Folder:
         if norm is None or affine is None or self.calls[id(norm)] > 1 or keeps_more(norm):
             return
         layers: list[Any] = [self.module(user) for user in node.users]
-        # Another user of the norm's input might change it in place before the layers read it.
-        if len(_users(_input(node))) > 1 or not all(layer is not None and self.takes(layer) for layer in layers):
+        if len(users_of(input_of(node))) > 1 or not all(layer is not None and self.takes(layer) for layer in layers):
+            return
+        if not self.fit_together(norm, layers) or self.changes_until(node, set(node.users)):
             return
         for layer in layers:
             if not reads_no_padding(layer) or layer.weight.shape[1] * getattr(layer, "groups", 1) != len(affine):
                 return
         for layer in layers:
             apply_before(layer, affine)
-        self.remove(node)
+        self.remove(node, layers)
 
-    def remove(self, node: fx.Node) -> None:
-        """Take a norm whose scale and shift are elsewhere out of the graph."""
+    def fit_together(self, norm: nn.Module, layers: list[Any]) -> bool:
+        """Whether the channels of a norm may be those of layers: of (N, C, L, ...) a linear layer takes the last L."""
+        return takes_vectors(norm) or not any(isinstance(layer, nn.Linear) for layer in layers)
+
+    def changes_until(self, node: fx.Node, users: set[fx.Node]) -> bool:
+        """Whether anything works in place between a node and the last of `users`: by a view, on what it reads."""
+        left, following = set(users), node.next
+        while left:
+            if works_in_place(following, self.module(following)):
+                return True
+            left.discard(following)
+            following = following.next
+        return False
+
+    def remove(self, node: fx.Node, layers: list[Any]) -> None:
+        """Take a norm whose scale and shift are in `layers` out of the graph."""
         norm = self.module(node)
+        if any(isinstance(layer, nn.Linear) for layer in layers):
+            with self.graph.inserting_before(node):
+                dims = self.graph.call_method("dim", (input_of(node),))
+                flat = self.graph.call_function(operator.eq, (dims, 2))
+                self.graph.call_function(torch._assert, (flat, _NOT_FLAT))
         if keeps_more(norm):
             parent, _, name = str(node.target).rpartition(".")
             setattr(self.model.get_submodule(parent), name, Compensation(norm))
             return
-        node.replace_all_uses_with(_input(node))
+        node.replace_all_uses_with(input_of(node))
         self.graph.erase_node(node)
 
     def may_go(self, node: fx.Node) -> bool:
         """Whether a node that nothing reads can be left out, such as DLA's unused projections: it changes nothing."""
         module = self.module(node)
         norm = module is not None and recognise(module) is not None
-        return norm or isinstance(module, (nn.Identity, *_LAYERS)) or _asks_shape(node)
+        return norm or isinstance(module, (nn.Identity, *_LAYERS)) or asks_shape(node)
 
     def takes(self, layer: nn.Module) -> bool:
         """Whether the weights of a layer may change: known arithmetic, called once, its parameters its own."""
@@ -162,16 +189,16 @@ class _Folder:
 
     def sinks(self, node: Any, affine: Affine) -> Sinks | None:
         """The layers that can apply `affine` to the value of `node`; None where they cannot."""
-        if not isinstance(node, fx.Node) or len(_users(node)) > 1:
+        if not isinstance(node, fx.Node) or len(users_of(node)) > 1:
             return None
         layer = self.module(node)
         if layer is not None and self.takes(layer):
             return [(layer, affine)] if outputs_of(layer) == len(affine) else None
         if self.passes(node):
-            return self.sinks(_input(node), affine)
+            return self.sinks(input_of(node), affine)
         if (summands := self.summands(node)) is not None:
             return self.all_sinks(summands, [affine, *[affine.unshifted()] * (len(summands) - 1)])
-        if (parts := _concatenated(node)) is not None:
+        if (parts := concatenated(node)) is not None:
             channels = [self.channels(part) for part in parts]
             if None in channels or sum(channels) != len(affine):  # type: ignore[arg-type]
                 return None
@@ -198,12 +225,8 @@ class _Folder:
     def passes(self, node: fx.Node) -> bool:
         """Whether a node gives back each channel, or averages of it."""
         module = self.module(node)
-        if isinstance(module, _AVERAGES):
-            padded = any(value != 0 for value in _tuple(module.padding)) and module.count_include_pad
-            return not padded and getattr(module, "divisor_override", None) is None
-        if isinstance(module, nn.Upsample):
-            return module.mode in ("nearest", "bilinear", "linear", "trilinear")
-        return isinstance(module, _NOTHING) or (node.op == "call_function" and node.target is F.adaptive_avg_pool2d)
+        function = node.op == "call_function" and node.target is F.adaptive_avg_pool2d
+        return function or (module is not None and passes_channels(module))
 
     def channels(self, node: Any) -> int | None:
         """Channels of the value of a node, where layers say so."""
@@ -213,78 +236,13 @@ class _Folder:
         if module is not None and outputs_of(module) is not None:
             return outputs_of(module)
         if self.passes(node):
-            return self.channels(_input(node))
+            return self.channels(input_of(node))
         if (summands := self.summands(node)) is not None:
             return self.channels(summands[0])
-        if (parts := _concatenated(node)) is not None:
+        if (parts := concatenated(node)) is not None:
             counts = [self.channels(part) for part in parts]
             return None if None in counts else sum(counts)  # type: ignore[arg-type]
         return None
-
-
-class _Tracer(fx.Tracer):
-    """Leaves norms, layers and `ScaleSum` whole, and what it was told it cannot trace."""
-
-    def __init__(self, whole: set[nn.Module]) -> None:
-        super().__init__()
-        self.whole = whole
-        self.failed: nn.Module | None = None
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kind = recognise(m)
-        known = (kind is not None and not kind.refused) or isinstance(m, (ScaleSum, _ConvNd, nn.Linear))
-        return known or m in self.whole or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed = self.failed or m  # the innermost
-            raise
-
-
-def _trace(model: nn.Module, name: str) -> fx.Graph:
-    whole: set[nn.Module] = set()
-    while True:
-        tracer = _Tracer(whole)
-        try:
-            return tracer.trace(model)
-        except Exception as error:  # whatever a model's own code does to a value that is not there
-            if tracer.failed is None:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(
-                    f"the norms of {name} cannot be folded: its forward pass cannot be traced by torch.fx ({reason}); "
-                    "move what depends on values or shapes into a submodule, which is then left whole"
-                ) from error
-            whole.add(tracer.failed)
-
-
-def _input(node: fx.Node) -> Any:
-    return node.args[0] if node.args else next(iter(node.kwargs.values()))
-
-
-def _concatenated(node: fx.Node) -> list[Any] | None:
-    """The nodes that a node joins along the channels; None if it does not."""
-    if node.op != "call_function" or node.target not in (torch.cat, torch.concat) or not node.args:
-        return None
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    parts = node.args[0]
-    return list(parts) if dim == 1 and isinstance(parts, (list, tuple)) else None
-
-
-def _users(node: fx.Node) -> list[fx.Node]:
-    """Those that read the values of a node, not its shape alone."""
-    return [user for user in node.users if not _asks_shape(user)]
-
-
-def _asks_shape(node: fx.Node) -> bool:
-    if node.op == "call_function":
-        return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
-    return node.op == "call_method" and node.target in ("size", "dim")
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 __all__ = ["fold_batch_norm"]

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from anysize.norms.layers import NormAct
+from anysize.norms.layers import FrozenBatchNorm, NormAct
 from anysize.norms.online import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.norms.recognise import recognise
 
 _ONLINE = (OnlineNorm1d, OnlineNorm2d, OnlineNorm3d)
+_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_NOTHING = (
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+)  # fmt: skip
+"""What a scale and a shift a channel pass through unchanged in evaluation."""
 
 
 class Compensation(nn.Module):
@@ -124,6 +130,23 @@ def _store(layer: Any, weight: Tensor, bias: Tensor) -> None:
     layer.bias = nn.Parameter(bias.to(old.dtype), old.requires_grad)
 
 
+def takes_vectors(norm: nn.Module) -> bool:
+    """Whether a norm takes values (N, C)."""
+    return isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm, FrozenBatchNorm, OnlineNorm1d))
+
+
+def passes_channels(module: Any) -> bool:
+    """Whether a module gives back each channel, or averages of it, in evaluation."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if isinstance(module, _AVERAGES):
+        padded = _pads(module.padding) and module.count_include_pad
+        return not padded and getattr(module, "divisor_override", None) is None
+    if isinstance(module, nn.Upsample):
+        return module.mode in ("nearest", "bilinear", "linear", "trilinear")
+    return isinstance(module, _NOTHING)
+
+
 def outputs_of(layer: Any) -> int | None:
     return layer.out_features if isinstance(layer, nn.Linear) else getattr(layer, "out_channels", None)
 
@@ -149,5 +172,5 @@ def _pads(padding: Any) -> bool:
 
 __all__ = [
     "Affine", "Compensation", "affine_of", "apply_after", "apply_before", "is_same_padded", "keeps_more",
-    "outputs_of", "reads_no_padding", "split_fused",
+    "outputs_of", "passes_channels", "reads_no_padding", "split_fused", "takes_vectors",
 ]  # fmt: skip

@@ -1,8 +1,25 @@
-"""Checks of options that several families share."""
+"""Checks of options and arguments that several families and functions share."""
 
 from collections.abc import Iterable
 
+from torch import nn
+
 from anysize.registry import UserError
+
+
+def check_is_model(function: str, model: object) -> None:
+    """Do nothing if `model` is one.
+
+    Raises:
+        UserError: anything else, such as a name or a class, in place of the model that `function` takes.
+
+    >>> check_is_model("elasticize", "resnet50")
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: elasticize received 'resnet50'; expected a torch.nn.Module, such as create_model returns
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{function} received {model!r}; expected a torch.nn.Module, such as create_model returns")
 
 
 def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,4 +76,4 @@ def branch_groups(cardinality: int, widths: Iterable[int]) -> int:
     return cardinality // 2
 
 
-__all__ = ["branch_groups", "whole_number", "whole_numbers"]
+__all__ = ["branch_groups", "check_is_model", "whole_number", "whole_numbers"]

@@ -110,7 +110,7 @@ def published_preprocessing(name: str, options: Mapping[str, Any] | None = None)
     ((0.5, 0.5, 0.5), (0.485, 0.456, 0.406))
     """
     try:
-        expected = expected_preprocessing(COUNTERPARTS.get(name, name) if name not in MODELS else name)
+        expected = expected_preprocessing(name)
     except UserError:  # an input that is not square, as a few of timm's have
         return None
     return _as_built(name, expected, options or {})

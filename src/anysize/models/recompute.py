@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
+from anysize.models.options import check_is_model
 from anysize.norms.online import online_norms
 from anysize.registry import UserError
 from anysize.sizes.cost import counting_flops
@@ -52,8 +53,9 @@ def checkpoint_segments(model: nn.Module, segments: int) -> list[str]:
     >>> round(before / activation_bytes(model, size=32), 1)
     4.4
     """
-    if segments < 1:
-        raise UserError(f"checkpoint segments are {segments}; expected at least 1")
+    check_is_model("checkpoint_segments", model)
+    if not isinstance(segments, int) or segments < 1:
+        raise UserError(f"checkpoint segments are {segments!r}; expected at least 1, a whole number")
     if any(isinstance(vars(module).get("forward"), _Recomputed) for module in model.modules()):
         raise UserError(f"{type(model).__name__} recomputes its activations already; build it anew for other segments")
     stages = dict(_stages(model, ""))
@@ -78,7 +80,7 @@ class _Recomputed:
         module = self.module
         if not module.training or not torch.is_grad_enabled() or _only_counted():
             return type(module).forward(module, *args, **kwargs)
-        if not _in_a_row(module):
+        if kwargs or not _in_a_row(module):
             return _recompute(functools.partial(type(module).forward, module), [module], args, kwargs)
         (value,) = args
         children = list(module.children())
@@ -172,15 +174,30 @@ def _recompute(forward: Callable[..., Any], modules: Sequence[nn.Module], args: 
     if torch.compiler.is_compiling():  # whose second pass repeats no update of a buffer
         return checkpoint(run, *tensors, use_reentrant=False)
     versions = [tensor._version for tensor in tensors]
-    result = checkpoint(
-        run, *tensors, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_aside(modules))
-    )
+    aside = _EachTime(functools.partial(_statistics_aside, modules))
+    result = checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), aside))
     if versions != [tensor._version for tensor in tensors]:
         raise UserError(
             f"{type(modules[0]).__name__} changes its input in place, so it cannot be computed again from it; build it "
             "with inplace=False, or train without checkpoint segments"
         )
     return result
+
+
+class _EachTime(contextlib.AbstractContextManager[None]):
+    """A context made anew whenever it is entered: with `retain_graph` each backward pass enters the same one."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.make = make
+        self.entered: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        context = self.make()
+        context.__enter__()
+        self.entered.append(context)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.entered.pop().__exit__(*error)
 
 
 @contextlib.contextmanager

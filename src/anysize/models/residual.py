@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from anysize.models.options import whole_numbers
+from anysize.models.options import whole_number, whole_numbers
 from anysize.registry import UserError
 
 IMAGENET_BLOCKS = {
@@ -156,7 +156,8 @@ class ResidualNet(nn.Module):
             every linear layer.
 
     Raises:
-        UserError: not one width and number of groups for each stage, or groups that do not divide the widths.
+        UserError: not one width and number of groups for each stage, groups that do not divide the widths, or a stem,
+            width, expansion or number of groups that is no positive whole number.
 
     >>> import torch
     >>> net = ResidualNet((1, 1, 1), 10, widths=(16, 32, 64), expansion=1, stem=16, small_images=True)
@@ -183,6 +184,7 @@ class ResidualNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
+        expansion, stem = whole_number("expansion", expansion, example=4), whole_number("stem", stem, example=64)
         groups = [groups] * len(blocks) if isinstance(groups, int) else groups
         groups = whole_numbers("groups", groups, example=(4, 8, 16, 32)[: len(blocks)])
         if any(width % group for width, group in zip(widths, groups, strict=True)):

@@ -58,6 +58,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Do nothing where a file `path` could be written, before anything is computed for it.
+
+    Raises:
+        UserError: the folder is missing or may not be written, or `path` is a folder.
+
+    >>> check_writable(Path("/nowhere/table.csv"))
+    Traceback (most recent call last):
+    ...
+    anysize.registry.UserError: cannot write /nowhere/table.csv: there is no folder /nowhere; make it or write elsewhere
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it or write elsewhere")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; expected the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: {path.parent} may not be written; write elsewhere")
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file as text, exactly as they stand; none when there is no file."""
     if not path.exists():

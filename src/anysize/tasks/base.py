@@ -66,6 +66,20 @@ def create_task(name: str, **options: object) -> Task:
     Raises:
         UserError: an unknown name.
     """
+    _find_tasks()
+    return TASKS[name](**options)
+
+
+def list_tasks() -> list[str]:
+    """Names of the tasks that can be trained and evaluated.
+
+    >>> "classification" in list_tasks()
+    True
+    """
+    _find_tasks()
+    return list(TASKS)
+
+
+def _find_tasks() -> None:
     for module in pkgutil.iter_modules(anysize.tasks.__path__):
         importlib.import_module(f"anysize.tasks.{module.name}")
-    return TASKS[name](**options)

@@ -7,6 +7,7 @@ told apart from a good one before it is used. Nothing is ever unpickled.
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -71,10 +72,20 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room and give the same command again" if full else "give a folder that can be written"
         raise UserError(
             f"could not write the checkpoint {folder} ({needed:.1f} MiB): {error.strerror or error}; what was "
-            "written before is untouched: make room and give the same command again"
+            f"written before is untouched: {remedy}"
         ) from error
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint in `folder`, or, where a crash fell between two renames, the one that it was to replace."""
+    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+        if (candidate / "state.json").is_file():
+            return candidate
+    return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

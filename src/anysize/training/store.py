@@ -60,6 +60,25 @@ class CheckpointStore:
                 return self.folder / candidate
         return None
 
+    def to_resume(self, name: str) -> Path | None:
+        """The checkpoint that a run goes on from: `last`, `previous`, or for `never` and where there is none yet None.
+
+        Raises:
+            UserError: `previous` was asked for and is not there.
+        """
+        path = None if name == "never" else self.find(name)
+        if path is None and name == "previous":
+            raise UserError(f"{self.folder} has no checkpoint {name!r}; leave --resume out to start or to go on")
+        return path
+
+    def damaged(self, path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
+        """What is damaged about the checkpoint `path`, with `previous` or `last` as the remedy where it is there."""
+        other = "last" if path.name == "previous" else "previous"
+        remedy = "no other checkpoint is left: start again with --resume never"
+        if (self.folder / other).is_dir():
+            remedy = f"go on from the other save with --resume {other}"
+        return DamagedCheckpoint(f"{error}; {remedy}")
+
     def restore(self, path: Path, model: nn.Module) -> tuple[Progress, Checkpoint]:
         """Load the weights of a checkpoint into `model`; return its progress and the rest of it.
 
@@ -70,11 +89,7 @@ class CheckpointStore:
         try:
             checkpoint = read_checkpoint(path)
         except DamagedCheckpoint as error:
-            other = "last" if path.name == "previous" else "previous"
-            remedy = "no other checkpoint is left: start again with --resume never"
-            if (self.folder / other).is_dir():
-                remedy = f"go on from the other save with --resume {other}"
-            raise DamagedCheckpoint(f"{error}; {remedy}") from None
+            raise self.damaged(path, error) from None
         if "progress" not in checkpoint.state:
             raise UserError(
                 f"{path} holds weights alone, as anysize import writes them, and no training to go on with; train from "
@@ -94,10 +109,8 @@ def resume(
     Raises:
         UserError: `previous` was asked for and is not there, or the number of training images has changed.
     """
-    path = None if name == "never" else store.find(name)
+    path = store.to_resume(name)
     if path is None:
-        if name == "previous":
-            raise UserError(f"{store.folder} has no checkpoint {name!r}; leave --resume out to start or to go on")
         return None
     progress, checkpoint = store.restore(path, model)
     before, now = checkpoint.state["images"], store.description["images"]

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,12 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
 }
 
 
@@ -46,11 +53,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     >>> safetensors.torch.load_file(file)["w"].sum()
     tensor(4.)
     """
-    # Wide types first, so that every tensor starts at a multiple of its type's size.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     digest, written = hashlib.blake2b(digest_size=16), 0
+    header, order = _header(tensors)
     with path.open("wb") as file:
-        for piece in _pieces(tensors, order):
+        for piece in _pieces(tensors, header, order):
             digest.update(piece)
             file.write(piece)
             written += len(piece)
@@ -59,20 +65,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     return written, digest.hexdigest()
 
 
-def _pieces(tensors: Mapping[str, Tensor], order: list[str]) -> Iterator[memoryview]:
+def _header(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
+    """What the file says of each tensor, and their order."""
+    forms = {name: (tensor.dtype, list(tensor.shape), tensor.nbytes) for name, tensor in tensors.items()}
+    # Wide types first, so that every tensor starts at a multiple of its type's size.
+    order = sorted(forms, key=lambda name: (-forms[name][0].itemsize, name))
     header, start = {}, 0
     for name in order:
-        tensor = tensors[name]
-        if tensor.dtype not in _NAMES:
-            raise UserError(f"tensor {name} is of type {tensor.dtype}, which safetensors does not hold")
-        end = start + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        start = end
+        dtype, shape, size = forms[name]
+        if dtype not in _NAMES:
+            raise UserError(f"tensor {name} is of type {dtype}, which safetensors does not hold")
+        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+    return header, order
+
+
+def _pieces(tensors: Mapping[str, Tensor], header: dict[str, Any], order: list[str]) -> Iterator[memoryview]:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in order:
-        values = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg()
+        values = tensor.contiguous().reshape(-1).view(torch.uint8)
         yield values.numpy().data
 
 

@@ -24,6 +24,8 @@ def cifar_densenet(
         raise UserError(f"depth is {depth}; expected 6n + 4 (10, 16, 22, ..., 100)")
     if growth < 1:
         raise UserError(f"growth is {growth}; expected at least 1")
+    if not 0 <= dropout < 1:  # torchvision would say so in the first step of a training
+        raise UserError(f"dropout is {dropout}; expected a probability from 0 up to, not including, 1")
     stem = 2 * growth
     model = DenseNet(growth, (layers,) * 3, stem, bn_size=4, drop_rate=dropout, num_classes=num_classes)
     model.features.conv0 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)

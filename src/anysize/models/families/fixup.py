@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.models.families import CIFAR, register
-from anysize.models.options import whole_numbers
+from anysize.models.options import whole_number, whole_numbers
 from anysize.models.residual import BASIC_DEPTHS, imagenet_blocks, make_stage, small_image_blocks
 
 
@@ -97,7 +97,7 @@ class FixupResNet(nn.Module):
         rescale: start the branches smaller, the more of them there are (the paper's second rule).
 
     Raises:
-        UserError: not one width for each stage.
+        UserError: not one width for each stage, or a stem, width or expansion that is no positive whole number.
 
     The paper trains the scalars with a tenth of the learning rate.
 
@@ -122,6 +122,7 @@ class FixupResNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
+        expansion, stem = whole_number("expansion", expansion, example=4), whole_number("stem", stem, example=64)
         kernel, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = ScalarConv(in_channels, stem, kernel, stride, padding=kernel // 2)
         self.relu = nn.ReLU(inplace=True)

@@ -1,11 +1,13 @@
 """Where the weights lie in what a file held, and what stands beside them: pure functions of plain data."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from anysize.registry import UserError
@@ -17,6 +19,7 @@ AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_di
 WRAPPERS = ("module.", "_orig_mod.")
 """Of DataParallel and AveragedModel, and of torch.compile."""
 
+_DIGITS = 19
 _METRICS = ("best", "acc", "prec", "top1", "top5", "err", "loss", "metric")
 
 
@@ -89,6 +92,11 @@ def find_contents(held: Any, path: Path, form: str, averaged: bool = False) -> F
     tensors = {str(key): value.detach() for key, value in taken.items() if isinstance(value, Tensor)}
     ignored = () if taken is held else tuple(str(key) for key, value in taken.items() if not isinstance(value, Tensor))
     tensors, prefix = strip_wrappers(tensors)
+    for name, tensor in tensors.items():
+        if (kind := _without_plain_values(tensor)) is not None:
+            raise UserError(
+                f"{path}: the tensor {name} {kind}; expected plain tensors: save the weights anew where they were made"
+            )
     return ForeignCheckpoint(
         path=path,
         format=form,
@@ -117,6 +125,15 @@ def strip_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], st
         left = {name.removeprefix(found): value for name, value in left.items()}
         prefix += found
     return left, prefix
+
+
+def _without_plain_values(tensor: Tensor) -> str | None:
+    """Why a tensor is no array of numbers; None if it is one."""
+    if tensor.is_meta:
+        return "was saved without its values (device meta)"
+    if tensor.is_quantized:
+        return "is quantized"
+    return None if tensor.layout is torch.strided else f"is sparse ({tensor.layout})"
 
 
 def _main_weights(beside: Mapping[str, Any]) -> Mapping[Any, Any] | None:
@@ -150,12 +167,15 @@ def _metrics(beside: Mapping[str, Any]) -> dict[str, float]:
     for key, value in beside.items():
         number = _plain(value)
         if any(word in key.lower() for word in _METRICS) and type(number) in (int, float):
-            found[key] = float(number)
+            with contextlib.suppress(OverflowError):  # a whole number of any length
+                found[key] = float(number)
     return found
 
 
 def _whole(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdigit():  # the header of a safetensors file holds text alone
+    if (
+        isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS
+    ):  # the header of a safetensors file holds text alone
         return int(value)
     number = _plain(value)
     return number if type(number) is int else None

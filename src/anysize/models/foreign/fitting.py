@@ -115,6 +115,9 @@ def fit_tensors(
             )
             new.update(dict.fromkeys(fresh, ""))
             left = {name: value for name, value in left.items() if name not in fresh}
+    for name, value in left.items():
+        if name in own and value.is_complex() and not own[name].is_complex():
+            raise UserError(f"the file's {name} holds complex numbers and the model's real ones; expected real ones")
     missing = [name for name in own if name not in left and name not in new]
     unexpected = [name for name in left if name not in own]
     if head is not None and not unexpected and missing and all(name.rpartition(".")[0] == head for name in missing):
@@ -149,8 +152,13 @@ def check_fit(report: FitReport, own: Mapping[str, Tensor], source: str, model: 
     if partial and weights:
         report.notes.append(f"only part of {source} fits: {wrong}; {len(report.tensors):,} of {len(own):,} are loaded")
         return
-    remedy = "name the model that it was made for, or take what fits with partial (--partial)"
-    if not weights:
+    remedy = (
+        "name the model that it was made for, or take what fits with partial (import: --partial, train: "
+        "--model.partial-weights)"
+    )
+    if any(name.endswith(".norm.m") for name in report.unexpected):
+        remedy = "it has online norms: give --model.norm online"
+    elif not weights:
         remedy = "no weight fits: name the model that it was made for"
     table = mismatch_table(report.missing, report.unexpected, report.shapes)
     raise UserError(f"{source} does not fit {model}: {wrong}; {remedy}\n{table}")

@@ -21,27 +21,41 @@ from anysize.registry import UserError
 
 Global = Callable[..., Any] | tuple[Callable[..., Any], str]
 
+_NUMBER = re.compile(r">?(b1|[iuf][1248])")
+"""numpy's codes of truth values, whole and floating-point numbers."""
+
+
+class _Type:
+    """Stands for a numpy type that a file names; numpy's own would take sizes and layout in memory from the file."""
+
+    def __init__(self, code: object = "", *_: object) -> None:
+        self.code = str(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] == ">":
+            self.code = f">{self.code}"
+
+
+def _scalar(kind: object = None, value: object = None) -> Any:
+    """The number in a numpy scalar; None for what is no number."""
+    if not isinstance(kind, _Type) or not isinstance(value, bytes) or not _NUMBER.fullmatch(kind.code):
+        return None
+    return np.frombuffer(value, kind.code, count=1)[0]
+
 
 def _harmless() -> list[Global]:
     """Classes beside the tensors that only hold values; everything else that a pickle may name is refused."""
-    scalar = np.float64(0).__reduce__()[0]
-    assert callable(scalar)
     found: list[Global] = [
         (argparse.Namespace, "argparse.Namespace"),  # torchvision's and timm's `args`
         (types.SimpleNamespace, "types.SimpleNamespace"),
-        (scalar, "numpy.core.multiarray.scalar"),  # a best accuracy, of numpy 1 ...
-        (scalar, "numpy._core.multiarray.scalar"),  # ... and numpy 2
-        (np.dtype, "numpy.dtype"),
+        (_scalar, "numpy.core.multiarray.scalar"),  # a best accuracy, of numpy 1 ...
+        (_scalar, "numpy._core.multiarray.scalar"),  # ... and numpy 2
+        (_Type, "numpy.dtype"),
     ]
-    found += [(type(np.dtype(code)), _name(type(np.dtype(code)))) for code in "?bhilqBHILQefd"]
     for path in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):  # one of the two cannot be made here
         kind = pathlib.PureWindowsPath if "Windows" in path else pathlib.PurePosixPath
         found += [(kind, f"pathlib.{path}"), (kind, f"pathlib._local.{path}")]
     return found
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def read_foreign(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoint:
@@ -67,11 +81,17 @@ def read_foreign(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoi
     (['fc.weight'], 'tiny', 7, 'module.')
     """
     path = Path(path).expanduser()
-    _check_is_file(path)
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        _check_is_file(path)
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror or error}; expected a file that you may read"
+        ) from None
     _check_start(path, start)
     if start.startswith(b"PK\x03\x04"):
+        _check_is_plain(path)
         return find_contents(_load(path, "PyTorch", mmap=True), path, "PyTorch", averaged)
     if _is_safetensors(start):
         return find_contents(_load_safetensors(path), path, "safetensors", averaged)
@@ -101,6 +121,19 @@ def _check_start(path: Path, start: bytes) -> None:
         line = start.decode().strip().splitlines()[:1]
         raise UserError(
             f"{path} is text ({''.join(line)[:40]!r}), not a checkpoint; expected .pth, .pt or .safetensors"
+        )
+
+
+def _check_is_plain(path: Path) -> None:
+    """Refuse compressed entries, which PyTorch never writes: a small file could fill any memory."""
+    if not zipfile.is_zipfile(path):
+        return  # damaged: said where it is read
+    with zipfile.ZipFile(path) as archive:
+        entries = [one for one in archive.infolist() if "/code/" not in one.filename]  # TorchScript's, never read
+    if any(one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size for one in entries):
+        raise UserError(
+            f"{path} is a compressed zip archive, which no PyTorch checkpoint is; expected .pth, .pt or .safetensors: "
+            "unpack it where there is one inside"
         )
 
 

@@ -236,11 +236,44 @@ def test_a_folder_that_is_there_is_left_alone(file: Path) -> None:
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_stops_it_half_way_leaves_no_files(
+    file: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr("anysize.experiment.importing._link", fail)
+        with pytest.raises((KeyboardInterrupt, UserError)) as caught:
+            imported(file)
+    if isinstance(stop, OSError):
+        assert "No space left on device" in str(caught.value)
+        assert "make room or give another folder with --out" in str(caught.value)
+    run, _ = imported(file)  # the same command again
+    assert load_run(run).model.fc.out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"overrides": {"task.name": "detection"}}, "task is 'detection'; expected classification"),
+        ({"classes": -3}, "num_classes is -3; expected at least 1"),
+        ({"channels": -1}, "in_channels is -1; expected at least 1"),
+    ],
+)
+def test_numbers_and_tasks_that_make_no_sense_are_refused(file: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        imported(file, **changed)
+    assert not (file.parent / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("beside", "model", "said"),
     [
         ({"arch": "resnet"}, "", "says 'resnet', which is no model here; name it with --as"),
         ({"arch": None}, "", "does not tell its model; name it with --as"),
+        ({"arch": "resnet10t"}, "", "name it with --as .--as timm:resnet10t for timm's of that name"),
         ({}, "resnet5O", "unknown model 'resnet5O': did you mean 'resnet50'"),
     ],
 )
