@@ -188,7 +188,10 @@ def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
     if name not in fields:
         known = [row[0] for row in documented_settings()]
         known = [setting for setting in known if setting.split(".")[-1] == key.split(".")[-1]] or known
-        raise UserError(f"--{key}: unknown setting: {did_you_mean(key, known)}")
+        hint = did_you_mean(key, known)
+        if "." not in key and hint.startswith("choose"):  # more likely an option of a command, misspelt
+            hint = "settings have a section, as training.epochs (`anysize settings`); --help lists a command's options"
+        raise UserError(f"--{key}: unknown setting: {hint}")
     current = getattr(node, name)
     if len(path) > 1 and dataclasses.is_dataclass(current):
         return dataclasses.replace(node, **{name: _replace(current, path[1:], value, key)})

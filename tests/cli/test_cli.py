@@ -72,6 +72,7 @@ def test_a_plan_is_printed() -> None:
         (["train", "quikstart"], "unknown recipe 'quikstart': did you mean 'quickstart'?"),
         (["train", "quickstart", "--training.epoch", "3"], "did you mean 'training.epochs'?"),
         (["train", "quickstart", "--training.epochs"], "--training.epochs has no value"),
+        (["train", "quickstart", "--siez", "3"], "--siez: unknown setting: settings have a section"),
         (["train", "quickstart", "--pretraind"], "--pretraind is no option of this command; --help lists them"),
         (["train", "quickstart", "--pretrained", "--model.weights", "a.pth"], "are both given; leave one of them out"),
         (["train", "quickstart", "3"], "received '3'; expected settings as --section.field VALUE"),

@@ -116,6 +116,11 @@ def test_a_size_below_one_pixel_is_refused(capsys, sizes: str):
             run(capsys, *tokens)
 
 
+def test_a_run_folder_that_is_not_there_is_told(capsys):
+    with pytest.raises(UserError, match=r"there is no folder runs/none; expected a run folder or the name of a model"):
+        run(capsys, "models", "show", "runs/none")
+
+
 @pytest.mark.parametrize("option", ["classes", "channels"])
 def test_no_classes_and_no_channels_are_not_taken_for_the_default(capsys, option: str):
     with pytest.raises(UserError, match=f"_{option} is 0; expected at least 1"):

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from anysize.experiment import train as train_module
+from anysize.experiment.run_folder import alone_in
 from anysize.experiment.runs import load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
@@ -426,7 +427,7 @@ def test_rmsprop_takes_up_momentum_in_a_later_phase(tiny: Make, tmp_path: Path) 
 def test_two_processes_never_write_one_run(tiny: Make, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with (
-        train_module._alone_in(tmp_path / "run"),
+        alone_in(tmp_path / "run"),
         pytest.raises(UserError, match="is being trained by another process"),
     ):
         train(tiny(data__limit=30), run=tmp_path / "run")

@@ -1,6 +1,7 @@
 """A model as it is named on the command line: by name with settings of `[model]`, or by the folder of a run."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def named_model(
         return loaded.model, dataclasses.replace(
             loaded.preprocessing, image_size=size or loaded.preprocessing.image_size
         )
+    if os.sep in name and ":" not in name:
+        raise UserError(f"there is no folder {name}; expected a run folder or the name of a model")
     recipe = override(Recipe(), {**settings, "model.name": name})
     try:
         expected = expected_preprocessing(name)

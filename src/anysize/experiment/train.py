@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import logging
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ from rich.console import Console
 from anysize.data.registry import load_dataset
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
+from anysize.experiment.run_folder import alone_in, check_same_recipe, clear, warnings_into
 from anysize.experiment.validation import Evaluator
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, differences, dump, load_recipe, override
+from anysize.recipe import Recipe, dump, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import files
 from anysize.reports.environment import describe_environment
@@ -31,11 +30,6 @@ from anysize.training.memory import keep_freed_memory
 from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.progress import Progress, RunLength, run_length
 from anysize.training.store import CheckpointStore, resume
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def train(
@@ -73,7 +67,7 @@ def train(
     if resume_from not in ("last", "previous", "never"):
         raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
     if resume_from != "never" and not allow_changes:
-        _check_same_recipe(folder, resolved)
+        check_same_recipe(folder, resolved)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
@@ -82,16 +76,16 @@ def train(
             f"cannot write the run folder {folder}: {error.strerror}; give another one with --run"
         ) from None
     with (
-        _alone_in(folder),
+        alone_in(folder),
         RunLog(folder, epochs=resolved.training.epochs, console=console) as log,
-        _warnings_into(log),
+        warnings_into(log),
     ):
         resumed = _resumed_input(folder, resume_from) if resolved.model.weights else None
         prepared = prepare(resolved, resumed)
         log.epochs = len(prepared.length.steps)
         parts, evaluator = _assemble(prepared, folder, log)
         if resume_from == "never":
-            _clear(folder)  # only now that nothing is wrong with what is to take its place
+            clear(folder)  # only now that nothing is wrong with what is to take its place
         progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
         if progress and progress.epoch >= len(parts.length.steps):
             if has_scales(parts.model) and not (folder / files.SCALE_POLICY).exists():  # stopped while it was measured
@@ -266,67 +260,3 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         )
     if progress:
         parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run folder, so that two processes never write one run."""
-    if fcntl is None:  # no such locks on this system
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder} is being trained by another process (or its loaders are still ending: try again in a few "
-                "seconds); wait for it, or give another --run"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-@contextlib.contextmanager
-def _warnings_into(log: RunLog) -> Iterator[None]:
-    """Show the package's warnings, such as damaged files that are left out, as the run's own."""
-
-    class Forward(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            log.warning(record.getMessage())
-
-    logger, handler = logging.getLogger("anysize"), Forward()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise a `UserError` if the folder holds a run of another recipe."""
-    if not (folder / files.RECIPE).exists() or not any((folder / "checkpoints").glob("*")):
-        return  # nothing was trained there
-    before = load_recipe(str(folder / files.RECIPE))
-    changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
-    if changed:
-        shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
-        raise UserError(
-            f"{folder} holds a run of another recipe: {shown}; give another folder with --run, go on with the new "
-            "settings with --allow-changes, or start over with --resume never"
-        )
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
-    if (folder / files.RECIPE).exists():
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in (
-            files.RECIPE,
-            files.ENVIRONMENT,
-            files.METRICS,
-            files.EVALUATION,
-            files.SCALE_POLICY,
-            files.REPORT,
-        ):
-            (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""A run folder while it is trained: held by one process, of one recipe, cleared for a new start."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from anysize.experiment import build
+from anysize.recipe import Recipe, differences, load_recipe
+from anysize.registry import UserError
+from anysize.reports import files
+from anysize.reports.run_log import RunLog
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the run folder, so that two processes never write one run."""
+    if fcntl is None:  # no such locks on this system
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder} is being trained by another process (or its loaders are still ending: try again in a few "
+                "seconds); wait for it, or give another --run"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextlib.contextmanager
+def warnings_into(log: RunLog) -> Iterator[None]:
+    """Show the package's warnings, such as damaged files that are left out, as the run's own."""
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log.warning(record.getMessage())
+
+    logger, handler = logging.getLogger("anysize"), Forward()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise a `UserError` if the folder holds a run of another recipe."""
+    if not (folder / files.RECIPE).exists() or not any((folder / "checkpoints").glob("*")):
+        return  # nothing was trained there
+    before = load_recipe(str(folder / files.RECIPE))
+    changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
+    if changed:
+        shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
+        raise UserError(
+            f"{folder} holds a run of another recipe: {shown}; give another folder with --run, go on with the new "
+            "settings with --allow-changes, or start over with --resume never"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
+    if (folder / files.RECIPE).exists():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for name in (
+            files.RECIPE,
+            files.ENVIRONMENT,
+            files.METRICS,
+            files.EVALUATION,
+            files.SCALE_POLICY,
+            files.REPORT,
+        ):
+            (folder / name).unlink(missing_ok=True)
