@@ -35,7 +35,8 @@ def checkpoint_segments(model: nn.Module, segments: int) -> list[str]:
 
     Memory between forward and backward falls with fewer segments; at its peak one segment's activations come on top,
     which fall with more of them. A training step takes up to a third longer. Evaluation, parameters, names in the
-    state_dict and copies of the model are as before. Under `torch.compile` each segment is recomputed, too.
+    state_dict and copies of the model are as before. Under `torch.compile` each segment is recomputed, too. Not for
+    `torch.func.functional_call` with a backward pass outside: the second forward pass sees the model's own weights.
 
     Args:
         model: not checkpointed yet.
