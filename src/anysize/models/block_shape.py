@@ -4,9 +4,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
+from anysize.models.convolution import resized_convolution
 from anysize.registry import UserError
 
 # Relative difference of a block's FLOPs up to which the more even split of its channels is preferred.
@@ -75,7 +75,7 @@ class BlockShape:
         """Fresh convolutions with `width` middle channels."""
         last = len(self.convolutions) - 1
         return [
-            _like(
+            resized_convolution(
                 old,
                 old.in_channels if i == 0 else width,
                 old.out_channels if i == last else width,
@@ -83,30 +83,6 @@ class BlockShape:
             )
             for i, old in enumerate(self.convolutions)
         ]
-
-
-def _like(old: nn.Conv2d, inputs: int, outputs: int, groups: int) -> nn.Conv2d:
-    """A convolution like `old` with other channels, whose weights start with the same deviation."""
-    new = nn.Conv2d(
-        inputs,
-        outputs,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        groups,
-        old.bias is not None,
-        old.padding_mode,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    with torch.no_grad():
-        new.weight.normal_().mul_(old.weight.std())
-        if new.bias is not None:
-            new.bias.zero_()
-    if old.weight.is_contiguous(memory_format=torch.channels_last):
-        new = new.to(memory_format=torch.channels_last)
-    return new
 
 
 __all__ = ["BlockShape"]

@@ -7,30 +7,44 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
+from anysize.models.convolution import resized_convolution
 from anysize.registry import UserError, did_you_mean
 
 
-def timm_model(name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
-    """timm's model `name`; raises a `UserError` where timm, the model or an option is not there."""
+def import_timm(what: str) -> ModuleType:
+    """The module timm, which `what` needs; raises a `UserError` where it is not installed."""
     try:
         import timm
     except ImportError:
-        raise UserError(f"model timm:{name} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
-    if not timm.is_model(name):
-        raise UserError(f"unknown model 'timm:{name}': {did_you_mean(name, timm.list_models())}")
+        raise UserError(f"{what} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
+    module: ModuleType = timm
+    return module
+
+
+def timm_name(name: str) -> str:
+    """The name that timm has for the model `timm:NAME`; raises a `UserError` where timm or the model is not there."""
+    timm, own = import_timm(f"model {name}"), name.removeprefix("timm:")
+    if not timm.is_model(own):
+        raise UserError(f"unknown model {name!r}: {did_you_mean(own, timm.list_models())}")
+    return own
+
+
+def timm_model(name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
+    """The model `timm:NAME`; raises a `UserError` where timm, the model or an option is not there."""
+    own, timm = timm_name(name), import_timm(name)
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        model: nn.Module = timm.create_model(name, in_chans=in_channels, **classes, **options)
+        model: nn.Module = timm.create_model(own, in_chans=in_channels, **classes, **options)
     except (TypeError, ValueError, AssertionError) as error:
         if not options:
             raise
         reason = str(error) or type(error).__name__
-        raise UserError(f"timm:{name} does not take the options {dict(options)}: {reason}") from error
+        raise UserError(f"{name} does not take the options {dict(options)}: {reason}") from error
     return model
 
 
@@ -41,10 +55,10 @@ def is_timm_model(name: str) -> bool:
     (True, False)
     """
     try:
-        import timm
-    except ImportError:
+        timm_name(name)
+    except UserError:
         return False
-    return bool(timm.is_model(name))
+    return True
 
 
 def import_builder(name: str) -> Callable[..., nn.Module]:
@@ -139,21 +153,7 @@ def _takes_any(parameters: dict[str, inspect.Parameter]) -> bool:
 def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
     """Make a torchvision model take `in_channels` channels."""
     name, old = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        old.groups,
-        old.bias is not None,
-        old.padding_mode,
-    )
-    with torch.no_grad():  # keep the model's own initialization: its spread, and its bias
-        new.weight.copy_(torch.randn_like(new.weight) * old.weight.std())
-        if new.bias is not None and old.bias is not None:
-            new.bias.copy_(old.bias)
+    new = resized_convolution(old, in_channels, old.out_channels, old.groups)
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, new)
 
@@ -162,7 +162,9 @@ __all__ = [
     "builder_parameters",
     "call_builder",
     "import_builder",
+    "import_timm",
     "is_timm_model",
     "replace_first_convolution",
     "timm_model",
+    "timm_name",
 ]

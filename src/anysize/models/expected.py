@@ -5,7 +5,7 @@ from typing import Any
 
 import torchvision
 
-from anysize.models.builders import import_builder
+from anysize.models.builders import import_builder, import_timm, timm_name
 from anysize.models.factory import list_models
 from anysize.models.families import EXPECTED, IMAGENET
 from anysize.preprocessing import Preprocessing
@@ -50,6 +50,11 @@ def expected_preprocessing(name: str) -> Preprocessing:
     prepare = weights.DEFAULT.transforms()
     if name.startswith("vit_") and prepare.crop_size[0] != _VIT_SIZE:
         prepare = next(other for one in weights if (other := one.transforms()).crop_size[0] == _VIT_SIZE)
+    return preprocessing_of(prepare)
+
+
+def preprocessing_of(prepare: Any) -> Preprocessing:
+    """What the transforms of torchvision's weights do."""
     return Preprocessing(
         image_size=prepare.crop_size[0],
         mean=tuple(prepare.mean),
@@ -60,13 +65,7 @@ def expected_preprocessing(name: str) -> Preprocessing:
 
 
 def _timm(name: str) -> Preprocessing:
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"model {name} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
-    own = name.removeprefix("timm:")
-    if not timm.is_model(own):
-        raise UserError(f"unknown model {name!r}: {did_you_mean(own, timm.list_models())}")
+    own, timm = timm_name(name), import_timm(name)
     published = timm.get_pretrained_cfg(own)
     config: Mapping[str, Any] = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {})
     _channels, height, width = config["input_size"]
@@ -87,4 +86,4 @@ def _timm(name: str) -> Preprocessing:
     )
 
 
-__all__ = ["expected_preprocessing"]
+__all__ = ["expected_preprocessing", "preprocessing_of"]

@@ -134,7 +134,7 @@ def _create(
         if number is not None and (not isinstance(number, int) or number < 1):
             raise UserError(f"model {name!r}: {argument} is {number!r}; expected at least 1, a whole number")
     if name.startswith("timm:"):
-        return timm_model(name.removeprefix("timm:"), num_classes, in_channels, options)
+        return timm_model(name, num_classes, in_channels, options)
     ours = name in MODELS or ":" in name
     if ours:
         builder = import_builder(name) if ":" in name else MODELS[name]

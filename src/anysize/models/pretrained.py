@@ -21,7 +21,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from anysize.models.expected import expected_preprocessing
+from anysize.models.builders import import_timm, timm_name
+from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import MODELS
 from anysize.models.foreign.fitting import FitReport, fit_state_dict
 from anysize.models.foreign.reading import read_foreign
@@ -128,14 +129,7 @@ def _torchvision(name: str, which: str, options: Mapping[str, Any]) -> Pretraine
         raise UserError(f"{name} has no weights {which!r}: {did_you_mean(which, [*known.__members__, DEFAULT])}")
     weights = known.DEFAULT if which == DEFAULT else known[which]
     foreign = read_foreign(_download(weights.url, f"torchvision's {name} ({weights.name})"))
-    prepare = weights.transforms()
-    expected = Preprocessing(
-        image_size=prepare.crop_size[0],
-        mean=tuple(prepare.mean),
-        std=tuple(prepare.std),
-        interpolation=prepare.interpolation.value,
-        crop_ratio=prepare.crop_size[0] / prepare.resize_size[0],
-    )
+    expected = preprocessing_of(weights.transforms())
     return Pretrained(foreign.tensors, _as_built(name, expected, options), f"torchvision's {name}, {weights.name}")
 
 
@@ -157,16 +151,10 @@ def _download(url: str, what: str) -> Path:
 
 
 def _timm(name: str, options: Mapping[str, Any]) -> Pretrained:
-    try:
-        import timm
-    except ImportError:
-        raise UserError(
-            f"the weights of {name} need timm, which is not installed: pip install 'anysize[zoo]'"
-        ) from None
-    own = name.removeprefix("timm:")
-    config = timm.get_pretrained_cfg(own) if timm.is_model(own) else None
+    own, timm = timm_name(name), import_timm(name)
+    config = timm.get_pretrained_cfg(own)
     if config is None:
-        raise UserError(f"unknown model {name!r}: {did_you_mean(own, timm.list_models())}")
+        raise UserError(f"timm has no record of weights of {name}; give a file as model.weights")
     if not config.has_weights:
         raise UserError(f"timm has no weights of {name}; those it has with others of its kind: timm.list_pretrained()")
     try:

@@ -1,0 +1,40 @@
+"""A convolution in the place of another one, with other channels."""
+
+import torch
+from torch import nn
+
+
+def resized_convolution(old: nn.Conv2d, in_channels: int, out_channels: int, groups: int) -> nn.Conv2d:
+    """A fresh convolution with the kernel, stride, padding, dilation, type and memory order of `old`.
+
+    Its weights start with the same deviation. A bias is `old`'s where it has as many outputs, else it starts at zero.
+
+    >>> resized_convolution(nn.Conv2d(3, 8, 3, stride=2, padding=1), 1, 8, groups=1)
+    Conv2d(1, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+    """
+    new = nn.Conv2d(
+        in_channels,
+        out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        groups,
+        old.bias is not None,
+        old.padding_mode,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    with torch.no_grad():
+        new.weight.normal_().mul_(old.weight.std())
+        if new.bias is not None and old.bias is not None:
+            if new.bias.shape == old.bias.shape:
+                new.bias.copy_(old.bias)
+            else:
+                new.bias.zero_()
+    if old.weight.is_contiguous(memory_format=torch.channels_last):
+        new = new.to(memory_format=torch.channels_last)
+    return new
+
+
+__all__ = ["resized_convolution"]
