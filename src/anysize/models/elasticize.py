@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.models import resnet as torchvision_resnet
 
 from anysize.models.block_shape import BlockShape
-from anysize.models.elastic_blocks import ElasticBasicBlock, ElasticBottleneck
+from anysize.models.elastic_block import ElasticResidualBlock
 from anysize.models.options import check_is_model
 from anysize.models.residual import GatedStage, ResidualBlock
 from anysize.models.scales import ScaleSum
@@ -144,9 +144,9 @@ def _split(name: str, block: Any) -> tuple[nn.Module, tuple[int, int, int]]:
         full_norms, low_norms = ([resized(norm, width) for norm in old_norms] for width in widths)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    make, last_norm = (ElasticBottleneck, block.bn3) if bottleneck else (ElasticBasicBlock, block.bn2)
+    last_norm = block.bn3 if bottleneck else block.bn2
     dropout = getattr(block, "dropout", nn.Identity())
-    new = make(full, low, full_norms, low_norms, last_norm, block.downsample, dropout, activation)
+    new = ElasticResidualBlock(full, low, full_norms, low_norms, last_norm, block.downsample, dropout, activation)
     new.training = block.training
     for part, module in new.named_children():
         if not part.startswith(("bn", "dropout", "downsample")) or type(module) is nn.Identity:
