@@ -6,6 +6,7 @@ named as in torchvision's ResNet.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
@@ -85,11 +86,16 @@ class ResidualBlock(nn.Module):
             out = self.bn3(self.conv3(self.dropout(self.relu2(self.bn2(self.conv2(out))))))
         else:
             out = self.bn2(self.conv2(self.dropout(out)))
-        shortcut = self.downsample(x)
-        if gate is not None:
-            shortcut = gate(shortcut)
-        last: nn.Module = self.relu3 if self.bottleneck else self.relu2
-        return last(out + shortcut)  # type: ignore[no-any-return]
+        return add_shortcut(self, out, x, gate)
+
+
+def add_shortcut(block: Any, branch: Tensor, x: Tensor, gate: nn.Module | None) -> Tensor:
+    """End a block: its shortcut of `x`, gated where there is a gate, is added to its branch and activated."""
+    shortcut = block.downsample(x)
+    if gate is not None:
+        shortcut = gate(shortcut)
+    last = block.relu3 if block.bottleneck else block.relu2
+    return last(branch + shortcut)  # type: ignore[no-any-return]
 
 
 class GatedStage(nn.Module):
@@ -135,6 +141,18 @@ def imagenet_blocks(depth: int) -> tuple[int, ...]:
     if depth not in IMAGENET_BLOCKS:
         raise UserError(f"depth is {depth}; expected one of {', '.join(map(str, IMAGENET_BLOCKS))}")
     return IMAGENET_BLOCKS[depth]
+
+
+def small_image_options(depth: int) -> dict[str, Any]:
+    """What a network of `depth` layers for 32-pixel images is made of, as options of its class."""
+    blocks = small_image_blocks(depth)
+    return {"blocks": blocks, "widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
+
+
+def imagenet_options(depth: int) -> dict[str, Any]:
+    """What a network of `depth` layers for ImageNet is made of, as options of its class."""
+    bottleneck = depth not in BASIC_DEPTHS
+    return {"blocks": imagenet_blocks(depth), "bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
 
 
 class ResidualNet(nn.Module):
@@ -233,6 +251,6 @@ class ResidualNet(nn.Module):
 
 
 __all__ = [
-    "BASIC_DEPTHS", "IMAGENET_BLOCKS", "GatedStage", "ResidualBlock", "ResidualNet", "imagenet_blocks", "make_stage",
-    "small_image_blocks",
+    "GatedStage", "ResidualBlock", "ResidualNet", "add_shortcut", "imagenet_options", "make_stage",
+    "small_image_options",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from anysize.models.families import CIFAR, register
 from anysize.models.options import whole_number, whole_numbers
-from anysize.models.residual import BASIC_DEPTHS, imagenet_blocks, make_stage, small_image_blocks
+from anysize.models.residual import add_shortcut, imagenet_options, make_stage, small_image_options
 
 
 class ScalarConv(nn.Module):
@@ -75,11 +75,7 @@ class FixupBlock(nn.Module):
         out = self.conv2(self.relu1(self.conv1(x)))
         if self.bottleneck:
             out = self.conv3(self.relu2(out))
-        shortcut = self.downsample(x)
-        if gate is not None:
-            shortcut = gate(shortcut)
-        last: nn.Module = self.relu3 if self.bottleneck else self.relu2
-        return last(out + shortcut)  # type: ignore[no-any-return]
+        return add_shortcut(self, out, x, gate)
 
 
 class FixupResNet(nn.Module):
@@ -167,13 +163,13 @@ class FixupResNet(nn.Module):
 @register("cifar_resnet_fixup", preprocessing=CIFAR)
 def cifar_resnet_fixup(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> FixupResNet:
     """A ResNet for 32-pixel images without norms (Fixup)."""
-    return _small(num_classes, in_channels, depth, options)
+    return _build(num_classes, in_channels, small_image_options(depth), options)
 
 
 @register("cifar_resnet_fixup_se", preprocessing=CIFAR)
 def cifar_resnet_fixup_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> FixupResNet:
     """A ResNet for 32-pixel images without norms (Fixup), with squeeze-excite gates on its shortcuts."""
-    return _small(num_classes, in_channels, depth, {"squeeze_excite": True, **options})
+    return _build(num_classes, in_channels, small_image_options(depth), {"squeeze_excite": True, **options})
 
 
 @register("imagenet_resnet_fixup")
@@ -181,27 +177,20 @@ def imagenet_resnet_fixup(
     num_classes: int = 1000, in_channels: int = 3, depth: int = 50, **options: Any
 ) -> FixupResNet:
     """A ResNet of depth 18, 34, 50, 101, 152 or 200 without norms (Fixup)."""
-    return _large(num_classes, in_channels, depth, options)
+    return _build(num_classes, in_channels, imagenet_options(depth), options)
 
 
 @register("resnet50_fixup")
 def resnet50_fixup(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> FixupResNet:
     """ResNet-50 without norms (Fixup)."""
-    return _large(num_classes, in_channels, 50, options)
+    return _build(num_classes, in_channels, imagenet_options(50), options)
 
 
 @register("resnet50_fixup_se")
 def resnet50_fixup_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> FixupResNet:
     """ResNet-50 without norms (Fixup), with squeeze-excite gates on its shortcuts."""
-    return _large(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
+    return _build(num_classes, in_channels, imagenet_options(50), {"squeeze_excite": True, **options})
 
 
-def _small(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> FixupResNet:
-    own = {"widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
-    return FixupResNet(small_image_blocks(depth), num_classes, in_channels, **{**own, **options})
-
-
-def _large(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> FixupResNet:
-    bottleneck = depth not in BASIC_DEPTHS
-    own = {"bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
-    return FixupResNet(imagenet_blocks(depth), num_classes, in_channels, **{**own, **options})
+def _build(num_classes: int, in_channels: int, own: dict[str, Any], options: dict[str, Any]) -> FixupResNet:
+    return FixupResNet(num_classes=num_classes, in_channels=in_channels, **{**own, **options})

@@ -7,7 +7,7 @@ ResNeXt: Xie et al., arXiv 1611.05431.
 from typing import Any
 
 from anysize.models.families import CIFAR, register
-from anysize.models.residual import BASIC_DEPTHS, ResidualNet, imagenet_blocks, small_image_blocks
+from anysize.models.residual import ResidualNet, imagenet_options, small_image_options
 
 
 @register("cifar_resnet_se", preprocessing=CIFAR)
@@ -59,8 +59,7 @@ def resnext101_32x4d(num_classes: int = 1000, in_channels: int = 3, **options: A
 
 
 def _small(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
-    own = {"widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
-    return ResidualNet(small_image_blocks(depth), num_classes, in_channels, **{**own, **options})
+    return ResidualNet(num_classes=num_classes, in_channels=in_channels, **{**small_image_options(depth), **options})
 
 
 def _small_grouped(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
@@ -68,9 +67,7 @@ def _small_grouped(num_classes: int, in_channels: int, depth: int, options: dict
 
 
 def _large(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
-    bottleneck = depth not in BASIC_DEPTHS
-    own = {"bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
-    return ResidualNet(imagenet_blocks(depth), num_classes, in_channels, **{**own, **options})
+    return ResidualNet(num_classes=num_classes, in_channels=in_channels, **{**imagenet_options(depth), **options})
 
 
 def _large_grouped(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
