@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from anysize import UserError, bench, count_flops, create_model
 from anysize.models.bench import peak_bytes
 from anysize.models.fold import fold_batch_norm
-from anysize.models.structure import evaluation_flops
 
 
 def test_a_row_for_each_mode_size_and_batch():
@@ -25,7 +24,8 @@ def test_a_row_for_each_mode_size_and_batch():
         assert row["flops_per_second"] == pytest.approx(1000 * row["flops"] / row["milliseconds"])
         model = create_model("resnet8")
         size = row["size"]
-        one = evaluation_flops(model, size) if row["mode"] == "inference" else count_flops(model, size).total
+        training = row["mode"] != "inference"
+        one = count_flops(model, size, backward=training).total
         assert row["flops"] == row["batch"] * one
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from anysize import UserError, create_model
 from anysize.models.factory import list_models
-from anysize.models.structure import Part, evaluation_flops, model_figures, structure
+from anysize.models.structure import Part, model_figures, structure
 from anysize.models.table import find_models, read_table
+from anysize.sizes.cost import count_flops
 
 
 def test_stages_have_the_shapes_parameters_and_flops_of_the_network():
@@ -40,7 +41,7 @@ def test_what_does_most_of_the_work_is_opened_and_nothing_is_lost(name, opened):
     assert opened in [part.name for part in parts]
     assert len(parts) <= 41
     assert sum(part.parameters for part in parts) == sum(value.numel() for value in model.parameters())
-    assert sum(part.flops for part in parts) == evaluation_flops(model, 224)
+    assert sum(part.flops for part in parts) == count_flops(model, 224, backward=False).forward
 
 
 def test_what_stands_outside_of_the_parts_is_said():
@@ -94,7 +95,9 @@ def test_a_model_that_reads_values_is_measured_for_real():
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x) if x.sum().item() <= 0 else x
 
-    assert evaluation_flops(Reads(), 2) == 2 * 4 * 12
+    (part,) = structure(Reads(), 2)
+    assert part.flops == count_flops(Reads(), 2, backward=False).forward == 2 * 4 * 12
+    assert count_flops(Reads(), 2).backward == 2 * 4 * 12
 
 
 def test_the_table_lists_every_model():

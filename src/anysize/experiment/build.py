@@ -176,6 +176,7 @@ def describe_model(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, An
         "options": recipe.model.options,
         "num_classes": len(preprocessing.classes),
         "in_channels": preprocessing.channels,
+        "task": recipe.task.name,
         "elasticize": recipe.model.elasticize,
         "norm": recipe.model.norm,
         "norm_options": recipe.model.norm_options,

@@ -131,7 +131,6 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
     """Find class count and input channels in the file, and fit it to the model that has them."""
     described = build.describe_model(recipe, Preprocessing(image_size=224))
     described |= {"num_classes": None, "norm": "", "norm_options": {}, "elasticize": ""}
-    described["task"] = recipe.task.name
     network = build_on_meta(lambda: rebuild_model(described))
     own, head, first = network.state_dict(), find_head(network), find_first_convolution(network)
     mapped = map_names(foreign.tensors, own).tensors

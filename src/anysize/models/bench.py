@@ -30,7 +30,6 @@ from anysize.models.factory import create_model
 from anysize.models.fold import fold_batch_norm
 from anysize.models.input_size import check_size
 from anysize.models.options import check_is_model
-from anysize.models.structure import evaluation_flops
 from anysize.registry import UserError
 from anysize.sizes.cost import count_flops
 
@@ -155,7 +154,7 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
             flops = batch * count_flops(model, size, channels).total
             run, weights = _training(model, shape, how)
         else:
-            flops = batch * evaluation_flops(model, size, channels)
+            flops = batch * count_flops(model, size, channels, backward=False).forward
             run, weights = _inference(model, shape, how)
         seconds = repeat(run, how.repeats, wait)
         memory = weights + peak_bytes(run, device)

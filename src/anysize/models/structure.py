@@ -15,7 +15,7 @@ from anysize.models.factory import create_model, describe_model
 from anysize.models.input_size import check_size, smallest_size
 from anysize.models.meta import build_on_meta
 from anysize.models.table import ModelFigures
-from anysize.sizes.cost import meta_copy
+from anysize.sizes.cost import count_flops, meta_copy
 
 # A part with more than this share of the FLOPs is opened, while the table has at most so many rows.
 _OPEN = 0.5
@@ -73,15 +73,6 @@ def structure(model: nn.Module, size: int, in_channels: int = 3) -> list[Part]:
     return [*parts, *([Part("(the rest)", "", None, *rest)] if any(rest) else [])]
 
 
-def evaluation_flops(model: nn.Module, size: int, in_channels: int = 3) -> int:
-    """FLOPs of one image (in_channels, size, size) through `model` in evaluation; a multiply-add counts as 2.
-
-    >>> evaluation_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)
-    43200
-    """
-    return _measure(model, size, in_channels)[2][""]
-
-
 def model_figures(name: str) -> ModelFigures:
     """Measure what `table.csv` says of a model, on the meta device: no weight takes up memory.
 
@@ -93,7 +84,7 @@ def model_figures(name: str) -> ModelFigures:
     return ModelFigures(
         name=name,
         parameters=_count(model, set()),
-        flops=evaluation_flops(model, expected.image_size, expected.channels),
+        flops=count_flops(model, expected.image_size, expected.channels, backward=False).forward,
         image_size=expected.image_size,
         smallest=smallest_size(model, expected.channels),
         description=describe_model(name),
@@ -142,4 +133,4 @@ def _count(module: nn.Module, counted: set[int]) -> int:
     return sum(parameter.numel() for parameter in new)
 
 
-__all__ = ["Part", "evaluation_flops", "model_figures", "structure"]
+__all__ = ["Part", "model_figures", "structure"]

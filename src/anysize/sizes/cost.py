@@ -65,10 +65,18 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
     >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
     Flops(forward=43200, backward=43200)
     """
-    model = meta_copy(model).train(backward)
+    try:
+        return _count_flops(meta_copy(model), size, channels, backward)
+    except (NotImplementedError, RuntimeError):  # it reads values, or has no kernel there: it is run for real
+        return _count_flops(copy.deepcopy(model), size, channels, backward)
+
+
+def _count_flops(model: nn.Module, size: int, channels: int, backward: bool) -> Flops:
+    model.train(backward)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("meta"))
     mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
     with _counting(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        output = model(torch.empty(_IMAGES, channels, size, size, device="meta"))
+        output = model(torch.zeros(_IMAGES, channels, size, size, device=device))
         forward = counter.get_total_flops()
         if backward:
             parts = (output,) if isinstance(output, Tensor) else output  # auxiliary classifiers return logits, too
