@@ -56,6 +56,8 @@ def test_parameter_counts_of_the_published_code(name: str, options: dict[str, ob
 def test_plain_networks_equal_torchvisions(depth: int) -> None:
     theirs = randomized(torchvision.models.get_model(f"resnet{depth}", num_classes=5))
     ours = create_model("imagenet_resnet", 5, depth=depth).double().eval()
+    # In the same order, too: optimizers keep their state by it, and a global norm is summed in it.
+    assert [key for key, _ in ours.named_parameters()] == [key for key, _ in theirs.named_parameters()]
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 45, 64, dtype=torch.float64)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)

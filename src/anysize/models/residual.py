@@ -55,21 +55,22 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        # One module a call, as quantization and export need, in torchvision's order.
         if bottleneck:
             self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-            self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
-            self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         else:
             self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, groups=groups, bias=False)
-            self.conv2 = nn.Conv2d(width, outputs, 3, padding=1, groups=groups, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu1 = nn.ReLU(inplace=True)  # one module a call, as quantization and export need
-        self.bn2 = nn.BatchNorm2d(self.conv2.out_channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        middle, second_stride = (width, stride) if bottleneck else (outputs, 1)
+        self.conv2 = nn.Conv2d(width, middle, 3, second_stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
         self.relu2 = nn.ReLU(inplace=True)
         if bottleneck:
+            self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
             self.bn3 = nn.BatchNorm2d(outputs)
             self.relu3 = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.bottleneck = bottleneck
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
