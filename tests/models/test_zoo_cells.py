@@ -138,7 +138,7 @@ def test_timms_networks_behind_our_names(monkeypatch: pytest.MonkeyPatch) -> Non
         assert parameters(create_model("mobilenet_v1")) == 4_231_976
         assert parameters(create_model("inception_resnet_v2")) == 55_843_464
     assert create_model("mobilenet_v1", 7, 1, drop_rate=0.1)(torch.zeros(2, 1, 33, 33)).shape == (2, 7)
-    with pytest.raises(UserError, match=r"model 'mobilenet_v1' cannot be built with the options {'no_such_option': 1}"):
+    with pytest.raises(UserError, match=r"mobilenetv1_100 does not take the options {'no_such_option': 1}"):
         create_model("mobilenet_v1", no_such_option=1)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"is not installed: pip install 'anysize\[zoo\]'"):
