@@ -78,7 +78,7 @@ def main() -> None:
     training = TrainingSettings(epochs=1000)
     parts = Parts(
         model=model,
-        task=Classification(num_classes=10),
+        task=Classification(list("0123456789")),
         plan=plan,
         loader=loader,
         optimizer=RegimeOptimizer(model, OptimizerSettings()),

@@ -218,6 +218,39 @@ def test_elastic_s_experiments_follow_the_published_regime(network):
     assert (elastic.sizes.mix, elastic.sizes.base, elastic.training.drop_last) == ("fixed", 224, True)
 
 
+@pytest.mark.parametrize("network", ELASTIC)
+def test_elastic_s_labels_of_coco_follow_the_published_regime(network):
+    """36 epochs of 96 images, 24 to a norm, and the learning rate falls twice."""
+    plain, elastic = (load_recipe(f"elastic/coco-{network}{suffix}") for suffix in ("", "-elastic"))
+    assert differences(plain, elastic) == {"model.name": (plain.model.name, f"{plain.model.name}_elastic")}
+    assert_regime(elastic, 36, 96, {0: 1e-3, 24: 1e-4, 30: 1e-5})
+    assert elastic.training.batch_size // elastic.training.chunks == 24
+    assert value_at(elastic.optimizer.weight_decay, 0) == 5e-4
+    assert (elastic.optimizer.decay_on, elastic.optimizer.head_lr) == ("all", 1)
+    assert (elastic.data.name, elastic.data.image_set, elastic.task.name) == ("coco", "2014", "multilabel")
+    assert (elastic.sizes.mix, elastic.sizes.base, elastic.model.weights) == ("fixed", 224, "")
+    assert "--model.weights" in read_header(f"elastic/coco-{network}").command
+
+
+@pytest.mark.parametrize("network", ["resnext50", "resnext101", "dla60x"])
+def test_elastic_s_segmentation_of_voc_follows_the_published_regime(network):
+    """50 epochs of all 10,582 images, 16 a step: 662 steps, and DeepLab's poly learning rate."""
+    plain, elastic = (load_recipe(f"elastic/voc-{network}{suffix}") for suffix in ("", "-elastic"))
+    assert differences(plain, elastic) == {"model.name": (plain.model.name, f"{plain.model.name}_elastic")}
+    optimizer = elastic.optimizer
+    for step in (0, 1, 662, 33_099):
+        assert value_at(optimizer.lr, step / 662) == pytest.approx(0.007 * (1 - step / 33_100) ** 0.9)
+    assert (value_at(optimizer.name, 0), value_at(optimizer.momentum, 0), optimizer.nesterov) == ("sgd", 0.9, False)
+    assert value_at(optimizer.weight_decay, 0) == (1e-4 if network.startswith("dla") else 5e-4)
+    assert (optimizer.decay_on, optimizer.head_lr, optimizer.warmup_epochs) == ("all", 1, 0)
+    assert (elastic.data.name, elastic.data.image_set, elastic.task.name) == ("voc", "train_aug", "segmentation")
+    assert (elastic.augment.crop, elastic.augment.rescale, elastic.augment.flip) == ("rescale", (0.5, 2.0), 0.5)
+    assert (elastic.sizes.mix, elastic.sizes.base, elastic.model.norm, elastic.model.options) == ("fixed", 513, "", {})
+    cost = planned(f"elastic/voc-{network}")
+    assert (cost.epochs, cost.steps) == (50, 33_100)
+    assert "--model.weights" in read_header(f"elastic/voc-{network}").command
+
+
 def test_elastic_s_comparison_differs_in_the_branches_alone():
     plain, elastic = load_recipe("elastic/cifar10-resnet20"), load_recipe("elastic/cifar10-resnet20-elastic")
     assert differences(plain, elastic) == {"model.elasticize": ("", "auto")}

@@ -49,6 +49,7 @@ _WHERE = {
     "load_run": "anysize.experiment.runs",
     "load_weights": "anysize.experiment.weights",
     "plan": "anysize.experiment.plan",
+    "predict": "anysize.experiment.predict",
     "repeat": "anysize.experiment.repeat",
     "run_scale_policy": "anysize.experiment.policy",
     "scale_gradient_state": "anysize.norms.online",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.plan import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
+    from anysize.experiment.predict import predict as predict
     from anysize.experiment.repeat import repeat as repeat
     from anysize.experiment.runs import calibrate as calibrate
     from anysize.experiment.runs import evaluate as evaluate

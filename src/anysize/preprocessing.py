@@ -8,7 +8,7 @@ from typing import Any
 
 from anysize.registry import UserError
 
-RESIZES = ("stretch", "center-crop", "crop-or-pad")
+RESIZES = ("stretch", "center-crop", "crop-or-pad", "pad")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,7 +25,9 @@ class Preprocessing:
     - `stretch`: resize the whole image to S x S (small square images such as CIFAR's);
     - `center-crop`: resize the shorter side to `int(S / crop_ratio)`, then crop the centre S x S (ImageNet);
     - `crop-or-pad`: resize to `image_size` unless S equals it, then crop or zero-pad the centre to S x S. This is
-      what the authors' code did for CIFAR at other sizes; it shows less of the image, or adds a black frame.
+      what the authors' code did for CIFAR at other sizes; it shows less of the image, or adds a black frame;
+    - `pad`: scale the image by S / `image_size`, so that it keeps its own size at the base size, then pad it with the
+      mean to S x S at least (segmentation). Images of other shapes than squares keep theirs.
 
     >>> Preprocessing(image_size=224).resize_side(288)
     329

@@ -113,7 +113,7 @@ def test_a_damaged_file_stops_or_is_left_out_by_name(tmp_path: Path, caplog: pyt
     damage(bad)
     with pytest.raises(BadImage):
         decode_rgb(str(bad))
-    with pytest.raises(UserError, match=f"{bad} cannot be decoded .*--data.on_bad_image skip"):
+    with pytest.raises(UserError, match=f"{bad} cannot be used: it cannot be decoded .*--data.on_bad_image skip"):
         load_dataset(settings(root), "train")
     source = load_dataset(settings(root, on_bad_image="skip"), "train")
     assert len(source) == 11

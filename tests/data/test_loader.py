@@ -150,7 +150,8 @@ def test_a_damaged_file_stops_the_run_by_default(tmp_path: Path, workers: int):
     damage(root / "train/cat/001.jpg")
     source = open_folder(root, memory_limit=0)
     loaded = eval_batches(source, EvalTransform(SMALL), 16, 4, workers=workers)
-    with pytest.raises(UserError, match=r"^\S*train/cat/001.jpg cannot be decoded .*; remove the file, or .* skip$"):
+    expected = r"^\S*train/cat/001.jpg cannot be used: it cannot be decoded .*; mend or remove the file, or .* skip$"
+    with pytest.raises(UserError, match=expected):
         list(loaded)
 
 

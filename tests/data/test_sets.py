@@ -24,16 +24,18 @@ def test_the_data_sets_are_listed_without_torch():
     assert all(doc.endswith(".") for doc in dataset_docs().values())
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"fashion-mini"}))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"fashion-mini", "scenes"}))
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_without_its_files_each_says_which_folder_and_what_was_expected(name: str, split, tmp_path: Path):
-    with pytest.raises(UserError, match=f"data set '{name}' needs a folder: set data.root"):
-        load_dataset(DataSettings(name=name), split)
-    with pytest.raises(UserError, match="gone"):
-        load_dataset(DataSettings(name=name, root=str(tmp_path / "gone")), split)
-    with pytest.raises(UserError, match=str(tmp_path)) as caught:
-        load_dataset(DataSettings(name=name, root=str(tmp_path)), split)
-    if name not in ("folder", "imagenet"):
+    offers = DATASETS[name]().offers
+    for targets in offers:
+        with pytest.raises(UserError, match=f"data set '{name}' needs a folder: set data.root"):
+            load_dataset(DataSettings(name=name), split, targets)
+        with pytest.raises(UserError, match="gone"):
+            load_dataset(DataSettings(name=name, root=str(tmp_path / "gone")), split, targets)
+        with pytest.raises(UserError, match=str(tmp_path)) as caught:
+            load_dataset(DataSettings(name=name, root=str(tmp_path)), split, targets)
+    if offers == ("class",) and name not in ("folder", "imagenet"):
         assert "--data.download true" in str(caught.value)
 
 
@@ -46,11 +48,16 @@ def test_defaults_are_those_of_the_protocol(name: str, tmp_path: Path):
         "mnist": ((0.5,), (0.5,)),
         "fashion-mnist": ((0.2860,), (0.3530,)),
         "fashion-mini": ((0.2860,), (0.3530,)),
+        "scenes": (info.mean, info.std),  # measured: tests/data/test_scenes.py
     }
     assert (info.mean, info.std) == expected.get(name, usual)
     assert info.flip == (0.0 if name == "mnist" else 0.5)
     if name in ("imagenet", "folder"):
         assert (info.image_size, info.crop, info.resize) == (224, "random-resized", "center-crop")
+    elif name in ("coco", "folder-labels"):
+        assert (info.image_size, info.crop, info.resize) == (224, "random-resized", "stretch")
+    elif DATASETS[name]().offers == ("masks",):
+        assert (info.image_size, info.crop, info.resize) == (513 if name == "voc" else 512, "rescale", "pad")
     else:
         assert (info.crop, info.resize) == ("pad", "stretch")
 

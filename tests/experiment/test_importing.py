@@ -211,6 +211,46 @@ def test_a_classifier_becomes_a_segmentation_network(tmp_path: Path) -> None:
     assert read_state(again / "checkpoints/last")["task"] == "segmentation"  # by its head
 
 
+ELASTIC = {"layers": [1, 1, 1, 1], "widths": [4, 8, 16, 32], "stem": 4, "cardinality": 8}
+
+
+def test_the_elastic_networks_files_are_of_the_task_and_data_that_they_were_published_for(tmp_path: Path) -> None:
+    """80 classes: MS-COCO's labels, on stretched images; 21 and a head for segmentation: VOC's masks at 513 px."""
+    cases = [
+        (80, "", "multilabel", "coco", 224, "stretch"),
+        (1000, "", "classification", "imagenet", 224, "center-crop"),
+        (21, "segmentation", "segmentation", "voc", 513, "pad"),
+        (5, "segmentation", "segmentation", "folder", 513, "pad"),
+    ]
+    for classes, head, task, data, size, resize in cases:
+        file = tmp_path / f"{data}.pth.tar"
+        model = create_model("resnext50_elastic", classes, task=head, **ELASTIC)
+        torch.save({"arch": "resnext50_elastic", "state_dict": model.state_dict()}, file)
+        run = anysize.import_checkpoint(file, out=tmp_path / data, overrides={"model.options": ELASTIC})
+        recipe, state = load_recipe(str(run / "recipe.toml")), read_state(run / "checkpoints/last")
+        assert (recipe.task.name, recipe.data.name, recipe.sizes.base) == (task, data, size)
+        assert (state["task"], state["model"]["task"]) == (task, task)
+        assert (state["preprocessing"]["image_size"], state["preprocessing"]["resize"]) == (size, resize)
+
+
+def test_eighty_classes_of_another_network_or_of_a_new_head_are_no_coco(tmp_path: Path, file: Path) -> None:
+    run = anysize.import_checkpoint(file, out=tmp_path / "new", classes=80, overrides=OPTIONS)
+    assert load_recipe(str(run / "recipe.toml")).task.name == "classification"
+    torch.save(create_model("resnext50_elastic", 80, **ELASTIC).state_dict(), tmp_path / "a.pth")
+    named = {"model.options": ELASTIC, "task.name": "classification"}
+    run = anysize.import_checkpoint(tmp_path / "a.pth", "resnext50_elastic", out=tmp_path / "named", overrides=named)
+    recipe = load_recipe(str(run / "recipe.toml"))
+    assert (recipe.task.name, recipe.data.name) == ("classification", "folder")
+
+
+def test_torchvisions_segmentation_files_are_known_by_their_model(tmp_path: Path) -> None:
+    file = tmp_path / "lraspp.pth"
+    torch.save(create_model("lraspp_mobilenet_v3_large").state_dict(), file)
+    run = anysize.import_checkpoint(file, "lraspp_mobilenet_v3_large", out=tmp_path / "run")
+    recipe = load_recipe(str(run / "recipe.toml"))
+    assert (recipe.task.name, recipe.data.name, recipe.sizes.base) == ("segmentation", "voc", 520)
+
+
 def test_timm_models_and_models_that_need_values_to_be_built(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), tmp_path / "a.pth")
     run = anysize.import_checkpoint(tmp_path / "a.pth", "timm:resnet10t", out=tmp_path / "a")

@@ -178,8 +178,8 @@ def test_the_best_checkpoint_is_the_calibrated_copy_that_was_validated(tiny: Mak
     best = load_run(run, "best")
     measured = make_evaluator(best).evaluate(best.model, 28)
     recorded = best.checkpoint.state["metrics"]
-    assert measured["top1"] == recorded["top1"]
-    assert measured["loss"] == pytest.approx(recorded["loss"], rel=1e-6)
+    assert measured.values["top1"] == recorded["top1"]
+    assert measured.values["loss"] == pytest.approx(recorded["loss"], rel=1e-6)
     # Training went on with its own statistics: calibration touched only the copy.
     means = [name for name in weights(run) if name.endswith("running_mean")]
     assert not any(torch.equal(weights(run)[name], weights(run, "best")[name]) for name in means)
@@ -488,7 +488,7 @@ def test_the_advised_remedy_for_a_damaged_file_goes_on_in_the_same_folder(
         "data__workers": 1, "sizes__base": 24, "training__batch_size": 8, "training__checkpoint_minutes": 0.0,
         "training__epochs": 1,
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"007\.jpg cannot be decoded .*--data\.on_bad_image skip"):
+    with pytest.raises(UserError, match=r"007\.jpg cannot be used: it cannot be decoded .*--data\.on_bad_image skip"):
         train(tiny(**changes), run=tmp_path / "run")
     run = train(tiny(**changes, data__on_bad_image="skip"), run=tmp_path / "run")
     assert "left out" in (run / "log.txt").read_text()

@@ -18,7 +18,7 @@ from anysize.tasks.base import create_task, main_logits
 
 def test_each_auxiliary_loss_counts_as_much_as_the_setting_says() -> None:
     torch.manual_seed(0)
-    task = create_task("classification", num_classes=4, label_smoothing=0.1, auxiliary_weight=0.3)
+    task = create_task("classification", ["a", "b", "c", "d"], label_smoothing=0.1, auxiliary_weight=0.3)
     logits, second, third = torch.randn(3, 5, 4)
     targets = torch.tensor([0, 1, 2, 3, 0])
 

@@ -20,7 +20,7 @@ def command(
     channels_last: Annotated[bool, Parameter(negative="--no-channels-last")] = True,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     norm: str = "",
-    task: str = "classification",
+    task: str = "",
     device: str = "auto",
     threads: int = 0,
     repeats: int = 5,
@@ -49,7 +49,7 @@ def command(
     norm
         swap the model's norms for this one
     task
-        classification or segmentation
+        classification or segmentation; by default what the model was made for
     device
         auto, cpu or cuda
     threads

@@ -1,4 +1,4 @@
-"""`anysize data` and `anysize data check NAME --data.root DIR`."""
+"""`anysize data`, `anysize data check NAME --data.root DIR`, `anysize data export NAME --format coco DIR`."""
 
 import sys
 from typing import Literal
@@ -7,18 +7,38 @@ from anysize.cli import Settings, parse_settings
 from anysize.registry import UserError
 
 
-def command(action: Literal["list", "check"] = "list", name: str = "", /, *settings: Settings) -> None:
-    """List the data sets, or decode every image of one and say what is there.
+def command(
+    action: Literal["list", "check", "export"] = "list",
+    name: str = "",
+    /,
+    *settings: Settings,
+    format: Literal["coco", "voc"] | None = None,
+    images: int = 0,
+    polygons: bool = False,
+) -> None:
+    """List the data sets, decode every image of one and say what is there, or write one in the format of COCO or VOC.
 
     Parameters
     ----------
     action
-        list: a line each; check: count images by class, sizes and damaged files of a data set
+        list: a line each; check: count images by class, sizes and damaged files; export: write into a new folder DIR
     name
-        which data set to check; its folder is given with --data.root DIR
+        which data set to check or export; the folder of one to check is given with --data.root DIR, and
+        --task.name segmentation checks masks where there are labels, too
+    format
+        export: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
+    images
+        export: write the first so many of each split only
+    polygons
+        export to coco: outline objects without holes by polygons; otherwise all have run lengths
     """
     from anysize.data.registry import dataset_docs
 
+    if action == "export":
+        _export(name, settings, format, images, polygons)
+        return
+    if format or images or polygons:
+        raise UserError(f"--format, --images and --polygons are for `anysize data export`, not for {action}")
     if action == "list":
         docs = dataset_docs()
         width = max(map(len, docs))
@@ -28,10 +48,12 @@ def command(action: Literal["list", "check"] = "list", name: str = "", /, *setti
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
     from anysize.data.check import check_dataset
+    from anysize.experiment.targets import targets_of
     from anysize.recipe import Recipe, override
 
-    recipe = override(Recipe(), {**parse_settings(settings), "data.name": name})
-    splits = check_dataset(recipe.data)
+    given = parse_settings(settings)
+    recipe = override(Recipe(), {**given, "data.name": name})
+    splits = check_dataset(recipe.data, targets_of(recipe) if "task.name" in given else None)
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
         print(f"{split.split}: {split.images:,} images of {len(split.counts)} classes")
@@ -44,3 +66,27 @@ def command(action: Literal["list", "check"] = "list", name: str = "", /, *setti
     if damaged:
         print(f"{len(damaged)} damaged files: remove them, or train with --data.on_bad_image skip")
         sys.exit(1)
+
+
+def _export(
+    name: str, rest: tuple[str, ...], format: Literal["coco", "voc"] | None, images: int, polygons: bool
+) -> None:
+    usage = "`anysize data export scenes --format coco DIR`"
+    if not name or not format:
+        raise UserError(f"{'no format is' if name else 'no data set is'} named; expected one, as in {usage}")
+    if len(rest) != 1 or rest[0].startswith("--"):
+        raise UserError(f"received {' '.join(rest) or 'no folder'}; expected one new folder, as in {usage}")
+    from rich.console import Console
+
+    from anysize.data.export import export_dataset
+
+    with Console(stderr=True).status("writing") as status:
+        written = export_dataset(
+            name,
+            format,
+            rest[0],
+            images=images,
+            polygons=polygons,
+            on_image=lambda done, total: status.update(f"wrote {done:,} of {total:,} images"),
+        )
+    print(f"{written} is written; use it with --data.name {format} --data.root {written}")

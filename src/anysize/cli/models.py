@@ -54,7 +54,7 @@ def show(
     *settings: Settings,
     size: int | None = None,
     norm: str = "",
-    task: str = "classification",
+    task: str = "",
     classes: int | None = None,
     channels: int | None = None,
 ) -> None:
@@ -71,7 +71,7 @@ def show(
     norm
         swap the model's norms for this one
     task
-        classification or segmentation
+        classification or segmentation; by default what the model was made for
     classes
         by default as many as the model was published with
     channels

@@ -6,7 +6,6 @@ straight to the batch's size. Images of one size that lie in memory are cropped,
 """
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,17 +14,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from anysize.data.augment_ops import add_lighting, check_augment, one_by_one, pixel_ops, sample_keys
 from anysize.data.preprocess import normalize, resize, take, to_square
-from anysize.data.random import Stream, normal, seeded, uniform
+from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.plan import Batch
-
-_GREY = 128  # what AutoAugment fills with, as the authors' code does
-# Principal components of ImageNet's colours (Krizhevsky et al., 2012; values as published with fb.resnet.torch).
-_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
-_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
 class TrainTransform:
@@ -48,12 +43,14 @@ class TrainTransform:
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
-        _check(preprocessing, augment)
+        check_augment(preprocessing, augment)
+        if augment.crop == "rescale":
+            raise UserError("augment.crop rescale is for images with masks; expected pad, random-resized or none")
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
         self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
-        self._pixel_ops = _pixel_ops(augment)
+        self._pixel_ops = pixel_ops(augment)
 
     def views(self, batch: Batch) -> int:
         """The augmented copies."""
@@ -79,15 +76,14 @@ class TrainTransform:
     def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
         """Normalise, then lighting and cutout."""
         values = normalize(pixels, self.preprocessing)
-        if self.augment.lighting:
-            self._add_lighting(values, *_keys(indices, batch), batch.epoch)
+        add_lighting(values, self.augment.lighting, self.preprocessing, self.seed, indices, batch)
         if self.augment.cutout:
-            self._cut_out(values, *_keys(indices, batch), batch)
+            self._cut_out(values, *sample_keys(indices, batch), batch)
         return values
 
     def _augment(self, images: Tensor, rows: np.ndarray, indices: np.ndarray, batch: Batch) -> Tensor:
         """The images at `rows` of (N, H, W, C), which are the samples `indices`, to uint8 (copies * B, C, S, S)."""
-        rows, indices, copies = np.tile(rows, batch.copies), *_keys(indices, batch)
+        rows, indices, copies = np.tile(rows, batch.copies), *sample_keys(indices, batch)
         streams = np.array([[Stream.FLIP], [Stream.TOP], [Stream.LEFT]])
         flips, top, left = uniform(self.seed, batch.epoch, indices, copies, streams)
         flip = flips < self.augment.flip
@@ -100,27 +96,11 @@ class TrainTransform:
                 pixels = to_square(chosen, batch.size, self.preprocessing)
             else:
                 crop = functools.partial(self._resized_crop, size=batch.size)
-                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, indices, copies, batch)
+                pixels = one_by_one(crop, Stream.RANDOM_RESIZED, self.seed, chosen, indices, copies, batch.epoch)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
         for stream, operation in self._pixel_ops:
-            pixels = self._one_by_one(operation, stream, pixels, indices, copies, batch)
+            pixels = one_by_one(operation, stream, self.seed, pixels, indices, copies, batch.epoch)
         return pixels
-
-    def _one_by_one(
-        self,
-        operation: Callable[[Tensor], Tensor],
-        stream: Stream,
-        images: Tensor,
-        indices: np.ndarray,
-        copies: np.ndarray,
-        batch: Batch,
-    ) -> Tensor:
-        """Apply a library transform, which draws from torch's generator, to each image."""
-        done = []
-        for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
-            with seeded(self.seed, batch.epoch, index, copy, stream):
-                done.append(operation(image))
-        return torch.stack(done)
 
     def _pad_crop(
         self, images: Tensor, rows: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray
@@ -165,12 +145,6 @@ class TrainTransform:
         cropped: Tensor = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
         return cropped
 
-    def _add_lighting(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, epoch: int) -> None:
-        """Add noise along the principal components of ImageNet's colours; it is defined for values in [0, 1]."""
-        alpha = self.augment.lighting * normal(self.seed, epoch, indices, copies, 3)
-        shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
-        values += torch.from_numpy(shift).to(values)[:, :, None, None]
-
     def _cut_out(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""
         side = max(1, round(self.augment.cutout * batch.size / self.preprocessing.image_size))
@@ -181,40 +155,3 @@ class TrainTransform:
             covered.append((np.arange(batch.size) >= start) & (np.arange(batch.size) < start + side))
         hole = torch.from_numpy(covered[0][:, None, :, None] & covered[1][:, None, None, :])
         values.masked_fill_(hole.to(values.device), 0.0)
-
-
-def _keys(indices: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Sample and copy of each image of a batch, (copies * B,): copy by copy."""
-    return np.tile(indices, batch.copies), np.repeat(np.arange(batch.copies), len(indices))
-
-
-def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor], Tensor]]]:
-    """The library transforms that work on one uint8 image (C, S, S)."""
-    operations: list[tuple[Stream, Callable[[Tensor], Tensor]]] = []
-    if augment.autoaugment:
-        policy = v2.AutoAugmentPolicy(augment.autoaugment)
-        operations.append((Stream.AUTOAUGMENT, v2.AutoAugment(policy, fill=_GREY)))
-    if augment.color_jitter:
-        strength = augment.color_jitter
-        jitter = v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)
-        operations.append((Stream.COLOR_JITTER, jitter))
-    return operations
-
-
-def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
-    if augment.crop == "auto" or augment.flip < 0:
-        raise UserError(
-            f"augment.crop is {augment.crop!r} and augment.flip {augment.flip}; settle them with "
-            "anysize.data.registry.resolve_augment"
-        )
-    for name in ("scale", "ratio"):
-        low, high = getattr(augment, name)
-        if not 0 < low <= high:
-            raise UserError(f"augment.{name} is [{low}, {high}]; expected two positive numbers, the smaller first")
-    if augment.scale[1] > 1:
-        raise UserError(f"augment.scale is {list(augment.scale)}; expected shares of the image's area, at most 1")
-    if augment.lighting and preprocessing.channels != 3:
-        raise UserError(
-            f"augment.lighting is {augment.lighting}, but the images have {preprocessing.channels} channel; its noise "
-            "is defined for RGB: set it to 0"
-        )

@@ -8,8 +8,7 @@ A new data set is one new file in `anysize/data/sets`:
 
         defaults = DatasetInfo(image_size=32, mean=(0.5,), std=(0.25,), resize="stretch", crop="pad")
 
-        @abc.abstractmethod
-    def load(self, settings: DataSettings, split: Split) -> Source: ...
+        def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> Source: ...
 """
 
 import abc
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from anysize.data.source import Source
 
 Split = Literal["train", "validation"]
+Targets = Literal["class", "labels", "masks"]
+"""What is known of an image: its class, the labels that hold for it, or the class of each of its pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class DatasetInfo:
 
     `image_size` is the base size in pixels, `mean` and `std` are per channel for values in [0, 1], `resize` is a mode
     of `Preprocessing`, `crop` is "pad" or "random-resized" (training), `flip` the probability of a horizontal flip.
+    `mask_size` is the base size where targets are masks, 0 if it is the same. `areas` are those, in pixels of the image
+    as stored, below which an object is small and medium (by default COCO's).
     `num_classes`, `train_images` and `validation_images` are 0 where they depend on the user's files.
     """
 
@@ -45,6 +48,8 @@ class DatasetInfo:
     num_classes: int = 0
     train_images: int = 0
     validation_images: int = 0
+    areas: tuple[float, float] = (32.0**2, 96.0**2)
+    mask_size: int = 0
 
     @property
     def channels(self) -> int:
@@ -56,14 +61,18 @@ class DataSet(abc.ABC):
     """Base class of the data sets; the first line of the docstring is what `anysize data` shows."""
 
     defaults: ClassVar[DatasetInfo]
+    offers: ClassVar[tuple[Targets, ...]] = ("class",)
+    """The kinds of targets that it has."""
+    image_sets: ClassVar[tuple[str, ...]] = ()
+    """What `data.image_set` may be; empty: there is one list of training images alone."""
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
 
     @abc.abstractmethod
-    def load(self, settings: DataSettings, split: Split) -> "Source":
-        """Open a split.
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":
+        """Open a split with one of the kinds of targets that the data set `offers`.
 
         Raises:
             UserError: the files are not there or not as expected.

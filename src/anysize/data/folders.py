@@ -33,9 +33,9 @@ def list_images(root: Path, settings: DataSettings, split: Split) -> FileSource:
     paths: list[str] = []
     targets: list[int] = []
     for target, name in enumerate(classes):
-        files = sorted(_images_below(folder / name))
+        files = sorted(images_below(folder / name))
         if whole:
-            files = _hold_out(files, split)
+            files = hold_out(files, split)
         if not files:
             raise UserError(
                 f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected files ending in "
@@ -56,7 +56,7 @@ def first_image_size(root: Path) -> tuple[int, int]:
     """
     folder, _ = _split_folder(root, "train")
     for name in _classes(folder):
-        for path in _images_below(folder / name):
+        for path in images_below(folder / name):
             try:
                 with Image.open(path) as image:
                     return image.size
@@ -84,9 +84,12 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images_below(folder: Path) -> Iterator[str]:
-    """Image files in a folder and below it; hidden ones are left alone. In no particular order between folders."""
-    endings = image_extensions()
+def images_below(folder: Path, endings: tuple[str, ...] = ()) -> Iterator[str]:
+    """Image files in a folder and below it; hidden ones are left alone. In no particular order between folders.
+
+    `endings` are those that are taken, in lower case; by default all that are taken for images.
+    """
+    endings = endings or image_extensions()
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -94,8 +97,8 @@ def _images_below(folder: Path) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def _hold_out(files: list[str], split: Split) -> list[str]:
-    """A fixed tenth of a class's files (at least one) for validation, or the others."""
+def hold_out(files: list[str], split: Split) -> list[str]:
+    """A fixed tenth of the files, such as those of a class, (at least one) for validation, or the others."""
     count = max(1, round(_HELD_OUT * len(files)))
     held_out = set(np.random.default_rng(0).permutation(len(files))[:count].tolist())
     return [file for i, file in enumerate(files) if (i in held_out) == (split == "validation")]

@@ -11,15 +11,18 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anysize.data.dense import DenseSample, DenseTransform
+from anysize.data.dense_geometry import mean_colour
 from anysize.data.preprocess import Transform
-from anysize.data.source import ArraySource, BadImage, FileSource, Source
+from anysize.data.source import VOID, ArraySource, BadImage, FileSource, Source, read_with_mask
+from anysize.preprocessing import Preprocessing
 from anysize.sizes.plan import Batch
 
 
@@ -31,6 +34,11 @@ class LoadedBatch:
     samples, then the second of all, and so on. `targets` has a row an image, in the same order. `indices` (B,) are the
     samples, `copies` is V. `step` is the position in the list of batches that was given to `load`: a batch is left out
     if each of its files is damaged and these are skipped.
+
+    Where targets are masks, `targets` is uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation the
+    images keep their shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file:
+    `boxes` (B, 4) says where in `images` each image lies (top, left, height, width), `shapes` (B, 2) how high and wide
+    its mask is within `targets`, from the top left corner.
     """
 
     images: Tensor
@@ -40,6 +48,8 @@ class LoadedBatch:
     indices: np.ndarray
     epoch: int
     step: int
+    boxes: np.ndarray | None = None
+    shapes: np.ndarray | None = None
 
 
 class PlanLoader:
@@ -47,8 +57,9 @@ class PlanLoader:
 
     Args:
         source: `ArraySource` or `FileSource`.
-        transform: `TrainTransform` or `EvalTransform`.
-        device: where the batches go; images in memory are kept and augmented there.
+        transform: `TrainTransform` or `EvalTransform`; for a source of masks `DenseTrainTransform` or
+            `DenseEvalTransform`.
+        device: where the batches go; images in memory are kept and, unless they have masks, augmented there.
         workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process, -1 takes
             one a core, at most 8. Images in memory need none.
 
@@ -59,7 +70,12 @@ class PlanLoader:
     """
 
     def __init__(
-        self, source: Source, transform: Transform, *, device: torch.device | str = "cpu", workers: int = 0
+        self,
+        source: Source,
+        transform: Transform | DenseTransform,
+        *,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
     ) -> None:
         self.source = source
         self.transform = transform
@@ -72,8 +88,9 @@ class PlanLoader:
 
     def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
         """Yield the batches in order."""
-        decoded = self._from_memory(batches) if isinstance(self.source, ArraySource) else self._from_files(batches)
-        for step, (batch, (pixels, indices, bad)) in enumerate(zip(batches, decoded, strict=True)):
+        whole = isinstance(self.source, ArraySource) and not self.source.dense
+        decoded = self._from_memory(batches) if whole else self._one_by_one(batches)
+        for step, (batch, (pixels, indices, bad, dense)) in enumerate(zip(batches, decoded, strict=True)):
             for index, reason in bad.items():
                 assert isinstance(self.source, FileSource)
                 self.source.report_bad(index, reason)
@@ -81,7 +98,7 @@ class PlanLoader:
                 continue
             pixels = pixels.to(self.device, non_blocking=True)
             views = self.transform.views(batch)
-            targets = torch.from_numpy(self.source.targets[np.tile(indices, views)])
+            targets = dense.masks if dense else torch.from_numpy(self.source.targets[np.tile(indices, views)])
             yield LoadedBatch(
                 images=self.transform.finish(pixels, indices, batch),
                 targets=targets.to(self.device, non_blocking=True),
@@ -90,19 +107,25 @@ class PlanLoader:
                 indices=indices,
                 epoch=batch.epoch,
                 step=step,
+                boxes=dense.boxes if dense else None,
+                shapes=dense.shapes if dense else None,
             )
 
     def _from_memory(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
         if self._images is None:
             assert isinstance(self.source, ArraySource)
-            self._images = self.transform.prepare(self.source.images.to(self.device))
+            self._images = self._plain.prepare(self.source.images.to(self.device))
         for batch in batches:
-            yield _Decoded(self.transform.batch(self._images, batch), batch.indices, {})
+            yield _Decoded(self._plain.batch(self._images, batch), batch.indices, {})
 
-    def _from_files(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
+    @property
+    def _plain(self) -> Transform:
+        return cast(Transform, self.transform)
+
+    def _one_by_one(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
         if self._files is None:
             self._files = DataLoader(
-                _FileBatches(self.source, self.transform),
+                _Batches(self.source, self.transform),
                 sampler=self._queue,  # the same list for ever: it is filled anew, the workers go on
                 batch_size=None,
                 collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
@@ -118,7 +141,7 @@ class PlanLoader:
 
 def eval_batches(
     source: Source,
-    transform: Transform,
+    transform: Transform | DenseTransform,
     size: int,
     batch_size: int,
     *,
@@ -145,33 +168,73 @@ def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
     ]
 
 
+class _Dense(NamedTuple):
+    """What goes with images that have masks: as `LoadedBatch.targets`, `boxes` and `shapes`."""
+
+    masks: Tensor
+    boxes: np.ndarray
+    shapes: np.ndarray
+
+
 class _Decoded(NamedTuple):
     """What a worker hands over: uint8 (V * B, C, S, S) of the good samples, their indices, and why others are bad."""
 
     pixels: Tensor
     indices: np.ndarray
     bad: dict[int, str]
+    dense: _Dense | None = None
 
 
-class _FileBatches(Dataset[_Decoded]):
+class _Batches(Dataset[_Decoded]):
     """Decodes a batch: each file once, however many copies of it are asked for."""
 
-    def __init__(self, source: Source, transform: Transform) -> None:
+    def __init__(self, source: Source, transform: Transform | DenseTransform) -> None:
         self.source = source
         self.transform = transform
 
     def __getitem__(self, batch: Batch) -> _Decoded:
-        samples: list[Tensor] = []
+        plain: list[Tensor] = []
+        dense: list[DenseSample] = []
         good: list[int] = []
         bad: dict[int, str] = {}
         for index in batch.indices.tolist():
             try:
-                samples.append(self.transform.sample(self.source.image(index), index, batch))
+                if self.source.dense:
+                    image, mask = read_with_mask(self.source, index)
+                    dense.append(cast(DenseTransform, self.transform).sample(image, mask, index, batch))
+                else:
+                    plain.append(cast(Transform, self.transform).sample(self.source.image(index), index, batch))
                 good.append(index)
             except BadImage as error:
                 bad[index] = str(error)
-        pixels = torch.stack(samples, 1).flatten(0, 1) if samples else torch.empty(0)  # (V, B, ...) to (V * B, ...)
-        return _Decoded(pixels, np.array(good, dtype=np.int64), bad)
+        indices = np.array(good, dtype=np.int64)
+        if dense:
+            return _Decoded(*_to_one_size(dense, indices, bad, self.transform.preprocessing))
+        pixels = torch.stack(plain, 1).flatten(0, 1) if plain else torch.empty(0)  # (V, B, ...) to (V * B, ...)
+        return _Decoded(pixels, indices, bad)
+
+
+def _to_one_size(
+    samples: list[DenseSample], indices: np.ndarray, bad: dict[int, str], preprocessing: Preprocessing
+) -> tuple[Tensor, np.ndarray, dict[int, str], _Dense]:
+    """Images and masks padded at the right and the bottom: images with the mean, masks with 255."""
+    mean = torch.tensor(mean_colour(preprocessing), dtype=torch.uint8)
+    pixels = _stack([sample.pixels for sample in samples], mean[:, None, None])
+    masks = _stack([sample.masks for sample in samples], torch.tensor(VOID, dtype=torch.uint8))
+    boxes = np.array([sample.box for sample in samples], dtype=np.int64)
+    shapes = np.array([sample.masks.shape[1:] for sample in samples], dtype=np.int64)
+    return pixels, indices, bad, _Dense(masks, boxes, shapes)
+
+
+def _stack(parts: list[Tensor], fill: Tensor) -> Tensor:
+    """Tensors (V, ..., h, w) to one (V * B, ..., H, W), view by view."""
+    height, width = (max(part.shape[side] for part in parts) for side in (-2, -1))
+    if all(part.shape[-2:] == (height, width) for part in parts):
+        return torch.stack(parts, 1).flatten(0, 1)
+    whole = fill.expand(len(parts[0]), len(parts), *parts[0].shape[1:-2], height, width).clone()
+    for number, part in enumerate(parts):
+        whole[:, number, ..., : part.shape[-2], : part.shape[-1]] = part
+    return whole.flatten(0, 1)
 
 
 def own_session(worker: int) -> None:

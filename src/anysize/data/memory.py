@@ -15,7 +15,7 @@ _CHUNK = 256  # files a thread decodes in one go: bounds what is thrown away whe
 
 
 def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
-    """Decode all files if they are small, of one size, and take at most `limit` MiB; None otherwise.
+    """Decode all files if they are small, of one size, without masks, and take at most `limit` MiB; None otherwise.
 
     The decision is made while decoding: the first file sets the size, and the first that differs ends the attempt.
     Damaged files follow the source's policy. The decoders release Python's lock, hence threads.
@@ -23,6 +23,8 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     Raises:
         UserError: a damaged file with the policy "error".
     """
+    if source.dense:
+        return None
     images: np.ndarray | None = None  # (N, H, W, 3)
     good: list[int] = []
     for index, pixels in decode_all(source):

@@ -141,6 +141,10 @@ class EvalTransform:
     def __init__(self, preprocessing: Preprocessing, crops: int = 1) -> None:
         if crops not in CROPS:
             raise UserError(f"crops is {crops}; expected 1, 5 (corners and centre) or 10 (these and mirrored)")
+        if preprocessing.resize == "pad":
+            raise UserError(
+                "data.resize is 'pad', which is for images with masks; expected stretch, center-crop or crop-or-pad"
+            )
         self.preprocessing = preprocessing
         self.crops = crops
 

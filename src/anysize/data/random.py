@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     CUTOUT_LEFT = 8
     DATASET = 9
     STEP = 10
+    RESCALE = 11
 
 
 def random_bits(seed: Keys, epoch: Keys, index: Keys, copy: Keys, stream: Keys) -> npt.NDArray[np.uint64]:

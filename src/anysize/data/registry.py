@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anysize.data.sets
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
@@ -30,19 +30,53 @@ def dataset_docs() -> dict[str, str]:
     return {name: (DATASETS[name].__doc__ or "").strip().splitlines()[0] for name in DATASETS}
 
 
-def dataset_info(settings: DataSettings) -> DatasetInfo:
-    """How the data set of `settings` is usually used (size, normalisation, crop)."""
-    return DATASETS[settings.name]().info(settings)
+def dataset_info(settings: DataSettings, targets: Targets = "class") -> DatasetInfo:
+    """How the data set of `settings` is usually used (size, normalisation, crop) with these targets.
+
+    Raises:
+        UserError: an unknown data set, one without such targets, or areas that are not two growing numbers.
+    """
+    dataset = _dataset(settings, targets)
+    info = dataset.info(settings)
+    if targets == "masks":  # where an object lies matters, and images keep their shape
+        info = dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
+        if info.num_classes and "labels" in dataset.offers:  # counted without the background
+            info = dataclasses.replace(info, num_classes=info.num_classes + 1)
+    if settings.areas:
+        info = dataclasses.replace(info, areas=(settings.areas[0], settings.areas[1]))
+    return info
 
 
-def load_dataset(settings: DataSettings, split: Split) -> "Source":
+_WANTED = {"class": "one class an image", "labels": "labels", "masks": "masks"}
+
+
+def _dataset(settings: DataSettings, targets: Targets) -> DataSet:
+    dataset = DATASETS[settings.name]()
+    if targets not in dataset.offers:
+        others = [name for name in DATASETS if targets in DATASETS[name]().offers]
+        raise UserError(
+            f"data set {settings.name!r} has {' and '.join(_WANTED[offer] for offer in dataset.offers)}, and the task "
+            f"wants {_WANTED[targets]}; choose another task.name, or as data.name one of {', '.join(others)}"
+        )
+    if settings.image_set and settings.image_set not in dataset.image_sets:
+        known = ", ".join(dataset.image_sets)
+        hint = f"choose one of: {known}" if known else f"data set {settings.name!r} has one list alone: remove it"
+        raise UserError(f"data.image_set is {settings.image_set!r}; {hint}")
+    if settings.areas and (len(settings.areas) != 2 or not 0 < settings.areas[0] < settings.areas[1]):
+        raise UserError(f"data.areas is {list(settings.areas)}; expected two areas in pixels, the smaller first")
+    if settings.categories and dataset.offers == ("class",):
+        raise UserError(f"data.categories is set, but data set {settings.name!r} has one class an image; remove it")
+    return dataset
+
+
+def load_dataset(settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":
     """Open a split of the data set that `settings` names.
 
     Image files that are all of one small size are decoded into memory at once (`settings.memory_limit`); damaged ones
     stop this or are left out (`settings.on_bad_image`). `settings.limit` keeps the first images, spread over classes.
 
     Raises:
-        UserError: an unknown data set, missing or unexpected files, or a damaged image.
+        UserError: an unknown data set, missing or unexpected files, a damaged image, or none of the `targets`.
 
     >>> len(load_dataset(DataSettings(name="fashion-mini", limit=50), "validation"))
     50
@@ -50,7 +84,7 @@ def load_dataset(settings: DataSettings, split: Split) -> "Source":
     from anysize.data.memory import decode_to_memory
     from anysize.data.source import FileSource, first_of_each_class
 
-    source = DATASETS[settings.name]().load(settings, split)
+    source = _dataset(settings, targets).load(settings, split, targets)
     if settings.limit:
         source = source.subset(first_of_each_class(source.targets, settings.limit))
     if isinstance(source, FileSource):
@@ -105,6 +139,7 @@ __all__ = [
     "DataSet",
     "DatasetInfo",
     "Split",
+    "Targets",
     "build_preprocessing",
     "dataset_docs",
     "dataset_info",

@@ -15,10 +15,17 @@ class DataSettings:
     resize: str = setting(
         "",
         "how an image becomes square at evaluation; empty: as is usual for the data set",
-        choices=("", "stretch", "center-crop", "crop-or-pad"),
+        choices=("", "stretch", "center-crop", "crop-or-pad", "pad"),
     )
     mean: tuple[float, ...] = setting((), "mean per channel of values in [0, 1]; empty: as is usual for the data set")
     std: tuple[float, ...] = setting((), "standard deviation per channel; empty: as is usual for the data set")
+    image_set: str = setting(
+        "", "which of a data set's lists of training images: coco 2014 or 2017, voc train, train_aug or trainval"
+    )
+    categories: tuple[str, ...] = setting((), "keep these classes of labels or masks alone, by name; empty: all")
+    areas: tuple[float, ...] = setting(
+        (), "areas in pixels below which an object is small and medium; empty: as is usual for the data set"
+    )
     memory_limit: int = setting(
         2048, "hold images of one size, at most 128 px, in memory when they take at most this many MiB; 0: never", low=0
     )
@@ -36,12 +43,14 @@ class AugmentSettings:
     crop: str = setting(
         "auto",
         "pad: random crop after padding, at the base size, then resize (CIFAR); random-resized: a random part of the "
-        "image (ImageNet); none: as at evaluation; auto: as is usual for the data set",
-        choices=("auto", "pad", "random-resized", "none"),
+        "image (ImageNet); rescale: random scale, then a random crop (images with masks); none: as at evaluation; "
+        "auto: as is usual for the data set",
+        choices=("auto", "pad", "random-resized", "rescale", "none"),
     )
     padding: int = setting(4, "pixels of black on each side for crop = pad", low=0)
     scale: tuple[float, float] = setting((0.08, 1.0), "share of the image's area for crop = random-resized")
     ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio for crop = random-resized")
+    rescale: tuple[float, float] = setting((0.5, 2.0), "smallest and largest factor of the scale for crop = rescale")
     flip: float = setting(-1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=-1, high=1)
     autoaugment: str = setting(
         "", "AutoAugment policy, its published sub-policies", choices=("", "cifar10", "imagenet", "svhn")

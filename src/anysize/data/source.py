@@ -25,15 +25,34 @@ except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slo
 logger = logging.getLogger(__name__)
 
 
+VOID = 255
+"""In a mask: a pixel that is neither learned nor counted."""
+
+
 class BadImage(Exception):
     """An image that cannot be decoded; the message is the decoder's."""
+
+
+class Masks(Protocol):
+    """A mask an image, read when it is asked for."""
+
+    def read(self, index: int) -> np.ndarray:
+        """Class numbers, uint8 (H, W), 255 where there is none. Raises `BadImage`."""
+
+    def describe(self, index: int) -> str:
+        """The file it is read from."""
+
+    def subset(self, indices: np.ndarray) -> Self:
+        """The masks of the images `indices` (int64), in that order."""
 
 
 class Source(Protocol):
     """Images with targets.
 
-    `targets` has a row an image: class indices (N,) for classification. `bad_files` names the files that were left
-    out because they could not be decoded, with the decoder's message.
+    `targets` has a row an image: class indices (N,) int64; or labels (N, R, classes) uint8, 1 where an image holds an
+    object of the class, in R = 3 rows of small, medium and large objects, or in one row where sizes are not known; or
+    nothing, (N, 0), where targets are masks. `bad_files` names the files that were left out because they could not be
+    decoded, with the decoder's message.
     """
 
     name: str
@@ -42,6 +61,13 @@ class Source(Protocol):
     bad_files: dict[str, str]
 
     def __len__(self) -> int: ...
+
+    @property
+    def dense(self) -> bool:
+        """Whether each image has a mask, which says what each pixel is."""
+
+    def mask(self, index: int) -> Tensor:
+        """The mask of an image, uint8 (H, W): class numbers, 255 where there is none. Raises `BadImage`."""
 
     @property
     def channels(self) -> int:
@@ -67,6 +93,7 @@ class ArraySource:
         name: such as "cifar10 train".
         origins: what `describe` says of each image: its path, or its number in the data set (default).
         bad_files: files that were left out, with the reason.
+        masks: class numbers, uint8 (N, H, W).
 
     >>> source = ArraySource(torch.zeros(4, 28, 28, 1, dtype=torch.uint8), np.arange(4), tuple("abcd"), "shapes train")
     >>> source.image(2).shape, source.describe(2)
@@ -81,6 +108,7 @@ class ArraySource:
         name: str,
         origins: Sequence[str] | np.ndarray | None = None,
         bad_files: dict[str, str] | None = None,
+        masks: Tensor | None = None,
     ) -> None:
         assert images.dtype == torch.uint8
         assert images.ndim == 4
@@ -91,9 +119,20 @@ class ArraySource:
         self.name = name
         self.origins = np.arange(len(targets)) if origins is None else np.asarray(origins)
         self.bad_files = bad_files or {}
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def dense(self) -> bool:
+        """Whether there are masks."""
+        return self.masks is not None
+
+    def mask(self, index: int) -> Tensor:
+        """The mask, uint8 (H, W)."""
+        assert self.masks is not None
+        return self.masks[index]
 
     @property
     def channels(self) -> int:
@@ -118,6 +157,7 @@ class ArraySource:
             self.name,
             self.origins[indices],
             self.bad_files,
+            None if self.masks is None else self.masks[torch.from_numpy(indices)],
         )
 
 
@@ -128,6 +168,7 @@ class FileSource:
         paths: one file an image.
         targets, classes, name: as for `ArraySource`.
         on_bad_image: "error" or "skip": what those who load from this source do about a damaged file.
+        masks: a mask an image, where these are the targets.
     """
 
     channels = 3
@@ -139,6 +180,7 @@ class FileSource:
         classes: tuple[str, ...],
         name: str,
         on_bad_image: str = "error",
+        masks: Masks | None = None,
     ) -> None:
         assert len(paths) == len(targets)
         # One bytes array instead of a list of strings: touching a million Python objects in forked workers would
@@ -149,9 +191,20 @@ class FileSource:
         self.name = name
         self.on_bad_image = on_bad_image
         self.bad_files: dict[str, str] = {}
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def dense(self) -> bool:
+        """Whether there are masks."""
+        return self.masks is not None
+
+    def mask(self, index: int) -> Tensor:
+        """Read the mask: uint8 (H, W)."""
+        assert self.masks is not None
+        return torch.from_numpy(self.masks.read(index))
 
     def image(self, index: int) -> Tensor:
         """Decode the file: uint8 (3, H, W), channels last in memory."""
@@ -164,19 +217,40 @@ class FileSource:
     def subset(self, indices: np.ndarray) -> "FileSource":
         """The files `indices`, in that order."""
         paths = [self.describe(i) for i in indices]
-        return FileSource(paths, self.targets[indices], self.classes, self.name, self.on_bad_image)
+        masks = None if self.masks is None else self.masks.subset(indices)
+        subset = FileSource(paths, self.targets[indices], self.classes, self.name, self.on_bad_image, masks)
+        subset.bad_files = self.bad_files
+        return subset
 
     def report_bad(self, index: int, reason: str) -> None:
         """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead."""
         path = self.describe(index)
         if self.on_bad_image == "error":
             raise UserError(
-                f"{path} cannot be decoded ({reason}); remove the file, or leave out damaged images with "
+                f"{path} cannot be used: {reason}; mend or remove the file, or leave out damaged images with "
                 "--data.on_bad_image skip"
             )
         if path not in self.bad_files:
             self.bad_files[path] = reason
-            logger.warning("left out %s: it cannot be decoded (%s)", path, reason)
+            logger.warning("left out %s: %s", path, reason)
+
+
+def read_with_mask(source: Source, index: int) -> tuple[Tensor, Tensor]:
+    """An image (C, H, W) and its mask (H, W), both uint8. Raises `BadImage` where they differ in height or width."""
+    image, mask = source.image(index), source.mask(index)
+    check_sizes(source, index, tuple(image.shape[1:]), tuple(mask.shape))
+    return image, mask
+
+
+def check_sizes(source: Source, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Raise `BadImage` where an image and its mask, each (height, width), differ."""
+    if image != mask:
+        masks = source.masks if isinstance(source, FileSource) else None
+        file = f" {masks.describe(index)}" if masks else ""
+        raise BadImage(
+            f"its mask{file} has {mask[0]} x {mask[1]} pixels and the image {image[0]} x {image[1]} (height x width); "
+            "expected the same"
+        )
 
 
 def decode_rgb(path: str) -> np.ndarray:
@@ -193,9 +267,9 @@ def decode_rgb(path: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image if image.mode == "RGB" else _to_rgb(image))
     except UnidentifiedImageError as error:
-        raise BadImage("it is in no image format that PIL knows") from error
+        raise BadImage("it cannot be decoded (it is in no image format that PIL knows)") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise BadImage(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+        raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from error
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
@@ -216,11 +290,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def first_of_each_class(targets: np.ndarray, limit: int) -> np.ndarray:
-    """Indices (sorted) of the first `limit` images, spread evenly over the classes.
+    """Indices (sorted) of the first `limit` images, spread evenly over the classes where each image has one class.
 
     >>> first_of_each_class(np.array([0, 0, 0, 0, 1, 1, 2]), limit=5).tolist()
     [0, 1, 4, 5, 6]
     """
+    if targets.ndim > 1:
+        return np.arange(min(limit, len(targets)))
     by_class = np.argsort(targets, kind="stable")
     _, starts, counts = np.unique(targets[by_class], return_index=True, return_counts=True)
     rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before an image

@@ -1,14 +1,16 @@
 """Metrics of a model over a data set at one image size. Each image counts exactly once."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import Task, main_logits
+from anysize.tasks.base import Outputs, Task
+from anysize.tasks.records import Summary
 
 
 @contextlib.contextmanager
@@ -24,32 +26,50 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+class TimedForward:
+    """Calls a model and sums up the seconds inside it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.seconds = 0.0
+
+    def __call__(self, images: Tensor) -> Outputs:
+        started = time.perf_counter()
+        outputs: Outputs = self.model(images)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        self.seconds += time.perf_counter() - started
+        return outputs
+
+
 def evaluate_batches(
     model: nn.Module,
     task: Task,
     batches: Iterable[LoadedBatch],
     device: torch.device,
-) -> dict[str, float]:
-    """Run `model` over `batches` and return the task's metrics, `images` and `images_per_second`.
+) -> Summary:
+    """Run `model` over `batches` and return the task's summary, with `images` and `images_per_second` in its values.
 
     Where a batch holds several copies or crops of each image, their outputs are averaged before they are judged. The
     rate counts the time inside the model alone, so that it says what the model costs and not the reading of files. In
     float32 whatever the training's precision was, so that figures compare.
     """
     metrics = task.metrics(device)
+    forward = TimedForward(model)
     images = 0
-    seconds = 0.0
     with evaluating(model):
         for batch in batches:
-            inputs = batch.images.to(device, non_blocking=True)
-            started = time.perf_counter()
-            outputs = main_logits(model(inputs))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds += time.perf_counter() - started
-            count = len(outputs) // batch.copies
-            outputs = outputs.float().reshape(batch.copies, count, *outputs.shape[1:]).mean(dim=0)  # copy-major
-            metrics.update(outputs, batch.targets[:count].to(device))
-            images += count
-    values = {name: float(value) for name, value in metrics.compute().items()}
-    return {**values, "images": images, "images_per_second": images / seconds if seconds else 0.0}
+            task.measure(metrics, forward, on_device(batch, device))
+            images += len(batch.indices)
+        summary = task.summary(metrics)
+    facts = {"images": images, "images_per_second": images / forward.seconds if forward.seconds else 0.0}
+    return dataclasses.replace(summary, values={**summary.values, **facts})
+
+
+def on_device(batch: LoadedBatch, device: torch.device) -> LoadedBatch:
+    """The batch with its tensors on a device."""
+    return dataclasses.replace(
+        batch,
+        images=batch.images.to(device, non_blocking=True),
+        targets=batch.targets.to(device, non_blocking=True),
+    )

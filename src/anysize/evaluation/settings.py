@@ -9,7 +9,18 @@ from anysize.registry import setting
 class EvaluationSettings:
     """The `[evaluation]` section of a recipe: validation during training, and `anysize evaluate` afterwards."""
 
-    batch_size: int = setting(0, "images a step at the base size; 0: four times training.batch_size", low=0)
+    batch_size: int = setting(
+        0, "images a step at the base size; 0: four times training.batch_size, for segmentation once", low=0
+    )
     calibration_images: int = setting(4096, "training images that calibrate the norms for a size; 0: all", low=0)
     copies: int = setting(1, "augmented copies of each image whose outputs are averaged; 1: the image as it is", low=1)
     crops: str = setting("1", "crops of each image whose outputs are averaged: 1, 5 or 10", choices=("1", "5", "10"))
+    scales: tuple[float, ...] = setting((1.0,), "scales of each image whose outputs are averaged (segmentation)")
+    flip: bool = setting(False, "average with the outputs for the mirrored image (segmentation)")
+    window: int = setting(
+        0,
+        "side in pixels, at the base size, of the windows that large images are cut into; 0: whole (segmentation)",
+        low=0,
+    )
+    overlap: float = setting(1 / 3, "share of a window that the next one covers again", low=0, high=0.9)
+    pictures: int = setting(16, "predictions shown in the report: of 256 fixed images the worst; 0: none", low=0)

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from anysize.data.augment import TrainTransform
+from anysize.data.dense import DenseTransform
 from anysize.data.loader import PlanLoader
-from anysize.data.registry import build_preprocessing, dataset_info, load_dataset, resolve_augment
+from anysize.data.preprocess import Transform
+from anysize.data.registry import build_preprocessing
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
+from anysize.experiment.targets import info_of, open_split, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.factory import rebuild_model
 from anysize.models.input_size import check_size
@@ -27,7 +29,6 @@ from anysize.registry import UserError
 from anysize.sizes.cost import Flops, count_flops
 from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule, build_schedule
-from anysize.tasks.base import Task, create_task
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,7 +52,7 @@ class Data:
 
     train: Source
     preprocessing: Preprocessing
-    transform: TrainTransform
+    transform: Transform | DenseTransform
 
     def loader(self, settings: DataSettings, device: torch.device) -> PlanLoader:
         """A loader that serves every size and epoch."""
@@ -60,7 +61,7 @@ class Data:
 
 def base_size(recipe: Recipe) -> int:
     """The base image size: the recipe's, else the data set's own."""
-    return recipe.sizes.base or dataset_info(recipe.data).image_size
+    return recipe.sizes.base or info_of(recipe).image_size
 
 
 def build_data(recipe: Recipe, weights_want: Preprocessing | None = None) -> Data:
@@ -68,12 +69,10 @@ def build_data(recipe: Recipe, weights_want: Preprocessing | None = None) -> Dat
 
     `weights_want` is the input of the weights that the model starts from or has; see `feed_alike`.
     """
-    source = load_dataset(recipe.data, "train")
-    info = dataset_info(recipe.data)
-    preprocessing = build_preprocessing(recipe.data, info, base_size(recipe), source.classes)
+    source = open_split(recipe, "train")
+    preprocessing = build_preprocessing(recipe.data, info_of(recipe), base_size(recipe), source.classes)
     preprocessing = feed_alike(preprocessing, weights_want, recipe.data)
-    augment = resolve_augment(recipe.augment, info)
-    return Data(source, preprocessing, TrainTransform(preprocessing, augment, recipe.training.seed))
+    return Data(source, preprocessing, train_transform(recipe, preprocessing))
 
 
 def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: DataSettings) -> Preprocessing:
@@ -115,18 +114,6 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
             )
         checkpoint_segments(model, recipe.model.checkpoint_segments)
     return model
-
-
-def build_task(recipe: Recipe, num_classes: int) -> Task:
-    """The task with its options."""
-    return create_task(
-        recipe.task.name,
-        num_classes=num_classes,
-        label_smoothing=recipe.task.label_smoothing,
-        mixup=recipe.augment.mixup,
-        cutmix=recipe.augment.cutmix,
-        auxiliary_weight=recipe.task.auxiliary_weight,
-    )
 
 
 def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) -> BatchPlan:

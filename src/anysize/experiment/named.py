@@ -23,7 +23,7 @@ def named_model(
     name: str,
     settings: Mapping[str, Any] | None = None,
     *,
-    task: str = "classification",
+    task: str = "",
     size: int | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -33,7 +33,7 @@ def named_model(
     Args:
         name: as `create_model` takes it, untrained then, or a run folder, with its last weights.
         settings: of `[model]`, such as `{"model.options.depth": 20, "model.norm": "online"}`.
-        task: with "segmentation" a model that has such a head.
+        task: with "segmentation" a model that has such a head; empty: what the model was made for.
         size: pixels; None: what the model was published for.
         num_classes, in_channels: None: what the model was published with.
 
@@ -54,7 +54,7 @@ def named_model(
                 f"--{key} says nothing here; expected settings of {', '.join(f'model.{k}' for k in _TAKEN)}"
             )
     if Path(name).is_dir():
-        if settings or num_classes is not None or in_channels is not None or task != "classification":
+        if settings or num_classes is not None or in_channels is not None or task:
             raise UserError(f"{name} is a run, whose model is what it was trained as; leave the model's options out")
         loaded = load_run(name, "last")
         return loaded.model, dataclasses.replace(
@@ -64,7 +64,7 @@ def named_model(
         raise UserError(f"there is no folder {name}; expected a run folder or the name of a model")
     recipe = override(Recipe(), {**settings, "model.name": name})
     try:
-        expected = expected_preprocessing(name)
+        expected = expected_preprocessing(name, task)
     except UserError:
         if not size:
             raise

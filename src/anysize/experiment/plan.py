@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anysize.data.registry import build_preprocessing, dataset_info, load_dataset
+from anysize.data.registry import build_preprocessing
 from anysize.experiment import build
+from anysize.experiment.targets import info_of, open_split
 from anysize.models.meta import build_on_meta
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.sizes.cost import PlanCost, estimate_memory, plan_cost
@@ -53,11 +54,11 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     (468, 1.0)
     """
     resolved = override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
-    info = dataset_info(resolved.data)
+    info = info_of(resolved)
     classes = info.num_classes
     length = images or (min(resolved.data.limit or info.train_images, info.train_images))
     if not length or not classes:
-        source = load_dataset(resolved.data, "train")
+        source = open_split(resolved, "train")
         length, classes = images or len(source), len(source.classes)
     preprocessing = build_preprocessing(
         resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]

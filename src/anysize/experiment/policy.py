@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.preprocess import EvalTransform, normalize, to_square
+from anysize.data.preprocess import normalize, to_square
 from anysize.data.source import BadImage, decode_rgb, first_of_each_class
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.runs import load_run, make_evaluator
+from anysize.experiment.targets import eval_transform
 from anysize.experiment.validation import Evaluator
 from anysize.models.input_size import check_size
 from anysize.preprocessing import Preprocessing
+from anysize.recipe import override
 from anysize.registry import UserError
 from anysize.reports.html import write_report
 from anysize.reports.scale_policy import summarise, write_scale_policy
@@ -70,12 +72,14 @@ def run_scale_policy(
 
 
 def measure(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
-    """The scale policy of `model` on the validation images at `size`, summarised by block and class."""
+    """The scale policy of `model` on the validation images at `size`, summarised by block and, if it has one, class."""
     validation, preprocessing = evaluator.validation, evaluator.preprocessing
     source = validation.subset(first_of_each_class(validation.targets, limit))
-    loader = PlanLoader(source, EvalTransform(preprocessing), device=evaluator.device)
+    recipe = override(evaluator.recipe, {"evaluation.crops": "1"})  # each image once
+    loader = PlanLoader(source, eval_transform(recipe, preprocessing), device=evaluator.device)
     batches = loader.load(sequential_batches(len(source), size, evaluator.batch_size(size)))
-    table = scale_policy(model, ((batch.images, batch.targets) for batch in batches))
+    one_class = source.targets.ndim == 1
+    table = scale_policy(model, ((batch.images, batch.targets) if one_class else batch.images for batch in batches))
     return summarise(table, preprocessing.classes, size)
 
 

@@ -67,16 +67,17 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
         )
 
 
+def forget_results(folder: Path) -> None:
+    """Remove what was measured with weights that are about to change."""
+    shutil.rmtree(folder / files.PREDICTIONS, ignore_errors=True)
+    for name in (files.EVALUATION, files.EVALUATION_TABLES, files.SCALE_POLICY):
+        (folder / name).unlink(missing_ok=True)
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
     if (folder / files.RECIPE).exists():
+        forget_results(folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in (
-            files.RECIPE,
-            files.ENVIRONMENT,
-            files.METRICS,
-            files.EVALUATION,
-            files.SCALE_POLICY,
-            files.REPORT,
-        ):
+        for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.REPORT):
             (folder / name).unlink(missing_ok=True)

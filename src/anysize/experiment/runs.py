@@ -1,5 +1,6 @@
 """What can be done with a run folder: load its model, evaluate it at any size, calibrate it for one."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from anysize.data.loader import PlanLoader
-from anysize.data.registry import dataset_info, load_dataset
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
+from anysize.experiment.pictures import picture_predictions
+from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.experiment.validation import Evaluator
 from anysize.models.factory import rebuild_model
 from anysize.models.input_size import check_size
@@ -22,6 +24,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import files
+from anysize.reports.evaluation_tables import table_rows, write_tables
 from anysize.reports.html import write_report
 from anysize.reports.runs import write_evaluation
 from anysize.sizes.cost import count_flops
@@ -95,7 +98,7 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
     recipe, preprocessing = loaded.recipe, loaded.preprocessing
     if recipe.data.resize:
         preprocessing = dataclasses.replace(preprocessing, resize=recipe.data.resize)
-    channels = dataset_info(recipe.data).channels
+    channels = info_of(recipe).channels
     if channels != preprocessing.channels:
         raise UserError(
             f"the images of {recipe.data.name!r} have {channels} channel{'s' * (channels != 1)} and the model takes "
@@ -106,7 +109,7 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
         wanted, own = getattr(recipe.data, key), getattr(preprocessing, key)
         if wanted and tuple(wanted) != own:
             raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
-    validation = load_dataset(recipe.data, "validation")
+    validation = open_split(recipe, "validation")
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
     if validation.classes != preprocessing.classes:
@@ -114,7 +117,7 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
             f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
         )
-    task = build.build_task(recipe, len(preprocessing.classes))
+    task = build_task(recipe, preprocessing)
 
     def training_loader() -> PlanLoader:
         return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
@@ -144,6 +147,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Accuracy by image size; the table also goes into the run's `evaluation.csv` and report.
 
+    What the task tells by class, by object size and the like goes into `evaluation_tables.csv`, and predictions at the
+    base size, the worst first, into `predictions/`; the report shows both.
+
     Args:
         run: the run folder.
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
@@ -156,7 +162,7 @@ def evaluate(
 
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `size`, `calibrated`, the
-        task's metrics (top1, top5, loss), `images`, `images_per_second`, `flops` (of one image forward).
+        task's metrics (such as top1, top5, loss), `images`, `images_per_second`, `flops` (of one image forward).
 
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
@@ -170,12 +176,13 @@ def evaluate(
     flops = functools.cache(lambda size: count_flops(model, size, channels, backward=False))
     calibrate = calibrate and has_running_statistics(model)
     rows: list[dict[str, Any]] = []
+    details: list[dict[str, Any]] = []
 
     def add(size: int, calibrated: bool) -> None:
-        values = evaluator.evaluate(model, size)
-        rows.append(
-            {"checkpoint": checkpoint, "size": size, "calibrated": calibrated, **values, "flops": flops(size).forward}
-        )
+        summary = evaluator.evaluate(model, size)
+        key = {"checkpoint": checkpoint, "size": size, "calibrated": calibrated}
+        rows.append({**key, **summary.values, "flops": flops(size).forward})
+        details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
             on_row(rows[-1])
 
@@ -184,8 +191,11 @@ def evaluate(
         if calibrate:
             with evaluator.calibrated(model, size):
                 add(size, True)
+    with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
+        picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
     table = pd.DataFrame(rows)
     write_evaluation(loaded.folder, table)
+    write_tables(loaded.folder, details)
     write_report(loaded.folder)
     return table
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from anysize.data.registry import load_dataset
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
-from anysize.experiment.run_folder import alone_in, check_same_recipe, clear, warnings_into
+from anysize.experiment.run_folder import alone_in, check_same_recipe, clear, forget_results, warnings_into
+from anysize.experiment.targets import build_task, open_split
 from anysize.experiment.validation import Evaluator
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
@@ -88,17 +88,14 @@ def train(
             clear(folder)  # only now that nothing is wrong with what is to take its place
         progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
         if progress and progress.epoch >= len(parts.length.steps):
-            if has_scales(parts.model) and not (folder / files.SCALE_POLICY).exists():  # stopped while it was measured
-                _write_scale_policy(folder, evaluator, parts)
-            parts.report()
+            _finish(folder, evaluator, parts)  # what is missing: it was stopped meanwhile
             log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
             return folder
         _introduce(parts, prepared, folder, progress)
         log.truncate(progress.epoch if progress else 0)
         with stop_on_signals() as stop:
             fit(parts, progress or Progress(), stop)
-        if has_scales(parts.model):
-            _write_scale_policy(folder, evaluator, parts)
+        _finish(folder, evaluator, parts)
         log.message(f"done; the report is {folder / files.REPORT}")
     return folder
 
@@ -156,8 +153,8 @@ def _resumed_input(folder: Path, resume_from: str) -> Preprocessing | None:
 def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Evaluator]:
     recipe, data, device = prepared.recipe, prepared.data, prepared.device
     loader = data.loader(recipe.data, device)
-    task = build.build_task(recipe, len(data.preprocessing.classes))
-    validation = load_dataset(recipe.data, "validation")
+    task = build_task(recipe, data.preprocessing)
+    validation = open_split(recipe, "validation")
     if validation.classes != data.train.classes:
         raise UserError(
             f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
@@ -166,11 +163,12 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Eva
     evaluator = Evaluator(recipe, data.preprocessing, task, validation, lambda: loader, device)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits = prepared.plan.schedule.sizes(len(prepared.length.steps)) == {base}  # else statistics want calibration
+    fits = evaluator.fits(prepared.plan, len(prepared.length.steps))
 
     def validate(stop: StopRequest) -> Validation:
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base, stop) as calibrated:
-            return Validation(_metrics(evaluator.evaluate(model, base, stop)), model_tensors(model), base, calibrated)
+            metrics = _metrics(evaluator.evaluate(model, base, stop).values)
+            return Validation(metrics, model_tensors(model), base, calibrated)
 
     parts = Parts(
         model=model,
@@ -194,11 +192,18 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Eva
     return parts, evaluator
 
 
-def _write_scale_policy(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
-    from anysize.experiment.policy import measure  # bokeh, as below
+def _finish(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
+    """What the report shows of the trained model, where it is not there yet; then the report."""
+    from anysize.experiment.pictures import picture_predictions  # bokeh, as below
+    from anysize.experiment.policy import measure
     from anysize.reports.scale_policy import write_scale_policy
 
-    write_scale_policy(folder, measure(evaluator, parts.model, evaluator.preprocessing.image_size))
+    base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
+    if not (folder / files.PREDICTIONS).exists():
+        with contextlib.nullcontext(False) if fits else evaluator.calibrated(parts.model, base) as calibrated:
+            picture_predictions(folder, evaluator, parts.model, base, calibrated=calibrated)
+    if has_scales(parts.model) and not (folder / files.SCALE_POLICY).exists():
+        write_scale_policy(folder, measure(evaluator, parts.model, base))
     parts.report()
 
 
@@ -224,8 +229,7 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         total_batch=plan.batch_size * plan.world_size,
     )
     files.write_atomically(folder / files.RECIPE, dump(recipe))
-    for name in (files.EVALUATION, files.SCALE_POLICY):  # of weights that are about to change
-        (folder / name).unlink(missing_ok=True)
+    forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(epoch) for epoch in range(len(length.steps))]

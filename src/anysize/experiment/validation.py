@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
-from anysize.data.preprocess import EvalTransform
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
+from anysize.experiment.targets import eval_transform
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
@@ -20,6 +20,7 @@ from anysize.sizes.mix import SizeMix
 from anysize.sizes.plan import Batch, BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
+from anysize.tasks.records import Summary
 from anysize.training.guards import Interrupted, StopRequest
 
 
@@ -49,7 +50,8 @@ class Evaluator:
 
     def batch_size(self, size: int) -> int:
         """Images a step at `size`, about as much memory at each."""
-        base = self.recipe.evaluation.batch_size or 4 * self.recipe.training.batch_size
+        own = self.recipe.training.batch_size * (1 if self.validation.dense else 4)  # outputs as large as images
+        base = self.recipe.evaluation.batch_size or own
         return SizeMix.fixed(size, self.preprocessing.image_size, "B+").batches(base)[0].batch_size
 
     def calibration_batches(self, size: int, stop: StopRequest | None = None) -> Iterator[LoadedBatch]:
@@ -66,6 +68,10 @@ class Evaluator:
         if self.recipe.evaluation.calibration_images:
             batches = batches[: -(-self.recipe.evaluation.calibration_images // min(map(_length, batches)))]
         return _until(loader.load(batches), stop)
+
+    def fits(self, plan: BatchPlan, epochs: int) -> bool:
+        """Whether statistics of training are those of the base size: otherwise they want calibration."""
+        return plan.schedule.sizes(epochs) == {self.preprocessing.image_size}
 
     @contextlib.contextmanager
     def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[bool]:
@@ -85,8 +91,8 @@ class Evaluator:
         """Loads training images, to calibrate with."""
         return self.training_loader()
 
-    def evaluate(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> dict[str, float]:
-        """Metrics on the validation images at `size`.
+    def evaluate(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Summary:
+        """Metrics on the validation images at `size`, with `images` and `images_per_second` among the values.
 
         Raises:
             Interrupted: a signal asked to stop.
@@ -97,9 +103,9 @@ class Evaluator:
     @functools.cached_property
     def validation_loader(self) -> PlanLoader:
         """Loads the validation images as the recipe says: as they are, in crops, or in augmented copies."""
-        settings = self.recipe.evaluation
-        crops = int(settings.crops)
-        transform = self.loader.transform if settings.copies > 1 else EvalTransform(self.preprocessing, crops=crops)
+        transform = eval_transform(self.recipe, self.preprocessing)
+        if self.recipe.evaluation.copies > 1:
+            transform = self.loader.transform
         return PlanLoader(self.validation, transform, device=self.device, workers=self.recipe.data.workers)
 
     def _validation_batches(self, size: int) -> list[Batch]:

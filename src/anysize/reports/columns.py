@@ -18,7 +18,12 @@ EVALUATION_FACTS = (
     "flops",
 )  # the other columns are metrics
 
-_FRACTION = re.compile(r"top\d+|accuracy|error\d*|f1|precision|recall|.*map|.*iou|.*_accuracy", re.IGNORECASE)
+SIZES = ("small", "medium", "large")  # of objects: metrics that end in one are drawn together
+
+_FRACTION = re.compile(
+    r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*",
+    re.IGNORECASE,
+)
 _LABELS = {
     "lr": "learning rate",
     "images_per_second": "images/s",
@@ -27,6 +32,10 @@ _LABELS = {
     "train": "training",
     "map": "mAP",
     "mean_iou": "mean IoU",
+    "cf1": "CF1",
+    "of1": "OF1",
+    **{f"map_{size}": f"mAP {size}" for size in SIZES},
+    **{f"iou_{size}": f"IoU {size}" for size in SIZES},
     "seconds": "training time",
 }
 _UNITS = {

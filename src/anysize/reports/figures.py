@@ -25,7 +25,7 @@ from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
 from anysize.reports.by_setting import BySetting
-from anysize.reports.columns import is_fraction, label, show, unit_of
+from anysize.reports.columns import SIZES, is_fraction, label, show, unit_of
 from anysize.reports.setting_values import show_setting
 from anysize.reports.tables import AS_TRAINED, by_size
 
@@ -114,6 +114,43 @@ def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> An
     plot.x_range, plot.y_range = Range1d(min(epochs) - 1, max(epochs) + 1), Range1d(0, 100)
     plot.xgrid.visible = False
     return plot
+
+
+def object_size_figure(evaluation: pd.DataFrame) -> dict[str, Any]:
+    """Each metric that is told by object size, against image size: title -> figure; none where there is none."""
+    figures = {}
+    for stem in _told_by_object_size(evaluation):
+        lines = []
+        for objects, color in zip(SIZES, COLORS, strict=False):
+            values = by_size(evaluation, f"{stem}_{objects}")
+            sizes = pd.Series(values.index, index=values.index)
+            lines += [Line(objects, sizes, values[how], color, how == AS_TRAINED, str(how)) for how in values.columns]
+        if lines:
+            ticks = sorted(int(size) for size in evaluation["size"].unique())
+            title = f"{label(stem)} by image size and object size"
+            figures[title] = line_figure(lines, "size", stem, ticks=ticks if len(ticks) <= _TICKS else ())
+    return figures
+
+
+def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
+    """Each validation metric that is told by object size, over the epochs: title -> figure."""
+    figures = {}
+    for stem in _told_by_object_size(metrics):
+        columns = [(size, f"{stem}_{size}") for size in SIZES]
+        lines = [
+            Line(size, metrics["epoch"], metrics[column], color)
+            for (size, column), color in zip(columns, COLORS, strict=False)
+            if column in metrics and metrics[column].notna().any()
+        ]
+        if lines:
+            figures[f"{label(stem)} by object size"] = line_figure(lines, "epoch", stem)
+    return figures
+
+
+def _told_by_object_size(frame: pd.DataFrame) -> list[str]:
+    """What comes before "_small" in the names of columns."""
+    smallest = f"_{SIZES[0]}"
+    return [str(column).removesuffix(smallest) for column in frame if str(column).endswith(smallest)]
 
 
 def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequence[str], metric: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@
     environment.json  versions and machine, a flat dict
     metrics.csv       a row an epoch
     evaluation.csv    a row an image size, as trained and calibrated
+    evaluation_tables.csv  the same by class, by object size and the like, a row a value
+    predictions/      pictures of predictions on validation images, the worst first
     scale_policy.csv  how much an elastic network's blocks use half resolution, by class
     log.txt           messages with their time
     report.html       the report, renewed after each epoch
@@ -32,7 +34,9 @@ RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 EVALUATION = "evaluation.csv"
+EVALUATION_TABLES = "evaluation_tables.csv"
 SCALE_POLICY = "scale_policy.csv"
+PREDICTIONS = "predictions"
 LOG = "log.txt"
 REPORT = "report.html"
 

@@ -3,9 +3,19 @@
 from pathlib import Path
 
 from anysize.reports import files
-from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
-from anysize.reports.figures import COLORS, Line, line_figure, size_figures, sizes_figure
+from anysize.reports.columns import SIZES, SPLITS, error_of, label, metrics_of, show
+from anysize.reports.evaluation_tables import tables_at
+from anysize.reports.figures import (
+    COLORS,
+    Line,
+    line_figure,
+    object_size_curves,
+    object_size_figure,
+    size_figures,
+    sizes_figure,
+)
 from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
+from anysize.reports.predictions import predictions_section, read_predictions
 from anysize.reports.runs import Run
 from anysize.reports.scale_policy import class_figure, policy_figure
 from anysize.reports.tables import evaluation_cells, evaluation_metrics
@@ -19,7 +29,8 @@ def write_report(folder: str | Path) -> Path:
     """
     run = Run.read(folder)
     path = run.folder / files.REPORT
-    parts = [_summary(run), _training(run), _evaluation(run), _scale_policy(run), _settings(run)]
+    predictions = predictions_section(read_predictions(run.folder))
+    parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), _settings(run)]
     files.write_atomically(path, page(run.name, _subtitle(run), parts))
     return path
 
@@ -62,8 +73,8 @@ def _training(run: Run) -> str:
         return section("Training", card("", "", "No epoch has been trained yet."))
     curves = []
     for metric in metrics_of(frame.columns):
-        if error_of(metric):
-            continue  # its error is drawn
+        if error_of(metric) or metric.endswith(tuple(f"_{size}" for size in SIZES)):
+            continue  # its error is drawn, or all object sizes together
         lines = [
             Line(label(split), frame["epoch"], frame[f"{split}_{metric}"], color, dashed=split == "train")
             for split in SPLITS
@@ -71,6 +82,7 @@ def _training(run: Run) -> str:
         ]
         if lines:
             curves.append(plot(label(metric), line_figure(lines, "epoch", metric)))
+    curves += [plot(title, figure) for title, figure in object_size_curves(frame).items()]
     if any(run.sizes):
         curves.append(plot("image sizes", sizes_figure(frame["epoch"].to_list(), run.sizes)))
     for column in ("lr", "images_per_second"):
@@ -85,9 +97,12 @@ def _evaluation(run: Run) -> str:
     if not len(frame):
         return ""
     figures = size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
+    figures |= object_size_figure(frame)
     header, rows, best = evaluation_cells(frame, all_twice=True)
     drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
-    return section("Evaluation by image size", drawn, card("", table(header, rows, best=best)))
+    how, tables = tables_at(run.evaluation_tables, run.base_size)
+    details = [card(f"{title}, {how}", table(*cells)) for title, cells in tables.items()]
+    return section("Evaluation by image size", drawn, cards(card("", table(header, rows, best=best)), *details))
 
 
 def _scale_policy(run: Run) -> str:

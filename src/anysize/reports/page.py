@@ -35,6 +35,16 @@ th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bott
 td.label + td.label:last-child { white-space: normal; overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
 td.best { font-weight: 700; color: var(--accent); }
+.prediction div { display: flex; gap: 8px; }
+.prediction figure { margin: 0; flex: 1 1 0; min-width: 0; max-width: 320px; }
+.prediction img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
+.prediction figcaption { color: var(--soft); font-size: 12px; }
+.prediction h4 { margin: 8px 0 2px; font-size: 13px; font-weight: 600; overflow-wrap: anywhere; }
+.prediction ul { list-style: none; margin: 0; padding: 0; font-size: 13px; }
+.prediction ul { display: flex; flex-wrap: wrap; gap: 0 14px; }
+.right { color: #00734d; } .wrong { color: #b34a00; } .missed { color: var(--soft); }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 12px; font-size: 13px; }
+.legend i { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border: 1px solid var(--line); }
 pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 """
 # The browser itself then refuses whatever would be loaded from elsewhere.

@@ -21,6 +21,7 @@ class Run:
     name: str
     metrics: pd.DataFrame
     evaluation: pd.DataFrame
+    evaluation_tables: pd.DataFrame
     scale_policy: pd.DataFrame
     recipe: str
     environment: dict[str, Any]
@@ -42,6 +43,7 @@ class Run:
             name or folder.resolve().name,
             _with_errors(_read_table(folder / files.METRICS, "validation_calibrated")),
             _read_table(folder / files.EVALUATION, "calibrated"),
+            _read_table(folder / files.EVALUATION_TABLES, "calibrated"),
             _read_table(folder / files.SCALE_POLICY, missing=False),
             recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
@@ -60,6 +62,12 @@ class Run:
         """Size -> share of the images, an entry an epoch."""
         column = self.metrics.get("sizes", pd.Series(dtype=str)).fillna("{}")
         return [{int(size): share for size, share in json.loads(cell).items()} for cell in column]
+
+    @property
+    def base_size(self) -> int:
+        """The base image size, as far as the files tell; 0 where they do not."""
+        validated = self._values("validation_size")
+        return int(self.settings.get("sizes.base") or (validated.iloc[-1] if len(validated) else 0))
 
     @property
     def main_metric(self) -> str:

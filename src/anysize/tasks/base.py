@@ -1,19 +1,27 @@
-"""What a task owns: target, loss and metrics. A new task is one new file that registers itself in `TASKS`."""
+"""What a task owns: target, loss, metrics, pictures. A new task is one new file that registers itself in `TASKS`."""
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 import anysize.tasks
+from anysize.data.dataset import Targets
+from anysize.data.loader import LoadedBatch
 from anysize.registry import Registry
+from anysize.tasks.records import Shown, Summary
 
 Outputs = Tensor | tuple[Tensor, ...]
 """What a model returns: logits, or in training a tuple of the logits and those of its auxiliary classifiers."""
+
+Forward = Callable[[Tensor], Outputs]
+"""A model in evaluation: images (N, C, H, W) to outputs."""
 
 
 def main_logits(outputs: Outputs) -> Tensor:
@@ -33,12 +41,22 @@ def loss_with_auxiliary(loss: Callable[[Tensor], Tensor], outputs: Outputs, weig
     return total
 
 
+def averaged(forward: Forward, batch: LoadedBatch) -> Tensor:
+    """Logits in float32 (B, ...) of the samples of a batch, averaged over the copies or crops of each."""
+    outputs = main_logits(forward(batch.images)).float()
+    return outputs.reshape(batch.copies, -1, *outputs.shape[1:]).mean(dim=0)  # copy-major
+
+
 class Task(Protocol):
-    """The four questions that training and evaluation ask."""
+    """What training, evaluation, reports and `predict` ask. It is built from the names of the classes and options."""
 
     name: str
     best: str
     """Name of the metric, higher is better, that chooses the best checkpoint."""
+    targets: ClassVar[Targets]
+    """The kind of targets it learns."""
+    settings: ClassVar[tuple[str, ...]]
+    """The recipe's settings it takes, such as "task.label_smoothing"; the last part is the name of the option."""
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mix the samples of a training batch among themselves (mixup, cutmix); draws from torch's generator."""
@@ -53,21 +71,54 @@ class Task(Protocol):
         ...
 
     def metrics(self, device: torch.device) -> MetricCollection:
-        """Fresh metrics over a whole data set, updated with (outputs, targets); `loss` is among them."""
+        """Fresh metrics over a whole data set, for `measure`."""
+        ...
+
+    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
+        """Update the metrics with a batch."""
+        ...
+
+    def summary(self, metrics: MetricCollection) -> Summary:
+        """What the metrics have seen; `loss` is among the values."""
+        ...
+
+    def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
+        """The output, float32, for each image of a batch: (classes,), or (classes, H, W) at the image's own size."""
+        ...
+
+    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
+        """The prediction for an image, uint8 (H, W, 3), beside what is true of it."""
+        ...
+
+    def describe(self, output: Tensor) -> dict[str, Any]:
+        """The prediction for an image as a row of a table."""
+        ...
+
+    def render(self, image: np.ndarray, output: Tensor) -> dict[str, Image.Image]:
+        """The prediction for an image, uint8 (H, W, 3), as pictures, by the folder that they belong in."""
         ...
 
 
 TASKS: Registry[Task] = Registry("task")
 
 
-def create_task(name: str, **options: object) -> Task:
-    """Build a task by name.
+def create_task(name: str, classes: Sequence[str], **options: object) -> Task:
+    """Build a task by name, for these classes.
 
     Raises:
         UserError: an unknown name.
+
+    >>> create_task("classification", ["cat", "dog"], label_smoothing=0.1).best
+    'top1'
     """
+    task: Task = task_class(name)(classes, **options)
+    return task
+
+
+def task_class(name: str) -> Any:
+    """The class of a task, which says of itself what it takes; raises a `UserError` for an unknown name."""
     _find_tasks()
-    return TASKS[name](**options)
+    return TASKS[name]
 
 
 def list_tasks() -> list[str]:

@@ -1,15 +1,23 @@
 """Classification: one class an image, cross-entropy, top-1 and top-5 accuracy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
-from anysize.tasks.base import TASKS, Outputs, loss_with_auxiliary
+from anysize.data.dataset import Targets
+from anysize.data.loader import LoadedBatch
+from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
+from anysize.tasks.records import Shown, Summary
+
+_SHOWN = 5  # classes with the highest probabilities
 
 
 class MeanCrossEntropy(MeanMetric):  # type: ignore[misc]
@@ -23,30 +31,38 @@ class Classification:
     """Logits (N, classes) against class indices (N,).
 
     Args:
-        num_classes: number of classes.
+        classes: their names.
         label_smoothing: share of each target spread evenly over all classes (torch's definition: the true class keeps
             1 - e + e / classes). Applies to mixed targets too.
         mixup, cutmix: alpha of their Beta distributions; 0 leaves them out; with both one is drawn for each batch.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training. 0.4 is that of
             DARTS and of Inception v3, 0.3 that of GoogLeNet's paper.
 
-    >>> task = Classification(num_classes=3)
+    >>> task = Classification(["cat", "dog", "fish"])
     >>> round(task.loss(torch.zeros(2, 3), torch.tensor([0, 2])).item(), 4)
     1.0986
     """
 
     name = "classification"
     best = "top1"
+    targets: ClassVar[Targets] = "class"
+    settings: ClassVar[tuple[str, ...]] = (
+        "task.label_smoothing",
+        "task.auxiliary_weight",
+        "augment.mixup",
+        "augment.cutmix",
+    )
 
     def __init__(
         self,
-        num_classes: int,
+        classes: Sequence[str],
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         auxiliary_weight: float = 0.4,
     ) -> None:
-        self.num_classes = num_classes
+        self.classes = tuple(classes)
+        self.num_classes = num_classes = len(self.classes)
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
         mixers = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
@@ -78,6 +94,37 @@ class Classification:
         if self.num_classes > 5:
             metrics["top5"] = accuracy(5)
         return MetricCollection(metrics, compute_groups=False).to(device)
+
+    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
+        outputs = averaged(forward, batch)
+        metrics.update(outputs, batch.targets[: len(outputs)])
+
+    def summary(self, metrics: MetricCollection) -> Summary:
+        return Summary({name: float(value) for name, value in metrics.compute().items()})
+
+    def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
+        return iter(averaged(forward, batch))
+
+    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
+        """The most probable classes, and the true one; the score is the true one's probability."""
+        probabilities, true = output.softmax(0), int(target)
+        top = probabilities.topk(min(_SHOWN, self.num_classes)).indices.tolist()
+        kinds = {**dict.fromkeys(top, "wrong"), true: "right" if top[0] == true else "missed"}
+        lines: list[tuple[str, float | None, str]] = [
+            (self.classes[i], probabilities[i].item(), kind) for i, kind in kinds.items()
+        ]
+        return Shown(probabilities[true].item(), lines)
+
+    def describe(self, output: Tensor) -> dict[str, Any]:
+        """The most probable class and its probability, then those of all."""
+        probabilities = output.softmax(0).tolist()
+        top = int(output.argmax())
+        each = {f"p({name})": value for name, value in zip(self.classes, probabilities, strict=True)}
+        return {"class": self.classes[top], "probability": probabilities[top], **each}
+
+    def render(self, image: np.ndarray, output: Tensor) -> dict[str, Image.Image]:
+        """None: a class is no picture."""
+        return {}
 
 
 TASKS.register("classification")(Classification)

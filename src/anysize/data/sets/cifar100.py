@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Cifar100(DataSet):
         32, resize="stretch", crop="pad", num_classes=100, train_images=50_000, validation_images=10_000
     )
 
-    def load(self, settings: DataSettings, split: Split) -> "ArraySource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read torchvision's folder `cifar-100-python` in root."""
         from anysize.data.torchvision_sets import load_torchvision
 

@@ -3,7 +3,7 @@
 import importlib.resources
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
 from anysize.data.sets.fashion_mnist import CLASSES, MEAN, STD
 from anysize.data.settings import DataSettings
 from anysize.registry import UserError
@@ -22,7 +22,7 @@ class FashionMini(DataSet):
         _SIDE, MEAN, STD, "stretch", "pad", num_classes=10, train_images=10_000, validation_images=2_000
     )
 
-    def load(self, settings: DataSettings, split: Split) -> "ArraySource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read the mosaic of the split."""
         import numpy as np
         import torch

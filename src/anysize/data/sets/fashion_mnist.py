@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class FashionMnist(DataSet):
         28, MEAN, STD, "stretch", "pad", num_classes=10, train_images=60_000, validation_images=10_000
     )
 
-    def load(self, settings: DataSettings, split: Split) -> "ArraySource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read the IDX files in root (plain or gzipped) or in torchvision's folder `FashionMNIST/raw`."""
         from anysize.data.torchvision_sets import load_idx
 

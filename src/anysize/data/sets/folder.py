@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Folder(DataSet):
             return DatasetInfo(width, resize="stretch", crop="pad")
         return self.defaults
 
-    def load(self, settings: DataSettings, split: Split) -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "FileSource":
         """List the files of a split; decodes none."""
         from anysize.data.folders import list_images
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ class ImageNet(DataSet):
 
     defaults = DatasetInfo(224, num_classes=1000, train_images=1_281_167, validation_images=50_000)
 
-    def load(self, settings: DataSettings, split: Split) -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "FileSource":
         """List the files of a split; decodes none."""
         from anysize.data.folders import list_images
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Mnist(DataSet):
         28, (0.5,), (0.5,), "stretch", "pad", 0.0, num_classes=10, train_images=60_000, validation_images=10_000
     )
 
-    def load(self, settings: DataSettings, split: Split) -> "ArraySource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read the IDX files in root (plain or gzipped) or in torchvision's folder `MNIST/raw`."""
         from anysize.data.torchvision_sets import load_idx
 

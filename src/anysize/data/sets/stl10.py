@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ class Stl10(DataSet):
         96, resize="stretch", crop="pad", num_classes=10, train_images=5_000, validation_images=8_000
     )
 
-    def load(self, settings: DataSettings, split: Split) -> "ArraySource":
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read torchvision's folder `stl10_binary` in root."""
         from anysize.data.torchvision_sets import load_torchvision
 

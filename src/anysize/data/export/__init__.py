@@ -1,0 +1,102 @@
+"""Data sets written in the formats of others: `anysize data export NAME --format coco|voc DIR`.
+
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     written = export_dataset("scenes", "voc", f"{folder}/scenes", images=2)
+...     (written / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").read_text().split()
+['validation_000001', 'validation_000002']
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from anysize.data.dataset import Split
+from anysize.data.export.coco import write_coco
+from anysize.data.export.voc import write_voc
+from anysize.data.registry import DATASETS
+from anysize.data.scenes import Scene, compose
+from anysize.data.sets.fashion_mnist import CLASSES
+from anysize.data.sets.scenes import COUNTS
+from anysize.registry import UserError
+
+Format = Literal["coco", "voc"]
+
+
+def export_dataset(
+    name: str,
+    format: Format,
+    folder: str | os.PathLike[str],
+    *,
+    images: int = 0,
+    polygons: bool = False,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Write both splits of a data set into a new folder; it appears when all is written.
+
+    Args:
+        name: data set; `scenes` is the one that can be exported.
+        format: coco: `annotations/instances_{train,val}2017.json` and PNG images, lossless. voc:
+            `VOCdevkit/VOC2012` with JPEG images of quality 95, whose pixels differ a little, and palette PNG masks.
+        folder: it must not be there yet.
+        images: write the first so many of each split; 0: all.
+        polygons: coco: outline objects without holes by polygons; otherwise all have run lengths, which are exact.
+        on_image: called with the number of images that were written, and of all.
+
+    Raises:
+        UserError: a data set that cannot be exported, a folder that is there already or cannot be written, or a
+            setting that does not apply.
+    """
+    folder = Path(folder).expanduser().absolute()
+    _check(name, format, images, polygons)
+    counts = {split: min(images, COUNTS[split]) if images else COUNTS[split] for split in get_args(Split)}
+    write = functools.partial(write_coco, polygons=polygons) if format == "coco" else write_voc
+    with _new_folder(folder) as beside:
+        done = 0
+        for split, count in counts.items():
+            before, done = done, done + count
+            step = functools.partial(_report, on_image, before, sum(counts.values()))
+            write(beside, split, _scenes(split, count, step), CLASSES)
+    return folder
+
+
+def _scenes(split: Split, count: int, on_image: Callable[[int], None]) -> Iterator[Scene]:
+    for index in range(count):
+        yield compose(split, index)
+        on_image(index + 1)
+
+
+def _report(on_image: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    on_image(before + done, total)
+
+
+def _check(name: str, format: Format, images: int, polygons: bool) -> None:
+    DATASETS[name]  # an unknown name is answered with the nearest
+    if name != "scenes":
+        raise UserError(f"data set {name!r} cannot be exported; `scenes` is the one that can")
+    if format not in get_args(Format):
+        raise UserError(f"the format is {format!r}; expected {' or '.join(get_args(Format))}")
+    if images < 0:
+        raise UserError(f"--images is {images}; expected how many images of each split to write, or 0 for all")
+    if polygons and format != "coco":
+        raise UserError(f"--polygons is for the format coco; {format} has masks: leave it out")
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its name when the block ends well, and is removed otherwise."""
+    if folder.exists():
+        raise UserError(f"{folder} is there already; name a new folder, or remove it first")
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""Masks in image files: palette or grey PNGs whose values are class numbers, 255 where there is none."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from anysize.data.source import VOID, BadImage
+
+MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # endings of the files that are taken for masks: none is lossy
+_NARROW_GREY = {2: 85, 4: 17}  # by how much PIL multiplies the values of a grey PNG with so many bits
+
+
+class MaskFiles:
+    """A mask file an image, read when it is asked for.
+
+    Args:
+        paths: one file an image.
+        num_classes: a file may hold 0 to `num_classes - 1`, and 255.
+        numbers: what each number of a file becomes, uint8 (num_classes,); by default itself.
+    """
+
+    def __init__(self, paths: Sequence[str], num_classes: int, numbers: np.ndarray | None = None) -> None:
+        assert num_classes <= VOID
+        self._paths = np.array([os.fsencode(path) for path in paths])  # no Python objects: see `FileSource`
+        self.num_classes = num_classes
+        self.numbers = numbers
+        self._bad = np.ones(256, dtype=bool)
+        self._bad[[*range(num_classes), VOID]] = False
+        self._table = np.arange(256, dtype=np.uint8)
+        self._table[:num_classes] = np.arange(num_classes) if numbers is None else numbers
+
+    def read(self, index: int) -> np.ndarray:
+        """Class numbers, uint8 (H, W). Raises `BadImage`: no mask, damaged, or a number that no class has."""
+        path = self.describe(index)
+        mask = read_mask(path)
+        wrong = self._bad[mask]
+        if wrong.any():
+            raise BadImage(
+                f"its mask {path} has the class number {mask[wrong].max()}; expected 0 to {self.num_classes - 1}, or "
+                f"{VOID} where there is no class"
+            )
+        return mask if self.numbers is None else self._table[mask]
+
+    def describe(self, index: int) -> str:
+        """The file's path."""
+        return os.fsdecode(bytes(self._paths[index]))
+
+    def subset(self, indices: np.ndarray) -> "MaskFiles":
+        """The masks of the images `indices` (int64), in that order."""
+        return MaskFiles([self.describe(i) for i in indices], self.num_classes, self.numbers)
+
+
+def read_mask(path: str) -> np.ndarray:
+    """The values of a palette, grey or two-coloured image file as they are stored: uint8 (H, W).
+
+    Of a palette image these are the indices, of a grey one with 1, 2, 4, 8 or 16 bits a pixel the numbers in the file.
+
+    Raises:
+        BadImage: the file is damaged, in colours, lossy, or has values above 255.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format in ("JPEG", "WEBP"):
+                raise BadImage(f"its mask {path} is a {image.format} file, which does not keep class numbers; use PNG")
+            bits = _bits_of_grey(image, path)
+            mode, values = image.mode, np.array(image)
+    except FileNotFoundError as error:
+        raise BadImage(f"its mask {path} is not there") from error
+    except UnidentifiedImageError as error:
+        raise BadImage(f"its mask {path} is in no image format that PIL knows") from error
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise BadImage(f"its mask {path} cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from (
+            error
+        )
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise BadImage(
+            f"its mask {path} has pixels of mode {mode}; expected one class number a pixel: a palette or grey PNG"
+        )
+    if values.size and (values.max() > VOID or values.min() < 0):
+        raise BadImage(f"its mask {path} has the class number {values.max()}; expected at most {VOID}")
+    if bits in _NARROW_GREY:
+        values = values // _NARROW_GREY[bits]
+    return values.astype(np.uint8, copy=False)
+
+
+def _bits_of_grey(image: Image.Image, path: str) -> int:
+    """Bits a pixel of a grey PNG, which PIL does not tell: it spreads 2 and 4 bits over 0 to 255. Else 0."""
+    if image.format != "PNG" or image.mode != "L":
+        return 0
+    with open(path, "rb") as file:
+        return file.read(25)[24]  # of the header that every PNG begins with

@@ -1,0 +1,40 @@
+"""Your own images and masks: folders of pairs."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from anysize.data.source import FileSource
+
+_EXPECTED = "train/images, train/masks, validation/images and validation/masks (or val, or test), or images and masks"
+
+
+@DATASETS.register("folder-masks")
+class FolderMasks(DataSet):
+    """Your own images and masks as train/images/NAME.jpg and train/masks/NAME.png, and validation alike.
+
+    A mask has its image's name, up to the ending; both may lie in folders below. It is a palette or grey PNG (or BMP,
+    TIFF) whose values are class numbers, 0 for the background, 255 for what is not counted. Without a folder `train`,
+    root holds images and masks itself, and a tenth, chosen by a fixed permutation of the sorted names, becomes the
+    validation split. classes.txt in root names the classes, a line each, the background first; without it they are
+    numbered up to the largest number in the training masks, which are read for it.
+    """
+
+    defaults = DatasetInfo(512, resize="pad", crop="rescale")
+    offers = ("masks",)
+
+    def info(self, settings: DataSettings) -> DatasetInfo:
+        """Base 512, or the longer side of the first training image where that is smaller: reads its header."""
+        from anysize.data.folder_masks import first_longer_side
+
+        side = first_longer_side(data_root(settings, _EXPECTED))
+        return dataclasses.replace(self.defaults, image_size=min(side, self.defaults.image_size))
+
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "masks") -> "FileSource":
+        """List the pairs of a split; decodes no image, and no mask where classes.txt is there."""
+        from anysize.data.folder_masks import load_folder_masks
+
+        return load_folder_masks(data_root(settings, _EXPECTED), settings, split)

@@ -1,0 +1,55 @@
+"""PASCAL VOC (Everingham et al., 2010): semantic segmentation."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from anysize.data.source import FileSource
+
+_EXPECTED = "VOCdevkit/VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation"
+_TRAIN_IMAGES = {"": 1464, "train": 1464, "trainval": 2913, "train_aug": 10_582}  # of VOC 2012
+
+
+@DATASETS.register("voc")
+class Voc(DataSet):
+    """PASCAL VOC 2012 (or another year): 1,464 + 1,449 colour images with masks, 20 classes and background.
+
+    Root is the folder that holds VOCdevkit, VOCdevkit itself, or the folder of a year; of several years 2012 is taken.
+    Masks are SegmentationClass/NAME.png, palette PNGs with 255 along the borders of objects, which is not counted.
+
+    `data.image_set` is the list of training images: train (usual), trainval, which holds the validation images too, or
+    train_aug, the 10,582 images of the augmented training set: ImageSets/Segmentation/train_aug.txt (or trainaug.txt)
+    with masks in SegmentationClassAug, or list/train_aug.txt with the paths of image and mask in each line. Validation
+    is val always. Your own images in this layout may have other classes: classes.txt beside JPEGImages names them, a
+    line each, the background first.
+    """
+
+    defaults = DatasetInfo(513, resize="pad", crop="rescale", num_classes=21, train_images=1464, validation_images=1449)
+    offers = ("masks",)
+    image_sets = ("train", "train_aug", "trainval")
+
+    def info(self, settings: DataSettings) -> DatasetInfo:
+        """Base 513; reads the lists where root is set, otherwise the numbers are those of VOC 2012."""
+        train, validation = _TRAIN_IMAGES.get(settings.image_set, 0), self.defaults.validation_images
+        classes = self.defaults.num_classes
+        if settings.root:
+            from anysize.data.voc import class_names, count_images, find_year
+
+            year = find_year(data_root(settings, _EXPECTED))
+            train, validation = count_images(year, settings)
+            classes = len(class_names(year)[0])
+        return dataclasses.replace(
+            self.defaults,
+            num_classes=len(settings.categories) + 1 if settings.categories else classes,
+            train_images=train,
+            validation_images=validation,
+        )
+
+    def load(self, settings: DataSettings, split: Split, targets: Targets = "masks") -> "FileSource":
+        """Read the split's list; decodes no image."""
+        from anysize.data.voc import load_voc
+
+        return load_voc(data_root(settings, _EXPECTED), settings, split)

@@ -1,0 +1,75 @@
+"""Predictions on fixed validation images, the worst first, for the report of a run."""
+
+import heapq
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.source import Source
+from anysize.evaluation.evaluate import evaluating, on_device
+from anysize.experiment.targets import eval_transform
+from anysize.experiment.validation import Evaluator
+from anysize.reports.predictions import Predictions, write_predictions
+from anysize.tasks.records import Shown
+
+IMAGES = 256
+"""Validation images that the worst are chosen from."""
+
+
+def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, size: int, *, calibrated: bool) -> None:
+    """Write `predictions/` into a run folder: the worst of `IMAGES` validation images at `size`, spread evenly.
+
+    The images are the same for every run on a data set. `calibrated` says, for the report, how `model` was prepared.
+    """
+    wanted = evaluator.recipe.evaluation.pictures
+    if not wanted:
+        return
+    chosen = fixed_images(len(evaluator.validation), IMAGES)
+    source = evaluator.validation.subset(chosen)
+    loader = PlanLoader(source, eval_transform(evaluator.recipe, evaluator.preprocessing), device=evaluator.device)
+    worst: list[tuple[float, int, Shown]] = []  # a heap: the best of the worst is on top
+    seen = 0
+    with evaluating(model):
+        for batch in loader.load(sequential_batches(len(source), size, evaluator.batch_size(size))):
+            batch = on_device(batch, evaluator.device)
+            for row, output in enumerate(evaluator.task.predictions(model, batch)):
+                index = int(batch.indices[row])
+                target = batch.targets[row]
+                if batch.shapes is not None:
+                    height, width = batch.shapes[row]
+                    target = target[:height, :width]
+                shown = evaluator.task.show(displayed(source, index), output.cpu(), target.cpu())
+                entry = (-shown.score, index, shown)
+                if len(worst) < wanted:
+                    heapq.heappush(worst, entry)
+                else:
+                    heapq.heappushpop(worst, entry)
+                seen += 1
+    images = [
+        (source.describe(index), displayed(source, index), shown)
+        for _, index, shown in sorted(worst, key=lambda entry: (-entry[0], entry[1]))
+    ]
+    write_predictions(folder, Predictions(size, calibrated, seen, images))
+
+
+def fixed_images(length: int, limit: int) -> np.ndarray:
+    """Indices of at most `limit` images, spread evenly.
+
+    >>> fixed_images(10, 4).tolist(), fixed_images(2, 4).tolist()
+    ([0, 2, 5, 7], [0, 1])
+    """
+    return np.arange(min(length, limit)) * length // max(1, min(length, limit))
+
+
+def displayed(source: Source, index: int) -> np.ndarray:
+    """An image as people see it: uint8 (H, W, 3)."""
+    pixels: Tensor = source.image(index)
+    if len(pixels) == 1:
+        pixels = pixels.expand(3, -1, -1)
+    return np.ascontiguousarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+__all__ = ["IMAGES", "displayed", "fixed_images", "picture_predictions"]

@@ -1,0 +1,54 @@
+"""What an evaluation says by class, by object size and the like: its file in a run folder, and its tables on screen.
+
+`evaluation_tables.csv` has a row a value: `checkpoint`, `size`, `calibrated`, then `table`, `row` and `column`, which
+say what the `value` is of.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anysize.reports import files
+from anysize.reports.columns import show
+from anysize.tasks.records import Table
+
+
+def table_rows(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    """A row a value.
+
+    >>> table_rows({"by class": {"cat": {"IoU": 0.5}}})
+    [{'table': 'by class', 'row': 'cat', 'column': 'IoU', 'value': 0.5}]
+    """
+    return [
+        {"table": title, "row": row, "column": column, "value": value}
+        for title, table in tables.items()
+        for row, values in table.items()
+        for column, value in values.items()
+    ]
+
+
+def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `evaluation_tables.csv`, in place of an earlier one; without rows there is none."""
+    files.write_rows(folder / files.EVALUATION_TABLES, rows)
+
+
+def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, tuple[list[str], list[list[str]]]]]:
+    """The tables at the size nearest to `size`, calibrated where that was done: how, and header and rows by title."""
+    if not len(frame):
+        return "", {}
+    nearest = min(frame["size"].unique(), key=lambda other: (abs(other - size), other))
+    at = frame[frame["size"] == nearest]
+    calibrated = bool(at["calibrated"].any())
+    at = at[at["calibrated"] == calibrated]
+    found = {}
+    for title, table in at.groupby("table", sort=False):
+        columns, rows = (list(dict.fromkeys(table[key].astype(str))) for key in ("column", "row"))
+        values = {(row, column): value for row, column, value in table[["row", "column", "value"]].to_numpy()}
+        cells = [[row, *(show(column, values.get((row, column))) for column in columns)] for row in rows]
+        found[str(title)] = (["", *columns], cells)
+    return f"at {nearest} px{', calibrated' if calibrated else ''}", found
+
+
+__all__ = ["table_rows", "tables_at", "write_tables"]

@@ -1,0 +1,138 @@
+"""Pictures of predictions: their folder in a run, and their section of the report.
+
+`predictions/predictions.json` lists the images, the worst first, with what is said of each and the names of its
+pictures, which lie beside it.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import shutil
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anysize.registry import UserError
+from anysize.reports import files
+from anysize.reports.page import cards, section
+from anysize.tasks.records import Shown
+
+_SIDE = 320  # pixels at most of a picture in the report
+_FILE = "predictions.json"
+_SIGNS = {"right": "✓", "wrong": "✗", "missed": "○"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions at an image size: (name, image uint8 (H, W, 3), what the task shows of it), the worst first.
+
+    `seen` is the number of images that they are the worst of.
+    """
+
+    size: int
+    calibrated: bool
+    seen: int
+    images: list[tuple[str, np.ndarray, Shown]]
+
+
+def write_predictions(folder: Path, predictions: Predictions) -> None:
+    """Write `predictions/` into a run folder, in place of an earlier one.
+
+    Raises:
+        UserError: the disk is full, or the folder may not be written.
+    """
+    target = folder / files.PREDICTIONS
+    beside = folder / f".{files.PREDICTIONS}.{os.getpid()}.tmp"
+    entries = []
+    try:
+        beside.mkdir(parents=True)
+        for number, (name, image, shown) in enumerate(predictions.images):
+            pictures = {"image": _save(beside, f"{number:02}-image.jpg", image)}
+            for title, panel in shown.panels.items():
+                pictures[title] = _save(beside, f"{number:02}-{title.replace(' ', '-')}.png", panel)
+            entry = {"name": name, "score": shown.score, "lines": shown.lines, "pictures": pictures}
+            entries.append({**entry, "legend": shown.legend})
+        facts = {"size": predictions.size, "calibrated": predictions.calibrated, "seen": predictions.seen}
+        (beside / _FILE).write_text(json.dumps({**facts, "images": entries}, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        beside.rename(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; make room or write elsewhere") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_predictions(folder: Path) -> dict[str, Any]:
+    """What `write_predictions` wrote, with each picture's bytes in place of its name; empty where there is none."""
+    path = folder / files.PREDICTIONS / _FILE
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for entry in found["images"]:
+            entry["pictures"] = {
+                title: (name, (path.parent / name).read_bytes()) for title, name in entry["pictures"].items()
+            }
+    except (OSError, ValueError, KeyError):  # a part of it was removed by hand: the report does without
+        return {}
+    return found
+
+
+def predictions_section(found: dict[str, Any]) -> str:
+    """The section of the report; empty where there are no predictions."""
+    if not found.get("images"):
+        return ""
+    how = ", calibrated" if found["calibrated"] else ""
+    note = f"The worst of {found['seen']:,} fixed validation images at {found['size']} px{how}, the worst first."
+    if any(entry["lines"] for entry in found["images"]):
+        note += f" {_SIGNS['right']} right, {_SIGNS['wrong']} wrong, {_SIGNS['missed']} missed."
+    legend: dict[str, Any] = {}
+    for entry in found["images"]:
+        legend |= entry["legend"]
+    drawn = "".join(
+        f'<span><i style="background:rgb({",".join(map(str, color))})"></i>{escape(name)}</span>'
+        for name, color in legend.items()
+    )
+    colors = f'<p class="legend">{drawn}</p>' if drawn else ""
+    return section("Predictions", f'<p class="note">{escape(note)}</p>{colors}', cards(*map(_entry, found["images"])))
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    figures = "".join(
+        f'<figure><img alt="{escape(title)}" src="{_data(*picture)}"><figcaption>{escape(title)}</figcaption></figure>'
+        for title, picture in entry["pictures"].items()
+    )
+    lines = "".join(
+        f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{_number(value)}</li>'
+        for label, value, kind in entry["lines"]
+    )
+    name = escape(Path(entry["name"]).name)
+    return f'<section class="card prediction"><div>{figures}</div><h4>{name}</h4><ul>{lines}</ul></section>'
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f" {100 * value:.0f} %"
+
+
+def _data(name: str, content: bytes) -> str:
+    kind = "jpeg" if name.endswith(".jpg") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _save(folder: Path, name: str, pixels: np.ndarray) -> str:
+    """Write a picture, photographs as JPEG, and return its name."""
+    image = Image.fromarray(pixels)
+    photograph = name.endswith(".jpg")
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC if photograph else Image.Resampling.NEAREST)
+    content = io.BytesIO()
+    image.save(content, "JPEG" if photograph else "PNG", **({"quality": 90} if photograph else {"optimize": True}))
+    files.write_atomically(folder / name, content.getvalue())
+    return name
+
+
+__all__ = ["Predictions", "predictions_section", "read_predictions", "write_predictions"]

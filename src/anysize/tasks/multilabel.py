@@ -1,0 +1,174 @@
+"""Multi-label classification: any number of classes an image, binary cross-entropy, mAP and F1, also by object size."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from anysize.data.dataset import Targets
+from anysize.data.loader import LoadedBatch
+from anysize.registry import UserError
+from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
+from anysize.tasks.confusion import OBJECT_SIZES
+from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
+from anysize.tasks.records import Shown, Summary
+
+_GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
+_TINY = 1e-12
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of logits and targets (N, K): summed over the classes, mean over the images.
+
+    >>> binary_cross_entropy(torch.zeros(2, 4), torch.ones(2, 4)) / 4
+    tensor(0.6931)
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum") / len(logits)
+
+
+def asymmetric_loss(
+    logits: Tensor,
+    targets: Tensor,
+    gamma_negative: float = _GAMMA_NEGATIVE,
+    gamma_positive: float = _GAMMA_POSITIVE,
+    clip: float = _CLIP,
+) -> Tensor:
+    """Asymmetric loss of logits and targets (N, K): summed over the classes, mean over the images.
+
+    With p = sigmoid(logit) and p_m = max(p - clip, 0), each positive costs -(1 - p)^gamma_positive log(p) and each
+    negative -p_m^gamma_negative log(1 - p_m) (Ridnik et al., arXiv 2009.14119). So the many easy negatives cost little,
+    those below `clip` nothing. The gradient is that of the whole expression; the authors' training code can leave
+    out that of the powers. Without powers and clip it is binary cross-entropy:
+
+    >>> logits, targets = torch.randn(2, 3), torch.tensor([[1, 0, 0], [0, 1, 1]])
+    >>> loss = asymmetric_loss(logits, targets, gamma_negative=0, gamma_positive=0, clip=0)
+    >>> torch.testing.assert_close(loss, binary_cross_entropy(logits, targets))
+    """
+    logits = logits.float()
+    shifted = (logits.sigmoid() - clip).clamp(min=0)
+    log_not = torch.log1p(-shifted) if clip else F.logsigmoid(-logits)
+    # A power below 1 has no finite gradient at 0. There the logarithm is 0 too, so the bound changes no value.
+    negative = shifted.clamp(min=_TINY).pow(gamma_negative) * log_not
+    positive = logits.neg().sigmoid().clamp(min=_TINY).pow(gamma_positive) * F.logsigmoid(logits)
+    return -torch.where(targets.bool(), positive, negative).sum() / len(logits)
+
+
+class MultiLabel:
+    """Logits (N, K) against labels, uint8 (N, R, K): rows of small, medium and large objects, or one row.
+
+    A label is true if any of its rows is, and predicted if its logit is above 0. The loss is summed over the classes
+    and the mean over the images is taken: with 80 classes, 80 times torch's mean, as the authors of ELASTIC train.
+
+    Args:
+        classes: their names.
+        loss: "bce" (also if empty) or "asymmetric".
+        gamma_negative, gamma_positive, clip: of the asymmetric loss.
+        auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training.
+
+    Raises:
+        UserError: another loss, or options of the asymmetric loss with another one.
+
+    >>> task = MultiLabel(["cat", "dog"])
+    >>> round(task.loss(torch.zeros(3, 2), torch.ones(3, 1, 2, dtype=torch.uint8)).item(), 4)
+    1.3863
+    """
+
+    name = "multilabel"
+    best = "map"
+    targets: ClassVar[Targets] = "labels"
+    settings: ClassVar[tuple[str, ...]] = (
+        "task.loss",
+        "task.gamma_negative",
+        "task.gamma_positive",
+        "task.clip",
+        "task.auxiliary_weight",
+    )
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        loss: str = "",
+        gamma_negative: float = _GAMMA_NEGATIVE,
+        gamma_positive: float = _GAMMA_POSITIVE,
+        clip: float = _CLIP,
+        auxiliary_weight: float = 0.4,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.auxiliary_weight = auxiliary_weight
+        self._loss: Callable[[Tensor, Tensor], Tensor] = binary_cross_entropy
+        options = (gamma_negative, gamma_positive, clip)
+        if loss == "asymmetric":
+            self._loss = lambda logits, true: asymmetric_loss(logits, true, *options)
+        elif loss not in ("", "bce"):
+            raise UserError(f"task.loss is {loss!r}; expected bce or asymmetric")
+        elif options != (_GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP):
+            raise UserError(
+                "task.gamma_negative, task.gamma_positive or task.clip is set, and the loss is binary cross-entropy, "
+                'which has none of them; set task.loss = "asymmetric", or leave them out'
+            )
+
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return images, targets
+
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        true = targets.amax(1)
+        return loss_with_auxiliary(lambda logits: self._loss(logits, true), outputs, self.auxiliary_weight)
+
+    def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        predicted, true = outputs > 0, targets.amax(1) > 0
+        right = (predicted & true).sum()
+        return {"of1": 2 * right / (predicted.sum() + true.sum()).clamp(min=1)}
+
+    def metrics(self, device: torch.device) -> MetricCollection:
+        metrics = {"labels": LabelMetrics(self.classes), "loss": MeanBinaryCrossEntropy()}
+        return MetricCollection(metrics, compute_groups=False).to(device)
+
+    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
+        outputs = averaged(forward, batch)
+        metrics.update(outputs, batch.targets[: len(outputs)])
+
+    def summary(self, metrics: MetricCollection) -> Summary:
+        tables = metrics["labels"].compute()
+        overall = tables[OVERALL]
+        values = {name.lower(): overall[ALL_LABELS][name] for name in ("mAP", "CF1", "OF1")}
+        values |= {f"map_{size}": overall[size]["mAP"] for size in OBJECT_SIZES if size in overall}
+        return Summary(values | {"loss": float(metrics["loss"].compute())}, tables)
+
+    def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
+        return iter(averaged(forward, batch))
+
+    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
+        """The labels that are predicted or true, the most probable first.
+
+        The score is minus the image's binary cross-entropy, summed over the classes: unlike F1 or average precision it
+        also ranks images without a label, and tells a sure mistake from a close one.
+        """
+        probabilities, true = output.sigmoid().tolist(), target.amax(0).tolist()
+        predicted = (output > 0).tolist()
+        lines: list[tuple[str, float | None, str]] = []
+        for k in sorted(range(len(self.classes)), key=lambda k: -probabilities[k]):
+            if predicted[k] or true[k]:
+                kind = ("right" if true[k] else "wrong") if predicted[k] else "missed"
+                lines.append((self.classes[k], probabilities[k], kind))
+        return Shown(-binary_cross_entropy(output[None], target.amax(0)[None]).item(), lines)
+
+    def describe(self, output: Tensor) -> dict[str, Any]:
+        """The predicted labels, the most probable first and separated by semicolons, then the probability of each."""
+        probabilities = output.sigmoid().tolist()
+        order = output.argsort(descending=True).tolist()
+        labels = ";".join(self.classes[k] for k in order if output[k] > 0)
+        return {"labels": labels} | {f"p({name})": p for name, p in zip(self.classes, probabilities, strict=True)}
+
+    def render(self, image: np.ndarray, output: Tensor) -> dict[str, Image.Image]:
+        """None: labels are no picture."""
+        return {}
+
+
+TASKS.register("multilabel")(MultiLabel)
+
+__all__ = ["MultiLabel", "asymmetric_loss", "binary_cross_entropy"]
