@@ -50,7 +50,7 @@ def test_a_misfit_and_code_end_in_one_sentence_and_status_2(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "evil.pth"]
 
 
-def test_a_network_for_segmentation_is_not_sent_to_evaluate(tmp_path: Path) -> None:
+def test_a_network_for_segmentation_says_how_to_go_on(tmp_path: Path) -> None:
     options = {"layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 2}
     model = create_model("resnext50_elastic", 5, task="segmentation", **options)
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
@@ -59,7 +59,7 @@ def test_a_network_for_segmentation_is_not_sent_to_evaluate(tmp_path: Path) -> N
     done = anysize("import", "deeplab.pth", "--as", "resnext50_elastic", "--out", "run", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()
-    assert last == ("segmentation is neither trained nor evaluated yet; next: anysize.load_run('run').model in Python")
+    assert last == "next: anysize evaluate run --data.root DIR, or train from it with --model.weights run"
 
 
 def test_pretrained_is_a_flag_of_train(tmp_path: Path) -> None:

@@ -310,7 +310,11 @@ def test_a_segmentation_network_is_rebuilt_from_its_description() -> None:
         ("resnext50", {"cardinality": 31}, "cardinality is 31; expected an even number"),
         ("resnext50", {"widths": (8, 8, 8, 8)}, "gives each branch 16 groups, which do not divide its 8 channels"),
         ("resnext50", {"stem": 0}, "stem is 0; expected a positive whole number"),
-        ("resnext50", {"planes": 3}, "takes no option 'planes'; its options: cardinality, elastic"),
+        (
+            "resnext50",
+            {"planes": 3},
+            "takes no option 'planes'; its options: aspp_momentum, aspp_rates, aspp_width, cardinality, elastic",
+        ),
         ("resnext50", {"task": "segmentation", "layers": (3, 4, 6, 4)}, "the last stage has at most 3 blocks"),
         ("resnext50", {"task": "detection"}, "task is 'detection'; expected classification, multilabel or segm"),
         ("dla60x", {"levels": (1, 1, 1)}, r"levels is \[1, 1, 1\]; expected 6 positive whole numbers"),
@@ -319,7 +323,11 @@ def test_a_segmentation_network_is_rebuilt_from_its_description() -> None:
         ("densenet201", {"block_config": (6, 12, 48)}, r"block_config is \[6, 12, 48\]; expected 4 positive"),
         ("densenet201", {"drop_rate": 1.5}, "drop_rate is 1.5; expected a probability"),
         ("densenet201_elastic", {"growth_rate": 3, "bn_size": 1}, "growth_rate 3 times bn_size 1 is odd"),
-        ("densenet201_elastic", {"task": "segmentation"}, "has no head for segmentation; those that have one: dla102x"),
+        (
+            "densenet201_elastic",
+            {"task": "segmentation"},
+            "has no head for segmentation; those that have one: deeplabv3_mob",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(name: str, options: dict[str, Any], message: str) -> None:

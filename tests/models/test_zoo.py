@@ -11,6 +11,7 @@ from anysize.models.expected import expected_preprocessing
 from anysize.models.factory import list_models, rebuild_model
 from anysize.models.input_size import check_size
 from anysize.models.meta import build_on_meta
+from anysize.models.pretrained import BACKBONES
 from anysize.norms.convert import convert_norms
 from anysize.registry import UserError
 from anysize.tasks.base import main_logits
@@ -27,6 +28,11 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
+def logits(name: str, size: int) -> tuple[int, ...]:
+    """The shape of a batch of two."""
+    return (2, CLASSES, size, size) if name in BACKBONES else (2, CLASSES)
+
+
 @torch.no_grad()
 def forward(model: nn.Module, size: int) -> Tensor:
     return main_logits(model(torch.empty(2, CHANNELS, size, size, device="meta")))
@@ -40,7 +46,7 @@ def test_every_model(name: str) -> None:
     size = expected_preprocessing(name).image_size
     evaluated = model.eval()(torch.empty(2, CHANNELS, size, size, device="meta"))
     assert isinstance(evaluated, Tensor)  # without auxiliary logits
-    assert evaluated.shape == (2, CLASSES)
+    assert evaluated.shape == logits(name, size)
 
     odd = max(size // 2 | 1, 29)
     try:
@@ -52,11 +58,12 @@ def test_every_model(name: str) -> None:
             rf"cannot take images of {odd} pixels: .*; the smallest it takes is (\d+)$", str(refused.value)
         )
         assert message, refused.value
-        trained = forward(model, int(message[1]))
-    assert trained.shape == (2, CLASSES)
+        odd = int(message[1])
+        trained = forward(model, odd)
+    assert trained.shape == logits(name, odd)
 
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
         transformer = any(isinstance(module, nn.LayerNorm) for module in model.modules())
         convert_norms(model, "group", num_groups=1, skip=["LayerNorm"] if transformer else [])
         assert not any(isinstance(module, _BatchNorm) for module in model.modules())
-        assert forward(model, size).shape == (2, CLASSES)
+        assert forward(model, size).shape == logits(name, size)

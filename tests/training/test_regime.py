@@ -30,14 +30,27 @@ def test_ramps_reach_the_next_point() -> None:
         assert value_at(points, 1e6) == points[1].value
 
 
+def test_poly_is_deeplabs_at_every_step() -> None:
+    """base * (1 - step / steps) ** 0.9 (DeepLab v3, section 4.1), also where the regime is stretched."""
+    settings = OptimizerSettings(epochs=50, lr=parse_schedule("0:0.007:poly 50:0"))
+    for epochs, each in ((50, 662), (5, 31)):
+        stretched = stretch(settings, epochs)
+        for step in (0, 1, each, 2 * each + 7, epochs * each - 1):
+            expected = 0.007 * (1 - step / (epochs * each)) ** 0.9
+            assert regime_at(stretched, step / each)[1]["lr"] == pytest.approx(expected, rel=1e-9)
+    upwards = parse_schedule([{"value": 1.0, "ramp": "poly"}, {"epoch": 10, "value": 3.0}])
+    assert [value_at(upwards, epoch) for epoch in (0, 10, 11)] == [1.0, 3.0, 3.0]
+    assert value_at(upwards, 5) == pytest.approx(3 - 2 * 0.5**0.9)
+
+
 def test_schedules_read_back_from_their_toml_form() -> None:
-    for given in (0.1, "adam", "0:0.1:cosine 90:0", [{"value": 0.045, "ramp": "step", "every": 1, "factor": 0.98}]):
+    for given in (0.1, "adam", "0:0.1:poly 90:0", [{"value": 0.045, "ramp": "step", "every": 1, "factor": 0.98}]):
         schedule = parse_schedule(given)
         assert parse_schedule(to_data(schedule)) == schedule
 
 
 @pytest.mark.parametrize(
-    "given", ["1:0.1", "0:0.1 0:0.2", "0:0.1:linear", "0:sgd:linear 5:adam", [], True, "0:0.1 3:adam"]
+    "given", ["1:0.1", "0:0.1 0:0.2", "0:0.1:linear", "0:0.1:poly", "0:sgd:linear 5:adam", [], True, "0:0.1 3:adam"]
 )
 def test_schedules_that_make_no_sense_are_refused(given: object) -> None:
     with pytest.raises(UserError):
@@ -128,6 +141,47 @@ def test_the_optimizer_changes_between_phases_and_keeps_its_state_in_a_checkpoin
     step(resumed, 3.0)
     assert torch.equal(model.weight, expected)
     assert not torch.equal(expected, weights["weight"])
+
+
+def test_the_head_has_a_learning_rate_of_its_own() -> None:
+    """Through regime, changes of the optimizer and checkpoints; each parameter is in one group."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    settings = OptimizerSettings(
+        name=parse_schedule("0:sgd 2:adam"), lr=parse_schedule("0:0.1:linear 2:0.001"), head_lr=10.0
+    )
+
+    def rates(optimizer: RegimeOptimizer) -> dict[str, float]:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = optimizer.torch.param_groups
+        return {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+
+    def expected(lr: float) -> dict[str, float]:
+        return {name: pytest.approx(lr * (10 if name[0] == "2" else 1)) for name, _ in model.named_parameters()}
+
+    optimizer = RegimeOptimizer(model, settings)
+    assert sum(len(group["params"]) for group in optimizer.torch.param_groups) == 6
+    for epoch, lr in ((0.0, 0.1), (1.0, 0.0505), (2.0, 0.001), (2.5, 0.001)):
+        assert optimizer.apply(epoch)["lr"] == pytest.approx(lr)  # what the log says
+        assert rates(optimizer) == expected(lr)
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.torch.step()
+    resumed = RegimeOptimizer(model, settings)
+    resumed.load_state("adam", optimizer.state())
+    resumed.apply(3.0)
+    assert rates(resumed) == expected(0.001)
+    decays = {name: group["weight_decay"] for group in resumed.torch.param_groups for name in map(id, group["params"])}
+    assert [decays[id(parameter)] > 0 for parameter in model.parameters()] == [True, False, False, False, True, False]
+
+
+def test_a_head_at_the_learning_rate_of_the_rest_is_no_group_of_its_own() -> None:
+    optimizer = RegimeOptimizer(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), OptimizerSettings())
+    assert [len(group["params"]) for group in optimizer.torch.param_groups] == [2, 2]
+
+
+def test_a_model_without_a_head_is_told() -> None:
+    for model in (nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(1, 1, 3), nn.Linear(1, 1).requires_grad_(False))):
+        with pytest.raises(UserError, match=r"optimizer\.head_lr is 2, and .* has no head that is trained"):
+            RegimeOptimizer(model, OptimizerSettings(head_lr=2.0))
 
 
 def test_weight_decay_leaves_biases_and_norms_alone_unless_told() -> None:

@@ -40,7 +40,7 @@ def command(run: str, /, *images: Settings, out: str = "", size: int | None = No
             overrides=parse_settings(images[at:]),
             on_image=lambda done, of: status.update(f"predicted {done} of {of} images"),
         )
-    columns = list(table.columns[:3])
+    columns = [name for name in table.columns if "(" not in name]  # not one a class
     shown = Table(*map(escape, columns))
     for row in table[columns].head(_SHOWN).to_numpy().tolist():
         shown.add_row(*(f"{value:.1%}" if isinstance(value, float) else escape(str(value)) for value in row))

@@ -45,7 +45,7 @@ def check_dataset(settings: DataSettings, targets: Targets | None = None) -> lis
 
 
 def _check_split(settings: DataSettings, split: Split, targets: Targets) -> SplitCheck:
-    source: Source = DATASETS[settings.name]().load(settings, split, targets)
+    source: Source = DATASETS[settings.name]().open(settings, split, targets)
     if settings.limit:
         source = source.subset(first_of_each_class(source.targets, settings.limit))
     damaged = dict(source.bad_files)

@@ -9,6 +9,8 @@ A new data set is one new file in `anysize/data/sets`:
         defaults = DatasetInfo(image_size=32, mean=(0.5,), std=(0.25,), resize="stretch", crop="pad")
 
         def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> Source: ...
+
+One that has labels or masks says so in `offers`.
 """
 
 import abc
@@ -69,6 +71,10 @@ class DataSet(abc.ABC):
     def info(self, settings: DataSettings) -> DatasetInfo:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
+
+    def open(self, settings: DataSettings, split: Split, targets: Targets) -> "Source":
+        """`load`, which a data set of one class an image alone may define without `targets`."""
+        return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
 
     @abc.abstractmethod
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":

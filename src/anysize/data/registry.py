@@ -84,7 +84,7 @@ def load_dataset(settings: DataSettings, split: Split, targets: Targets = "class
     from anysize.data.memory import decode_to_memory
     from anysize.data.source import FileSource, first_of_each_class
 
-    source = _dataset(settings, targets).load(settings, split, targets)
+    source = _dataset(settings, targets).open(settings, split, targets)
     if settings.limit:
         source = source.subset(first_of_each_class(source.targets, settings.limit))
     if isinstance(source, FileSource):

@@ -196,8 +196,8 @@ def textured_ground(draws: Draws) -> Bytes:
     else:  # checks
         pattern = _sharpen(_wave(draws, 28, warp)) ^ _sharpen(_wave(draws, 28, warp))
     field = blend(pattern.astype(np.uint16), fine.astype(np.uint16), np.uint8(draws.below(160)))
-    start, end = random_colour(draws, 40, 255), random_colour(draws, 40, 255)
-    end = blend(start, end, np.uint8(draws.between(64, 255))).astype(np.uint16)
+    start, end = random_colour(draws, 40, 140), random_colour(draws, 40, 140)  # dimmer than garments, as a rule
+    end = blend(start, end, np.uint8(draws.between(48, 208))).astype(np.uint16)
     palette = blend(start[:, None], end[:, None], np.arange(256, dtype=np.uint8))
     return np.stack([channel.take(field) for channel in palette])
 

@@ -18,11 +18,12 @@ from anysize.experiment import build
 from anysize.experiment.weights import Weights, describe_input, start_from
 from anysize.models.builders import is_timm_model
 from anysize.models.factory import list_models, rebuild_model
+from anysize.models.families import EXPECTED_FOR
 from anysize.models.foreign import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
 from anysize.models.foreign.fitting import check_fit
 from anysize.models.foreign.heads import file_classes, find_first_convolution, find_head, join
 from anysize.models.meta import build_on_meta
-from anysize.models.pretrained import published_preprocessing
+from anysize.models.pretrained import BACKBONES, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
@@ -30,6 +31,9 @@ from anysize.reports import files
 from anysize.training.checkpoint import Checkpoint, write_checkpoint
 
 Say = Callable[[str], None]
+
+COCO_CLASSES = 80
+VOC_CLASSES = 21
 
 
 def import_checkpoint(
@@ -47,7 +51,8 @@ def import_checkpoint(
     """Write a run folder with the weights of a file that another program wrote; returns the folder.
 
     `evaluate`, `calibrate` and `--model.weights` take it. Names of tensors are mapped where the file's differ. The
-    input is the one that the model was published for (`expected_preprocessing`).
+    input is the one that the model was published for (`expected_preprocessing`). The task is segmentation where the
+    file has such a head, and for the Elastic networks with 80 classes multilabel, as they were published for MS-COCO.
 
     Args:
         path: the file: PyTorch's of any version or safetensors, from this or another training program.
@@ -58,7 +63,7 @@ def import_checkpoint(
         averaged: take the averaged weights that the file keeps beside the others.
         partial: take what fits and start the rest afresh, instead of refusing.
         overrides: settings of the recipe, such as `{"data.name": "imagenet", "data.root": ...}`, model.options, or
-            task.name, which is "segmentation" by itself where the file has such a head.
+            task.name.
         say: called with each sentence on what was read and done.
 
     Raises:
@@ -76,6 +81,10 @@ def import_checkpoint(
     folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(_stem(foreign.path))}"
     _check_new(folder)
     plan = _plan(recipe, foreign, classes, channels)
+    coco = plan.file_classes == COCO_CLASSES and name in EXPECTED_FOR["multilabel"]
+    if coco and "task.name" not in (overrides or {}):
+        recipe = override(recipe, {"task.name": "multilabel"})
+        plan.description["task"] = "multilabel"
     expected, notes = _preprocessing(recipe, plan.channels)
     recipe = _with_data(recipe, expected, plan.classes, overrides or {})
     description = {**plan.description, "image_size": expected.image_size}
@@ -125,6 +134,7 @@ class _Plan:
     report: FitReport
     classes: int
     channels: int
+    file_classes: int | None
 
 
 def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: int) -> _Plan:
@@ -135,7 +145,8 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
     own, head, first = network.state_dict(), find_head(network), find_first_convolution(network)
     mapped = map_names(foreign.tensors, own).tensors
     published = file_classes(own, head)
-    classes = classes or file_classes(mapped, head) or published or 0
+    in_file = file_classes(mapped, head)
+    classes = classes or in_file or published or 0
     if not classes:
         raise UserError(f"model {recipe.model.name!r} does not tell how many classes it has; give --classes")
     weight = mapped.get(join(first, "weight")) if first is not None else None
@@ -145,7 +156,7 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
         own = build_on_meta(lambda: rebuild_model(described)).state_dict()
     report = fit_tensors(own, foreign.tensors, head, first)
     described |= {key: getattr(recipe.model, key) for key in ("norm", "norm_options", "elasticize")}
-    return _Plan(described, own, report, classes, channels)
+    return _Plan(described, own, report, classes, channels, in_file)
 
 
 def _tensors(
@@ -207,7 +218,9 @@ def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any])
     if overrides.get("model.weights"):
         raise UserError("model.weights is given beside a file to import; expected one of them")
     task = {}
-    if "task.name" not in overrides and any("aspp." in key or "dla_up." in key for key in foreign.tensors):
+    if "task.name" not in overrides and (
+        name in BACKBONES or any("aspp." in key or "dla_up." in key for key in foreign.tensors)
+    ):
         task = {"task.name": "segmentation"}
     return override(Recipe(), {"model.name": name, **task, **overrides})
 
@@ -215,13 +228,15 @@ def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any])
 def _with_data(recipe: Recipe, expected: Preprocessing, classes: int, overrides: Mapping[str, Any]) -> Recipe:
     """The recipe with the data set that the class count suggests, where none was named, at the expected size."""
     small = {10: "cifar10", 100: "cifar100"}.get(classes, "folder") if expected.image_size == 32 else "folder"
-    suggested = {"data.name": "imagenet" if classes == 1000 else small, "sizes.base": expected.image_size}
+    published = {"multilabel": {COCO_CLASSES: "coco"}, "segmentation": {VOC_CLASSES: "voc"}}
+    data = published.get(recipe.task.name, {1000: "imagenet"}).get(classes, small)
+    suggested = {"data.name": data, "sizes.base": expected.image_size}
     return override(recipe, {key: value for key, value in suggested.items() if key not in overrides})
 
 
 def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[str]]:
     """What the model expects, for this number of channels; with what the recipe sets of it."""
-    expected = published_preprocessing(recipe.model.name, recipe.model.options)
+    expected = published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name)
     notes = []
     if expected is None:
         expected = Preprocessing(image_size=224)

@@ -90,8 +90,10 @@ def load_weights(
 def start_from(description: Mapping[str, Any], weights: Weights, *, partial: bool = False) -> nn.Module:
     """Build the model that `description` says (see `rebuild_model`) and load `weights` into it.
 
-    Where its norms are swapped or its blocks made elastic, that is done after loading if the weights are those of the
-    model without, and before if they are of such a model themselves. What was done goes to `weights.notes`.
+    A head that the weights have not, or have for another number of classes, starts anew: a network for multi-label
+    classification or for segmentation may start from a classifier. Where norms are swapped or blocks made elastic, that
+    is done after loading if the weights are those of the model without, so that a frozen batch norm keeps their
+    statistics, and before if they are of such a model themselves. What was done goes to `weights.notes`.
 
     Raises:
         UserError: the weights do not fit.
@@ -103,6 +105,8 @@ def start_from(description: Mapping[str, Any], weights: Weights, *, partial: boo
     def load(model: nn.Module) -> None:
         report = fit_state_dict(model, weights.tensors, partial=partial, num_classes=classes, source=weights.source)
         weights.notes += report.lines()
+        if report.new and report.fits:
+            weights.notes.append(_share(report))
 
     if changed and fits(rebuild_model(before), weights, classes):
         if description.get("elasticize"):
@@ -111,6 +115,14 @@ def start_from(description: Mapping[str, Any], weights: Weights, *, partial: boo
     model = rebuild_model(description)
     load(model)
     return model
+
+
+def _share(report: FitReport) -> str:
+    """How much was loaded, without counting the counters of batch norms."""
+    loaded, new = (
+        sum(not name.endswith("num_batches_tracked") for name in names) for names in (report.tensors, report.new)
+    )
+    return f"{loaded:,} tensors of {loaded + new:,} are loaded, {new:,} start anew"
 
 
 def fits(model: nn.Module, weights: Weights, num_classes: int) -> bool:

@@ -1,10 +1,15 @@
 """Atrous spatial pyramid pooling: the segmentation head of DeepLab v3 (Chen et al., arXiv 1706.05587, section 3.3)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 MOMENTUM = 3e-4
-"""Of the head's batch norms, as the Elastic networks were published."""
+"""Of the head's batch norms, as the Elastic networks were published: statistics over thousands of steps."""
+
+RATES = (6, 12, 18)
+"""Dilations where the features are a sixteenth as large as the images."""
 
 
 class ASPP(nn.Module):
@@ -18,6 +23,7 @@ class ASPP(nn.Module):
         num_classes: channels of the logits.
         width: channels of each of the five paths.
         rates: dilations of the three 3x3 convolutions.
+        momentum: of the batch norms.
 
     >>> head = ASPP(32, 21, width=8).eval()
     >>> head(torch.zeros(1, 32, 5, 6)).shape
@@ -25,7 +31,13 @@ class ASPP(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, num_classes: int, *, width: int = 256, rates: tuple[int, int, int] = (6, 12, 18)
+        self,
+        inputs: int,
+        num_classes: int,
+        *,
+        width: int = 256,
+        rates: Sequence[int] = RATES,
+        momentum: float = MOMENTUM,
     ) -> None:
         super().__init__()
 
@@ -36,7 +48,7 @@ class ASPP(nn.Module):
         self.aspp2, self.aspp3, self.aspp4 = (dilated(rate) for rate in rates)
         self.aspp5 = nn.Conv2d(inputs, width, 1, bias=False)
         self.aspp1_bn, self.aspp2_bn, self.aspp3_bn, self.aspp4_bn, self.aspp5_bn, bn2 = (
-            nn.BatchNorm2d(width, momentum=MOMENTUM) for _ in range(6)
+            nn.BatchNorm2d(width, momentum=momentum) for _ in range(6)
         )
         self.relu1, self.relu2, self.relu3, self.relu4, self.relu5, self.relu6 = (
             nn.ReLU(inplace=True) for _ in range(6)
@@ -56,4 +68,4 @@ class ASPP(nn.Module):
         return self.conv3(self.relu6(self.bn2(self.conv2(x))))  # type: ignore[no-any-return]
 
 
-__all__ = ["ASPP"]
+__all__ = ["ASPP", "MOMENTUM", "RATES"]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class AuxiliaryOutputs(NamedTuple):
-    """Logits (N, classes), then those of the classifier half-way; in evaluation a network returns the first alone.
+    """Logits (N, classes) or (N, classes, H, W), then those of the head half-way; in evaluation the first alone.
 
     torchvision's `GoogLeNetOutputs` and `InceptionOutputs` are of the same form. The loss of the first counts once,
     that of each other `task.auxiliary_weight` times.

@@ -7,7 +7,7 @@ import torchvision
 
 from anysize.models.builders import import_builder, import_timm, timm_name
 from anysize.models.factory import list_models
-from anysize.models.families import EXPECTED, IMAGENET
+from anysize.models.families import EXPECTED, EXPECTED_FOR, IMAGENET
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, did_you_mean
 
@@ -15,12 +15,13 @@ from anysize.registry import UserError, did_you_mean
 _VIT_SIZE = 224
 
 
-def expected_preprocessing(name: str) -> Preprocessing:
+def expected_preprocessing(name: str, task: str = "") -> Preprocessing:
     """How images become input for the published weights of the model `name`; `classes` is left empty.
 
     Ours say it where they are registered, torchvision's and timm's in their own records of the weights (torchvision:
     the default ones, or for vision transformers those for 224 pixels). A builder of your own may have an attribute
-    `preprocessing`; without one it is ImageNet's.
+    `preprocessing`; without one it is ImageNet's. With `task` it is the input for which a network was published with
+    that task: the Elastic networks for "multilabel" (MS-COCO) and "segmentation" (PASCAL VOC).
 
     Raises:
         UserError: an unknown model, an attribute that is no `Preprocessing`, or a way to prepare images that
@@ -31,7 +32,11 @@ def expected_preprocessing(name: str) -> Preprocessing:
     >>> expected = expected_preprocessing("inception_v3")
     >>> expected.image_size, expected.resize_side(299), expected.interpolation
     (299, 342, 'bilinear')
+    >>> expected_preprocessing("dla60x_elastic", "segmentation").image_size
+    513
     """
+    if name in EXPECTED_FOR.get(task, {}):
+        return EXPECTED_FOR[task][name]
     if name in EXPECTED:
         return EXPECTED[name]
     if name.startswith("timm:"):
@@ -54,7 +59,16 @@ def expected_preprocessing(name: str) -> Preprocessing:
 
 
 def preprocessing_of(prepare: Any) -> Preprocessing:
-    """What the transforms of torchvision's weights do."""
+    """What the transforms of torchvision's weights do; those of its segmentation networks resize the shorter side."""
+    if not hasattr(prepare, "crop_size"):
+        return Preprocessing(
+            image_size=prepare.resize_size[0],
+            mean=tuple(prepare.mean),
+            std=tuple(prepare.std),
+            interpolation=prepare.interpolation.value,
+            resize="pad",
+            crop_ratio=1.0,
+        )
     return Preprocessing(
         image_size=prepare.crop_size[0],
         mean=tuple(prepare.mean),

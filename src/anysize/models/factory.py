@@ -1,8 +1,8 @@
 """Models by name: `create_model`, and what a model can be asked before it trains.
 
-A name is that of a family in `families/`, of a torchvision classification model, of one of timm's as `timm:NAME`, or
-of your own builder, written `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
-Where a name is both ours and torchvision's, ours is meant.
+A name is that of a family in `families/`, among them torchvision's networks for segmentation, of a torchvision
+classification model, of one of timm's as `timm:NAME`, or of your own builder, written `FILE.py:FUNCTION` or
+`MODULE:FUNCTION`. Where a name is both ours and torchvision's, ours is meant.
 """
 
 import importlib
@@ -41,7 +41,7 @@ def create_model(
     num_classes: int | None = None,
     in_channels: int = 3,
     *,
-    task: str = "classification",
+    task: str = "",
     elasticize: str | Sequence[str] = "",
     norm: str = "",
     norm_options: Mapping[str, Any] | None = None,
@@ -56,8 +56,9 @@ def create_model(
         num_classes: of the data; None: as many as the model was published with, such as 1000 for ImageNet; 10 for a
             builder of your own.
         in_channels: of the data. A torchvision model gets a new first convolution for other than 3 channels.
-        task: "classification" and "multilabel" take the model as it is; with "segmentation" a model that has such a
-            head returns (N, num_classes, H, W).
+        task: "classification" and "multilabel" want logits of an image; with "segmentation" a model that has such a
+            head returns (N, num_classes, H, W), in training with auxiliary logits beside where it has a head for them;
+            empty: what the model was made for.
         elasticize: stages whose residual blocks get a branch at half resolution, as `anysize.elasticize` takes them:
             "auto", "all" or names; empty: none.
         norm: swap the model's norms for this one, as `convert_norms` does; empty: the model's own.
@@ -113,7 +114,7 @@ def rebuild_model(
     norm, norm_options = description.get("norm", ""), dict(description.get("norm_options", {}))
     if norm == "layer_elementwise":
         norm_options.setdefault("image_size", description["image_size"])
-    options = _with_task(name, description.get("task", "classification"), description["options"])
+    options = _with_task(name, description.get("task", ""), description["options"])
     model = _create(name, description["num_classes"], in_channels, options)
     if first_weights:
         first_weights(model)
@@ -163,14 +164,28 @@ def _create(
 
 def _with_task(name: str, task: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options of a builder with the head that a task wants."""
-    if task in ("classification", "multilabel"):
-        return options
-    if task != "segmentation":
+    if task not in ("", "classification", "multilabel", "segmentation"):
         raise UserError(f"task is {task!r}; expected classification, multilabel or segmentation")
-    heads = [ours for ours in MODELS if "task" in (builder_parameters(MODELS[ours]) or {})]
-    if name not in heads and ":" not in name:
-        raise UserError(f"model {name!r} has no head for segmentation; those that have one: {', '.join(heads)}")
-    return {**options, "task": task}
+    if not task:
+        return options
+    made_for = _made_for(name)
+    if task == "segmentation":
+        if made_for is None and ":" not in name:
+            heads = ", ".join(ours for ours in MODELS if _made_for(ours))
+            raise UserError(f"model {name!r} has no head for segmentation; those that have one: {heads}")
+        return {**options, "task": task}
+    if made_for == "segmentation":
+        raise UserError(
+            f"model {name!r} is for segmentation alone, and the task is {task}; choose another model, or task "
+            "segmentation"
+        )
+    return options
+
+
+def _made_for(name: str) -> str | None:
+    """The task that a network of ours with a head for segmentation was made for; None: it has no such head."""
+    parameter = (builder_parameters(MODELS[name]) or {}).get("task") if name in MODELS else None
+    return None if parameter is None else str(parameter.default)
 
 
 def _with_norm(model: nn.Module, name: str, in_channels: int, norm: str, norm_options: Mapping[str, Any]) -> nn.Module:

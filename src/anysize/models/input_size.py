@@ -54,6 +54,22 @@ def check_size(model: nn.Module, size: int, in_channels: int = 3, *, training: b
         )
 
 
+def needs_two_images(model: nn.Module, size: int, in_channels: int = 3) -> bool:
+    """Whether `model` trains on two images (in_channels, size, size) a step and not on one.
+
+    Batch norm of one value a channel, as behind a global average, has no deviation. Asked on the meta device where the
+    model can do that.
+
+    >>> needs_two_images(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)), size=2)
+    True
+    """
+    for copied in (meta_copy, copy.deepcopy):
+        probe = copied(model).train()
+        if _refusal(probe, size, in_channels) is None:
+            return _refusal(probe, size, in_channels, images=1) is not None
+    return False
+
+
 def _search(model: nn.Module, in_channels: int, training: bool = False, largest: int = 1024) -> tuple[nn.Module, int]:
     """The copy of the model that was asked, and the smallest size that it takes.
 
@@ -78,11 +94,11 @@ def _search(model: nn.Module, in_channels: int, training: bool = False, largest:
     )
 
 
-def _refusal(model: nn.Module, size: int, in_channels: int) -> Exception | None:
+def _refusal(model: nn.Module, size: int, in_channels: int, images: int = 2) -> Exception | None:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            model(torch.zeros(2, in_channels, size, size, device=device))
+            model(torch.zeros(images, in_channels, size, size, device=device))
     except Exception as error:  # whatever a model says to a size that it cannot take
         return error
     return None
@@ -92,4 +108,4 @@ def _first_line(error: Exception | None) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-__all__ = ["check_size", "smallest_size"]
+__all__ = ["check_size", "needs_two_images", "smallest_size"]

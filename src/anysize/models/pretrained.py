@@ -4,6 +4,8 @@
     pretrained_weights("resnet50", "IMAGENET1K_V1")    # others of torchvision's, by their name
     pretrained_weights("timm:convnext_atto.d2_in1k")
     pretrained_weights("dla60x")                       # timm's, whose network is the same
+    pretrained_weights("fcn_resnet50")                 # torchvision's: COCO with the labels of VOC
+    pretrained_weights("fcn_resnet50", "IMAGENET1K_V2")  # of its backbone alone
 
 What was downloaded once is used again. Nothing in a file is run (see `foreign`).
 """
@@ -44,6 +46,15 @@ COUNTERPARTS = {
     "se_resnext50": "timm:seresnext50_32x4d",
 }
 
+BACKBONES = {
+    name: name.partition("_")[2]
+    for name in (
+        "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
+        "lraspp_mobilenet_v3_large",
+    )
+}  # fmt: skip
+"""torchvision's classifier in each of its segmentation networks."""
+
 # They scale ImageNet's normalisation to this one inside the network, where they were built with transform_input.
 _TRANSFORMED = ("googlenet", "inception_v3")
 _HALF = (0.5, 0.5, 0.5)
@@ -66,7 +77,8 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
 
     Args:
         name: as `create_model` takes it.
-        which: "pretrained" for the default weights, or the name of some of torchvision's, such as "IMAGENET1K_V1".
+        which: "pretrained" for the default weights, or the name of some of torchvision's, such as "IMAGENET1K_V1"; of a
+            segmentation network those of its backbone, too.
         options: of the model's builder.
 
     Raises:
@@ -81,7 +93,7 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
                 "the model's name, as in timm:resnet50.a1_in1k"
             )
         return _timm(counterpart, options or {} if name == counterpart else {})
-    if (name in MODELS and name not in COUNTERPARTS) or ":" in name:
+    if (name in MODELS and name not in COUNTERPARTS and name not in BACKBONES) or ":" in name:
         raise UserError(
             f"no published weights of {name} are known to be hosted; where you have a file, give it as model.weights, "
             f"or write a run folder of it with `anysize import FILE --as {name}`"
@@ -101,7 +113,9 @@ def load_pretrained(
     return fit_state_dict(model, found.tensors, num_classes=num_classes, source=found.source)
 
 
-def published_preprocessing(name: str, options: Mapping[str, Any] | None = None) -> Preprocessing | None:
+def published_preprocessing(
+    name: str, options: Mapping[str, Any] | None = None, task: str = ""
+) -> Preprocessing | None:
     """The input that published weights of `name` want from a model that is built with `options`; None: nobody says.
 
     As `expected_preprocessing`, but for torchvision's GoogLeNet and Inception v3: their weights were made for input
@@ -111,7 +125,7 @@ def published_preprocessing(name: str, options: Mapping[str, Any] | None = None)
     ((0.5, 0.5, 0.5), (0.485, 0.456, 0.406))
     """
     try:
-        expected = expected_preprocessing(name)
+        expected = expected_preprocessing(name, task)
     except UserError:  # an input that is not square, as a few of timm's have
         return None
     return _as_built(name, expected, options or {})
@@ -126,7 +140,11 @@ def _as_built(name: str, expected: Preprocessing, options: Mapping[str, Any]) ->
 def _torchvision(name: str, which: str, options: Mapping[str, Any]) -> Pretrained:
     known = torchvision.models.get_model_weights(name)
     if which != DEFAULT and which not in known.__members__:
-        raise UserError(f"{name} has no weights {which!r}: {did_you_mean(which, [*known.__members__, DEFAULT])}")
+        inner = torchvision.models.get_model_weights(BACKBONES[name]) if name in BACKBONES else ()
+        if which not in (names := [weights.name for weights in inner]):
+            names = [*known.__members__, *names, DEFAULT]
+            raise UserError(f"{name} has no weights {which!r}: {did_you_mean(which, names)}")
+        return _torchvision(BACKBONES[name], which, {})
     weights = known.DEFAULT if which == DEFAULT else known[which]
     foreign = read_foreign(_download(weights.url, f"torchvision's {name} ({weights.name})"))
     expected = preprocessing_of(weights.transforms())
@@ -190,4 +208,12 @@ def _reason(error: BaseException) -> str:
     return re.sub(r"https?://\S+", "its address", text[0])[:120] if text else type(error).__name__
 
 
-__all__ = ["COUNTERPARTS", "DEFAULT", "Pretrained", "load_pretrained", "pretrained_weights", "published_preprocessing"]
+__all__ = [
+    "BACKBONES",
+    "COUNTERPARTS",
+    "DEFAULT",
+    "Pretrained",
+    "load_pretrained",
+    "pretrained_weights",
+    "published_preprocessing",
+]

@@ -15,6 +15,7 @@ from anysize.reports.runs import Run
 from anysize.reports.setting_values import show_setting
 
 AS_TRAINED, CALIBRATED = "as trained", "calibrated"
+_MANY = 8  # columns: more stand closer together, with a word of their names a line
 
 
 def evaluation_metrics(evaluation: pd.DataFrame) -> list[str]:
@@ -24,7 +25,7 @@ def evaluation_metrics(evaluation: pd.DataFrame) -> list[str]:
     ['top1', 'top5', 'loss']
     """
     metrics = [column for column in evaluation.columns if column not in EVALUATION_FACTS]
-    return sorted(metrics, key=lambda metric: (metric != main_metric(metrics), metric == "loss", metric))
+    return sorted(metrics, key=lambda metric: (metric != main_metric(metrics), metric == "loss"))
 
 
 def by_size(evaluation: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -187,10 +188,17 @@ def _rich(
     caption: str | None = None,
 ) -> Table:
     table = Table(
-        title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0 if len(header) > _MANY else 1),
     )
     for i, cell in enumerate(header):  # in a narrow console names fold, numbers are never cut
-        heading = Text(re.sub(f" ({AS_TRAINED}|{CALIBRATED})$", r"\n\1", cell))
+        words = cell.replace(" ", "\n") if len(header) > _MANY else cell
+        heading = Text(re.sub(f" ({AS_TRAINED}|{CALIBRATED})$", r"\n\1", words))
         number = i >= text_columns
         table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for i, row in enumerate(rows):

@@ -179,9 +179,13 @@ class Segmentation:
         return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, colors)
 
     def describe(self, output: Tensor) -> dict[str, Any]:
-        """The share of the image's pixels that each predicted class covers; classes that cover none are left out."""
-        pixels = output.argmax(0).flatten().bincount(minlength=len(self.classes)).tolist()
-        return {name: count / sum(pixels) for name, count in zip(self.classes, pixels, strict=True) if count}
+        """The predicted classes, the largest first and separated by semicolons, then each one's share of the pixels."""
+        pixels = output.argmax(0).flatten().bincount(minlength=len(self.classes))
+        order = pixels.argsort(descending=True, stable=True).tolist()
+        shares = {
+            f"share({name})": share for name, share in zip(self.classes, (pixels / pixels.sum()).tolist(), strict=True)
+        }
+        return {"classes": ";".join(self.classes[k] for k in order if pixels[k]), **shares}
 
     def render(self, image: np.ndarray, output: Tensor) -> dict[str, Image.Image]:
         """The mask in VOC's palette, as its evaluation server takes it, and the image with the mask over it."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.foreign.heads import head_parameters
 from anysize.registry import UserError, did_you_mean
 from anysize.training.gradients import split_decay
 from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at
@@ -25,9 +26,11 @@ class RegimeOptimizer:
     When the name changes the new optimizer starts without the old one's state. `batch_size` is the run's, over all
     processes; it matters where the settings say which batch they are written for.
 
+    Where `head_lr` is not 1 the parameters of the model's head are groups of their own.
+
     Raises:
-        UserError: an unknown optimizer, a setting that none of the optimizers of the regime uses, or a batch size that
-            lr and momentum are written for with another optimizer than sgd.
+        UserError: an unknown optimizer, a setting that none of the optimizers of the regime uses, a batch size that lr
+            and momentum are written for with another optimizer than sgd, or `head_lr` for a model without a head.
 
     >>> settings = OptimizerSettings()
     >>> optimizer = RegimeOptimizer(nn.Linear(2, 2), settings)
@@ -39,7 +42,7 @@ class RegimeOptimizer:
         self.settings = settings
         self.batch_size = batch_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._groups = split_decay(model, settings.decay_on)
+        self._groups = _groups(model, settings)
         self._names = {id(p): name for name, p in model.named_parameters()}
         names = {str(point.value) for point in settings.name}
         for name in names:
@@ -90,6 +93,8 @@ class RegimeOptimizer:
             group.update(values)
             if not group["decay"]:
                 group["weight_decay"] = 0.0
+            if group["multiple"] != 1:
+                group["lr"] *= group["multiple"]
         if name == "rmsprop" and values["momentum"] > 0:  # torch makes this state only if momentum began above 0
             for parameter, state in self.torch.state.items():
                 state.setdefault("momentum_buffer", torch.zeros_like(parameter))
@@ -97,8 +102,7 @@ class RegimeOptimizer:
 
     def _switch(self, name: str, values: dict[str, Any]) -> None:
         self.name = name
-        groups = [{"params": params, "decay": decay} for decay, params in self._groups.items() if params]
-        self.torch = OPTIMIZERS[name][0](groups, **values)
+        self.torch = OPTIMIZERS[name][0]([dict(group) for group in self._groups], **values)
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's tensors by `parameter name/state name`, for a checkpoint."""
@@ -120,6 +124,26 @@ class RegimeOptimizer:
             # A moment lies in memory as its parameter does; a step count is a scalar on the CPU.
             like = value if kind == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             self.torch.state[parameter][kind] = like
+
+
+def _groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """The trainable parameters by whether they decay, and where the head has a learning rate of its own by that."""
+    split = split_decay(model, settings.decay_on)
+    if settings.head_lr == 1:
+        return [{"params": params, "decay": decay, "multiple": 1.0} for decay, params in split.items() if params]
+    names = head_parameters(model)
+    head = {id(parameter) for name, parameter in model.named_parameters() if name in names and parameter.requires_grad}
+    if not head:
+        raise UserError(
+            f"optimizer.head_lr is {settings.head_lr:g}, and {type(model).__name__} has no head that is trained: "
+            "expected a last linear layer, or children named in its attribute head_modules; or leave it at 1"
+        )
+    groups = []
+    for decay, params in split.items():
+        for multiple, wanted in ((1.0, False), (settings.head_lr, True)):
+            if own := [parameter for parameter in params if (id(parameter) in head) == wanted]:
+                groups.append({"params": own, "decay": decay, "multiple": multiple})
+    return groups
 
 
 def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:

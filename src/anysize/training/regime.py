@@ -10,8 +10,9 @@ epoch on the value holds and, where a ramp is named, how it moves to the next po
     >>> round(value_at(cosine, 100), 6)
     0.05
 
-`linear`, `cosine` and `exponential` reach the next point's value at the next point's epoch; `step` multiplies by
-`factor` every `every` epochs. Nothing here is ever evaluated as code. Imports no torch.
+`linear`, `cosine`, `exponential` and `poly` reach the next point's value at the next point's epoch; `step` multiplies
+by `factor` every `every` epochs. `poly` is DeepLab's: what is left to go falls as (1 - t)^0.9 (Chen et al., arXiv
+1706.05587, section 4.1). Nothing here is ever evaluated as code. Imports no torch.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ from typing import Any
 
 from anysize.registry import UserError, did_you_mean
 
-RAMPS = ("constant", "linear", "cosine", "exponential", "step")
+RAMPS = ("constant", "linear", "cosine", "exponential", "poly", "step")
+POLY_POWER = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ def parse_schedule(given: Any) -> Schedule:
     for point, following in zip(points, (*points[1:], None), strict=True):
         if isinstance(point.value, float) and not math.isfinite(point.value):
             raise UserError(f"the value at epoch {point.epoch:g} is {point.value}; expected a finite number")
-        if point.ramp in ("linear", "cosine", "exponential") and following is None:
+        if point.ramp not in ("constant", "step") and following is None:
             raise UserError(
                 f"a {point.ramp} ramp starts at epoch {point.epoch:g} and leads nowhere; add its last point"
             )
@@ -131,6 +133,8 @@ def value_at(schedule: Schedule, epoch: float) -> float | str:
 
     >>> value_at(parse_schedule([{"value": 0.045, "ramp": "step", "every": 1, "factor": 0.98}]), 2.5)
     0.04321799999999999
+    >>> round(value_at(parse_schedule("0:0.007:poly 50:0"), 25), 8)
+    0.00375121
     """
     i = max(k for k, point in enumerate(schedule) if point.epoch <= epoch)
     point = schedule[i]
@@ -145,6 +149,8 @@ def value_at(schedule: Schedule, epoch: float) -> float | str:
         return float(point.value * (following.value / point.value) ** done)
     if point.ramp == "cosine":
         done = (1 - math.cos(math.pi * done)) / 2
+    if point.ramp == "poly":
+        return following.value + (point.value - following.value) * (1 - done) ** POLY_POWER  # type: ignore[no-any-return]
     return point.value + done * (following.value - point.value)
 
 

@@ -21,6 +21,12 @@ class OptimizerSettings:
         low=0,
     )
     lr: Schedule = setting(constant(0.1), "learning rate (by epoch)")
+    head_lr: float = setting(
+        1.0,
+        "learning rate of the head, as a multiple of lr: of the last linear layer, or of what makes a segmentation of "
+        "the features",
+        low=0,
+    )
     momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)")
     weight_decay: Schedule = setting(constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)")
     decay_on: str = setting(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.input_size import needs_two_images
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.plan import BatchPlan
@@ -59,9 +60,10 @@ def try_largest_step(
     Leaves gradients, to be thrown away.
 
     Raises:
-        UserError: out of memory; names the shape.
+        UserError: out of memory; names the shape. Or steps of one image where batch norm needs two.
     """
     shapes = distinct_shapes(plan, length, training.chunks)
+    check_smallest_steps(model, shapes, training, channels)
     images, size = max(shapes, key=lambda shape: shape[0] * shape[1] ** 2)
     model.train()
     with unchanged_buffers(model), out_of_memory_says(size, *shapes[images, size], training.chunks):
@@ -70,6 +72,31 @@ def try_largest_step(
             outputs = forward(inputs)
         parts = (outputs,) if isinstance(outputs, Tensor) else outputs  # auxiliary classifiers return logits, too
         torch.autograd.backward([part.float().square().mean() for part in parts])
+
+
+def check_smallest_steps(
+    model: nn.Module, shapes: dict[tuple[int, int], tuple[int, int]], training: TrainingSettings, channels: int
+) -> None:
+    """Raise a `UserError` if a forward pass of the run has one image where the model's norms need two.
+
+    `shapes` are those of `distinct_shapes`.
+    """
+    for size in sorted({size for images, size in shapes if images == 1}):
+        if not needs_two_images(model, size, channels):
+            continue
+        samples, copies = shapes[1, size]
+        if samples * copies > 1:
+            what = f"training.chunks {training.chunks} cuts a batch of {samples * copies} images into parts of one"
+            remedy = f"lower it to {samples * copies // 2}"
+        elif any(other == size and images > 1 for images, other in shapes):
+            what = "a batch of an epoch is left with one image"
+            remedy = "set training.drop_last, or another training.batch_size"
+        else:
+            what, remedy = "a batch is one image", "give a training.batch_size of 2 or more"
+        raise UserError(
+            f"{type(model).__name__} cannot train on one image of {size} pixels a step, since batch norm sees one "
+            f"value a channel in it, and {what}: {remedy}, or set model.norm to frozen_batch or group"
+        )
 
 
 def compiled(

@@ -2,11 +2,13 @@
 
 A builder takes `num_classes` and `in_channels`, both with defaults, then options of its own, and returns a plain
 `nn.Module` that maps images (N, C, H, W) to logits (N, num_classes). Where it takes `**options`, they are those of the
-class that its return annotation names. One that has other heads takes `task`, too: "classification" (the default) or
-"segmentation". The first line of its docstring is what `anysize models` shows.
+class that its return annotation names. One that has a head for segmentation takes `task`, too: "classification" or
+"segmentation", with the default that tells what the network was made for; its logits then are (N, num_classes, H, W).
+A class may name the children that are its head in an attribute `head_modules` (optimizer.head_lr); without one it is
+the last linear layer. The first line of a builder's docstring is what `anysize models` shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from anysize.preprocessing import Preprocessing
@@ -26,10 +28,22 @@ CIFAR = Preprocessing(
 EXPECTED: dict[str, Preprocessing] = {}
 """What each model of ours is fed with where it was published; the data of a run decide otherwise."""
 
+EXPECTED_FOR: dict[str, dict[str, Preprocessing]] = {"multilabel": {}, "segmentation": {}}
+"""The same of models that were published for other tasks, too: by task and model."""
+
+COCO = Preprocessing(image_size=224, resize="stretch", crop_ratio=1.0)
+VOC = Preprocessing(image_size=513, resize="pad", crop_ratio=1.0)
+"""Of the Elastic networks (arXiv 1812.05262) with the labels of MS-COCO and the masks of PASCAL VOC."""
+
 
 def register(
-    *names: str, preprocessing: Preprocessing = IMAGENET
+    *names: str, preprocessing: Preprocessing = IMAGENET, others: Mapping[str, Preprocessing] | None = None
 ) -> "Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]":
-    """Register the decorated builder under each of `names`, with the input that its networks were published for."""
+    """Register the decorated builder under each of `names`, with the input that its networks were published for.
+
+    `others` is the input by task, where the networks were published for other tasks, too.
+    """
     EXPECTED.update(dict.fromkeys(names, preprocessing))
+    for task, expected in (others or {}).items():
+        EXPECTED_FOR[task].update(dict.fromkeys(names, expected))
     return MODELS.register(*names)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.models.families import register
+from anysize.models.families import COCO, register
 from anysize.models.options import whole_number, whole_numbers
 from anysize.models.scales import ScaleSum, half_resolution
 from anysize.registry import UserError
@@ -202,13 +202,13 @@ def _transition(channels: int) -> nn.Sequential:
     return transition
 
 
-@register("densenet201")
+@register("densenet201", others={"multilabel": COCO})
 def densenet201(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> DenseNet:
     """DenseNet-201."""
     return DenseNet(num_classes, in_channels, **options)
 
 
-@register("densenet201_elastic")
+@register("densenet201_elastic", others={"multilabel": COCO})
 def densenet201_elastic(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> DenseNet:
     """DenseNet-201 with Elastic layers."""
     return DenseNet(num_classes, in_channels, **{"elastic": True, "block_config": (10, 20, 40, 30), **options})

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from anysize.models.dla_tree import ElasticBlock, PlainBlock, Tree, TreeDesign
 from anysize.models.dla_up import DlaUp, bilinear_upsampling, conv_norm
-from anysize.models.families import register
+from anysize.models.families import COCO, VOC, register
 from anysize.models.options import branch_groups, whole_number, whole_numbers
 from anysize.models.scales import cut
 from anysize.registry import UserError
@@ -109,6 +109,8 @@ class DlaSegmentation(nn.Module):
     classes, which the published checkpoints have and nothing uses: it is frozen.
     """
 
+    head_modules = ("dla_up", "fc")
+
     def __init__(self, base: DLA, num_classes: int) -> None:
         super().__init__()
         self.base = base
@@ -177,7 +179,7 @@ def _register(
         return model if task == "classification" else DlaSegmentation(model, num_classes)
 
     builder.__doc__ = doc
-    register(name)(builder)
+    register(name, others={"multilabel": COCO, "segmentation": VOC})(builder)
 
 
 _register("dla60x", (1, 1, 1, 2, 3, 1), "Deep layer aggregation of 60 layers.")

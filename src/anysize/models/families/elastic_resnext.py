@@ -16,16 +16,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysize.models.aspp import ASPP
-from anysize.models.families import register
+from anysize.models.aspp import ASPP, MOMENTUM, RATES
+from anysize.models.families import COCO, VOC, register
 from anysize.models.options import branch_groups, whole_number, whole_numbers
+from anysize.models.output_stride import MULTI_GRID, stage_dilations
 from anysize.models.two_branch import TwoBranch
 from anysize.registry import UserError
 
 EXPANSION = 4
 SQUEEZE = 16
-DILATIONS = (2, 4, 8)
-"""Of the blocks of the last stage for segmentation, where it keeps the resolution (multi-grid 1, 2, 4 at rate 2)."""
 
 SEGMENTATION_STEM_MOMENTUM = 0.05
 SEGMENTATION_BLOCK_MOMENTUM = 1 - (1 - 0.05) ** 2  # 0.0975: two updates at 0.05 with the same batch
@@ -78,9 +77,9 @@ class ResNeXtBlock(TwoBranch):
 class ElasticResNeXt(nn.Module):
     """A ResNeXt of two-branch blocks: images (N, in_channels, H, W) of any size to logits.
 
-    Logits are (N, num_classes), or with `task="segmentation"` (N, num_classes, H, W): the last stage then keeps the
-    resolution with dilated convolutions, and its features, one for 16 pixels, go to `ASPP`. Training that head with
-    batch norm needs two images a step or more.
+    Logits are (N, num_classes), or with `task="segmentation"` (N, num_classes, H, W): the last stages then keep the
+    resolution with dilated convolutions, and their features go to `ASPP`. Training that head with batch norm needs two
+    images a step or more.
 
     Args:
         layers: blocks of the four stages; for segmentation the last has at most 3.
@@ -93,10 +92,20 @@ class ElasticResNeXt(nn.Module):
         stem: channels of the first convolution.
         small_images: the first convolution is 3x3 with stride 1 and no pooling follows, for images of about 32 pixels.
             In place of 7x7 with stride 2 and max pooling.
+        pooling: max pooling after the first convolution of 7x7; without it all stages see twice the resolution.
+        output_stride: for segmentation, pixels of the image a feature (one side): stages that would go beyond keep the
+            resolution, and each doubles the dilation of its blocks and of those behind it. 0: that of the third stage,
+            so that the last alone is dilated: 16, without pooling 8, for small images 4.
+        aspp_width: for segmentation, channels of each path of the head.
+        aspp_rates: its three dilations. Empty: 6, 12, 18 where the last stage alone is dilated, twice as large for
+            each other one that is: 12, 24, 36 at output stride 8 (DeepLab v3, section 4.1).
+        aspp_momentum: of its batch norms. The published one averages over thousands of steps: short trainings want
+            0.1.
 
     Raises:
         UserError: layers or widths that are not four positive numbers, a cardinality that is odd or does not fit a
-            width, or an unknown task.
+            width, an unknown task, an output stride that the stages cannot make, or an option of the head for
+            segmentation with another task.
 
     >>> import torch
     >>> model = ElasticResNeXt((1, 1, 1, 1), 10, elastic=True, widths=(4, 8, 16, 32), stem=4, cardinality=8)
@@ -117,6 +126,11 @@ class ElasticResNeXt(nn.Module):
         cardinality: int = 32,
         stem: int = 64,
         small_images: bool = False,
+        pooling: bool = True,
+        output_stride: int = 0,
+        aspp_width: int = 256,
+        aspp_rates: Sequence[int] = (),
+        aspp_momentum: float = MOMENTUM,
     ) -> None:
         super().__init__()
         layers = whole_numbers("layers", layers, (3, 4, 6, 3))
@@ -126,30 +140,39 @@ class ElasticResNeXt(nn.Module):
         if task not in ("classification", "segmentation"):
             raise UserError(f"task is {task!r}; expected classification or segmentation")
         self.segmentation = task == "segmentation"
-        if self.segmentation and layers[3] > len(DILATIONS):
+        if self.segmentation and layers[3] > len(MULTI_GRID):
             raise UserError(
-                f"layers is {list(layers)}; for segmentation the last stage has at most {len(DILATIONS)} blocks, "
-                f"one for each of the dilations {', '.join(map(str, DILATIONS))}"
+                f"layers is {list(layers)}; for segmentation the last stage has at most {len(MULTI_GRID)} blocks, "
+                f"whose dilations are {', '.join(map(str, MULTI_GRID))} times that of the stage"
             )
+        if not self.segmentation and (output_stride or aspp_width != 256 or aspp_rates or aspp_momentum != MOMENTUM):
+            raise UserError(
+                "output_stride, aspp_width, aspp_rates and aspp_momentum are options of the head for segmentation, and "
+                f"task is {task!r}; leave them out"
+            )
+        if not 0 < aspp_momentum <= 1:
+            raise UserError(f"aspp_momentum is {aspp_momentum:g}; expected above 0, at most 1")
+        stem_stride = 1 if small_images else 4 if pooling else 2
+        dilations = stage_dilations(stem_stride, output_stride or stem_stride * (4 if self.segmentation else 8))
         self.conv1 = nn.Conv2d(in_channels, stem, 7, 2, padding=3, bias=False)
         if small_images:
             self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if pooling and not small_images else nn.Identity()
         inputs = stem
         for stage, (blocks, width) in enumerate(zip(layers, widths, strict=True)):
             last = stage == 3
             sequence = nn.Sequential()
             for i in range(blocks):
-                stride = 2 if i == 0 and stage > 0 and not (last and self.segmentation) else 1
+                changes = i == 0 and stage > 0  # of such a block the branches never differ in scale
                 block = ResNeXtBlock(
                     inputs,
                     width,
                     groups,
-                    stride=stride,
-                    dilation=DILATIONS[i] if last and self.segmentation else 1,
-                    elastic=elastic and stride == 1 and not last,
+                    stride=2 if changes and dilations[stage] == dilations[stage - 1] else 1,
+                    dilation=dilations[stage] * (MULTI_GRID[i] if last and self.segmentation else 1),
+                    elastic=elastic and not changes and not last,
                     squeeze_excite=squeeze_excite,
                     project=i == 0,
                 )
@@ -157,13 +180,27 @@ class ElasticResNeXt(nn.Module):
                 inputs = EXPANSION * width
             self.add_module(f"layer{stage + 1}", sequence)
         if self.segmentation:
-            self.aspp = ASPP(inputs, num_classes)
+            rates = tuple(rate * dilations[3] // 2 for rate in RATES)
+            if aspp_rates:
+                rates = whole_numbers("aspp_rates", aspp_rates, RATES)
+            self.aspp = ASPP(
+                inputs,
+                num_classes,
+                width=whole_number("aspp_width", aspp_width, 256),
+                rates=rates,
+                momentum=aspp_momentum,
+            )
             _initialize_segmentation(self)
         else:
             self.avgpool = nn.AdaptiveAvgPool2d(1)
             self.flatten = nn.Flatten()
             self.fc = nn.Linear(inputs, num_classes)
             _initialize_classification(self)
+
+    @property
+    def head_modules(self) -> tuple[str, ...]:
+        """The children that make the logits."""
+        return ("aspp",) if self.segmentation else ("fc",)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
@@ -209,7 +246,7 @@ def _register(
 
     fixed = {"elastic": elastic, "squeeze_excite": squeeze_excite}
     builder.__doc__ = doc
-    register(name)(builder)
+    register(name, others={"multilabel": COCO, "segmentation": VOC})(builder)
 
 
 _register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", elastic=False)

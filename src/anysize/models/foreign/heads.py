@@ -23,6 +23,24 @@ def find_head(model: nn.Module, num_classes: int | None = None) -> str | None:
     return found
 
 
+def head_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters of the head: of the children that `model.head_modules` names, else of the last layer.
+
+    Empty where there is neither.
+
+    >>> import torchvision
+    >>> sorted(head_parameters(torchvision.models.resnet18()))
+    ['fc.bias', 'fc.weight']
+    """
+    named = getattr(model, "head_modules", None)
+    heads = [find_head(model)] if named is None else named
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if any(head is not None and name.startswith(join(head, "")) for head in heads)
+    }
+
+
 def find_first_convolution(model: nn.Module) -> str | None:
     """Name of the first convolution.
 
@@ -81,4 +99,4 @@ def _outputs(module: nn.Module) -> int:
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels  # type: ignore[return-value]
 
 
-__all__ = ["adapt_channels", "file_classes", "find_first_convolution", "find_head", "join"]
+__all__ = ["adapt_channels", "file_classes", "find_first_convolution", "find_head", "head_parameters", "join"]

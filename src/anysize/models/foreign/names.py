@@ -19,7 +19,7 @@ _BRANCH = re.compile(r"^(.*\.)?(conv[123]|bn[12])_d\.(\w+)$")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _SQUEEZE_EXCITE = re.compile(r"\.se\.fc([12])\.")
 _TREE = re.compile(r"^((?:base\.)?level\d+(?:\.tree[12])*)\.project\.")
-_AUXILIARY = re.compile(r"^(AuxLogits|aux\d*|aux_logits|auxiliary\w*|aux_head\w*)\.")
+_AUXILIARY = re.compile(r"^(AuxLogits|aux\d*|aux_logits|auxiliary\w*|aux_head\w*|aux_classifier)\.")
 
 
 @dataclasses.dataclass
@@ -111,6 +111,23 @@ def put_under_base(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, 
     return moved, "a classifier's weights, for the network below base."
 
 
+def put_under_backbone(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """The weights of a classifier are those below `backbone.` of a segmentation network (torchvision's).
+
+    Below `backbone.` are the classifier's own names, or what it has below `features.`. All that the network has there
+    must be in the file; what else the file has, its head and the layers behind the features, is left out.
+    """
+    wanted = {name for name in own if name.startswith("backbone.") and not name.endswith("num_batches_tracked")}
+    if not wanted or any(name.startswith("backbone.") for name in tensors):
+        return tensors, ""
+    for prefix in ("", "features."):
+        moved = {f"backbone.{name.removeprefix(prefix)}": v for name, v in tensors.items() if name.startswith(prefix)}
+        if wanted <= moved.keys():
+            taken = {name: value for name, value in moved.items() if name in own}
+            return taken, "a classifier's weights, for the network below backbone.; its head is left out"
+    return tensors, ""
+
+
 def split_branches(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
     """Split a block's grouped convolutions in two where the model has two branches (ELASTIC, section 3.2).
 
@@ -162,6 +179,7 @@ STEPS: tuple[Step, ...] = (
     rename_last_norm,
     rename_squeeze_excite,
     put_under_base,
+    put_under_backbone,
     split_branches,
     drop_unused,
 )
@@ -171,17 +189,20 @@ def _optional(tensors: Tensors, own: Tensors) -> dict[str, str]:
     """Names of the model that the file lacks, and may lack, with the reason."""
     optional = {}
     transfer = _is_segmentation(own) and not _is_segmentation(tensors)
+    onto_backbone = bool(tensors) and all(name.startswith("backbone.") for name in tensors)
     for name in own.keys() - tensors.keys():
         if name.endswith("num_batches_tracked"):
             optional[name] = ""
         elif _is_dead_projection(name, own):
             optional[name] = "projections that feed nothing"
-        elif transfer and name.startswith(("aspp.", "dla_up.", "fc.", "up.")):
+        elif _AUXILIARY.match(name):
+            optional[name] = "auxiliary classifiers"
+        elif (transfer and name.startswith(("aspp.", "dla_up.", "fc.", "up."))) or (
+            onto_backbone and name.startswith("classifier.")
+        ):
             optional[name] = "the segmentation head, which a classifier's file has not"
         elif name.startswith("base.fc."):
             optional[name] = "the classifier base.fc, which nothing uses"
-        elif _AUXILIARY.match(name):
-            optional[name] = "auxiliary classifiers"
     return optional
 
 
@@ -205,8 +226,8 @@ def _rename(
 
 
 def _known(name: str, own: Tensors) -> bool:
-    """Whether the model has this name; a later step may put it below `base.`."""
-    return name in own or f"base.{name}" in own
+    """Whether the model has this name; a later step may put it below `base.` or `backbone.`."""
+    return name in own or f"base.{name}" in own or f"backbone.{name}" in own
 
 
 __all__ = ["STEPS", "Mapped", "map_names"]
