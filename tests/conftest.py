@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 
 torch.set_num_threads(1)
@@ -27,6 +28,30 @@ TINY = {
     "optimizer.warmup_epochs": 0,
 }
 
+TINY_SCENES = {
+    "data.limit": 24,
+    "sizes.mix": "custom",
+    "sizes.weights": {"32": 0.5, "48": 0.5},
+    "sizes.base": 48,
+    "training.epochs": 2,
+    "training.equal_flops": False,
+    "training.batch_size": 8,
+    "training.validate_every": 1,
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.02,
+    "optimizer.momentum": 0.9,
+    "optimizer.warmup_epochs": 0,
+    "evaluation.calibration_images": 16,
+    "evaluation.pictures": 5,
+}
+SMALL_NETWORKS = {
+    "multilabel": {"depth": 18, "widths": [8, 8, 8, 8]},
+    "segmentation": {
+        "layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 2, "stem": 8, "pooling": False,
+        "aspp_width": 8, "aspp_rates": [1, 2, 3], "aspp_momentum": 0.1,
+    },
+}  # fmt: skip
+
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
@@ -37,6 +62,33 @@ def tiny() -> Callable[..., Recipe]:
         return load_recipe("quickstart", overrides)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes() -> Callable[..., Recipe]:
+    """Makes the quickstart of "multilabel" or "segmentation" small; keyword `section__field` overrides."""
+
+    def make(task: str, **changes: Any) -> Recipe:
+        given = {key.replace("__", "."): value for key, value in changes.items()}
+        overrides = {**TINY_SCENES, "model.options": SMALL_NETWORKS[task], **given}
+        return load_recipe(f"quickstart-{task}", overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_scenes(
+    tiny_scenes: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The run folder of `tiny_scenes(task)`, trained once a session: to be read alone; who writes takes a copy."""
+    runs: dict[str, Path] = {}
+
+    def trained(task: str) -> Path:
+        if task not in runs:
+            runs[task] = train(tiny_scenes(task), run=tmp_path_factory.mktemp("scenes") / task)
+        return runs[task]
+
+    return trained
 
 
 @pytest.fixture

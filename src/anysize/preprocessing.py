@@ -18,16 +18,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """How images become input for a model in evaluation.
 
-    `image_size` is the side (pixels) that the model was trained around, `mean` and `std` are per channel for values
-    in [0, 1]; their length is the number of channels. `resize` says how an image of any shape becomes square with
-    side S (Mix & Match, section on evaluation; ImageNet and CIFAR protocols of its code):
+    `image_size` is the side (pixels) that the model was trained around or calibrated for, `mean` and `std` are per
+    channel for values in [0, 1]; their length is the number of channels. `resize` says how an image of any shape
+    becomes square with side S (Mix & Match, section on evaluation; ImageNet and CIFAR protocols of its code):
 
     - `stretch`: resize the whole image to S x S (small square images such as CIFAR's);
     - `center-crop`: resize the shorter side to `int(S / crop_ratio)`, then crop the centre S x S (ImageNet);
-    - `crop-or-pad`: resize to `image_size` unless S equals it, then crop or zero-pad the centre to S x S. This is
+    - `crop-or-pad`: resize to `own_size` unless S equals it, then crop or zero-pad the centre to S x S. This is
       what the authors' code did for CIFAR at other sizes; it shows less of the image, or adds a black frame;
-    - `pad`: scale the image by S / `image_size`, so that it keeps its own size at the base size, then pad it with the
-      mean to S x S at least (segmentation). Images of other shapes than squares keep theirs.
+    - `pad`: scale the image by S / `own_size`, so that it keeps its own size at that size, then pad it with the mean
+      to S x S at least (segmentation). Images of other shapes than squares keep theirs.
+
+    A copy that was calibrated for another image size keeps in `trained_size` the one that the model was trained around
+    (0: they are the same), so that it sees images as the model does at that size.
 
     >>> Preprocessing(image_size=224).resize_side(288)
     329
@@ -40,6 +43,7 @@ class Preprocessing:
     resize: str = "center-crop"
     crop_ratio: float = 0.875
     classes: tuple[str, ...] = ()
+    trained_size: int = 0
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
@@ -51,6 +55,15 @@ class Preprocessing:
     def channels(self) -> int:
         """Number of input channels."""
         return len(self.mean)
+
+    @property
+    def own_size(self) -> int:
+        """Side (pixels) at which `crop-or-pad` and `pad` take an image as it is: that of the training.
+
+        >>> Preprocessing(image_size=96, trained_size=128).own_size
+        128
+        """
+        return self.trained_size or self.image_size
 
     def resize_side(self, size: int) -> int:
         """Shorter side (pixels) that an image is resized to before the centre crop to `size`."""

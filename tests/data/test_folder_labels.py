@@ -152,7 +152,19 @@ def test_missing_images_may_be_left_out(root: Path):
     source = load(root, on_bad_image="skip")
     assert [source.describe(0)] == [str(root / "a.jpg")]
     assert source.targets.tolist() == [[[1, 0]]]
-    assert list(source.bad_files) == [str(root / "no.jpg")]
+    wanted = root / "images" / "no.jpg" if (root / "images").is_dir() else root / "no.jpg"
+    assert list(source.bad_files) == [str(wanted)]
+
+
+def test_an_image_that_is_nowhere_is_wanted_in_the_folder_of_images_where_there_is_one(root: Path):
+    (root / "train.csv").write_text("image,labels\nno.jpg,dog\na.jpg,cat\n")
+    (root / "images").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=r"train.csv line 2 names .*/images/no.jpg, which is not there; add it"):
+        load(root)
+    (root / "train.csv").write_text("image,labels\nother/no.jpg,dog\na.jpg,cat\n")
+    with pytest.raises(UserError) as error:
+        load(root)
+    assert f"names {root / 'other' / 'no.jpg'}, which is not there" in str(error.value)
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path):

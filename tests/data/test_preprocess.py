@@ -94,3 +94,11 @@ def test_wrong_crops_are_refused():
         EvalTransform(CIFAR, crops=3)
     with pytest.raises(UserError, match="5 crops of 48 px do not fit"):
         to_crops(tensor(32, 32), 48, AUTHORS, 5)
+
+
+def test_calibrated_for_another_size_images_are_scaled_as_before():
+    image = tensor(50, 40)
+    calibrated = Preprocessing(image_size=40, resize="crop-or-pad", trained_size=32)
+    assert torch.equal(to_square(image, 40, calibrated), to_square(image, 40, AUTHORS))
+    assert calibrated.own_size == Preprocessing.from_dict(calibrated.to_dict()).own_size == 32
+    assert Preprocessing.from_dict(AUTHORS.to_dict()).own_size == 32

@@ -16,8 +16,8 @@ from anysize.registry import UserError
 
 # Whoever changes these changes the data set: accuracies that were measured before no longer compare.
 GOLDEN = {
-    "train": "24d9a5dd06accccc0cacb7b63e73ac32bb50a6d3344d9af77cedae0e892dfbbe",
-    "validation": "8d954d6d2192e7407007066ed89f82a2d6c49211ebe7662d25dc2613663e351c",
+    "train": "eff059b647611a2822be36345f8760ef90073940ef2bc397c2f185cf3b87fd55",
+    "validation": "5f80753a92447b3cae1d05c8aea6d65971e5c5f9eadbcec1ec3a5907487b774a",
 }
 
 

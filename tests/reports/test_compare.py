@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from anysize.cli.compare import command
 from anysize.registry import UserError
 from anysize.reports.compare import compare_runs, read_runs, recipe_differences, write_comparison
-from anysize.reports.tables import accuracy_by_size
+from anysize.reports.tables import accuracy_by_size, by_metric
 
 MakeRun = Callable[..., Path]
 Evaluation = Callable[..., pd.DataFrame]
@@ -92,6 +93,24 @@ def test_a_run_that_lacks_a_column_is_named(make_run: MakeRun, tmp_path: Path) -
     bare = make_run("bare", rows=[{"epoch": 1, "train_loss": 0.5}])
     body = write_comparison([make_run("full"), bare], tmp_path / "c.html", columns=["error"]).read_text()
     assert "not recorded: bare" in body
+
+
+def test_runs_of_different_tasks_have_a_table_each(
+    make_run: MakeRun, evaluation: Evaluation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = evaluation().drop(columns="top5").rename(columns={"top1": "mean_iou"})
+    folders = [make_run("labels", evaluation=evaluation()), make_run("masks", evaluation=masks)]
+    assert {metric: [run.name for run in runs] for metric, runs in by_metric(read_runs(folders)).items()} == {
+        "top1": ["labels"],
+        "mean_iou": ["masks"],
+    }
+    command(*map(str, folders), out=str(tmp_path / "c.html"))
+    shown = capsys.readouterr().out
+    assert shown.index("top-1 by image size") < shown.index("labels") < shown.index("mean IoU by image size")
+    assert "masks" in shown.split("mean IoU by image size")[1]
+    page = (tmp_path / "c.html").read_text()
+    assert "<h3>top-1 by image size</h3>" in page
+    assert "<h3>mean IoU by image size</h3>" in page
 
 
 def test_runs_of_one_folder_name_are_told_apart(make_run: MakeRun) -> None:

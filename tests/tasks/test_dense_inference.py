@@ -130,6 +130,26 @@ def test_predictions_are_at_each_images_own_size() -> None:
         torch.testing.assert_close(output[:, 2:-2, 2:-2], pointwise(image)[0, :, 2:-2, 2:-2], rtol=0, atol=0.1)
 
 
+def test_a_network_sees_no_padding_of_a_batch() -> None:
+    """Canvases 8 x 8, 8 x 12, 10 x 8 and 8 x 12 again, in images of 10 x 12, through a network that averages."""
+    seen = []
+
+    def averaging(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        return pointwise(images - images.mean((2, 3), keepdim=True))
+
+    canvases = ((8, 8), (8, 12), (10, 8), (8, 12))
+    boxes = np.array([[1, 0, 6, 8], [0, 0, 8, 12], [0, 2, 10, 4], [2, 0, 4, 12]])
+    images = random_images(4, 3, 10, 12)
+    batch = LoadedBatch(images, torch.zeros(4), 8, 1, np.arange(4), 0, 0, boxes, boxes[:, 2:])
+    outputs = list(predictions(averaging, batch))
+    assert sorted(seen) == [(1, 3, 8, 8), (1, 3, 10, 8), (2, 3, 8, 12)]
+    for output, image, canvas, box in zip(outputs, images, canvases, boxes.tolist(), strict=True):
+        alone = averaging(image[None, :, : canvas[0], : canvas[1]])[0]
+        top, left, height, width = box
+        torch.testing.assert_close(output, alone[:, top : top + height, left : left + width])
+
+
 def test_windows_grow_with_the_image() -> None:
     seen = []
 

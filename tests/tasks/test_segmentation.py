@@ -184,3 +184,17 @@ def test_settings_out_of_range_are_refused() -> None:
         create_task("segmentation", CLASSES, areas=(9, 4))
     with pytest.raises(UserError, match=r"evaluation\.scales"):
         create_task("segmentation", CLASSES, scales=())
+    with pytest.raises(UserError, match=r"evaluation\.overlap is 0\.5, but evaluation\.window is 0"):
+        create_task("segmentation", CLASSES, overlap=0.5)
+    create_task("segmentation", CLASSES, overlap=0.5, window=64)
+
+
+def test_parts_of_a_batch_count_by_their_pixels_that_are_not_void() -> None:
+    task = create_task("segmentation", CLASSES)
+    targets = masks(4, 6, 5)
+    targets[1] = 255
+    logits = logits_for(4, len(CLASSES), 6, 5)
+    whole = task.loss(logits, targets) * task.weight(targets)
+    parts = [task.loss(logits[i : i + 1], targets[i : i + 1]) * task.weight(targets[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(sum(parts), whole)
+    assert task.weight(targets[1:2]) == 0

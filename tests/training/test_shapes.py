@@ -10,7 +10,7 @@ from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 from anysize.training.progress import run_length
 from anysize.training.settings import TrainingSettings
-from anysize.training.shapes import check_smallest_steps, distinct_shapes
+from anysize.training.shapes import check_smallest_steps, distinct_shapes, too_few_images
 
 SMALL = {"layers": [1, 1, 1, 1], "widths": [4, 4, 8, 8], "cardinality": 4, "stem": 4}
 
@@ -45,6 +45,14 @@ def test_a_step_of_one_image_is_refused_where_batch_norm_needs_two(
     for norm in ("frozen_batch", "group"):
         check(create_model("resnet8", 3, norm=norm, norm_options={"num_groups": 4} if norm == "group" else {}), 9, 4)
     check(network("frozen_batch"), images, batch_size, chunks)
+
+
+@pytest.mark.parametrize(
+    ("images", "chunks", "norm", "too_few"),
+    [(1, 1, "", True), (3, 2, "", True), (4, 2, "", False), (1, 1, "frozen_batch", False)],
+)
+def test_batches_that_damaged_files_left_too_small(images: int, chunks: int, norm: str, too_few: bool) -> None:
+    assert too_few_images(network(norm), images, 32, chunks, 3) == too_few
 
 
 def test_steps_of_two_images_and_other_networks_are_let_through() -> None:

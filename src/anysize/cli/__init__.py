@@ -18,6 +18,9 @@ from anysize.registry import UserError
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
 
+Images = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)]
+"""Image files, then the rest as `Settings`."""
+
 
 def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
     """Pair `--section.field VALUE` or `--section.field=VALUE` up.

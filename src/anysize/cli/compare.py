@@ -44,7 +44,7 @@ def command(
     from anysize.recipe import documented_settings
     from anysize.reports.by_setting import by_setting
     from anysize.reports.compare import X_AXES, read_runs, write_comparison
-    from anysize.reports.tables import accuracy_by_size, comparison_table, setting_table
+    from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
 
     setting = x not in X_AXES
     defaults = {name: default for name, default, _, _ in documented_settings()}
@@ -57,10 +57,9 @@ def command(
         console.print(setting_table(found, console.width))
         for note in found.notes:
             console.print(note, soft_wrap=True, markup=False)
-    evaluated = [run for run in read if len(run.evaluation)]
     missing = [run.name for run in read if not len(run.evaluation)]
     if missing and not setting:
         console.print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)", soft_wrap=True)
-    if evaluated:
-        console.print(comparison_table(accuracy_by_size(evaluated)))
+    for judged_by, evaluated in by_metric(read).items():
+        console.print(comparison_table(accuracy_by_size(evaluated, judged_by)))
     console.print(f"the comparison is {path}", soft_wrap=True)

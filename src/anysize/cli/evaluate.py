@@ -52,7 +52,7 @@ def command(
             overrides=parse_settings(settings),
             on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
         )
-    console.print(evaluation_table(table))
+    console.print(evaluation_table(table, console.width))
     console.print(f"{run}/evaluation.csv and {run}/report.html are written", soft_wrap=True)
     if budget:
         metric = evaluation_metrics(table)[0]

@@ -73,7 +73,7 @@ def show(
     task
         classification or segmentation; by default what the model was made for
     classes
-        by default as many as the model was published with
+        by default as many as the model was published with; for segmentation 21, as VOC has
     channels
         of the images; by default as many as the model was published with
     """

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Images, parse_settings
 
 _BESIDE = 4  # images at most whose blocks are listed side by side
 
 
-def command(
-    run: str, /, *images: Settings, size: int | None = None, limit: int = 1000, checkpoint: str = "last"
-) -> None:
+def command(run: str, /, *images: Images, size: int | None = None, limit: int = 1000, checkpoint: str = "last") -> None:
     """Show how much an elastic network's blocks use half resolution, on its data or on image files.
 
     On the validation images the figures also go into scale_policy.csv and report.html in the run folder.
@@ -19,7 +17,7 @@ def command(
     run
         the run folder
     images
-        image files, then settings as --section.field VALUE
+        image files, by default the validation images; then settings, such as --data.root DIR
     size
         image size in pixels; by default the base size
     limit

@@ -1,11 +1,11 @@
 """`anysize predict RUN IMAGE ... --out DIR`."""
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Images, parse_settings
 
 _SHOWN = 20  # rows of the table on screen
 
 
-def command(run: str, /, *images: Settings, out: str = "", size: int | None = None, checkpoint: str = "last") -> None:
+def command(run: str, /, *images: Images, out: str = "", size: int | None = None, checkpoint: str = "last") -> None:
     """Predict for image files: the class, the labels, or a mask in VOC's palette with an overlay.
 
     Parameters
@@ -13,7 +13,7 @@ def command(run: str, /, *images: Settings, out: str = "", size: int | None = No
     run
         the run folder
     images
-        image files and folders of them, then settings as --section.field VALUE
+        image files and folders of them, then settings, such as --evaluation.flip true
     out
         folder for predictions.csv and the pictures; by default RUN-predicted beside the run
     size
@@ -41,7 +41,9 @@ def command(run: str, /, *images: Settings, out: str = "", size: int | None = No
             on_image=lambda done, of: status.update(f"predicted {done} of {of} images"),
         )
     columns = [name for name in table.columns if "(" not in name]  # not one a class
-    shown = Table(*map(escape, columns))
+    shown = Table()
+    for name in columns:
+        shown.add_column(escape(name), overflow="fold")  # or the end of a long name would be cut off
     for row in table[columns].head(_SHOWN).to_numpy().tolist():
         shown.add_row(*(f"{value:.1%}" if isinstance(value, float) else escape(str(value)) for value in row))
     console.print(shown)

@@ -5,8 +5,9 @@ from typing import get_args
 
 import numpy as np
 
-from anysize.data.dataset import DATASETS, Split, Targets
+from anysize.data.dataset import Split, Targets
 from anysize.data.memory import decode_all
+from anysize.data.registry import DATASETS, dataset_for
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, BadImage, FileSource, Source, check_sizes, first_of_each_class
 
@@ -35,7 +36,7 @@ def check_dataset(settings: DataSettings, targets: Targets | None = None) -> lis
     data set offers.
 
     Raises:
-        UserError: the data set cannot be opened at all.
+        UserError: the data set cannot be opened at all, or has no such targets.
 
     >>> check_dataset(DataSettings(limit=100))[1].counts["Sandal"]
     10
@@ -45,7 +46,7 @@ def check_dataset(settings: DataSettings, targets: Targets | None = None) -> lis
 
 
 def _check_split(settings: DataSettings, split: Split, targets: Targets) -> SplitCheck:
-    source: Source = DATASETS[settings.name]().open(settings, split, targets)
+    source: Source = dataset_for(settings, targets).open(settings, split, targets)
     if settings.limit:
         source = source.subset(first_of_each_class(source.targets, settings.limit))
     damaged = dict(source.bad_files)

@@ -99,8 +99,9 @@ class _Check:
             return element[key]
         except KeyError:
             other = next((what for other, what in _OTHERS.items() if other in element), "")
-            other = f" and looks like one of COCO's {other}" if other else ""
-            raise self._wrong(element, f"has no {key!r}{other}", "one") from None
+            received = f"has no {key!r}" + (f" and looks like one of COCO's {other}" if other else "")
+            wanted = "the annotations of objects, as in instances_train2017.json" if other else "one"
+            raise self._wrong(element, received, wanted) from None
 
     def whole(self, element: dict[str, Any], key: str) -> int:
         value = self.value(element, key)

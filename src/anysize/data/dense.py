@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from anysize.data.augment_ops import add_lighting, check_augment, one_by_one, pixel_ops
-from anysize.data.dense_geometry import cut, eval_size, middle, random_start, resized_crop, scaled_size
+from anysize.data.dense_geometry import canvas_size, cut, eval_size, middle, random_start, resized_crop, scaled_size
 from anysize.data.preprocess import normalize
 from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
@@ -56,7 +56,7 @@ class DenseTrainTransform:
     """Random augmentation of an image and its mask that depends on (seed, epoch, sample, copy) alone.
 
     With `crop = "rescale"` an image of H x W pixels is scaled by a factor, log-uniform in `augment.rescale`, times
-    S / image_size, padded to at least S x S, half on both sides, with the mean colour and 255, and cropped at random to
+    S / own_size, padded to at least S x S, half on both sides, with the mean colour and 255, and cropped at random to
     S x S. "random-resized" is torchvision's RandomResizedCrop. "none" takes the middle S x S of what evaluation sees.
     Then come the flip, colour jitter and lighting.
 
@@ -129,7 +129,7 @@ class DenseTrainTransform:
             corner = middle(resized[0], size), middle(resized[1], size)
         else:
             low, high = self.augment.rescale
-            resized = scaled_size(height, width, low * (high / low) ** factor * size / self.preprocessing.image_size)
+            resized = scaled_size(height, width, low * (high / low) ** factor * size / self.preprocessing.own_size)
             corner = random_start(resized[0], size, top), random_start(resized[1], size, left)
         return functools.partial(cut, resized=resized, box=(*corner, size, size), preprocessing=self.preprocessing)
 
@@ -137,7 +137,7 @@ class DenseTrainTransform:
 class DenseEvalTransform:
     """Deterministic preprocessing of an image whose mask keeps its own size.
 
-    With resize "pad" the image is scaled by S / image_size, so at the base size not at all, and stands in the middle of
+    With resize "pad" the image is scaled by S / own_size, so at the base size not at all, and stands in the middle of
     a canvas of the mean colour, at least S x S. With "stretch" it is resized to S x S.
 
     Raises:
@@ -161,7 +161,7 @@ class DenseEvalTransform:
     def sample(self, image: Tensor, mask: Tensor, index: int, batch: Batch) -> DenseSample:
         """(C, H, W) to its canvas (1, C, h, w); the mask as it is, (1, H, W)."""
         height, width = eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
-        canvas = max(height, batch.size), max(width, batch.size)
+        canvas = canvas_size(height, width, batch.size)
         top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
         pixels = cut(tv_tensors.Image(image), (height, width), (-top, -left, *canvas), self.preprocessing)
         return DenseSample(pixels.as_subclass(Tensor)[None], mask[None], np.array([top, left, height, width]))

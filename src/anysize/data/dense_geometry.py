@@ -38,7 +38,16 @@ def eval_size(height: int, width: int, size: int, preprocessing: Preprocessing) 
     """
     if preprocessing.resize == "stretch":
         return size, size
-    return scaled_size(height, width, size / preprocessing.image_size)
+    return scaled_size(height, width, size / preprocessing.own_size)
+
+
+def canvas_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of the canvas that an image of this height and width stands on in evaluation at `size` pixels.
+
+    >>> canvas_size(375, 600, 513)
+    (513, 600)
+    """
+    return max(height, size), max(width, size)
 
 
 def cut(

@@ -93,7 +93,9 @@ def _table_file(root: Path, split: Split) -> Path:
 def _image_file(root: Path, name: str) -> str:
     path = os.path.join(root, name)
     below = os.path.join(root, "images", name)
-    return below if not os.path.isfile(path) and os.path.isfile(below) else path
+    if os.path.isfile(path):
+        return path
+    return below if os.path.isdir(os.path.dirname(below)) else path  # where it is wanted, if it is in neither
 
 
 def _read(path: Path, separator: str | None = None) -> tuple[_Table, str]:

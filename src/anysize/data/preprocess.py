@@ -103,9 +103,9 @@ def to_crops(images: Tensor, size: int, preprocessing: Preprocessing, crops: int
 def _before_crop(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.resize == "center-crop":
         return resize(images, preprocessing.resize_side(size), preprocessing.interpolation)
-    if size == preprocessing.image_size:  # crop-or-pad: as the authors' code, which resizes at other sizes alone
+    if size == preprocessing.own_size:  # crop-or-pad: as the authors' code, which resizes at other sizes alone
         return images
-    return resize(images, preprocessing.image_size, preprocessing.interpolation)
+    return resize(images, preprocessing.own_size, preprocessing.interpolation)
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -36,7 +36,7 @@ def dataset_info(settings: DataSettings, targets: Targets = "class") -> DatasetI
     Raises:
         UserError: an unknown data set, one without such targets, or areas that are not two growing numbers.
     """
-    dataset = _dataset(settings, targets)
+    dataset = dataset_for(settings, targets)
     info = dataset.info(settings)
     if targets == "masks":  # where an object lies matters, and images keep their shape
         info = dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
@@ -50,7 +50,12 @@ def dataset_info(settings: DataSettings, targets: Targets = "class") -> DatasetI
 _WANTED = {"class": "one class an image", "labels": "labels", "masks": "masks"}
 
 
-def _dataset(settings: DataSettings, targets: Targets) -> DataSet:
+def dataset_for(settings: DataSettings, targets: Targets) -> DataSet:
+    """The data set that `settings` names, which has these targets.
+
+    Raises:
+        UserError: an unknown data set, one without such targets, or settings that do not fit it.
+    """
     dataset = DATASETS[settings.name]()
     if targets not in dataset.offers:
         others = [name for name in DATASETS if targets in DATASETS[name]().offers]
@@ -84,7 +89,7 @@ def load_dataset(settings: DataSettings, split: Split, targets: Targets = "class
     from anysize.data.memory import decode_to_memory
     from anysize.data.source import FileSource, first_of_each_class
 
-    source = _dataset(settings, targets).open(settings, split, targets)
+    source = dataset_for(settings, targets).open(settings, split, targets)
     if settings.limit:
         source = source.subset(first_of_each_class(source.targets, settings.limit))
     if isinstance(source, FileSource):
@@ -142,6 +147,7 @@ __all__ = [
     "Targets",
     "build_preprocessing",
     "dataset_docs",
+    "dataset_for",
     "dataset_info",
     "load_dataset",
     "resolve_augment",

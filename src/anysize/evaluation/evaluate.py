@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch
+from anysize.registry import UserError
 from anysize.tasks.base import Outputs, Task
 from anysize.tasks.records import Summary
 
@@ -53,6 +54,9 @@ def evaluate_batches(
     Where a batch holds several copies or crops of each image, their outputs are averaged before they are judged. The
     rate counts the time inside the model alone, so that it says what the model costs and not the reading of files. In
     float32 whatever the training's precision was, so that figures compare.
+
+    Raises:
+        UserError: there are no images.
     """
     metrics = task.metrics(device)
     forward = TimedForward(model)
@@ -61,6 +65,8 @@ def evaluate_batches(
         for batch in batches:
             task.measure(metrics, forward, on_device(batch, device))
             images += len(batch.indices)
+        if not images:
+            raise UserError("no image can be evaluated: there is none, or all files are damaged; see the warnings")
         summary = task.summary(metrics)
     facts = {"images": images, "images_per_second": images / forward.seconds if forward.seconds else 0.0}
     return dataclasses.replace(summary, values={**summary.values, **facts})

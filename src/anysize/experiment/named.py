@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from anysize.experiment.importing import VOC_CLASSES
 from anysize.experiment.runs import load_run
 from anysize.models.expected import expected_preprocessing
 from anysize.models.factory import rebuild_model
@@ -35,7 +36,7 @@ def named_model(
         settings: of `[model]`, such as `{"model.options.depth": 20, "model.norm": "online"}`.
         task: with "segmentation" a model that has such a head; empty: what the model was made for.
         size: pixels; None: what the model was published for.
-        num_classes, in_channels: None: what the model was published with.
+        num_classes, in_channels: None: what the model was published with, for segmentation the 21 classes of VOC.
 
     Raises:
         UserError: as `create_model` and `expected_preprocessing`, a setting that says nothing here, or any for a run,
@@ -70,7 +71,7 @@ def named_model(
             raise
         expected = Preprocessing(size)
     described = dataclasses.asdict(recipe.model) | {
-        "num_classes": num_classes,
+        "num_classes": VOC_CLASSES if num_classes is None and task == "segmentation" else num_classes,
         "in_channels": expected.channels if in_channels is None else in_channels,
         "image_size": size or expected.image_size,
         "task": task,

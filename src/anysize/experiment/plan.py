@@ -7,7 +7,7 @@ from typing import Any
 
 from anysize.data.registry import build_preprocessing
 from anysize.experiment import build
-from anysize.experiment.targets import info_of, open_split
+from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.models.meta import build_on_meta
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.sizes.cost import PlanCost, estimate_memory, plan_cost
@@ -63,6 +63,7 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     preprocessing = build_preprocessing(
         resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
     )
+    build_task(resolved, preprocessing)  # says what of the settings is not the task's
     model = build_on_meta(lambda: build.build_model(resolved, preprocessing))
     batches = build.build_plan(resolved, length)
     flops = build.flops_by_size(model, preprocessing.channels)

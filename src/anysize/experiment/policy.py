@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anysize.data.dense import DenseEvalTransform
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.preprocess import normalize, to_square
 from anysize.data.source import BadImage, decode_rgb, first_of_each_class
@@ -23,6 +25,7 @@ from anysize.recipe import override
 from anysize.registry import UserError
 from anysize.reports.html import write_report
 from anysize.reports.scale_policy import summarise, write_scale_policy
+from anysize.sizes.plan import Batch
 
 IMAGES = 1000
 """Validation images that a policy is measured on by default: enough to tell classes apart, seconds to run."""
@@ -77,14 +80,15 @@ def measure(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAG
     source = validation.subset(first_of_each_class(validation.targets, limit))
     recipe = override(evaluator.recipe, {"evaluation.crops": "1"})  # each image once
     loader = PlanLoader(source, eval_transform(recipe, preprocessing), device=evaluator.device)
-    batches = loader.load(sequential_batches(len(source), size, evaluator.batch_size(size)))
+    at_once = 1 if source.dense else evaluator.batch_size(size)  # in a batch such images would be padded to one shape
+    batches = loader.load(sequential_batches(len(source), size, at_once))
     one_class = source.targets.ndim == 1
     table = scale_policy(model, ((batch.images, batch.targets) if one_class else batch.images for batch in batches))
     return summarise(table, preprocessing.classes, size)
 
 
 def _read(path: Path, preprocessing: Preprocessing, size: int) -> Tensor:
-    """An image file as input (1, C, size, size)."""
+    """An image file as input (1, C, size, size), or on its canvas (1, C, H, W) where images are padded."""
     if not path.is_file():
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected an image file")
     try:
@@ -93,7 +97,12 @@ def _read(path: Path, preprocessing: Preprocessing, size: int) -> Tensor:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     if preprocessing.channels == 1:
         pixels = rgb_to_grayscale(pixels)
-    return normalize(to_square(pixels, size, preprocessing), preprocessing)
+    if preprocessing.resize == "pad":  # images with masks keep their shape
+        whole = Batch(0, size, 1, np.arange(1))
+        pixels = DenseEvalTransform(preprocessing).sample(pixels[0], torch.zeros_like(pixels[0, 0]), 0, whole).pixels
+    else:
+        pixels = to_square(pixels, size, preprocessing)
+    return normalize(pixels, preprocessing)
 
 
 __all__ = ["IMAGES", "measure", "run_scale_policy"]

@@ -239,7 +239,10 @@ def calibrate(
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
     evaluator = make_evaluator(loaded)
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
-    state["preprocessing"] = dataclasses.replace(loaded.preprocessing, image_size=size).to_dict()
+    preprocessing = dataclasses.replace(
+        loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size
+    )
+    state["preprocessing"] = preprocessing.to_dict()
     state["calibrated"] = {"size": size, "from": checkpoint}
     with evaluator.calibrated(loaded.model, size):
         write_checkpoint(folder, Checkpoint(model_tensors(loaded.model), {}, state))

@@ -75,7 +75,7 @@ def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
                 f"{key} is set, but the task {recipe.task.name!r} does not use it ({' and '.join(takers)} would); "
                 "remove it"
             )
-    resolved = {"data.areas": info_of(recipe).areas, "sizes.base": preprocessing.image_size}
+    resolved = {"data.areas": info_of(recipe).areas, "sizes.base": preprocessing.own_size}
     options = {key.rpartition(".")[2]: resolved.get(key, _setting(recipe, key)) for key in own}
     return create_task(recipe.task.name, preprocessing.classes, **options)
 

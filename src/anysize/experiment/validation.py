@@ -12,6 +12,7 @@ from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
 from anysize.experiment.targets import eval_transform
+from anysize.models.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
@@ -47,6 +48,7 @@ class Evaluator:
                 f"evaluation.crops is {settings.crops} and evaluation.copies {settings.copies}; expected one of them "
                 "to be 1"
             )
+        eval_transform(self.recipe, self.preprocessing)  # says now, not after an epoch, what it does not take
 
     def batch_size(self, size: int) -> int:
         """Images a step at `size`, about as much memory at each."""
@@ -54,20 +56,30 @@ class Evaluator:
         base = self.recipe.evaluation.batch_size or own
         return SizeMix.fixed(size, self.preprocessing.image_size, "B+").batches(base)[0].batch_size
 
-    def calibration_batches(self, size: int, stop: StopRequest | None = None) -> Iterator[LoadedBatch]:
-        """Training images at `size`."""
-        loader = self.loader
+    def calibration_batches(self, model: nn.Module, size: int) -> list[Batch]:
+        """Training images at `size`, two a batch at least, as many in all as the recipe says.
+
+        A batch of one image is left out where `model` has norms that it tells nothing.
+        """
+        length = len(self.loader.source)
         plan = BatchPlan(
-            len(loader.source),
+            length,
             SizeSchedule.constant(SizeMix.fixed(size)),
-            batch_size=min(self.batch_size(size), len(loader.source)),
+            batch_size=min(max(2, self.batch_size(size)), length),
             seed=self.recipe.training.seed,
             drop_last=False,
         )
-        batches = plan.batches(epoch=0)
-        if self.recipe.evaluation.calibration_images:
-            batches = batches[: -(-self.recipe.evaluation.calibration_images // min(map(_length, batches)))]
-        return _until(loader.load(batches), stop)
+        wanted = self.recipe.evaluation.calibration_images or length
+        batches: list[Batch] = []
+        for batch in plan.batches(epoch=0):
+            left = wanted - sum(map(_length, batches))
+            if left < 1:
+                break
+            batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
+        several = [batch for batch in batches if _length(batch) > 1]
+        if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
+            return several
+        return batches
 
     def fits(self, plan: BatchPlan, epochs: int) -> bool:
         """Whether statistics of training are those of the base size: otherwise they want calibration."""
@@ -82,8 +94,8 @@ class Evaluator:
         if not has_running_statistics(model):
             yield False
             return
-        wanted = self.recipe.evaluation.calibration_images or None
-        with calibrated(model, self.calibration_batches(size, stop), wanted):
+        batches = self.loader.load(self.calibration_batches(model, size))
+        with calibrated(model, _until(batches, stop)):
             yield True
 
     @functools.cached_property

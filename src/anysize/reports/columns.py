@@ -31,6 +31,7 @@ _LABELS = {
     "error": "top-1 error",
     "train": "training",
     "map": "mAP",
+    "iou": "IoU",
     "mean_iou": "mean IoU",
     "cf1": "CF1",
     "of1": "OF1",
@@ -145,6 +146,6 @@ def show(column: str, value: float | None) -> str:
         minutes, seconds = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    if metric in ("images_per_second", "images", "epoch", "step", "size"):
+    if metric in ("images_per_second", "images", "objects", "epoch", "step", "size"):
         return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
     return f"{value:.3f}" if metric != "lr" and 0.01 <= abs(value) < 1000 else f"{value:.3g}"

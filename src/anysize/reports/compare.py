@@ -18,7 +18,7 @@ from anysize.reports.files import write_atomically
 from anysize.reports.page import card, cards, page, plot, section, table
 from anysize.reports.runs import Run
 from anysize.reports.setting_values import known_settings
-from anysize.reports.tables import accuracy_by_size, comparison_cells, evaluation_metrics, setting_cells, setting_key
+from anysize.reports.tables import accuracy_by_size, by_metric, comparison_cells, setting_cells, setting_key
 
 X_AXES = ("epoch", "step", "images", "flops", "seconds")
 
@@ -206,19 +206,17 @@ def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str
 
 
 def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
-    evaluated = [run for run in runs if len(run.evaluation)]
-    if not evaluated:
-        return ""
-    metric = evaluation_metrics(evaluated[0].evaluation)[0]
-    frames = [(run.name, run.evaluation) for run in evaluated]
-    figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
-    note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
-    header, rows, best = comparison_cells(accuracy_by_size(runs, metric))
-    return section(
-        "Evaluation by image size",
-        cards(*(plot(title, figure, note) for title, figure in figures.items())),
-        card(f"{label(metric)} by image size", table(header, rows, best=best, labels=2)),
-    )
+    parts = []
+    for metric, evaluated in by_metric(runs).items():
+        frames = [(run.name, run.evaluation) for run in evaluated]
+        figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
+        note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
+        header, rows, best = comparison_cells(accuracy_by_size(evaluated, metric))
+        parts += [
+            cards(*(plot(title, figure, note) for title, figure in figures.items())),
+            card(f"{label(metric)} by image size", table(header, rows, best=best, labels=2)),
+        ]
+    return section("Evaluation by image size", *parts) if parts else ""
 
 
 def _recipes(runs: Sequence[Run]) -> str:

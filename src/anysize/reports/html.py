@@ -101,8 +101,9 @@ def _evaluation(run: Run) -> str:
     header, rows, best = evaluation_cells(frame, all_twice=True)
     drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
     how, tables = tables_at(run.evaluation_tables, run.base_size)
-    details = [card(f"{title}, {how}", table(*cells)) for title, cells in tables.items()]
-    return section("Evaluation by image size", drawn, cards(card("", table(header, rows, best=best)), *details))
+    details = [card(f"{title}, {how}", table(*cells), tall=True) for title, cells in tables.items()]
+    whole = cards(card("by image size", table(header, rows, best=best)))  # wider than half the page
+    return section("Evaluation by image size", drawn, whole, cards(*details) if details else "")
 
 
 def _scale_policy(run: Run) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 from bokeh.embed import components
 from bokeh.resources import Resources
 
+_MANY = 8  # columns: more stand closer together
+
 _CSS = """
 :root { --ink: #1d232b; --soft: #5f6975; --line: #e1e5ea; --paper: #fff; --ground: #f5f6f8; --accent: #0072b2; }
 * { box-sizing: border-box; }
@@ -16,9 +18,10 @@ main { max-width: 1240px; margin: 0 auto; padding: 36px 28px 64px; }
 h1 { margin: 0; font-size: 28px; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { margin: 40px 0 14px; font-size: 19px; }
 h3 { margin: 0 0 8px; font-size: 15px; }
-h3::first-letter { text-transform: uppercase; }
+h3:not(.as-is)::first-letter { text-transform: uppercase; }
 .subtitle, .note { color: var(--soft); margin: 4px 0 0; }
 .note { font-size: 13px; }
+.note + .cards { margin-top: 12px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(175px, 1fr)); gap: 14px; margin-top: 22px; }
 .tile, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
 .tile { padding: 12px 16px; }
@@ -26,12 +29,18 @@ h3::first-letter { text-transform: uppercase; }
 .tile span { display: block; color: var(--soft); font-size: 13px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 18px; }
 .card { padding: 16px 18px; min-width: 0; }
-.cards + .card { margin-top: 18px; }
+.narrow { grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); }
+.cards + .card, .cards + .cards, .card + .cards { margin-top: 18px; }
 .scroll { overflow-x: auto; }
+.tall { max-height: 520px; overflow-y: auto; }
+.tall th { position: sticky; top: 0; background: var(--paper); }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 18px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
+th { white-space: normal; color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 .label { text-align: left; }
+.wide th, .wide td { padding-right: 11px; }
+.wide th { font-size: 12px; }
+.wide tr > :last-child { padding-right: 0; }
 td.label + td.label:last-child { white-space: normal; overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
 td.best { font-weight: 700; color: var(--accent); }
@@ -77,16 +86,22 @@ def tiles(values: Iterable[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{"".join(tile.format(*map(escape, value)) for value in values)}</div>'
 
 
-def cards(*parts: str) -> str:
-    """Cards side by side where there is room."""
-    return f'<div class="cards">{"".join(parts)}</div>'
+def cards(*parts: str, narrow: bool = False) -> str:
+    """Cards side by side where there is room, two in a row or, if `narrow`, about four."""
+    return f'<div class="cards{" narrow" * narrow}">{"".join(parts)}</div>'
 
 
-def card(title: str, body: str, note: str = "") -> str:
-    """A framed piece of HTML with a title and a note under it."""
-    heading = f"<h3>{escape(title)}</h3>" if title else ""
+def card(title: str, body: str, note: str = "", *, tall: bool = False) -> str:
+    """A framed piece of HTML with a title and a note under it; a `tall` one scrolls inside.
+
+    >>> card("mAP", "")[:50]
+    '<section class="card"><h3 class="as-is">mAP</h3><di'
+    """
+    kind = ' class="as-is"' if title[1:2].isupper() else ""  # the first letter of others is shown as a capital
+    heading = f"<h3{kind}>{escape(title)}</h3>" if title else ""
     after = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f'<section class="card">{heading}<div class="scroll">{body}</div>{after}</section>'
+    frame = "scroll tall" if tall else "scroll"
+    return f'<section class="card">{heading}<div class="{frame}">{body}</div>{after}</section>'
 
 
 def plot(title: str, figure: Any, note: str = "") -> str:
@@ -102,7 +117,8 @@ def table(
     best = set(best)
     start = f"<thead>{_row('th', header, labels)}</thead>" if any(header) else ""
     body = "".join(_row("td", row, labels, {j for at, j in best if at == i}) for i, row in enumerate(rows))
-    return f"<table>{start}<tbody>{body}</tbody></table>"
+    kind = ' class="wide"' if len(header) > _MANY else ""
+    return f"<table{kind}>{start}<tbody>{body}</tbody></table>"
 
 
 def _row(tag: str, cells: Sequence[str], labels: int, best: Container[int] = ()) -> str:

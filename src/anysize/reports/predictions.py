@@ -22,6 +22,7 @@ from anysize.reports import files
 from anysize.reports.page import cards, section
 from anysize.tasks.records import Shown
 
+_LINES = 16  # labels at most of an image
 _SIDE = 320  # pixels at most of a picture in the report
 _FILE = "predictions.json"
 _SIGNS = {"right": "✓", "wrong": "✗", "missed": "○"}
@@ -56,7 +57,7 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
             for title, panel in shown.panels.items():
                 pictures[title] = _save(beside, f"{number:02}-{title.replace(' ', '-')}.png", panel)
             entry = {"name": name, "score": shown.score, "lines": shown.lines, "pictures": pictures}
-            entries.append({**entry, "legend": shown.legend})
+            entries.append({**entry, "legend": shown.legend, "number": shown.number})
         facts = {"size": predictions.size, "calibrated": predictions.calibrated, "seen": predictions.seen}
         (beside / _FILE).write_text(json.dumps({**facts, "images": entries}, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -91,6 +92,9 @@ def predictions_section(found: dict[str, Any]) -> str:
     note = f"The worst of {found['seen']:,} fixed validation images at {found['size']} px{how}, the worst first."
     if any(entry["lines"] for entry in found["images"]):
         note += f" {_SIGNS['right']} right, {_SIGNS['wrong']} wrong, {_SIGNS['missed']} missed."
+        numbers = dict.fromkeys(entry.get("number") for entry in found["images"])  # a run may be older than this
+        note += "".join(f" Figures: {number}." for number in numbers if number)
+    single = all(len(entry["pictures"]) == 1 for entry in found["images"])
     legend: dict[str, Any] = {}
     for entry in found["images"]:
         legend |= entry["legend"]
@@ -99,7 +103,11 @@ def predictions_section(found: dict[str, Any]) -> str:
         for name, color in legend.items()
     )
     colors = f'<p class="legend">{drawn}</p>' if drawn else ""
-    return section("Predictions", f'<p class="note">{escape(note)}</p>{colors}', cards(*map(_entry, found["images"])))
+    return section(
+        "Predictions",
+        f'<p class="note">{escape(note)}</p>{colors}',
+        cards(*map(_entry, found["images"]), narrow=single),
+    )
 
 
 def _entry(entry: dict[str, Any]) -> str:
@@ -107,10 +115,14 @@ def _entry(entry: dict[str, Any]) -> str:
         f'<figure><img alt="{escape(title)}" src="{_data(*picture)}"><figcaption>{escape(title)}</figcaption></figure>'
         for title, picture in entry["pictures"].items()
     )
+    first = sorted(entry["lines"], key=lambda line: line[2] == "wrong")[:_LINES]  # of many wrong ones a few will do
+    more = len(entry["lines"]) - len(first)
     lines = "".join(
         f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{_number(value)}</li>'
         for label, value, kind in entry["lines"]
+        if [label, value, kind] in first
     )
+    lines += f"<li>and {more} more</li>" if more else ""
     name = escape(Path(entry["name"]).name)
     return f'<section class="card prediction"><div>{figures}</div><h4>{name}</h4><ul>{lines}</ul></section>'
 

@@ -43,7 +43,7 @@ class Run:
             name or folder.resolve().name,
             _with_errors(_read_table(folder / files.METRICS, "validation_calibrated")),
             _read_table(folder / files.EVALUATION, "calibrated"),
-            _read_table(folder / files.EVALUATION_TABLES, "calibrated"),
+            _read_table(folder / files.EVALUATION_TABLES, "calibrated", text=("table", "row", "column"), missing=False),
             _read_table(folder / files.SCALE_POLICY, missing=False),
             recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
@@ -105,11 +105,14 @@ def write_environment(folder: Path, environment: dict[str, Any]) -> None:
     files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
-def _read_table(path: Path, boolean: str = "", *, missing: bool = True) -> pd.DataFrame:
-    """A table; without `missing` values an empty cell is empty text, and a class may be called "NA"."""
+def _read_table(path: Path, boolean: str = "", *, missing: bool = True, text: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A table; without `missing` values an empty cell is empty text, and a class may be called "NA".
+
+    The columns `text` stay as they stand, and a class may be called "007", too. An empty `value` is always missing.
+    """
     if not path.exists():
         return pd.DataFrame()
-    frame = pd.read_csv(path, keep_default_na=missing)
+    frame = pd.read_csv(path, keep_default_na=missing, na_values={"value": [""]}, dtype=dict.fromkeys(text, str))
     if boolean in frame:
         frame[boolean] = frame[boolean].astype(str) == "True"
     return frame

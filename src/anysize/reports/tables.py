@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +54,8 @@ def evaluation_cells(
     columns: list[tuple[str, str, pd.Series]] = []  # label, column, values by size
     for name in [*metrics, *(fact for fact in ("images_per_second", "flops") if fact in evaluation)]:
         values = by_size(evaluation, name)
+        if values.empty:  # such as of small objects, where there is none
+            continue
         if name == metrics[0] or (all_twice and name in metrics):
             columns += [(f"{label(name)} {how}", name, values[how]) for how in values]
         else:
@@ -68,12 +71,42 @@ def evaluation_cells(
     return header, rows, best
 
 
-def evaluation_table(evaluation: pd.DataFrame) -> Table:
-    """An evaluation for the console: a row an image size, the best value of each metric in bold."""
+def evaluation_table(evaluation: pd.DataFrame, width: int = 80) -> Group:
+    """An evaluation for the console: a row an image size, the best value of each metric in bold.
+
+    Columns for which `width` characters are too few stand in a further table below.
+    """
     header, rows, best = evaluation_cells(evaluation)
     others = ", ".join(label(metric) for metric in evaluation_metrics(evaluation)[1:])
     calibrated = others and evaluation["calibrated"].any()
-    return _rich(header, rows, best, caption=f"{others}: calibrated" if calibrated else None)
+
+    def table(columns: Sequence[int]) -> Table:
+        return _rich(
+            [header[column] for column in columns],
+            [[row[column] for column in columns] for row in rows],
+            {(row, columns.index(column)) for row, column in best if column in columns},
+            caption=f"{others}: calibrated" if calibrated and 1 in columns else None,
+            close=len(header) > _MANY,
+        )
+
+    def fits(columns: Sequence[int]) -> bool:
+        return Console(width=10**6).measure(table(columns)).maximum <= width
+
+    parts = [[0]]
+    for column in range(1, len(header)):
+        if len(parts[-1]) > 1 and not fits([*parts[-1], column]):
+            parts.append([0])
+        parts[-1].append(column)
+    return Group(*map(table, parts))
+
+
+def by_metric(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The evaluated runs by the metric that they are judged by: those of different tasks do not compare."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        if len(run.evaluation):
+            found.setdefault(evaluation_metrics(run.evaluation)[0], []).append(run)
+    return found
 
 
 def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
@@ -186,7 +219,10 @@ def _rich(
     text_columns: int = 0,
     title: str | None = None,
     caption: str | None = None,
+    close: bool | None = None,
 ) -> Table:
+    if close is None:
+        close = len(header) > _MANY
     table = Table(
         title=title,
         caption=caption,
@@ -194,10 +230,10 @@ def _rich(
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 0 if len(header) > _MANY else 1),
+        padding=(0, 0 if close else 1),
     )
     for i, cell in enumerate(header):  # in a narrow console names fold, numbers are never cut
-        words = cell.replace(" ", "\n") if len(header) > _MANY else cell
+        words = cell.replace(" ", "\n") if close else cell
         heading = Text(re.sub(f" ({AS_TRAINED}|{CALIBRATED})$", r"\n\1", words))
         number = i >= text_columns
         table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")

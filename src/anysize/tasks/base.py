@@ -63,7 +63,11 @@ class Task(Protocol):
         ...
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        """The training loss of a batch: a scalar, the mean over its images; auxiliary classifiers count in it."""
+        """The training loss of a batch: a scalar, a mean over its images or pixels; auxiliary classifiers count."""
+        ...
+
+    def weight(self, targets: Tensor) -> int:
+        """How much a part of a batch counts in the loss and metrics of the whole: that which they are means over."""
         ...
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:

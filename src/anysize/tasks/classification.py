@@ -81,6 +81,9 @@ class Classification:
 
         return loss_with_auxiliary(cross_entropy, outputs, self.auxiliary_weight)
 
+    def weight(self, targets: Tensor) -> int:
+        return len(targets)
+
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         if targets.ndim == 2:  # mixed targets: the class with the largest share
             targets = targets.argmax(dim=1)
@@ -113,7 +116,7 @@ class Classification:
         lines: list[tuple[str, float | None, str]] = [
             (self.classes[i], probabilities[i].item(), kind) for i, kind in kinds.items()
         ]
-        return Shown(probabilities[true].item(), lines)
+        return Shown(probabilities[true].item(), lines, number="probability")
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The most probable class and its probability, then those of all."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anysize.data.dense_geometry import canvas_size
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import Forward, main_logits
@@ -80,9 +81,11 @@ def predictions(
 ) -> Iterator[Tensor]:
     """Logits (K, H0, W0) of each image of a batch, at its own size.
 
-    As `segment`; then each image is cut out of its canvas (`batch.boxes`) and brought to its own size (`batch.shapes`)
-    bilinearly, one at a time, so that no more than one image is held at its own size. Without boxes and shapes the
-    whole canvas is the image.
+    As `segment`, for the images of one canvas at a time and without what pads these to the size of the batch: networks
+    that average over a whole picture, as DeepLab's do, would see the padding, and an image's logits would depend on
+    which others are in its batch. Then each image is cut out of its canvas (`batch.boxes`) and brought to its own size
+    (`batch.shapes`) bilinearly, one at a time, so that no more than one is held at its own size. Without boxes and
+    shapes the whole canvas is the image.
 
     Args:
         window: side of the windows in pixels at the image size `base`; at other sizes it grows with the image.
@@ -91,13 +94,29 @@ def predictions(
     assert batch.copies == 1, "copies of images with masks are made here, by scales and flip"
     if base:
         window = window and max(1, round(window * batch.size / base))
-    logits = segment(forward, batch.images, scales, flip, window, overlap)
-    for row in range(len(logits)):
-        output = logits[row : row + 1]
+    outputs: dict[int, Tensor] = {}
+    for (high, wide), rows in _by_canvas(batch).items():
+        images = batch.images if len(rows) == len(batch.images) else batch.images[rows]
+        logits = segment(forward, images[..., :high, :wide], scales, flip, window, overlap)
+        outputs |= zip(rows, torch.split(logits, 1), strict=True)
+    for row in range(len(batch.images)):
+        output = outputs.pop(row)
         if batch.boxes is not None:
             top, left, height, width = batch.boxes[row].tolist()
             output = output[..., top : top + height, left : left + width]
         yield fit(output, output.shape[-2:] if batch.shapes is None else batch.shapes[row].tolist())[0]
+
+
+def _by_canvas(batch: LoadedBatch) -> dict[tuple[int, int], list[int]]:
+    """The rows of a batch by the height and width of their canvases, which lie in its images from the top left."""
+    rows: dict[tuple[int, int], list[int]] = {}
+    for row in range(len(batch.images)):
+        high, wide = batch.images.shape[-2:]
+        if batch.boxes is not None:
+            own = canvas_size(int(batch.boxes[row, 2]), int(batch.boxes[row, 3]), batch.size)
+            high, wide = min(high, own[0]), min(wide, own[1])
+        rows.setdefault((high, wide), []).append(row)
+    return rows
 
 
 def fit(logits: Tensor, shape: Sequence[int]) -> Tensor:

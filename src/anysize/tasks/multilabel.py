@@ -119,6 +119,9 @@ class MultiLabel:
         true = targets.amax(1)
         return loss_with_auxiliary(lambda logits: self._loss(logits, true), outputs, self.auxiliary_weight)
 
+    def weight(self, targets: Tensor) -> int:
+        return len(targets)
+
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         predicted, true = outputs > 0, targets.amax(1) > 0
         right = (predicted & true).sum()
@@ -155,7 +158,8 @@ class MultiLabel:
             if predicted[k] or true[k]:
                 kind = ("right" if true[k] else "wrong") if predicted[k] else "missed"
                 lines.append((self.classes[k], probabilities[k], kind))
-        return Shown(-binary_cross_entropy(output[None], target.amax(0)[None]).item(), lines)
+        score = -binary_cross_entropy(output[None], target.amax(0)[None]).item()
+        return Shown(score, lines, number="probability")
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The predicted labels, the most probable first and separated by semicolons, then the probability of each."""

@@ -32,9 +32,11 @@ class Shown:
         lines: what is said of it: label, number (such as a probability) or None, and "right", "wrong" or "missed".
         panels: further pictures, uint8 (H, W, 3), by title.
         legend: colours of the panels by label.
+        number: what the numbers of the lines are, such as "probability".
     """
 
     score: float
     lines: list[tuple[str, float | None, str]]
     panels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     legend: dict[str, Color] = dataclasses.field(default_factory=dict)
+    number: str = ""

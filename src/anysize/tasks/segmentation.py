@@ -29,6 +29,7 @@ from anysize.tasks.confusion import (
 from anysize.tasks.records import Shown, Summary, Table
 
 _BACKGROUND = "background"
+_OVERLAP = 1 / 3
 MEAN = "mean of the classes"
 
 
@@ -70,7 +71,8 @@ class Segmentation:
             torchvision's reference training has 0.5.
 
     Raises:
-        UserError: areas that do not rise, no scale, or a scale, window or overlap out of range.
+        UserError: areas that do not rise, no scale, a scale, window or overlap out of range, or an overlap of no
+            windows.
 
     >>> task = Segmentation(["background", "cat"], scales=(0.5, 1.0), flip=True)
     >>> task.best
@@ -97,13 +99,18 @@ class Segmentation:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         window: int = 0,
-        overlap: float = 1 / 3,
+        overlap: float = _OVERLAP,
         base: int = 0,
         auxiliary_weight: float = 0.4,
     ) -> None:
         if len(areas) != 2 or not 0 < areas[0] <= areas[1]:
             raise UserError(f"data.areas is {tuple(areas)}; expected two rising areas in pixels, such as 1024, 9216")
         dense_inference.check(scales, window, overlap)
+        if overlap != _OVERLAP and not window:
+            raise UserError(
+                f"evaluation.overlap is {overlap:g}, but evaluation.window is 0: whole images have no windows that "
+                "overlap; set evaluation.window, or remove it"
+            )
         self.classes = tuple(classes)
         self.areas = tuple(areas)
         self.auxiliary_weight = auxiliary_weight
@@ -121,6 +128,9 @@ class Segmentation:
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         return loss_with_auxiliary(lambda logits: pixel_cross_entropy(logits, targets), outputs, self.auxiliary_weight)
+
+    def weight(self, targets: Tensor) -> int:
+        return int((targets != VOID).sum())
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         predicted = dense_inference.fit(outputs, targets.shape[-2:]).argmax(1)
@@ -176,7 +186,7 @@ class Segmentation:
             lines.append((self.classes[k], float(iou[k]), kind))
         panels = {"truth": colorize(true.numpy()), "prediction": colorize(predicted.numpy())}
         colors = legend(self.classes, np.unique([predicted.numpy(), true.numpy()]).tolist())
-        return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, colors)
+        return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, colors, "IoU in this image")
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The predicted classes, the largest first and separated by semicolons, then each one's share of the pixels."""

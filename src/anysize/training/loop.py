@@ -36,7 +36,7 @@ from anysize.training.guards import Guard, Interrupted, StopRequest, check_finit
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.progress import Progress, RunLength
 from anysize.training.settings import OptimizerSettings, TrainingSettings
-from anysize.training.shapes import compiled, try_largest_step, unchanged_buffers
+from anysize.training.shapes import compiled, too_few_images, try_largest_step, unchanged_buffers
 from anysize.training.store import CheckpointStore
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
@@ -132,6 +132,8 @@ def train_epoch(parts: Parts, progress: Progress, stop: StopRequest) -> None:
     parts.model.train()
     saved, clock = time.monotonic(), time.perf_counter()
     for batch in parts.loader.load(batches):
+        if len(batch.indices) < len(batches[batch.step].indices) and lacks_images(parts, batch):
+            continue
         regime_epoch = parts.length.regime_epoch(progress.epoch, progress.step_in_epoch)
         progress.lr = float(parts.optimizer.apply(regime_epoch)["lr"])
         metrics = train_step(parts, progress, batch)
@@ -149,11 +151,23 @@ def train_epoch(parts: Parts, progress: Progress, stop: StopRequest) -> None:
             saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
 
 
+def lacks_images(parts: Parts, batch: LoadedBatch) -> bool:
+    """Whether damaged files leave a batch too few images to train on, which is said."""
+    channels = parts.loader.source.channels
+    too_few = too_few_images(parts.model, len(batch.images), batch.size, parts.training.chunks, channels)
+    if too_few:
+        parts.log.warning(
+            f"passed over a batch at {batch.size} px that damaged files left {len(batch.images)} images of: batch norm "
+            f"needs two in each of {parts.training.chunks} parts"
+        )
+    return too_few
+
+
 def validate(parts: Parts, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     """Validate, save the best; returns what the validation adds to the epoch's row of `metrics.csv`."""
     validation = parts.validate(stop)
     score = validation.metrics[parts.task.best]
-    if progress.best is None or score > progress.best:
+    if progress.best is None or math.isnan(progress.best) or score > progress.best:
         progress.best = score
         parts.store.save_best(validation.tensors, progress, validation.metrics)
     metrics = {f"validation_{name}": value for name, value in validation.metrics.items()}
@@ -219,12 +233,14 @@ def follow_gradient_unit(parts: Parts, progress: Progress, unit: float) -> None:
 def backward(parts: Parts, images: Tensor, targets: Tensor, factor: float, guard: Guard) -> dict[str, float]:
     """Forward and backward in chunks, adding to the gradients; returns the means of the metrics over the batch."""
     metrics: dict[str, float] = {}
-    for part in cut(len(images), parts.training.chunks):
+    pieces = cut(len(images), parts.training.chunks)
+    whole = parts.task.weight(targets) if len(pieces) > 1 else 0
+    for part in pieces:
+        share = parts.task.weight(targets[part]) / max(1, whole) if len(pieces) > 1 else 1.0
         with parts.autocast():
             outputs = parts.forward(images[part])
             loss = parts.task.loss(outputs, targets[part])
         logits = main_logits(outputs).detach()
-        share = len(logits) / len(images)
         scalars = {"loss": loss, **parts.task.step_metrics(logits, targets[part])}
         values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one transfer
         guard("loss", values[0])

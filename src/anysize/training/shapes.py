@@ -99,6 +99,13 @@ def check_smallest_steps(
         )
 
 
+def too_few_images(model: nn.Module, images: int, size: int, chunks: int, channels: int) -> bool:
+    """Whether a batch of so many images has a part of one, and the norms of `model` need two."""
+    return any(piece.stop - piece.start == 1 for piece in cut(images, chunks)) and needs_two_images(
+        model, size, channels
+    )
+
+
 def compiled(
     model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings
 ) -> Callable[..., Outputs]:

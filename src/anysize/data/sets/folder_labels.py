@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
 from anysize.data.settings import DataSettings
+from anysize.registry import UserError
 
 if TYPE_CHECKING:
     from anysize.data.source import FileSource
@@ -31,4 +32,6 @@ class FolderLabels(DataSet):
         """Read the split's file; decodes no image."""
         from anysize.data.label_csv import load_folder_labels
 
+        if settings.areas:
+            raise UserError("data.areas is set, but labels in CSV files say nothing of areas of objects; remove it")
         return load_folder_labels(data_root(settings, _EXPECTED), settings, split)

@@ -21,8 +21,8 @@ class Scenes(DataSet):
     offers = ("labels", "masks")
     defaults = DatasetInfo(
         image_size=128,
-        mean=(0.4215, 0.4250, 0.4242),  # of the training scenes
-        std=(0.2032, 0.2057, 0.2041),
+        mean=(0.3077, 0.3099, 0.3090),  # of the training scenes
+        std=(0.1613, 0.1619, 0.1605),
         resize="stretch",
         crop="pad",
         num_classes=10,

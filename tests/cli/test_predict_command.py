@@ -1,0 +1,114 @@
+"""`anysize predict`: what is shown, where it goes, and how settings are given."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from anysize.cli import build_app
+from anysize.registry import UserError
+
+Trained = Callable[[str], Path]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (40 + i, 52, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"[red]{i}.png")
+    return root
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `anysize predict` on a console of 60 columns and returns what it prints."""
+    monkeypatch.setenv("COLUMNS", "60")
+
+    def run(*arguments: str | Path) -> str:
+        build_app()(["predict", *map(str, arguments)], result_action="return_value")
+        return capsys.readouterr().out
+
+    return run
+
+
+def column_of(shown: str, number: int) -> str:
+    """A column of the table on screen, its lines joined."""
+    return "".join(line.split("│")[1 + number].strip() for line in shown.splitlines() if line.startswith("│"))
+
+
+def test_masks_go_beside_the_run_unless_a_folder_is_given(
+    trained_scenes: Trained, images: Path, tmp_path: Path, command: Callable[..., str]
+) -> None:
+    run = tmp_path / "run"
+    run.symlink_to(trained_scenes("segmentation"))
+    shown = command(f"{run}/", images)
+    assert f"{run}-predicted holds predictions.csv" in shown
+    assert sorted(path.name for path in (tmp_path / "run-predicted").iterdir()) == [
+        "masks",
+        "overlays",
+        "predictions.csv",
+    ]
+    assert sorted(path.name for path in (tmp_path / "run-predicted/masks").iterdir()) == [
+        f"[red]{i}.png" for i in range(3)
+    ]
+    assert "share(" not in shown  # a column a class stays in the file
+    assert f"{images}/[red]0.png" in column_of(shown, 0)  # a name is no markup, and none is cut
+    shown = command(run, images / "[red]0.png", images / "[red]1.png", "--out", tmp_path / "elsewhere", "--size", "32")
+    assert f"{tmp_path}/elsewhere holds" in shown
+    assert len(pd.read_csv(tmp_path / "elsewhere/predictions.csv")) == 2
+
+
+def test_settings_come_after_the_images(
+    trained_scenes: Trained, images: Path, tmp_path: Path, command: Callable[..., str]
+) -> None:
+    run = trained_scenes("segmentation")
+    command(run, images, "--out", tmp_path / "plain")
+    command(run, images, "--out", tmp_path / "flipped", "--evaluation.flip", "true", "--evaluation.scales", "0.5,1")
+    plain, flipped = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("plain", "flipped"))
+    assert list(plain["file"]) == list(flipped["file"])
+    assert not plain.equals(flipped)
+    with pytest.raises(UserError, match=r"evaluation\.flipp"):
+        command(run, images, "--out", tmp_path / "wrong", "--evaluation.flipp", "true")
+    with pytest.raises(UserError, match=r"evaluation\.flip is set, but the task 'multilabel' does not use it"):
+        command(trained_scenes("multilabel"), images, "--out", tmp_path / "wrong", "--evaluation.flip", "true")
+
+
+def test_labels_are_shown_for_the_first_images_and_written_for_all(
+    trained_scenes: Trained, tmp_path: Path, command: Callable[..., str]
+) -> None:
+    root = tmp_path / "many"
+    root.mkdir()
+    for i in range(23):
+        Image.fromarray(np.full((16, 16, 3), 10 * i, np.uint8)).save(root / f"{i:02}.png")
+    shown = command(trained_scenes("multilabel"), root, "--out", tmp_path / "out", "--size", "32")
+    assert "... and 3 more" in shown
+    assert f"{root}/19.png" in column_of(shown, 0)
+    assert f"{root}/20.png" not in column_of(shown, 0)
+    assert "labels" in shown
+    assert "p(Bag)" not in shown
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert [Path(name).name for name in table["file"]] == [f"{i:02}.png" for i in range(23)]
+    assert "p(Bag)" in table
+
+
+def test_what_is_missing_is_said(trained_scenes: Trained, tmp_path: Path, command: Callable[..., str]) -> None:
+    run = trained_scenes("multilabel")
+    with pytest.raises(UserError, match="no image given"):
+        command(run, "--out", tmp_path / "out")
+    with pytest.raises(UserError, match="is not there; expected an image file or a folder"):
+        command(run, tmp_path / "nowhere", "--out", tmp_path / "out")
+    with pytest.raises(UserError, match="has no checkpoint 'lst'"):
+        command(run, tmp_path, "--out", tmp_path / "out", "--checkpoint", "lst")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["predict", "policy"])
+def test_the_help_says_that_images_are_given(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    build_app()([verb, "--help"], result_action="return_value")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "IMAGES image files" in shown
