@@ -104,7 +104,7 @@ def accuracy_by_setting(
     >>> def run(batch_size: int, top1: float) -> Run:
     ...     metrics = pd.DataFrame({"epoch": [1], "validation_top1": [top1]})
     ...     recipe = f"training = {{ batch_size = {batch_size}, epochs = 1 }}"
-    ...     return Run(Path("runs"), "a run", metrics, pd.DataFrame(), pd.DataFrame(), recipe, {})
+    ...     return Run(Path("runs"), "a run", metrics, *[pd.DataFrame()] * 3, recipe, {})
     >>> table = accuracy_by_setting([run(16, 0.625), run(2, 0.75), run(2, 0.25)], "training.batch_size")
     >>> table["median"].to_dict(), table.loc[2].to_dict()
     ({2: 0.5, 16: 0.625}, {'median': 0.5, 'lowest': 0.25, 'highest': 0.75, 'runs': 2.0})

@@ -38,7 +38,8 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 6px 18px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { white-space: normal; color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 .label { text-align: left; }
-.wide th, .wide td { padding-right: 11px; }
+.wide { font-size: 13px; }
+.wide th, .wide td { padding-right: 8px; }
 .wide th { font-size: 12px; }
 .wide tr > :last-child { padding-right: 0; }
 td.label + td.label:last-child { white-space: normal; overflow-wrap: anywhere; }
@@ -95,7 +96,7 @@ def card(title: str, body: str, note: str = "", *, tall: bool = False) -> str:
     """A framed piece of HTML with a title and a note under it; a `tall` one scrolls inside.
 
     >>> card("mAP", "")[:50]
-    '<section class="card"><h3 class="as-is">mAP</h3><di'
+    '<section class="card"><h3 class="as-is">mAP</h3><d'
     """
     kind = ' class="as-is"' if title[1:2].isupper() else ""  # the first letter of others is shown as a capital
     heading = f"<h3{kind}>{escape(title)}</h3>" if title else ""
