@@ -214,3 +214,17 @@ def test_names_are_those_of_files_and_paths_below_the_folders_given(images: Path
     smooth_image(9, 20, 20).save(tmp_path / "more/wide.jpg")
     with pytest.raises(UserError, match="would both be written as wide"):
         find_images([images, tmp_path / "more"])
+
+
+def test_an_imported_network_for_voc_names_vocs_classes(images: Path, tmp_path: Path) -> None:
+    options = {"layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 2}
+    model = anysize.create_model("resnext50_elastic", 21, task="segmentation", **options)
+    torch.save({f"module.{name}": value for name, value in model.state_dict().items()}, tmp_path / "deeplab.pth")
+    run = anysize.import_checkpoint(
+        tmp_path / "deeplab.pth",
+        "resnext50_elastic",
+        out=tmp_path / "run",
+        overrides={f"model.options.{key}": value for key, value in options.items()},
+    )
+    table = predict(run, images / "high.PNG")
+    assert {"share(background)", "share(aeroplane)", "share(tvmonitor)"} < set(table.columns)

@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import BadImage, FileSource, image_extensions
+from anysize.data.voc import CLASSES as VOC_CLASSES
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.pictures import displayed
@@ -135,10 +136,12 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _named(loaded: LoadedRun) -> LoadedRun:
-    """The run with names of its classes, which weights that were imported do not tell: their numbers, then."""
+    """The run with names of its classes, which weights that were imported do not tell: VOC's, or their numbers."""
     if loaded.preprocessing.classes:
         return loaded
     classes = tuple(str(i) for i in range(loaded.checkpoint.state["model"]["num_classes"]))
+    if loaded.recipe.data.name == "voc" and len(classes) == len(VOC_CLASSES):
+        classes = VOC_CLASSES
     return dataclasses.replace(loaded, preprocessing=dataclasses.replace(loaded.preprocessing, classes=classes))
 
 
