@@ -239,8 +239,9 @@ def test_its_use_is_known_without_its_files():
     info = dataset_info(DataSettings(name="coco"), "labels")
     assert (info.image_size, info.resize, info.crop, info.areas) == (224, "stretch", "random-resized", (1024, 9216))
     masks = dataset_info(DataSettings(name="coco"), "masks")
-    assert dataclasses.replace(masks, image_size=0, resize="", crop="") == dataclasses.replace(
-        info, image_size=0, resize="", crop=""
-    )
+    assert (masks.image_size, masks.resize, masks.crop) == (513, "pad", "rescale")
+    assert (info.num_classes, masks.num_classes) == (80, 81)  # with the background
+    alike = {"image_size": 0, "resize": "", "crop": "", "num_classes": 0}
+    assert dataclasses.replace(masks, **alike) == dataclasses.replace(info, **alike)
     code = "import anysize.data.coco_index, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
