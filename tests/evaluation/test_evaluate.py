@@ -7,6 +7,7 @@ from torch import nn
 
 from anysize.data.loader import LoadedBatch
 from anysize.evaluation.evaluate import evaluate_batches, evaluating, on_device
+from anysize.registry import UserError
 from anysize.tasks.base import create_task
 
 CPU = torch.device("cpu")
@@ -57,10 +58,9 @@ def test_copies_are_no_images() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_no_batches_take_no_time() -> None:
-    summary = evaluate_batches(Network(), create_task("classification", ["a", "b"]), [], CPU)
-    assert summary.values["images"] == 0
-    assert summary.values["images_per_second"] == 0
+def test_without_an_image_there_is_nothing_to_say() -> None:
+    with pytest.raises(UserError, match="no image can be evaluated"):
+        evaluate_batches(Network(), create_task("classification", ["a", "b"]), [], CPU)
 
 
 def test_each_module_gets_its_own_mode_back_also_after_an_error() -> None:
