@@ -18,7 +18,6 @@ from anysize.data.export import export_dataset
 from anysize.data.loader import eval_batches
 from anysize.experiment import runs as runs_module
 from anysize.experiment import train as train_module
-from anysize.experiment.pictures import displayed
 from anysize.experiment.runs import evaluate, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform
 from anysize.experiment.train import train
@@ -96,7 +95,7 @@ def test_the_pictures_are_the_worst_of_all_and_the_worst_comes_first(trained_sce
         for batch in eval_batches(evaluator.validation, transform, 48, batch_size=5):
             for row, output in enumerate(evaluator.task.predictions(loaded.model.eval(), batch)):
                 index = int(batch.indices[row])
-                shown = evaluator.task.show(displayed(evaluator.validation, index), output, batch.targets[row])
+                shown = evaluator.task.show(output, batch.targets[row])
                 expected[evaluator.validation.describe(index)] = shown.score
     worst = sorted(expected, key=lambda name: expected[name])[:5]
     assert [entry["name"] for entry in found["images"]] == worst

@@ -148,12 +148,12 @@ def test_a_prediction_as_shown_and_written() -> None:
     task = MultiLabel(CLASSES)
     image = np.zeros((4, 4, 3), dtype=np.uint8)
     output, target = torch.tensor([1.0, 3.0, -0.5, -4.0]), torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0]]).byte()
-    shown = task.show(image, output, target)
+    shown = task.show(output, target)
     assert [(label, kind) for label, _, kind in shown.lines] == [("dog", "right"), ("cat", "wrong"), ("fish", "missed")]
     assert [p for _, p, _ in shown.lines] == pytest.approx(output.sigmoid()[[1, 0, 2]].tolist())
-    better = task.show(image, torch.tensor([-1.0, 3.0, 0.5, -4.0]), target)
+    better = task.show(torch.tensor([-1.0, 3.0, 0.5, -4.0]), target)
     assert shown.score < better.score < 0
-    sure = task.show(image, torch.tensor([5.0, 3.0, -0.5, -4.0]), target)  # the same labels, but a surer mistake
+    sure = task.show(torch.tensor([5.0, 3.0, -0.5, -4.0]), target)  # the same labels, but a surer mistake
     assert sure.score < shown.score
     row = task.describe(output)
     assert row["labels"] == "dog;cat"

@@ -157,7 +157,7 @@ def test_a_prediction_as_shown_and_written() -> None:
     true = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, VOID, VOID]], dtype=torch.uint8)
     predicted = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 3], [3, 3, 3, 3]], dtype=torch.uint8)
     task, output = Segmentation(CLASSES), one_hot(predicted)
-    shown = task.show(image, output, true)
+    shown = task.show(output, true)
     assert shown.lines == [
         ("background", 1.0, "right"),
         ("cat", 0.75, "right"),

@@ -41,7 +41,7 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
                 if batch.shapes is not None:
                     height, width = batch.shapes[row]
                     target = target[:height, :width]
-                shown = evaluator.task.show(displayed(source, index), output.cpu(), target.cpu())
+                shown = evaluator.task.show(output.cpu(), target.cpu())
                 entry = (-shown.score, index, shown)
                 if len(worst) < wanted:
                     heapq.heappush(worst, entry)

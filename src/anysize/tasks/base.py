@@ -90,8 +90,8 @@ class Task(Protocol):
         """The output, float32, for each image of a batch: (classes,), or (classes, H, W) at the image's own size."""
         ...
 
-    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
-        """The prediction for an image, uint8 (H, W, 3), beside what is true of it."""
+    def show(self, output: Tensor, target: Tensor) -> Shown:
+        """The prediction for an image beside what is true of it."""
         ...
 
     def describe(self, output: Tensor) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Classification:
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return iter(averaged(forward, batch))
 
-    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
+    def show(self, output: Tensor, target: Tensor) -> Shown:
         """The most probable classes, and the true one; the score is the true one's probability."""
         probabilities, true = output.softmax(0), int(target)
         top = probabilities.topk(min(_SHOWN, self.num_classes)).indices.tolist()

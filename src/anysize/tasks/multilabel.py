@@ -145,7 +145,7 @@ class MultiLabel:
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return iter(averaged(forward, batch))
 
-    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
+    def show(self, output: Tensor, target: Tensor) -> Shown:
         """The labels that are predicted or true, the most probable first.
 
         The score is minus the image's binary cross-entropy, summed over the classes: unlike F1 or average precision it

@@ -170,7 +170,7 @@ class Segmentation:
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return self._predict(forward, batch)
 
-    def show(self, image: np.ndarray, output: Tensor, target: Tensor) -> Shown:
+    def show(self, output: Tensor, target: Tensor) -> Shown:
         """Truth and prediction in VOC's colours, and the IoU of each class in this image, the highest first.
 
         A class is right where truth and prediction meet anywhere, wrong where it is predicted alone, else missed. The
