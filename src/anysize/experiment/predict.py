@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anysize.data.folders import images_below
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.source import BadImage, FileSource, image_extensions
+from anysize.data.source import VOID, BadImage, FileSource, image_extensions
 from anysize.data.voc import CLASSES as VOC_CLASSES
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
@@ -110,11 +111,7 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     for item in map(Path, given):
         item = item.expanduser()
         if item.is_dir():
-            inside = sorted(
-                path
-                for path in item.rglob("*")
-                if path.suffix.lower() in image_extensions() and not path.name.startswith(".") and path.is_file()
-            )
+            inside = sorted(map(Path, images_below(item)))
             if not inside:
                 raise UserError(f"{item} holds no image; expected files ending in {' '.join(image_extensions())}")
             found |= {str(path): path.relative_to(item) for path in inside}
@@ -155,7 +152,7 @@ class _NoMasks:
         """Void of the image's size."""
         try:
             with Image.open(self.paths[index]) as image:
-                return np.full((image.height, image.width), 255, np.uint8)
+                return np.full((image.height, image.width), VOID, np.uint8)
         except OSError as error:
             raise BadImage(f"it cannot be decoded ({error})") from error
 
