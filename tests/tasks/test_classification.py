@@ -83,7 +83,6 @@ def test_outputs_are_float32_and_auxiliary_ones_do_not_count() -> None:
 def test_what_is_shown_of_a_prediction(true: str, kinds: dict[str, str]) -> None:
     output = torch.tensor([1.0, 3.0, -1.0, 2.0, -1.5, -2.0, -3.0])
     probabilities = output.softmax(0)
-    image = np.zeros((4, 4, 3), np.uint8)
     shown = create_task("classification", NAMES).show(output, torch.tensor(NAMES.index(true)))
     assert shown.score == pytest.approx(probabilities[NAMES.index(true)].item())
     assert [label for label, _, _ in shown.lines][:3] == ["bee", "dog", "ant"]

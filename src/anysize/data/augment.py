@@ -10,11 +10,10 @@ import functools
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment_ops import add_lighting, check_augment, one_by_one, pixel_ops, sample_keys
+from anysize.data.augment_ops import Augmentation, add_lighting, one_by_one, sample_keys
 from anysize.data.preprocess import normalize, resize, take, to_square
 from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
@@ -23,7 +22,7 @@ from anysize.registry import UserError
 from anysize.sizes.plan import Batch
 
 
-class TrainTransform:
+class TrainTransform(Augmentation):
     """Random augmentation that depends on (seed, epoch, sample, copy) alone.
 
     Args:
@@ -43,18 +42,9 @@ class TrainTransform:
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
-        check_augment(preprocessing, augment)
+        super().__init__(preprocessing, augment, seed)
         if augment.crop == "rescale":
             raise UserError("augment.crop rescale is for images with masks; expected pad, random-resized or none")
-        self.preprocessing = preprocessing
-        self.augment = augment
-        self.seed = seed
-        self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
-        self._pixel_ops = pixel_ops(augment)
-
-    def views(self, batch: Batch) -> int:
-        """The augmented copies."""
-        return batch.copies
 
     def prepare(self, images: Tensor) -> Tensor:
         """For `crop = "pad"`: images stored at another size than the base are resized to it once."""

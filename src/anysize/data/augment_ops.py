@@ -22,6 +22,31 @@ _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
+class Augmentation:
+    """What `TrainTransform` and `DenseTrainTransform` are made of.
+
+    Args:
+        preprocessing: base size, normalisation, interpolation.
+        augment: what to do, with `crop` and `flip` settled (`resolve_augment`).
+        seed: of the run.
+
+    Raises:
+        UserError: as `check_augment`.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
+        check_augment(preprocessing, augment)
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self.seed = seed
+        self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
+        self._pixel_ops = pixel_ops(augment)
+
+    def views(self, batch: Batch) -> int:
+        """The augmented copies."""
+        return batch.copies
+
+
 def check_augment(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
     """Refuse settings that are not settled, out of range, or do not fit the images.
 

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment_ops import add_lighting, check_augment, one_by_one, pixel_ops
+from anysize.data.augment_ops import Augmentation, add_lighting, one_by_one
 from anysize.data.dense_geometry import canvas_size, cut, eval_size, middle, random_start, resized_crop, scaled_size
 from anysize.data.preprocess import normalize
 from anysize.data.random import Stream, seeded, uniform
@@ -52,7 +51,7 @@ class DenseTransform(Protocol):
         """Pixels (V * B, C, h, w) of the samples `indices` to float32 input, channels last in memory."""
 
 
-class DenseTrainTransform:
+class DenseTrainTransform(Augmentation):
     """Random augmentation of an image and its mask that depends on (seed, epoch, sample, copy) alone.
 
     With `crop = "rescale"` an image of H x W pixels is scaled by a factor, log-uniform in `augment.rescale`, times
@@ -76,18 +75,9 @@ class DenseTrainTransform:
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
-        check_augment(preprocessing, augment)
+        super().__init__(preprocessing, augment, seed)
         _check_masks(augment)
         _check_resize(preprocessing)
-        self.preprocessing = preprocessing
-        self.augment = augment
-        self.seed = seed
-        self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
-        self._pixel_ops = pixel_ops(augment)
-
-    def views(self, batch: Batch) -> int:
-        """The augmented copies."""
-        return batch.copies
 
     def sample(self, image: Tensor, mask: Tensor, index: int, batch: Batch) -> DenseSample:
         """(C, H, W) and (H, W) to `batch.copies` pairs of S x S pixels."""

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from anysize.tasks.records import OBJECT_SIZES
+
 SPLITS = ("train", "validation")
 HOW_VALIDATED = ("validation_calibrated", "validation_size")  # say how validation was done, are no metrics
 EVALUATION_FACTS = (
@@ -17,8 +19,6 @@ EVALUATION_FACTS = (
     "images_per_second",
     "flops",
 )  # the other columns are metrics
-
-SIZES = ("small", "medium", "large")  # of objects: metrics that end in one are drawn together
 
 _FRACTION = re.compile(
     r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*",
@@ -35,8 +35,8 @@ _LABELS = {
     "mean_iou": "mean IoU",
     "cf1": "CF1",
     "of1": "OF1",
-    **{f"map_{size}": f"mAP {size}" for size in SIZES},
-    **{f"iou_{size}": f"IoU {size}" for size in SIZES},
+    **{f"map_{size}": f"mAP {size}" for size in OBJECT_SIZES},
+    **{f"iou_{size}": f"IoU {size}" for size in OBJECT_SIZES},
     "seconds": "training time",
 }
 _UNITS = {

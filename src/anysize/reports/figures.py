@@ -25,9 +25,10 @@ from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
 from anysize.reports.by_setting import BySetting
-from anysize.reports.columns import SIZES, is_fraction, label, show, unit_of
+from anysize.reports.columns import is_fraction, label, show, unit_of
 from anysize.reports.setting_values import show_setting
 from anysize.reports.tables import AS_TRAINED, by_size
+from anysize.tasks.records import OBJECT_SIZES
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without the yellow that fades on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E9B", "#444444")
@@ -121,7 +122,7 @@ def object_size_figure(evaluation: pd.DataFrame) -> dict[str, Any]:
     figures = {}
     for stem in _told_by_object_size(evaluation):
         lines = []
-        for objects, color in zip(SIZES, COLORS, strict=False):
+        for objects, color in zip(OBJECT_SIZES, COLORS, strict=False):
             values = by_size(evaluation, f"{stem}_{objects}")
             sizes = pd.Series(values.index, index=values.index)
             lines += [Line(objects, sizes, values[how], color, how == AS_TRAINED, str(how)) for how in values.columns]
@@ -136,7 +137,7 @@ def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
     """Each validation metric that is told by object size, over the epochs: title -> figure."""
     figures = {}
     for stem in _told_by_object_size(metrics):
-        columns = [(size, f"{stem}_{size}") for size in SIZES]
+        columns = [(size, f"{stem}_{size}") for size in OBJECT_SIZES]
         lines = [
             Line(size, metrics["epoch"], metrics[column], color)
             for (size, column), color in zip(columns, COLORS, strict=False)
@@ -149,7 +150,7 @@ def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
 
 def _told_by_object_size(frame: pd.DataFrame) -> list[str]:
     """What comes before "_small" in the names of columns."""
-    smallest = f"_{SIZES[0]}"
+    smallest = f"_{OBJECT_SIZES[0]}"
     return [str(column).removesuffix(smallest) for column in frame if str(column).endswith(smallest)]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from anysize.reports import files
-from anysize.reports.columns import SIZES, SPLITS, error_of, label, metrics_of, show
+from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
 from anysize.reports.figures import (
     COLORS,
@@ -19,6 +19,7 @@ from anysize.reports.predictions import predictions_section, read_predictions
 from anysize.reports.runs import Run
 from anysize.reports.scale_policy import class_figure, policy_figure
 from anysize.reports.tables import evaluation_cells, evaluation_metrics
+from anysize.tasks.records import OBJECT_SIZES
 
 
 def write_report(folder: str | Path) -> Path:
@@ -73,7 +74,7 @@ def _training(run: Run) -> str:
         return section("Training", card("", "", "No epoch has been trained yet."))
     curves = []
     for metric in metrics_of(frame.columns):
-        if error_of(metric) or metric.endswith(tuple(f"_{size}" for size in SIZES)):
+        if error_of(metric) or metric.endswith(tuple(f"_{size}" for size in OBJECT_SIZES)):
             continue  # its error is drawn, or all object sizes together
         lines = [
             Line(label(split), frame["epoch"], frame[f"{split}_{metric}"], color, dashed=split == "train")

@@ -12,8 +12,7 @@ from torchmetrics import Metric
 
 from anysize.data.source import VOID
 from anysize.registry import UserError
-
-OBJECT_SIZES = ("small", "medium", "large")
+from anysize.tasks.records import OBJECT_SIZES
 
 
 def confusion_matrix(predictions: Tensor, targets: Tensor, num_classes: int) -> Tensor:
@@ -144,7 +143,6 @@ class MaskConfusion(Metric):  # type: ignore[misc]
 
 
 __all__ = [
-    "OBJECT_SIZES",
     "MaskConfusion",
     "class_accuracy",
     "confusion_matrix",

@@ -11,8 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from anysize.tasks.confusion import OBJECT_SIZES
-from anysize.tasks.records import Table
+from anysize.tasks.records import OBJECT_SIZES, Table
 
 OVERALL = "all labels and by object size"
 BY_CLASS = "by class"

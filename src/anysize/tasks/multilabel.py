@@ -14,9 +14,8 @@ from anysize.data.dataset import Targets
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
-from anysize.tasks.confusion import OBJECT_SIZES
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
-from anysize.tasks.records import Shown, Summary
+from anysize.tasks.records import OBJECT_SIZES, Shown, Summary
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
 _TINY = 1e-12

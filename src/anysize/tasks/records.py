@@ -7,6 +7,9 @@ import numpy as np
 Color = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
 
+OBJECT_SIZES = ("small", "medium", "large")
+"""Of objects, by their area. A value whose name ends in one of them, such as `map_small`, is that of such objects."""
+
 Table = dict[str, dict[str, float]]
 """Row -> column -> value."""
 

@@ -19,14 +19,13 @@ from anysize.registry import UserError
 from anysize.tasks import dense_inference
 from anysize.tasks.base import TASKS, Forward, Outputs, loss_with_auxiliary
 from anysize.tasks.confusion import (
-    OBJECT_SIZES,
     MaskConfusion,
     class_accuracy,
     confusion_matrix,
     intersection_over_union,
     pixel_accuracy,
 )
-from anysize.tasks.records import Shown, Summary, Table
+from anysize.tasks.records import OBJECT_SIZES, Shown, Summary, Table
 
 _BACKGROUND = "background"
 _OVERLAP = 1 / 3
