@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from anysize.data import coco_masks
 from anysize.data.coco_index import index_coco
 from anysize.data.coco_masks import CocoMasks, expand_counts, paint, run_lengths
-from anysize.data.source import BadImage
+from anysize.data.decode import BadImage
 from anysize.registry import UserError
 
 NUMBERS = np.array([1, 2, 3], np.uint8)

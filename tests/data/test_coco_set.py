@@ -16,9 +16,10 @@ from coco_files import CATEGORIES, SIZES, annotation, coco_dict, polygon, write_
 from pycocotools.coco import COCO
 
 from anysize.data import coco_masks
+from anysize.data.decode import BadImage
 from anysize.data.registry import dataset_info, load_dataset
 from anysize.data.settings import DataSettings
-from anysize.data.source import BadImage, FileSource
+from anysize.data.source import FileSource
 from anysize.registry import UserError
 
 CLASSES = tuple(category["name"] for category in CATEGORIES)

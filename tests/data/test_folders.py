@@ -11,11 +11,12 @@ import torch
 from image_files import damage, smooth_image, varied, write_folder
 from PIL import Image
 
-import anysize.data.source
+import anysize.data.decode
 from anysize.data.check import check_dataset
+from anysize.data.decode import BadImage, decode_rgb
 from anysize.data.registry import build_preprocessing, dataset_info, load_dataset
 from anysize.data.settings import DataSettings
-from anysize.data.source import ArraySource, BadImage, FileSource, decode_rgb
+from anysize.data.source import ArraySource, FileSource
 from anysize.registry import UserError
 
 
@@ -77,7 +78,7 @@ def test_simplejpeg_gives_pils_pixels(tmp_path: Path, monkeypatch: pytest.Monkey
         smooth_image(i, 61, 83).convert(mode).save(path, **options)
         fast = decode_rgb(str(path))
         with monkeypatch.context() as patch:
-            patch.setattr(anysize.data.source, "simplejpeg", None)
+            patch.setattr(anysize.data.decode, "simplejpeg", None)
             assert np.array_equal(fast, decode_rgb(str(path)))
 
 

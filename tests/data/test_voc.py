@@ -7,9 +7,10 @@ import pytest
 import torch
 from mask_folders import mask_of, save_image, save_palette
 
+from anysize.data.decode import BadImage
 from anysize.data.registry import dataset_info, load_dataset
 from anysize.data.settings import DataSettings
-from anysize.data.source import BadImage, FileSource, Source, read_with_mask
+from anysize.data.source import FileSource, Source, read_with_mask
 from anysize.data.voc import CLASSES
 from anysize.registry import UserError
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from anysize.data.coco_index import CocoIndex, file_stamp
-from anysize.data.source import VOID, BadImage
+from anysize.data.decode import BadImage
+from anysize.data.source import VOID
 from anysize.registry import UserError
 
 try:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 from PIL import Image
 
 from anysize.data.dataset import Split
+from anysize.data.decode import BadImage
 from anysize.data.folders import hold_out, images_below
 from anysize.data.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.mask_sources import BACKGROUND, mask_source, read_class_names
 from anysize.data.settings import DataSettings
-from anysize.data.source import VOID, BadImage, FileSource
+from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from anysize.data.dataset import Split
+from anysize.data.decode import image_extensions
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, image_extensions
+from anysize.data.source import FileSource
 from anysize.registry import UserError
 
 _FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anysize.data.decode import BadImage
 from anysize.data.dense import DenseSample, DenseTransform
 from anysize.data.dense_geometry import mean_colour
 from anysize.data.preprocess import Transform
-from anysize.data.source import VOID, ArraySource, BadImage, FileSource, Source, read_with_mask
+from anysize.data.source import VOID, ArraySource, FileSource, Source, read_with_mask
 from anysize.preprocessing import Preprocessing
 from anysize.sizes.plan import Batch
 

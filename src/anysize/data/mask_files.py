@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from anysize.data.source import VOID, BadImage
+from anysize.data.decode import BadImage
+from anysize.data.source import VOID
 
 MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # endings of the files that are taken for masks: none is lossy
 _NARROW_GREY = {2: 85, 4: 17}  # by how much PIL multiplies the values of a grey PNG with so many bits

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from anysize.data.source import ArraySource, BadImage, FileSource, decode_rgb
+from anysize.data.decode import BadImage, decode_rgb
+from anysize.data.source import ArraySource, FileSource
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
 _CHUNK = 256  # files a thread decodes in one go: bounds what is thrown away when a file turns out to differ

@@ -3,8 +3,6 @@
 A source hands out undamaged uint8 images as they are stored; sizes and augmentation come later.
 """
 
-import functools
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -12,25 +10,16 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from anysize.data.decode import BadImage, decode_rgb
 from anysize.registry import UserError
-
-try:
-    import simplejpeg
-except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slower
-    simplejpeg = None
 
 logger = logging.getLogger(__name__)
 
 
 VOID = 255
 """In a mask: a pixel that is neither learned nor counted."""
-
-
-class BadImage(Exception):
-    """An image that cannot be decoded; the message is the decoder's."""
 
 
 class Masks(Protocol):
@@ -253,42 +242,6 @@ def check_sizes(source: Source, index: int, image: tuple[int, ...], mask: tuple[
         )
 
 
-def decode_rgb(path: str) -> np.ndarray:
-    """Decode an image file to RGB: uint8 (H, W, 3). EXIF rotation is not applied, as in torchvision's ImageFolder.
-
-    JPEGs go through simplejpeg where it is installed; its pixels equal PIL's. Raises `BadImage`.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        pixels = _decode_jpeg(data)
-        if pixels is not None:
-            return pixels
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image if image.mode == "RGB" else _to_rgb(image))
-    except UnidentifiedImageError as error:
-        raise BadImage("it cannot be decoded (it is in no image format that PIL knows)") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from error
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """The pixels of a JPEG; None where PIL has to decide: no JPEG, CMYK (converted differently), or damaged."""
-    if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
-        return None
-    try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
-    except ValueError:
-        pass
-    return None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    # A palette with transparency is defined for RGBA alone; PIL warns when it goes to RGB in one step.
-    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-
-
 def first_of_each_class(targets: np.ndarray, limit: int) -> np.ndarray:
     """Indices (sorted) of the first `limit` images, spread evenly over the classes where each image has one class.
 
@@ -302,11 +255,3 @@ def first_of_each_class(targets: np.ndarray, limit: int) -> np.ndarray:
     rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before an image
     rank[by_class] = np.arange(len(targets)) - np.repeat(starts, counts)
     return np.sort(np.lexsort((targets, rank))[:limit])
-
-
-@functools.cache
-def image_extensions() -> tuple[str, ...]:
-    """Endings of the files that are taken for images, in lower case."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return tuple(IMG_EXTENSIONS)

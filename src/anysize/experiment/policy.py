@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anysize.data.decode import BadImage, decode_rgb
 from anysize.data.dense import DenseEvalTransform
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.preprocess import normalize, to_square
-from anysize.data.source import BadImage, decode_rgb, first_of_each_class
+from anysize.data.source import first_of_each_class
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.runs import load_run, make_evaluator

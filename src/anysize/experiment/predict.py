@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anysize.data.decode import BadImage, image_extensions
 from anysize.data.folders import images_below
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.source import VOID, BadImage, FileSource, image_extensions
+from anysize.data.source import VOID, FileSource
 from anysize.data.voc import CLASSES as VOC_CLASSES
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
