@@ -41,8 +41,6 @@ def command(
         take what fits and start the rest afresh, instead of refusing
     """
     from anysize.experiment.importing import import_checkpoint
-    from anysize.tasks.base import list_tasks
-    from anysize.training.checkpoint import read_state
 
     overrides = parse_settings(settings)
     folder = import_checkpoint(
@@ -56,9 +54,5 @@ def command(
         overrides=overrides,
         say=print,
     )
-    task = read_state(folder / "checkpoints" / "last")["task"]
-    if task not in list_tasks():
-        print(f"{task} is neither trained nor evaluated yet; next: anysize.load_run({str(folder)!r}).model in Python")
-        return
     root = "" if overrides.get("data.root") else " --data.root DIR"
     print(f"next: anysize evaluate {folder}{root}, or train from it with --model.weights {folder}")
