@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import torch
 
-from anysize.models.factory import create_model
-from anysize.training.memory import MALLOPT
+from anysize.models.spec import create_model
+from anysize.training.allocator import MALLOPT
 from harness import print_environment, training_step
 
 SETTINGS = {"default": (), "mallopt": ("mallopt",), "huge pages": ("thp",), "both": ("mallopt", "thp")}
@@ -104,7 +104,7 @@ def _resident(kind: str) -> float:
 def compare_settings(net: Net, quick: bool) -> dict[tuple[str, str], float]:
     """Images a second by norm and setting, as a fraction of the default's; prints a table."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "anysize.models.factory", "harness"])
+    context.set_forkserver_preload(["torch", "torchvision", "anysize.models.spec", "harness"])
     seen: dict[tuple[str, str], list[Measured]] = {(norm, setting): [] for norm in NORMS for setting in SETTINGS}
     for round_ in range(1 if quick else net.rounds):
         for norm, setting in sorted(seen, reverse=bool(round_ % 2)):

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from anysize.data.augment import TrainTransform
+from anysize.data.augment.plain import TrainTransform
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import ArraySource

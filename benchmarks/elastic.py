@@ -24,10 +24,10 @@ import copy
 
 import torch
 
-from anysize.models.factory import create_model
-from anysize.models.fold import fold_batch_norm
-from anysize.sizes.cost import count_flops
-from anysize.training.memory import keep_freed_memory
+from anysize.models.measure.flops import count_flops
+from anysize.models.spec import create_model
+from anysize.models.surgery.fold import fold_batch_norm
+from anysize.training.allocator import keep_freed_memory
 from harness import compare, print_environment, report, training_step
 
 GIGA_MACS = {

@@ -33,10 +33,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F1
 
-from anysize.data.dense import DenseTrainTransform
+from anysize.data.augment.joint import DenseTrainTransform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from anysize.sizes.plan import Batch
+from anysize.sizes.batch_plan import Batch
 from harness import compare, print_environment, report
 
 COUNT, HEIGHT, WIDTH, SIDE, VOID = 32, 375, 500, 512, 255

@@ -12,10 +12,11 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from anysize.models.factory import create_model
-from anysize.sizes.cost import count_flops, plan_cost
+from anysize.models.measure.flops import count_flops
+from anysize.models.spec import create_model
+from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.cost import plan_cost
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 from harness import compare, print_environment, report
 from training_loop import make_loader

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.models.factory import create_model
+from anysize.models.spec import create_model
 from anysize.norms.factory import create_norm
 from harness import (
     compare,

@@ -22,24 +22,24 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from anysize.data.augment import TrainTransform
+from anysize.data.augment.plain import TrainTransform
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import ArraySource
-from anysize.models.factory import create_model
+from anysize.models.measure.flops import count_flops
+from anysize.models.spec import create_model
 from anysize.preprocessing import Preprocessing
 from anysize.reports.run_log import RunLog
-from anysize.sizes.cost import count_flops
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.classification import Classification
+from anysize.training.checkpoint.store import CheckpointStore
 from anysize.training.guards import StopRequest
+from anysize.training.length import Progress, run_length
 from anysize.training.loop import Parts, Validation, train_epoch
 from anysize.training.optimizer import RegimeOptimizer
-from anysize.training.progress import Progress, run_length
 from anysize.training.settings import OptimizerSettings, TrainingSettings
-from anysize.training.store import CheckpointStore
 from harness import compare, print_environment, report
 
 STEPS, BATCH, SIZE = 24, 64, 32

@@ -9,7 +9,7 @@ from PIL import Image
 
 import anysize
 from anysize.cli import build_app, parse_settings
-from anysize.data.registry import dataset_info
+from anysize.data.catalog import dataset_info
 from anysize.experiment import build
 from anysize.recipe import differences, dump, load_recipe, override, read_header, recipe_names
 from anysize.training.optimizer import regime_at

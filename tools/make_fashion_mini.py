@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anysize.data.idx import read_idx_pair
+from anysize.data.formats.idx import read_idx_pair
 
 COLUMNS = 100
 TAKE = {"train": 1000, "validation": 200}  # images of each class

@@ -1,4 +1,4 @@
-"""Measure every model of ours and torchvision's and write src/anysize/models/table.csv, which `anysize models` shows.
+"""Measure every model of ours and torchvision's; write models/measure/table.csv, which `anysize models` shows.
 
 python tools/make_models_table.py [NAME ...]   # without names all of them, about a minute; others keep their figures
 """
@@ -8,11 +8,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from anysize.models.factory import list_models
-from anysize.models.structure import model_figures
-from anysize.models.table import ModelFigures, read_table
+from anysize.models.measure.structure import model_figures
+from anysize.models.measure.table import ModelFigures, read_table
+from anysize.models.spec import list_models
 
-PATH = Path(__file__).parent.parent / "src/anysize/models/table.csv"
+PATH = Path(__file__).parent.parent / "src/anysize/models/measure/table.csv"
 
 
 def main() -> None:

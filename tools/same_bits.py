@@ -215,10 +215,17 @@ def tensor_differences(one: Path, other: Path) -> Iterator[str]:
         if a.keys() != b.keys():
             yield f"{checkpoint}/{file}: other names: {sorted(a.keys() ^ b.keys())[:3]}"
             continue
-        changed = [name for name in a if not torch.equal(a[name].view(-1).view(torch.uint8), b[name].view(-1).view(torch.uint8))]  # fmt: skip
+        changed = [name for name in a if not torch.equal(bits(a[name]), bits(b[name]))]
         if changed:
             far = max((a[name].double() - b[name].double()).abs().max().item() for name in changed)
             yield f"{checkpoint}/{file}: {len(changed)} of {len(a)} tensors, {changed[0]} first, by at most {far:.2g}"
+
+
+def bits(tensor: Any) -> Any:
+    """The bytes of a tensor, so that NaN equals itself and 0 is not -0."""
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def make_images(root: Path) -> None:
@@ -237,7 +244,7 @@ def make_images(root: Path) -> None:
 
 
 def work(folder: Path, cases: list[str], *, present: bool) -> None:
-    """Train the cases with the version that is imported; of a case that is stopped, the present code trains the rest."""
+    """Train the cases with the version that is imported; where one is stopped, the present code goes on with it."""
     side = folder / ("present" if present else "revision")
     side.mkdir()
     for case in cases:

@@ -15,44 +15,44 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "accuracy_by_setting": "anysize.reports.by_setting",
-    "BatchPlan": "anysize.sizes.plan",
-    "PlanSampler": "anysize.sizes.plan",
-    "SampleKey": "anysize.sizes.plan",
+    "BatchPlan": "anysize.sizes.batch_plan",
+    "PlanSampler": "anysize.sizes.batch_plan",
+    "SampleKey": "anysize.sizes.batch_plan",
     "SizeMix": "anysize.sizes.mix",
     "SizeRamp": "anysize.sizes.schedule",
     "SizePhase": "anysize.sizes.schedule",
     "SizeSchedule": "anysize.sizes.schedule",
     "MixedSizeLoader": "anysize.data.mixed",
-    "OnlineNorm1d": "anysize.norms.online",
-    "OnlineNorm2d": "anysize.norms.online",
-    "OnlineNorm3d": "anysize.norms.online",
+    "OnlineNorm1d": "anysize.norms.online.norm",
+    "OnlineNorm2d": "anysize.norms.online.norm",
+    "OnlineNorm3d": "anysize.norms.online.norm",
     "Preprocessing": "anysize.preprocessing",
     "Recipe": "anysize.recipe",
     "UserError": "anysize.registry",
-    "average_online_state": "anysize.norms.online_distributed",
-    "bench": "anysize.models.bench",
+    "average_online_state": "anysize.norms.online.distributed",
+    "bench": "anysize.models.measure.speed",
     "calibrate": "anysize.experiment.runs",
     "calibrate_batch_norm": "anysize.norms.calibration",
     "calibrated": "anysize.norms.calibration",
-    "checkpoint_segments": "anysize.models.recompute",
-    "convert_norms": "anysize.norms.convert",
-    "count_flops": "anysize.sizes.cost",
-    "create_model": "anysize.models.factory",
+    "checkpoint_segments": "anysize.models.surgery.recompute",
+    "convert_norms": "anysize.norms.convert.model",
+    "count_flops": "anysize.models.measure.flops",
+    "create_model": "anysize.models.spec",
     "create_norm": "anysize.norms.factory",
-    "elasticize": "anysize.models.elasticize",
+    "elasticize": "anysize.models.surgery.elasticize",
     "evaluate": "anysize.experiment.runs",
     "expected_preprocessing": "anysize.models.expected",
-    "fold_batch_norm": "anysize.models.fold",
+    "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
-    "list_models": "anysize.models.factory",
+    "list_models": "anysize.models.spec",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.runs",
     "load_weights": "anysize.experiment.weights",
-    "plan": "anysize.experiment.plan",
+    "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
     "repeat": "anysize.experiment.repeat",
     "run_scale_policy": "anysize.experiment.policy",
-    "scale_gradient_state": "anysize.norms.online",
+    "scale_gradient_state": "anysize.norms.online.norm",
     "scale_policy": "anysize.evaluation.scale_policy",
     "train": "anysize.experiment.train",
 }
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
-    from anysize.experiment.plan import plan as plan
+    from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict
     from anysize.experiment.repeat import repeat as repeat
@@ -71,32 +71,32 @@ if TYPE_CHECKING:
     from anysize.experiment.runs import load_run as load_run
     from anysize.experiment.train import train as train
     from anysize.experiment.weights import load_weights as load_weights
-    from anysize.models.bench import bench as bench
-    from anysize.models.elasticize import elasticize as elasticize
     from anysize.models.expected import expected_preprocessing as expected_preprocessing
-    from anysize.models.factory import create_model as create_model
-    from anysize.models.factory import list_models as list_models
-    from anysize.models.fold import fold_batch_norm as fold_batch_norm
-    from anysize.models.recompute import checkpoint_segments as checkpoint_segments
+    from anysize.models.measure.flops import count_flops as count_flops
+    from anysize.models.measure.speed import bench as bench
+    from anysize.models.spec import create_model as create_model
+    from anysize.models.spec import list_models as list_models
+    from anysize.models.surgery.elasticize import elasticize as elasticize
+    from anysize.models.surgery.fold import fold_batch_norm as fold_batch_norm
+    from anysize.models.surgery.recompute import checkpoint_segments as checkpoint_segments
     from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
     from anysize.norms.calibration import calibrated as calibrated
-    from anysize.norms.convert import convert_norms as convert_norms
+    from anysize.norms.convert.model import convert_norms as convert_norms
     from anysize.norms.factory import create_norm as create_norm
-    from anysize.norms.online import OnlineNorm1d as OnlineNorm1d
-    from anysize.norms.online import OnlineNorm2d as OnlineNorm2d
-    from anysize.norms.online import OnlineNorm3d as OnlineNorm3d
-    from anysize.norms.online import scale_gradient_state as scale_gradient_state
-    from anysize.norms.online_distributed import average_online_state as average_online_state
+    from anysize.norms.online.distributed import average_online_state as average_online_state
+    from anysize.norms.online.norm import OnlineNorm1d as OnlineNorm1d
+    from anysize.norms.online.norm import OnlineNorm2d as OnlineNorm2d
+    from anysize.norms.online.norm import OnlineNorm3d as OnlineNorm3d
+    from anysize.norms.online.norm import scale_gradient_state as scale_gradient_state
     from anysize.preprocessing import Preprocessing as Preprocessing
     from anysize.recipe import Recipe as Recipe
     from anysize.recipe import load_recipe as load_recipe
     from anysize.registry import UserError as UserError
     from anysize.reports.by_setting import accuracy_by_setting as accuracy_by_setting
-    from anysize.sizes.cost import count_flops as count_flops
+    from anysize.sizes.batch_plan import BatchPlan as BatchPlan
+    from anysize.sizes.batch_plan import PlanSampler as PlanSampler
+    from anysize.sizes.batch_plan import SampleKey as SampleKey
     from anysize.sizes.mix import SizeMix as SizeMix
-    from anysize.sizes.plan import BatchPlan as BatchPlan
-    from anysize.sizes.plan import PlanSampler as PlanSampler
-    from anysize.sizes.plan import SampleKey as SampleKey
     from anysize.sizes.schedule import SizePhase as SizePhase
     from anysize.sizes.schedule import SizeRamp as SizeRamp
     from anysize.sizes.schedule import SizeSchedule as SizeSchedule

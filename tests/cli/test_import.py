@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anysize.cli import build_app
-from anysize.models.factory import create_model
+from anysize.models.spec import create_model
 
 
 class Evil:

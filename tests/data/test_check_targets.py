@@ -9,8 +9,8 @@ from image_files import damage, smooth_image
 from mask_folders import mask_of, save_grey, save_image, save_palette
 
 from anysize.cli import build_app
+from anysize.data.catalog import load_dataset
 from anysize.data.check import check_dataset
-from anysize.data.registry import load_dataset
 from anysize.data.settings import DataSettings
 from anysize.registry import UserError
 

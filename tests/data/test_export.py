@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from anysize.cli import build_app
+from anysize.data.catalog import load_dataset
 from anysize.data.export import export_dataset
 from anysize.data.export.coco import outline, run_lengths
-from anysize.data.registry import load_dataset
-from anysize.data.scenes import compose
+from anysize.data.scenes.compose import compose
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.settings import DataSettings
 from anysize.registry import UserError

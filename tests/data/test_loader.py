@@ -8,16 +8,16 @@ import pytest
 import torch
 from image_files import damage, smooth_image, varied, write_folder
 
-from anysize.data.augment import TrainTransform
+from anysize.data.augment.evaluation import EvalTransform
+from anysize.data.augment.plain import TrainTransform
+from anysize.data.catalog import load_dataset
 from anysize.data.loader import LoadedBatch, PlanLoader, eval_batches
-from anysize.data.preprocess import EvalTransform
-from anysize.data.registry import load_dataset
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import Batch, BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 
 SMALL = Preprocessing(image_size=24, resize="stretch")

@@ -9,18 +9,18 @@ from image_files import damage
 from mask_folders import save_grey
 from PIL import Image
 
-from anysize.data.dense import DenseEvalTransform, DenseTrainTransform
-from anysize.data.dense_geometry import mean_colour
+from anysize.data.augment.evaluation import normalize
+from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform
+from anysize.data.augment.joint_geometry import mean_colour
+from anysize.data.catalog import load_dataset
+from anysize.data.formats.mask_files import MaskFiles
 from anysize.data.loader import LoadedBatch, PlanLoader, eval_batches
-from anysize.data.mask_files import MaskFiles
-from anysize.data.preprocess import normalize
-from anysize.data.registry import load_dataset
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import VOID, ArraySource, FileSource
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import Batch, BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 
 BASE = 48

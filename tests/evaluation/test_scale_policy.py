@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from anysize.evaluation.scale_policy import scale_policy
-from anysize.models.factory import create_model
-from anysize.models.scales import ScaleSum
+from anysize.models.blocks.scales import ScaleSum
+from anysize.models.spec import create_model
 from anysize.registry import UserError
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from anysize.experiment.plan import plan
+from anysize.experiment.planning import plan
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.training import loop
-from anysize.training.checkpoint import read_checkpoint
+from anysize.training.checkpoint.files import read_checkpoint
 from anysize.training.guards import Interrupted
 
 Make = Callable[..., Recipe]

@@ -14,10 +14,10 @@ from torch import nn
 import anysize
 from anysize.experiment.build import build_data
 from anysize.experiment.runs import load_run, make_evaluator
-from anysize.models.factory import create_model
+from anysize.models.spec import create_model
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
-from anysize.training.checkpoint import read_checkpoint, read_state
+from anysize.training.checkpoint.files import read_checkpoint, read_state
 
 MODEL = {"depth": 8, "widths": [8, 8, 16]}
 OPTIONS = {f"model.options.{key}": value for key, value in MODEL.items()}

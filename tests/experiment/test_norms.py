@@ -16,13 +16,13 @@ from anysize.experiment import build
 from anysize.experiment.runs import evaluate, load_run
 from anysize.experiment.train import train
 from anysize.norms.layers import ElementwiseLayerNorm
-from anysize.norms.online import OnlineNorm2d
+from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
 from anysize.training import loop
-from anysize.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write_checkpoint
 from anysize.training.guards import Diverged, Interrupted
-from anysize.training.progress import Progress
+from anysize.training.length import Progress
 
 Make = Callable[..., Recipe]
 

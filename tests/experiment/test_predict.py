@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 import anysize
+from anysize.data.augment.evaluation import normalize
 from anysize.data.palette import overlay, voc_colors
-from anysize.data.preprocess import normalize
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.experiment.predict import find_images, predict
 from anysize.experiment.runs import load_run

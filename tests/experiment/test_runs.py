@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import anysize
-from anysize.data.registry import load_dataset
+from anysize.data.catalog import load_dataset
 from anysize.evaluation.sizes import best_for_budget, parse_sizes
 from anysize.experiment.runs import calibrate, evaluate, load_run, make_evaluator
 from anysize.experiment.train import train

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from anysize.data.dense import DenseEvalTransform, DenseTrainTransform
+from anysize.data.augment.evaluation import EvalTransform
+from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform
+from anysize.data.catalog import build_preprocessing
 from anysize.data.loader import LoadedBatch, eval_batches
-from anysize.data.preprocess import EvalTransform
-from anysize.data.registry import build_preprocessing
 from anysize.experiment.pictures import displayed, fixed_images
 from anysize.experiment.targets import build_task, eval_transform, info_of, open_split, targets_of, train_transform
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
-from anysize.sizes.plan import Batch
+from anysize.sizes.batch_plan import Batch
 
 Make = Callable[..., Recipe]
 RECIPES = {

@@ -22,7 +22,7 @@ from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
 from anysize.training import loop
-from anysize.training.checkpoint import read_checkpoint, read_state
+from anysize.training.checkpoint.files import read_checkpoint, read_state
 from anysize.training.guards import Diverged, Interrupted, StopRequest
 
 Make = Callable[..., Recipe]

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from anysize.experiment.weights import find_weights, start_from
-from anysize.models.factory import create_model
+from anysize.models.spec import create_model
 from anysize.registry import UserError
 
 RESNEXT = {"layers": [1, 2, 1, 1], "widths": [4, 8, 16, 32], "stem": 4, "cardinality": 8}

@@ -14,11 +14,11 @@ from anysize.experiment.build import build_data, build_model
 from anysize.experiment.runs import load_run
 from anysize.experiment.train import prepare
 from anysize.experiment.weights import find_weights, load_weights
-from anysize.models.factory import create_model
-from anysize.models.pretrained import Pretrained
+from anysize.models.spec import create_model
+from anysize.models.weights.published import Pretrained
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
-from anysize.training.checkpoint import read_checkpoint
+from anysize.training.checkpoint.files import read_checkpoint
 
 MODEL = {"depth": 8, "widths": [8, 8, 16]}
 

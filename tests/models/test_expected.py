@@ -7,8 +7,8 @@ import timm
 import torchvision
 
 from anysize import Preprocessing, UserError, expected_preprocessing
-from anysize.models.factory import list_models
 from anysize.models.families import EXPECTED, MODELS
+from anysize.models.spec import list_models
 
 
 def test_every_model_of_ours_says_its_input():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.norms.calibration import calibrate_batch_norm, calibrated, has_running_statistics
-from anysize.norms.online import OnlineNorm2d
+from anysize.norms.online.norm import OnlineNorm2d
 from anysize.registry import UserError
 
 

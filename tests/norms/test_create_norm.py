@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from anysize.models.settings import NORM_NAMES
 from anysize.norms.factory import NORMS, create_norm, norm_options
-from anysize.norms.online import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.registry import UserError
 
 SHAPES = {1: (4, 16, 9), 2: (4, 16, 6, 5), 3: (4, 16, 3, 4, 2)}

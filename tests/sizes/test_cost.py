@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from anysize.models.factory import create_model
-from anysize.sizes.cost import Flops, activation_bytes, count_flops, estimate_memory, meta_copy, plan_cost
+from anysize.models.measure.flops import count_flops
+from anysize.models.measure.memory import activation_bytes, estimate_memory
+from anysize.models.measure.meta import meta_copy
+from anysize.models.spec import create_model
+from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.cost import Flops, plan_cost
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops, plan_cost
 from anysize.sizes.mix import SizeBatch, SizeMix
-from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 
 # Each row: mixture, then {size: (share, batch size, copies, steps an epoch)}, as the authors' code gives them for

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
-from anysize.models.auxiliary import AuxiliaryOutputs
-from anysize.models.factory import create_model
+from anysize.models.blocks.auxiliary import AuxiliaryOutputs
+from anysize.models.measure.flops import count_flops
+from anysize.models.measure.memory import activation_bytes
+from anysize.models.spec import create_model
 from anysize.recipe import Recipe
-from anysize.sizes.cost import activation_bytes, count_flops
 from anysize.tasks.base import create_task, main_logits
 
 

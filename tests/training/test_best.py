@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from anysize.training.guards import StopRequest
+from anysize.training.length import Progress
 from anysize.training.loop import Parts, Validation, validate
-from anysize.training.progress import Progress
 
 NAN = float("nan")
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from anysize.registry import UserError
-from anysize.training import checkpoint as module
-from anysize.training.checkpoint import (
+from anysize.training.checkpoint import files as module
+from anysize.training.checkpoint.files import (
     Checkpoint,
     DamagedCheckpoint,
     find_checkpoint,

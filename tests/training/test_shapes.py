@@ -3,12 +3,12 @@
 import pytest
 from torch import nn
 
-from anysize.models.factory import create_model
+from anysize.models.spec import create_model
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule
-from anysize.training.progress import run_length
+from anysize.training.length import run_length
 from anysize.training.settings import TrainingSettings
 from anysize.training.shapes import check_smallest_steps, distinct_shapes, too_few_images
 

@@ -65,7 +65,7 @@ def command(
     from rich.table import Table
 
     from anysize.experiment.named import named_model
-    from anysize.models.bench import bench
+    from anysize.models.measure.speed import bench
     from anysize.reports.environment import describe_environment
     from anysize.reports.files import check_writable, write_atomically
 

@@ -32,7 +32,7 @@ def command(
     polygons
         export to coco: outline objects without holes by polygons; otherwise all have run lengths
     """
-    from anysize.data.registry import dataset_docs
+    from anysize.data.catalog import dataset_docs
 
     if action == "export":
         _export(name, settings, format, images, polygons)

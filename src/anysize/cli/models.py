@@ -23,7 +23,7 @@ def list_models(pattern: str = "", /) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from anysize.models.table import find_models, read_table
+    from anysize.models.measure.table import find_models, read_table
     from anysize.registry import UserError, did_you_mean
 
     models = find_models(pattern)
@@ -83,9 +83,9 @@ def show(
     from rich.text import Text
 
     from anysize.experiment.named import named_model
-    from anysize.models.input_size import smallest_size
-    from anysize.models.structure import structure
-    from anysize.sizes.cost import activation_bytes
+    from anysize.models.measure.input_size import smallest_size
+    from anysize.models.measure.memory import activation_bytes
+    from anysize.models.measure.structure import structure
 
     def one_line(text: str) -> Text:
         return Text(text, no_wrap=True, overflow="ellipsis")

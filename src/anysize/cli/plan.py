@@ -16,7 +16,7 @@ def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from anysize.experiment.plan import plan
+    from anysize.experiment.planning import plan
 
     result = plan(recipe, parse_settings(settings), images=images)
     table = Table(title=f"{recipe}: {result.length:,} training images, {result.epochs} epochs")

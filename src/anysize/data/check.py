@@ -5,10 +5,10 @@ from typing import get_args
 
 import numpy as np
 
+from anysize.data.catalog import DATASETS, dataset_for
 from anysize.data.dataset import Split, Targets
 from anysize.data.decode import BadImage
-from anysize.data.memory import decode_all
-from anysize.data.registry import DATASETS, dataset_for
+from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource, Source, check_sizes, first_of_each_class
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anysize.data.augment.evaluation import Transform
+from anysize.data.augment.joint import DenseSample, DenseTransform
+from anysize.data.augment.joint_geometry import mean_colour
 from anysize.data.decode import BadImage
-from anysize.data.dense import DenseSample, DenseTransform
-from anysize.data.dense_geometry import mean_colour
-from anysize.data.preprocess import Transform
 from anysize.data.source import VOID, ArraySource, FileSource, Source, read_with_mask
 from anysize.preprocessing import Preprocessing
-from anysize.sizes.plan import Batch
+from anysize.sizes.batch_plan import Batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import functional as F
 from anysize.data.loader import own_session
 from anysize.data.random import Stream, seeded
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan, PlanSampler, SampleKey
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import BatchPlan, PlanSampler, SampleKey
 from anysize.sizes.schedule import SizeSchedule
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from anysize.evaluation.evaluate import evaluating
+from anysize.models.blocks.scales import ScaleSum
 from anysize.models.options import check_is_model
-from anysize.models.scales import ScaleSum
 from anysize.registry import UserError
 
 
@@ -49,7 +49,7 @@ def scale_policy(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, Any]
         UserError: the model has no such block, none that sees two resolutions at these sizes, or one that holds NaN or
             infinite values or is not called with one map an image; or there are no images.
 
-    >>> from anysize.models.factory import create_model
+    >>> from anysize.models.spec import create_model
     >>> model = create_model("resnet8", elasticize="auto")
     >>> scale_policy(model, [torch.randn(4, 3, 32, 32)])["block"].unique().tolist()
     ['layer1.0']

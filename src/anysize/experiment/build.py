@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from anysize.data.dense import DenseTransform
+from anysize.data.augment.evaluation import Transform
+from anysize.data.augment.joint import DenseTransform
+from anysize.data.catalog import build_preprocessing
 from anysize.data.loader import PlanLoader
-from anysize.data.preprocess import Transform
-from anysize.data.registry import build_preprocessing
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
 from anysize.experiment.targets import info_of, open_split, train_transform
 from anysize.experiment.weights import Weights, start_from
-from anysize.models.factory import rebuild_model
-from anysize.models.input_size import check_size
-from anysize.models.recompute import checkpoint_segments
-from anysize.norms.online import online_norms
+from anysize.models.measure.flops import count_flops
+from anysize.models.measure.input_size import check_size
+from anysize.models.spec import rebuild_model
+from anysize.models.surgery.recompute import checkpoint_segments
+from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
-from anysize.sizes.cost import Flops, count_flops
-from anysize.sizes.plan import BatchPlan
+from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
 
 

@@ -17,18 +17,18 @@ from torch import Tensor
 from anysize.experiment import build
 from anysize.experiment.weights import Weights, describe_input, start_from
 from anysize.models.builders import is_timm_model
-from anysize.models.factory import list_models, rebuild_model
 from anysize.models.families import EXPECTED_FOR
-from anysize.models.foreign import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
-from anysize.models.foreign.fitting import check_fit
-from anysize.models.foreign.heads import file_classes, find_first_convolution, find_head, join
-from anysize.models.meta import build_on_meta
-from anysize.models.pretrained import BACKBONES, published_preprocessing
+from anysize.models.measure.meta import build_on_meta
+from anysize.models.spec import list_models, rebuild_model
+from anysize.models.weights import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
+from anysize.models.weights.fitting import check_fit
+from anysize.models.weights.heads import file_classes, find_first_convolution, find_head, join
+from anysize.models.weights.published import BACKBONES, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
 from anysize.reports import files
-from anysize.training.checkpoint import Checkpoint, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
 Say = Callable[[str], None]
 

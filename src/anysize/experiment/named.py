@@ -11,8 +11,8 @@ from torch import nn
 from anysize.experiment.importing import VOC_CLASSES
 from anysize.experiment.runs import load_run
 from anysize.models.expected import expected_preprocessing
-from anysize.models.factory import rebuild_model
-from anysize.models.recompute import checkpoint_segments
+from anysize.models.spec import rebuild_model
+from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anysize.data.augment.evaluation import normalize, to_square
+from anysize.data.augment.joint import DenseEvalTransform
 from anysize.data.decode import BadImage, decode_rgb
-from anysize.data.dense import DenseEvalTransform
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.preprocess import normalize, to_square
 from anysize.data.source import first_of_each_class
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.runs import load_run, make_evaluator
 from anysize.experiment.targets import eval_transform
 from anysize.experiment.validation import Evaluator
-from anysize.models.input_size import check_size
+from anysize.models.measure.input_size import check_size
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import override
 from anysize.registry import UserError
 from anysize.reports.html import write_report
 from anysize.reports.scale_policy import summarise, write_scale_policy
-from anysize.sizes.plan import Batch
+from anysize.sizes.batch_plan import Batch
 
 IMAGES = 1000
 """Validation images that a policy is measured on by default: enough to tell classes apart, seconds to run."""

@@ -15,16 +15,16 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anysize.data.decode import BadImage, image_extensions
-from anysize.data.folders import images_below
+from anysize.data.formats.folders import images_below
+from anysize.data.formats.voc import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import VOID, FileSource
-from anysize.data.voc import CLASSES as VOC_CLASSES
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.pictures import displayed
 from anysize.experiment.runs import LoadedRun, load_run
 from anysize.experiment.targets import build_task, eval_transform, targets_of
-from anysize.models.input_size import check_size
+from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError
 from anysize.reports import files
 

@@ -17,8 +17,9 @@ from anysize.experiment import build
 from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.experiment.validation import Evaluator
-from anysize.models.factory import rebuild_model
-from anysize.models.input_size import check_size
+from anysize.models.measure.flops import count_flops
+from anysize.models.measure.input_size import check_size
+from anysize.models.spec import rebuild_model
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
@@ -27,8 +28,7 @@ from anysize.reports import files
 from anysize.reports.evaluation_tables import table_rows, write_tables
 from anysize.reports.html import write_report
 from anysize.reports.runs import write_evaluation
-from anysize.sizes.cost import count_flops
-from anysize.training.checkpoint import (
+from anysize.training.checkpoint.files import (
     Checkpoint,
     find_checkpoint,
     load_model,

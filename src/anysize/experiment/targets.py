@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from anysize.data.augment import TrainTransform
+from anysize.data.augment.evaluation import EvalTransform, Transform
+from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform, DenseTransform
+from anysize.data.augment.plain import TrainTransform
+from anysize.data.catalog import dataset_info, load_dataset, resolve_augment
 from anysize.data.dataset import DatasetInfo, Split, Targets
-from anysize.data.dense import DenseEvalTransform, DenseTrainTransform, DenseTransform
-from anysize.data.preprocess import EvalTransform, Transform
-from anysize.data.registry import dataset_info, load_dataset, resolve_augment
 from anysize.data.source import Source
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe

@@ -22,14 +22,14 @@ from anysize.reports import files
 from anysize.reports.environment import describe_environment
 from anysize.reports.run_log import RunLog
 from anysize.reports.runs import write_environment
-from anysize.sizes.plan import BatchPlan
-from anysize.training.checkpoint import DamagedCheckpoint, model_tensors, read_state
+from anysize.sizes.batch_plan import BatchPlan
+from anysize.training.allocator import keep_freed_memory
+from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
+from anysize.training.checkpoint.store import CheckpointStore, resume
 from anysize.training.guards import StopRequest, check_precision, stop_on_signals
+from anysize.training.length import Progress, RunLength, run_length
 from anysize.training.loop import Parts, Validation, fit
-from anysize.training.memory import keep_freed_memory
 from anysize.training.optimizer import RegimeOptimizer, stretch
-from anysize.training.progress import Progress, RunLength, run_length
-from anysize.training.store import CheckpointStore, resume
 
 
 def train(

@@ -12,13 +12,13 @@ from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
 from anysize.experiment.targets import eval_transform
-from anysize.models.input_size import needs_two_images
+from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.plan import Batch, BatchPlan
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anysize.models.factory import rebuild_model
-from anysize.models.foreign import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
-from anysize.models.foreign.heads import find_first_convolution
 from anysize.models.options import check_is_model
-from anysize.models.pretrained import DEFAULT, pretrained_weights, published_preprocessing
+from anysize.models.spec import rebuild_model
+from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
+from anysize.models.weights.heads import find_first_convolution
+from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.training.checkpoint import find_checkpoint, read_checkpoint
+from anysize.training.checkpoint.files import find_checkpoint, read_checkpoint
 
 _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
 

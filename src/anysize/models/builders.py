@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from anysize.models.convolution import resized_convolution
+from anysize.models.blocks.convolution import resized_convolution
 from anysize.registry import UserError, did_you_mean
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torchvision
 
 from anysize.models.builders import import_builder, import_timm, timm_name
-from anysize.models.factory import list_models
 from anysize.models.families import EXPECTED, EXPECTED_FOR, IMAGENET
+from anysize.models.spec import list_models
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, did_you_mean
 

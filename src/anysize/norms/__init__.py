@@ -1,11 +1,8 @@
 """Normalization: Online Normalization for any batch size, norms by name, another norm in any model, calibration.
 
-    online        OnlineNorm1d, 2d, 3d and the function behind them. online_options are its hyper-parameters;
-                  online_torch, online_cpp and online_triton compute, online_backends chooses among them;
-                  online_function, online_compile and online_recompute stand towards autograd, torch.compile and
-                  activation checkpointing; online_distributed averages the state over processes
+    online/       Online Normalization: OnlineNorm1d, 2d, 3d, and the function behind them; backends/ compute it
     factory       norms by name: `create_norm`
-    convert       another norm in any model: `convert_norms`; recognise, replace and inputs are its parts
+    convert/      another norm in any model: `convert_norms`
     layers        norms that torch does not have
     calibration   running statistics for an image size
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anysize.norms.online import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.registry import UserError
 
 _ONLINE = (OnlineNorm1d, OnlineNorm2d, OnlineNorm3d)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from anysize.norms.layers import ElementwiseLayerNorm, FrozenBatchNorm, InstanceNorm1d
-from anysize.norms.online import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.registry import Registry, UserError, did_you_mean
 
 NORMS: "Registry[nn.Module]" = Registry("norm")

@@ -1,31 +1,15 @@
-"""What training costs, known before it starts: FLOPs and memory of a step by image size, steps and FLOPs of a run.
+"""What a run costs, known before it starts: steps, samples and FLOPs by image size, from the FLOPs of one image.
 
-Models are measured on the meta device, which computes shapes alone: nothing is allocated, and a ResNet-50 takes a
-fraction of a second. A multiply-add counts as 2 FLOPs, of convolutions and matrix products alone, as in
-`torch.utils.flop_counter`; the backward pass of grouped convolutions, which it overrates, is counted here.
+A multiply-add counts as 2 FLOPs. Imports no torch: who asks brings the FLOPs of an image (`anysize.count_flops`).
 """
 
-import contextlib
-import contextvars
-import copy
 import dataclasses
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch, SizeMix
-from anysize.sizes.plan import BatchPlan
 from anysize.sizes.schedule import SizeSchedule
-
-# Images that a model is measured with: batch norm refuses a single value a channel.
-_IMAGES = 2
-
-_COUNTING = contextvars.ContextVar("counting", default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,128 +23,6 @@ class Flops:
     def total(self) -> int:
         """Forward and backward."""
         return self.forward + self.backward
-
-
-def meta_copy(model: nn.Module) -> nn.Module:
-    """Copy `model` to the meta device, where it computes shapes alone; no weight is copied.
-
-    >>> meta_copy(nn.Linear(3, 4))(torch.empty(2, 3, device="meta")).shape
-    torch.Size([2, 4])
-    """
-    memo: dict[int, Tensor] = {
-        id(parameter): nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        for parameter in model.parameters()
-    }
-    memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
-    return copy.deepcopy(model, memo)
-
-
-def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: bool = True) -> Flops:
-    """FLOPs of one image (channels, size, size) through `model` in training; the backward pass is measured, too.
-
-    With `backward=False` those of the forward pass in evaluation, in which auxiliary classifiers are left out.
-
-    What activation checkpointing (`checkpoint_segments`) computes a second time is not counted.
-
-    >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
-    Flops(forward=43200, backward=43200)
-    """
-    try:
-        return _count_flops(meta_copy(model), size, channels, backward)
-    except (NotImplementedError, RuntimeError):  # it reads values, or has no kernel there: it is run for real
-        return _count_flops(copy.deepcopy(model), size, channels, backward)
-
-
-def _count_flops(model: nn.Module, size: int, channels: int, backward: bool) -> Flops:
-    model.train(backward)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("meta"))
-    mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with _counting(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        output = model(torch.zeros(_IMAGES, channels, size, size, device=device))
-        forward = counter.get_total_flops()
-        if backward:
-            parts = (output,) if isinstance(output, Tensor) else output  # auxiliary classifiers return logits, too
-            torch.autograd.backward([part.sum() for part in parts])
-    return Flops(forward // _IMAGES, (counter.get_total_flops() - forward) // _IMAGES)
-
-
-def counting_flops() -> bool:
-    """Whether a model is being run by `count_flops`, so that nothing should be computed twice to save memory."""
-    return _COUNTING.get()
-
-
-@contextlib.contextmanager
-def _counting() -> Iterator[None]:
-    token = _COUNTING.set(True)
-    try:
-        yield
-    finally:
-        _COUNTING.reset(token)
-
-
-def _convolution_backward(
-    grad: Sequence[int],
-    inputs: Sequence[int],
-    weight: Sequence[int],
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    wanted: Sequence[bool],
-    **_: Any,
-) -> int:
-    """The gradients of input and weight take as much as the forward pass each; torch's own count ignores `groups`."""
-    images, _channels, *positions = inputs if transposed else grad
-    return 2 * images * math.prod(positions) * math.prod(weight) * sum(wanted[:2])
-
-
-def activation_bytes(model: nn.Module, size: int, channels: int = 3) -> int:
-    """Bytes that one image leaves in memory between forward and backward, the image itself included.
-
-    Counts each storage that autograd saves once, parameters and buffers not. In the model's own precision: automatic
-    mixed precision needs about half.
-
-    >>> activation_bytes(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), size=10)  # image and output of the ReLU
-    4400
-    """
-    model = meta_copy(model).train()
-    kept = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    saved: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
-
-    def save(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        output = model(torch.empty(_IMAGES, channels, size, size, device="meta"))
-    bytes_saved = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in kept)
-    del output
-    return bytes_saved // _IMAGES
-
-
-def estimate_memory(
-    model: nn.Module, batches: Iterable[SizeBatch], channels: int = 3, *, optimizer_slots: int = 1
-) -> int:
-    """Bytes that training takes at least: weights, gradients, optimizer, and the activations of the largest step.
-
-    Args:
-        model: measured in its own precision.
-        batches: the sizes with their batch sizes (of one process) and copies, such as `plan.sizes(epoch)`.
-        channels: of the images.
-        optimizer_slots: values that the optimizer keeps a weight: 1 for SGD with momentum, 2 for Adam.
-
-    What comes on top are the library's workspaces and the gradients of the activations in flight.
-
-    >>> estimate_memory(nn.Conv2d(3, 8, 1, bias=False), SizeMix.named("B+", base=32).batches(64))
-    788256
-    """
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    step = max(batch.batch_size * batch.copies * activation_bytes(model, batch.size, channels) for batch in batches)
-    return weights + trained * (1 + optimizer_slots) + step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +138,4 @@ def _count(plan: BatchPlan, epochs: int) -> dict[SizeBatch, tuple[int, int]]:
     return total
 
 
-__all__ = [
-    "Flops", "PlanCost", "SizeCost", "activation_bytes", "count_flops", "counting_flops", "estimate_memory",
-    "meta_copy", "plan_cost",
-]  # fmt: skip
+__all__ = ["Flops", "PlanCost", "SizeCost", "plan_cost"]

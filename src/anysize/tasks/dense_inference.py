@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anysize.data.dense_geometry import canvas_size
+from anysize.data.augment.joint_geometry import canvas_size
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import Forward, main_logits

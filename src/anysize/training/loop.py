@@ -26,18 +26,18 @@ from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.random import Stream, random_bits
-from anysize.norms.online import online_norms
+from anysize.norms.online.norm import online_norms
 from anysize.reports.run_log import RunLog
-from anysize.sizes.plan import BatchPlan
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.tasks.base import Task, main_logits
-from anysize.training.checkpoint import find_damaged
+from anysize.training.checkpoint.files import find_damaged
+from anysize.training.checkpoint.store import CheckpointStore
 from anysize.training.gradients import GradientSmoothing, copies_factor, cut, gradient_norm, scale_gradients
 from anysize.training.guards import Guard, Interrupted, StopRequest, check_finite
+from anysize.training.length import Progress, RunLength
 from anysize.training.optimizer import RegimeOptimizer
-from anysize.training.progress import Progress, RunLength
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 from anysize.training.shapes import compiled, too_few_images, try_largest_step, unchanged_buffers
-from anysize.training.store import CheckpointStore
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
 

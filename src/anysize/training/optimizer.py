@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.models.foreign.heads import head_parameters
+from anysize.models.weights.heads import head_parameters
 from anysize.registry import UserError, did_you_mean
 from anysize.training.gradients import split_decay
 from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.models.input_size import needs_two_images
+from anysize.models.measure.input_size import needs_two_images
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
-from anysize.sizes.plan import BatchPlan
 from anysize.tasks.base import Outputs
 from anysize.training.gradients import cut
 from anysize.training.guards import out_of_memory_says
-from anysize.training.progress import RunLength
+from anysize.training.length import RunLength
 from anysize.training.settings import TrainingSettings
 
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from anysize.data.catalog import DATASETS
 from anysize.data.dataset import Split
 from anysize.data.export.coco import write_coco
 from anysize.data.export.voc import write_voc
-from anysize.data.registry import DATASETS
-from anysize.data.scenes import Scene, compose
+from anysize.data.scenes.compose import Scene, compose
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.sets.scenes import COUNTS
 from anysize.registry import UserError

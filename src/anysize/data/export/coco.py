@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from anysize.data.dataset import Split
-from anysize.data.scenes import Scene, SceneObject
+from anysize.data.scenes.compose import Scene, SceneObject
 
 _NAMES: dict[Split, str] = {"train": "train2017", "validation": "val2017"}
 _LICENCE = {"id": 1, "name": "MIT", "url": "https://github.com/zalandoresearch/fashion-mnist/blob/master/LICENSE"}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from anysize.data.dataset import Split
 from anysize.data.palette import palette_image
-from anysize.data.scenes import Scene
+from anysize.data.scenes.compose import Scene
 
 _LISTS: dict[Split, str] = {"train": "train", "validation": "val"}
 _QUALITY = 95  # of the JPEGs

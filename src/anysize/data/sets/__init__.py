@@ -1,1 +1,1 @@
-"""One file a data set; every module of this folder is imported by `anysize.data.registry`."""
+"""One file a data set; every module of this folder is imported by `anysize.data.catalog`."""

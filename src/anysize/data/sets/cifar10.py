@@ -20,6 +20,6 @@ class Cifar10(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read torchvision's folder `cifar-10-batches-py` in root."""
-        from anysize.data.torchvision_sets import load_torchvision
+        from anysize.data.formats.torchvision_sets import load_torchvision
 
         return load_torchvision(settings, split, "CIFAR10", "cifar-10-batches-py", {"train": split == "train"})

@@ -20,6 +20,6 @@ class Cifar100(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read torchvision's folder `cifar-100-python` in root."""
-        from anysize.data.torchvision_sets import load_torchvision
+        from anysize.data.formats.torchvision_sets import load_torchvision
 
         return load_torchvision(settings, split, "CIFAR100", "cifar-100-python", {"train": split == "train"})

@@ -43,7 +43,7 @@ class Coco(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "labels") -> "FileSource":
         """Read the split's annotation file, or its index from the last time; decodes no image."""
-        from anysize.data.coco import load_coco
+        from anysize.data.formats.coco.layout import load_coco
 
         root = data_root(settings, _EXPECTED)
         return load_coco(root, settings, split, targets, settings.areas or self.defaults.areas)

@@ -33,6 +33,6 @@ class FashionMnist(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read the IDX files in root (plain or gzipped) or in torchvision's folder `FashionMNIST/raw`."""
-        from anysize.data.torchvision_sets import load_idx
+        from anysize.data.formats.torchvision_sets import load_idx
 
         return load_idx(settings, split, "FashionMNIST", CLASSES)

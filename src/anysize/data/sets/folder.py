@@ -28,7 +28,7 @@ class Folder(DataSet):
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """As the first image suggests: reads its header."""
-        from anysize.data.folders import first_image_size
+        from anysize.data.formats.folders import first_image_size
 
         width, height = first_image_size(data_root(settings, _EXPECTED))
         if width == height <= _SMALL:
@@ -37,6 +37,6 @@ class Folder(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "FileSource":
         """List the files of a split; decodes none."""
-        from anysize.data.folders import list_images
+        from anysize.data.formats.folders import list_images
 
         return list_images(data_root(settings, _EXPECTED), settings, split)

@@ -30,7 +30,7 @@ class FolderLabels(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "labels") -> "FileSource":
         """Read the split's file; decodes no image."""
-        from anysize.data.label_csv import load_folder_labels
+        from anysize.data.formats.label_csv import load_folder_labels
 
         if settings.areas:
             raise UserError("data.areas is set, but labels in CSV files say nothing of areas of objects; remove it")

@@ -17,6 +17,6 @@ class ImageNet(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "FileSource":
         """List the files of a split; decodes none."""
-        from anysize.data.folders import list_images
+        from anysize.data.formats.folders import list_images
 
         return list_images(data_root(settings, "train/CLASS/IMAGE and val/CLASS/IMAGE"), settings, split)

@@ -20,6 +20,6 @@ class Mnist(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read the IDX files in root (plain or gzipped) or in torchvision's folder `MNIST/raw`."""
-        from anysize.data.torchvision_sets import load_idx
+        from anysize.data.formats.torchvision_sets import load_idx
 
         return load_idx(settings, split, "MNIST", tuple("0123456789"))

@@ -1,4 +1,4 @@
-"""Scenes composed of the embedded garments, for labels and masks (see `anysize.data.scenes`)."""
+"""Scenes composed of the embedded garments, for labels and masks (see `anysize.data.scenes.compose`)."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -40,9 +40,9 @@ class Scenes(DataSet):
         import numpy as np
         import torch
 
-        from anysize.data.mask_sources import choose_classes
-        from anysize.data.registry import dataset_info
-        from anysize.data.scenes import compose_many
+        from anysize.data.catalog import dataset_info
+        from anysize.data.formats.mask_sources import choose_classes
+        from anysize.data.scenes.compose import compose_many
         from anysize.data.source import ArraySource
 
         if settings.root or settings.download:

@@ -19,7 +19,7 @@ class Stl10(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
         """Read torchvision's folder `stl10_binary` in root."""
-        from anysize.data.torchvision_sets import load_torchvision
+        from anysize.data.formats.torchvision_sets import load_torchvision
 
         which = {"split": "train" if split == "train" else "test"}
         return load_torchvision(settings, split, "STL10", "stl10_binary", which)

@@ -36,7 +36,7 @@ class Voc(DataSet):
         train, validation = _TRAIN_IMAGES.get(settings.image_set, 0), self.defaults.validation_images
         classes = self.defaults.num_classes
         if settings.root:
-            from anysize.data.voc import class_names, count_images, find_year
+            from anysize.data.formats.voc import class_names, count_images, find_year
 
             year = find_year(data_root(settings, _EXPECTED))
             train, validation = count_images(year, settings)
@@ -50,6 +50,6 @@ class Voc(DataSet):
 
     def load(self, settings: DataSettings, split: Split, targets: Targets = "masks") -> "FileSource":
         """Read the split's list; decodes no image."""
-        from anysize.data.voc import load_voc
+        from anysize.data.formats.voc import load_voc
 
         return load_voc(data_root(settings, _EXPECTED), settings, split)

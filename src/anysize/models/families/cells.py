@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from anysize.models.cells import CellNet, Genotype
+from anysize.models.blocks.cells import CellNet, Genotype
 from anysize.models.families import CIFAR, IMAGENET, register
 
 NASNET_A = Genotype(

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.blocks.scales import ScaleSum, half_resolution
 from anysize.models.families import COCO, register
 from anysize.models.options import whole_number, whole_numbers
-from anysize.models.scales import ScaleSum, half_resolution
 from anysize.registry import UserError
 
 SINGLE_SCALE_HEIGHT = 7

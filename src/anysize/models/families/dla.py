@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from anysize.models.dla_tree import ElasticBlock, PlainBlock, Tree, TreeDesign
-from anysize.models.dla_up import DlaUp, bilinear_upsampling, conv_norm
+from anysize.models.blocks.dla_tree import ElasticBlock, PlainBlock, Tree, TreeDesign
+from anysize.models.blocks.dla_up import DlaUp, bilinear_upsampling, conv_norm
+from anysize.models.blocks.scales import cut
 from anysize.models.families import COCO, VOC, register
 from anysize.models.options import branch_groups, whole_number, whole_numbers
-from anysize.models.scales import cut
 from anysize.registry import UserError
 
 CHANNELS = (16, 32, 128, 256, 512, 1024)

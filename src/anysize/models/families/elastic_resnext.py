@@ -16,11 +16,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysize.models.aspp import ASPP, MOMENTUM, RATES
+from anysize.models.blocks.aspp import ASPP, MOMENTUM, RATES
+from anysize.models.blocks.output_stride import MULTI_GRID, stage_dilations
+from anysize.models.blocks.two_branch import TwoBranch
 from anysize.models.families import COCO, VOC, register
 from anysize.models.options import branch_groups, whole_number, whole_numbers
-from anysize.models.output_stride import MULTI_GRID, stage_dilations
-from anysize.models.two_branch import TwoBranch
 from anysize.registry import UserError
 
 EXPANSION = 4

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.blocks.residual import add_shortcut, imagenet_options, make_stage, small_image_options
 from anysize.models.families import CIFAR, register
 from anysize.models.options import whole_number, whole_numbers
-from anysize.models.residual import add_shortcut, imagenet_options, make_stage, small_image_options
 
 
 class ScalarConv(nn.Module):

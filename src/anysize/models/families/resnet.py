@@ -6,8 +6,8 @@ ResNeXt: Xie et al., arXiv 1611.05431.
 
 from typing import Any
 
+from anysize.models.blocks.residual import ResidualNet, imagenet_options, small_image_options
 from anysize.models.families import CIFAR, register
-from anysize.models.residual import ResidualNet, imagenet_options, small_image_options
 
 
 @register("cifar_resnet_se", preprocessing=CIFAR)

@@ -10,8 +10,8 @@ named as in torchvision's ResNet. The average over all positions at the end take
 from collections.abc import Sequence
 from typing import Any
 
+from anysize.models.blocks.residual import ResidualNet
 from anysize.models.families import CIFAR, register
-from anysize.models.residual import ResidualNet
 from anysize.registry import UserError
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
-from anysize.models.auxiliary import AuxiliaryOutputs
+from anysize.models.blocks.auxiliary import AuxiliaryOutputs
 from anysize.models.builders import replace_first_convolution
 from anysize.models.families import register
 from anysize.models.options import whole_numbers

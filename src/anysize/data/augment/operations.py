@@ -1,0 +1,124 @@
+"""What the training transforms of images with a class and of images with masks have in common.
+
+Pixel operations, lighting, the keys of a batch's images, and the check of the settings.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from anysize.data.random import Stream, normal, seeded
+from anysize.data.settings import AugmentSettings
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch
+
+_GREY = 128  # what AutoAugment fills with, as the authors' code does
+# Principal components of ImageNet's colours (Krizhevsky et al., 2012; values as published with fb.resnet.torch).
+_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+class Augmentation:
+    """What `TrainTransform` and `DenseTrainTransform` are made of.
+
+    Args:
+        preprocessing: base size, normalisation, interpolation.
+        augment: what to do, with `crop` and `flip` settled (`resolve_augment`).
+        seed: of the run.
+
+    Raises:
+        UserError: as `check_augment`.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
+        check_augment(preprocessing, augment)
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self.seed = seed
+        self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
+        self._pixel_ops = pixel_ops(augment)
+
+    def views(self, batch: Batch) -> int:
+        """The augmented copies."""
+        return batch.copies
+
+
+def check_augment(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
+    """Refuse settings that are not settled, out of range, or do not fit the images.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if augment.crop == "auto" or augment.flip < 0:
+        raise UserError(
+            f"augment.crop is {augment.crop!r} and augment.flip {augment.flip}; settle them with "
+            "anysize.data.catalog.resolve_augment"
+        )
+    for name in ("scale", "ratio", "rescale"):
+        low, high = getattr(augment, name)
+        if not 0 < low <= high:
+            raise UserError(f"augment.{name} is [{low}, {high}]; expected two positive numbers, the smaller first")
+    if augment.scale[1] > 1:
+        raise UserError(f"augment.scale is {list(augment.scale)}; expected shares of the image's area, at most 1")
+    if augment.lighting and preprocessing.channels != 3:
+        raise UserError(
+            f"augment.lighting is {augment.lighting}, but the images have {preprocessing.channels} channel; its noise "
+            "is defined for RGB: set it to 0"
+        )
+
+
+def sample_keys(indices: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Sample and copy of each image of a batch, (copies * B,): copy by copy.
+
+    >>> [keys.tolist() for keys in sample_keys(np.array([7, 9]), Batch(0, 32, 2, np.array([7, 9])))]
+    [[7, 9, 7, 9], [0, 0, 1, 1]]
+    """
+    return np.tile(indices, batch.copies), np.repeat(np.arange(batch.copies), len(indices))
+
+
+def pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor], Tensor]]]:
+    """The library transforms that work on one uint8 image (C, S, S), each with its stream of random numbers."""
+    operations: list[tuple[Stream, Callable[[Tensor], Tensor]]] = []
+    if augment.autoaugment:
+        policy = v2.AutoAugmentPolicy(augment.autoaugment)
+        operations.append((Stream.AUTOAUGMENT, v2.AutoAugment(policy, fill=_GREY)))
+    if augment.color_jitter:
+        strength = augment.color_jitter
+        jitter = v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)
+        operations.append((Stream.COLOR_JITTER, jitter))
+    return operations
+
+
+def one_by_one(
+    operation: Callable[[Tensor], Tensor],
+    stream: Stream,
+    seed: int,
+    images: Tensor,
+    indices: np.ndarray,
+    copies: np.ndarray,
+    epoch: int,
+) -> Tensor:
+    """Apply a library transform, which draws from torch's generator, to each image of (N, C, H, W)."""
+    done = []
+    for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
+        with seeded(seed, epoch, index, copy, stream):
+            done.append(operation(image))
+    return torch.stack(done)
+
+
+def add_lighting(
+    values: Tensor, strength: float, preprocessing: Preprocessing, seed: int, indices: np.ndarray, batch: Batch
+) -> None:
+    """Add noise along the principal components of ImageNet's colours to normalised (copies * B, C, S, S), in place.
+
+    The noise is defined for values in [0, 1]; `strength` is its standard deviation, 0 adds none.
+    """
+    if strength:
+        keys, copies = sample_keys(indices, batch)
+        alpha = strength * normal(seed, batch.epoch, keys, copies, 3)
+        shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(preprocessing.std)
+        values += torch.from_numpy(shift).to(values)[:, :, None, None]

@@ -1,0 +1,147 @@
+"""Images to input for training: crop, flip, resize, AutoAugment, colour jitter, normalise, lighting, cutout.
+
+The order and the two protocols are those of Mix & Match (arXiv 1908.08986, its code's data preprocessing). CIFAR: a
+random crop after padding at the base size, then the resize to the batch's size. ImageNet: a random resized crop
+straight to the batch's size. Images of one size that lie in memory are cropped, flipped and resized a batch at a time.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from anysize.data.augment.evaluation import normalize, resize, take, to_square
+from anysize.data.augment.operations import Augmentation, add_lighting, one_by_one, sample_keys
+from anysize.data.random import Stream, uniform
+from anysize.data.settings import AugmentSettings
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch
+
+
+class TrainTransform(Augmentation):
+    """Random augmentation that depends on (seed, epoch, sample, copy) alone.
+
+    Args:
+        preprocessing: base size, normalisation, interpolation; how images become square for `crop = "none"`.
+        augment: what to do, with `crop` and `flip` settled (`resolve_augment`).
+        seed: of the run.
+
+    Raises:
+        UserError: settings that do not fit together or do not fit the images.
+
+    >>> preprocessing = Preprocessing(8, mean=(0.5,), std=(0.5,), resize="stretch")
+    >>> transform = TrainTransform(preprocessing, AugmentSettings(crop="pad", flip=0.5))
+    >>> images = torch.zeros(10, 8, 8, 1, dtype=torch.uint8)
+    >>> batch = Batch(epoch=0, size=6, copies=2, indices=np.array([3, 4, 5]))
+    >>> transform.finish(transform.batch(images, batch), batch.indices, batch).shape
+    torch.Size([6, 1, 6, 6])
+    """
+
+    def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
+        super().__init__(preprocessing, augment, seed)
+        if augment.crop == "rescale":
+            raise UserError("augment.crop rescale is for images with masks; expected pad, random-resized or none")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """For `crop = "pad"`: images stored at another size than the base are resized to it once."""
+        if self.augment.crop != "pad" or not len(images):
+            return images
+        resized = [self._to_base(chunk.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for chunk in torch.split(images, 1024)]
+        return torch.cat(resized).contiguous() if resized[0].shape[1:] != images.shape[1:] else images
+
+    def sample(self, image: Tensor, index: int, batch: Batch) -> Tensor:
+        """One image as stored (C, H, W) to its augmented copies (copies, C, S, S)."""
+        if self.augment.crop == "pad":
+            image = self._to_base(image)
+        return self._augment(image.permute(1, 2, 0)[None], np.zeros(1, np.int64), np.array([index]), batch)
+
+    def batch(self, images: Tensor, batch: Batch) -> Tensor:
+        """Samples of the prepared images (N, H, W, C) to (copies * B, C, S, S), copy-major."""
+        return self._augment(images, batch.indices, batch.indices, batch)
+
+    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
+        """Normalise, then lighting and cutout."""
+        values = normalize(pixels, self.preprocessing)
+        add_lighting(values, self.augment.lighting, self.preprocessing, self.seed, indices, batch)
+        if self.augment.cutout:
+            self._cut_out(values, *sample_keys(indices, batch), batch)
+        return values
+
+    def _augment(self, images: Tensor, rows: np.ndarray, indices: np.ndarray, batch: Batch) -> Tensor:
+        """The images at `rows` of (N, H, W, C), which are the samples `indices`, to uint8 (copies * B, C, S, S)."""
+        rows, indices, copies = np.tile(rows, batch.copies), *sample_keys(indices, batch)
+        streams = np.array([[Stream.FLIP], [Stream.TOP], [Stream.LEFT]])
+        flips, top, left = uniform(self.seed, batch.epoch, indices, copies, streams)
+        flip = flips < self.augment.flip
+        if self.augment.crop == "pad":
+            pixels = self._pad_crop(images, rows, top, left, flip)
+            pixels = resize(pixels, (batch.size, batch.size), self.preprocessing.interpolation)
+        else:
+            chosen = take(images, rows).permute(0, 3, 1, 2)
+            if self.augment.crop == "none":
+                pixels = to_square(chosen, batch.size, self.preprocessing)
+            else:
+                crop = functools.partial(self._resized_crop, size=batch.size)
+                pixels = one_by_one(crop, Stream.RANDOM_RESIZED, self.seed, chosen, indices, copies, batch.epoch)
+            pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
+        for stream, operation in self._pixel_ops:
+            pixels = one_by_one(operation, stream, self.seed, pixels, indices, copies, batch.epoch)
+        return pixels
+
+    def _pad_crop(
+        self, images: Tensor, rows: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray
+    ) -> Tensor:
+        """Random crop of the base size after zero padding, then the flip: uint8 (B, C, base, base).
+
+        `top` and `left`, from 0 to 1, say where the crop lies between the first place and the last.
+
+        The images that are to be flipped are put first, so that one call mirrors them all. A row of a crop is then one
+        run of bytes in the padded images, and the crops are one gather of such runs, in the right order again.
+        """
+        base, padding = self.preprocessing.image_size, self.augment.padding
+        height, width, channels = images.shape[1:]
+        high, wide = height + 2 * padding, width + 2 * padding
+        top = (top * (high - base + 1)).astype(np.int64)
+        left = (left * (wide - base + 1)).astype(np.int64)
+        left = np.where(flip, wide - base - left, left)  # of the mirrored image
+
+        order = np.argsort(~flip, kind="stable")
+        flipped = int(flip.sum())
+        chosen = take(images, rows[order])
+        padded = chosen.new_zeros(len(rows), high, wide, channels)
+        inner = padded[:, padding : padding + height, padding : padding + width]
+        inner[:flipped] = chosen[:flipped].flip(2)
+        inner[flipped:] = chosen[flipped:]
+
+        position = np.argsort(order)[:, None]
+        start = (position * high + top[:, None] + np.arange(base)) * wide + left[:, None]  # pixels, (B, base)
+        runs = padded.as_strided((len(rows) * high * wide - base + 1, base * channels), (channels, 1))
+        crops = runs.index_select(0, torch.from_numpy(start.ravel()).to(images.device))
+        return crops.view(-1, base, base, channels).permute(0, 3, 1, 2)
+
+    def _to_base(self, images: Tensor) -> Tensor:
+        """Images (..., C, H, W) at the base size: stretched, or the shorter side where evaluation keeps the shape."""
+        base = self.preprocessing.image_size
+        side = (base, base) if self.preprocessing.resize == "stretch" else base
+        return resize(images, side, self.preprocessing.interpolation)
+
+    def _resized_crop(self, image: Tensor, size: int) -> Tensor:
+        box = self._random_resized.make_params([image])
+        mode = InterpolationMode(self.preprocessing.interpolation)
+        cropped: Tensor = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
+        return cropped
+
+    def _cut_out(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
+        """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""
+        side = max(1, round(self.augment.cutout * batch.size / self.preprocessing.image_size))
+        covered = []
+        for stream in (Stream.CUTOUT_TOP, Stream.CUTOUT_LEFT):
+            centre = (uniform(self.seed, batch.epoch, indices, copies, stream) * batch.size).astype(np.int64)
+            start = (centre - side // 2)[:, None]
+            covered.append((np.arange(batch.size) >= start) & (np.arange(batch.size) < start + side))
+        hole = torch.from_numpy(covered[0][:, None, :, None] & covered[1][:, None, None, :])
+        values.masked_fill_(hole.to(values.device), 0.0)

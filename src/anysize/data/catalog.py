@@ -1,0 +1,154 @@
+"""Data sets by name; a recipe's settings turned into images and preprocessing. Imports no torch before data is loaded.
+
+>>> dataset_info(DataSettings(name="cifar10")).image_size
+32
+>>> dataset_docs()["fashion-mini"]
+'Embedded in the package: 10,000 + 2,000 images of Fashion-MNIST, grey, 28 x 28, 10 classes.'
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import anysize.data.sets
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
+from anysize.data.settings import AugmentSettings, DataSettings
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError
+
+if TYPE_CHECKING:
+    from anysize.data.source import Source
+
+for _module in pkgutil.iter_modules(anysize.data.sets.__path__):
+    importlib.import_module(f"anysize.data.sets.{_module.name}")
+
+
+def dataset_docs() -> dict[str, str]:
+    """One line about each data set, by name."""
+    return {name: (DATASETS[name].__doc__ or "").strip().splitlines()[0] for name in DATASETS}
+
+
+def dataset_info(settings: DataSettings, targets: Targets = "class") -> DatasetInfo:
+    """How the data set of `settings` is usually used (size, normalisation, crop) with these targets.
+
+    Raises:
+        UserError: an unknown data set, one without such targets, or areas that are not two growing numbers.
+    """
+    dataset = dataset_for(settings, targets)
+    info = dataset.info(settings)
+    if targets == "masks":  # where an object lies matters, and images keep their shape
+        info = dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
+        if info.num_classes and "labels" in dataset.offers:  # counted without the background
+            info = dataclasses.replace(info, num_classes=info.num_classes + 1)
+    if settings.areas:
+        info = dataclasses.replace(info, areas=(settings.areas[0], settings.areas[1]))
+    return info
+
+
+_WANTED = {"class": "one class an image", "labels": "labels", "masks": "masks"}
+
+
+def dataset_for(settings: DataSettings, targets: Targets) -> DataSet:
+    """The data set that `settings` names, which has these targets.
+
+    Raises:
+        UserError: an unknown data set, one without such targets, or settings that do not fit it.
+    """
+    dataset = DATASETS[settings.name]()
+    if targets not in dataset.offers:
+        others = [name for name in DATASETS if targets in DATASETS[name]().offers]
+        raise UserError(
+            f"data set {settings.name!r} has {' and '.join(_WANTED[offer] for offer in dataset.offers)}, and the task "
+            f"wants {_WANTED[targets]}; choose another task.name, or as data.name one of {', '.join(others)}"
+        )
+    if settings.image_set and settings.image_set not in dataset.image_sets:
+        known = ", ".join(dataset.image_sets)
+        hint = f"choose one of: {known}" if known else f"data set {settings.name!r} has one list alone: remove it"
+        raise UserError(f"data.image_set is {settings.image_set!r}; {hint}")
+    if settings.areas and (len(settings.areas) != 2 or not 0 < settings.areas[0] < settings.areas[1]):
+        raise UserError(f"data.areas is {list(settings.areas)}; expected two areas in pixels, the smaller first")
+    if settings.categories and dataset.offers == ("class",):
+        raise UserError(f"data.categories is set, but data set {settings.name!r} has one class an image; remove it")
+    return dataset
+
+
+def load_dataset(settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":
+    """Open a split of the data set that `settings` names.
+
+    Image files that are all of one small size are decoded into memory at once (`settings.memory_limit`); damaged ones
+    stop this or are left out (`settings.on_bad_image`). `settings.limit` keeps the first images, spread over classes.
+
+    Raises:
+        UserError: an unknown data set, missing or unexpected files, a damaged image, or none of the `targets`.
+
+    >>> len(load_dataset(DataSettings(name="fashion-mini", limit=50), "validation"))
+    50
+    """
+    from anysize.data.preload import decode_to_memory
+    from anysize.data.source import FileSource, first_of_each_class
+
+    source = dataset_for(settings, targets).open(settings, split, targets)
+    if settings.limit:
+        source = source.subset(first_of_each_class(source.targets, settings.limit))
+    if isinstance(source, FileSource):
+        return decode_to_memory(source, settings.memory_limit) or source
+    return source
+
+
+def build_preprocessing(
+    settings: DataSettings, info: DatasetInfo, base: int = 0, classes: Sequence[str] = ()
+) -> Preprocessing:
+    """The preprocessing of a run: the data set's, with what `settings` overrides, around `base` pixels (0: its own).
+
+    Raises:
+        UserError: mean or std with another number of channels than the images have.
+
+    >>> build_preprocessing(DataSettings(resize="crop-or-pad"), dataset_info(DataSettings()), base=32).resize
+    'crop-or-pad'
+    """
+    mean, std = settings.mean or info.mean, settings.std or info.std
+    for name, value in (("mean", mean), ("std", std)):
+        if len(value) != info.channels:
+            raise UserError(
+                f"data.{name} is {list(value)}, but images of {settings.name!r} have {info.channels} channels; "
+                "expected one value a channel"
+            )
+    if min(std) <= 0:
+        raise UserError(f"data.std is {list(std)}; expected positive values")
+    return Preprocessing(
+        image_size=base or info.image_size,
+        mean=tuple(mean),
+        std=tuple(std),
+        resize=settings.resize or info.resize,
+        classes=tuple(classes),
+    )
+
+
+def resolve_augment(augment: AugmentSettings, info: DatasetInfo) -> AugmentSettings:
+    """Replace `crop = "auto"` and `flip = -1` by what is usual for the data set.
+
+    >>> resolve_augment(AugmentSettings(), dataset_info(DataSettings(name="mnist"))).flip
+    0.0
+    """
+    return dataclasses.replace(
+        augment,
+        crop=info.crop if augment.crop == "auto" else augment.crop,
+        flip=info.flip if augment.flip < 0 else augment.flip,
+    )
+
+
+__all__ = [
+    "DATASETS",
+    "DataSet",
+    "DatasetInfo",
+    "Split",
+    "Targets",
+    "build_preprocessing",
+    "dataset_docs",
+    "dataset_for",
+    "dataset_info",
+    "load_dataset",
+    "resolve_augment",
+]

@@ -1,0 +1,1 @@
+"""Layouts and files that data sets come in."""

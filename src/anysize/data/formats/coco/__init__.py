@@ -1,0 +1,1 @@
+"""MS-COCO: its folders, and its annotation files read as a stream."""

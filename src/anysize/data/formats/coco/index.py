@@ -1,0 +1,193 @@
+"""The index of a COCO annotation file: what is in it, as arrays, and where each annotation's JSON lies.
+
+`instances_train2017.json` has 860,001 annotations in 450 MB. As Python objects they take gigabytes, which every worker
+process would copy page by page. The index has some 35 bytes of each; polygons are read again from the file when a mask
+is wanted (`coco_masks`). It is kept beside the file, so that the file is read through once.
+
+Format: https://cocodataset.org/#format-data, "Object Detection".
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anysize.data.formats.coco.elements import EXPECTED, READERS
+from anysize.data.formats.coco.json_stream import read_members
+from anysize.registry import UserError
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1  # of the arrays in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoIndex:
+    """N images, K categories and A annotations of the file `path`, each in the file's order.
+
+    `size` (bytes) and `modified` (nanoseconds) are the file's when it was read. `file_names` are bytes in UTF-8.
+    `image` (A,) and `category` (A,) are numbers of rows among the images and categories. `segmented` tells which
+    annotations have a segmentation that is not empty. Their JSON is `length` bytes from byte `offset`.
+    """
+
+    path: str
+    size: int
+    modified: int
+    image_ids: np.ndarray  # int64 (N,)
+    file_names: np.ndarray  # bytes (N,)
+    heights: np.ndarray  # int32 (N,), pixels
+    widths: np.ndarray
+    category_ids: np.ndarray  # int64 (K,)
+    category_names: tuple[str, ...]
+    image: np.ndarray  # int32 (A,)
+    category: np.ndarray  # int32 (A,)
+    area: np.ndarray  # float64 (A,), pixels
+    crowd: np.ndarray  # bool (A,)
+    segmented: np.ndarray  # bool (A,)
+    offset: np.ndarray  # int64 (A,)
+    length: np.ndarray  # int64 (A,)
+
+
+_ARRAYS = tuple(field.name for field in dataclasses.fields(CocoIndex) if field.type is np.ndarray)
+
+
+def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
+    """The index of an annotation file, from the cache beside it where that is of this very file.
+
+    The cache is `NAME.anysize.npz`. It is made again when the file's size or time of modification differs, or when it
+    is damaged; where the folder may not be written, there is none.
+
+    Raises:
+        UserError: as `index_coco`.
+    """
+    path = os.path.abspath(path)
+    index = _read_cache(path)
+    if index is None:
+        index = index_coco(path)
+        _write_cache(index)
+    return index
+
+
+def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
+    """Read an annotation file through, an annotation at a time.
+
+    Raises:
+        UserError: the file cannot be read, is cut off, is not JSON or of another format, names an unknown image or
+            category, or has values of wrong kinds.
+
+    >>> import json, tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    ...     box = {"id": 5, "image_id": 9, "category_id": 18, "area": 80.5, "bbox": [1, 2, 10, 9], "segmentation": []}
+    ...     images = [{"id": 9, "file_name": "9.jpg", "height": 20, "width": 30}]
+    ...     json.dump({"images": images, "annotations": [box], "categories": [{"id": 18, "name": "dog"}]}, file)
+    ...     file.flush()
+    ...     index = index_coco(file.name)
+    >>> index.category_names, index.image.tolist(), index.area.tolist(), index.segmented.tolist()
+    (('dog',), [0], [80.5], [False])
+    """
+    path = os.path.abspath(path)
+    size, modified = file_stamp(path)
+    logger.info("reading %s (%d MB)", path, size / 1e6)
+    found: dict[str, dict[str, Any]] = {}
+    others = []
+    for name, elements in read_members(path):
+        if name not in READERS:
+            others.append(name)
+            continue
+        if elements is None or name in found:
+            fault = "no list" if elements is None else "there twice"
+            raise UserError(f"{path}: its {name!r} are {fault}; {EXPECTED}")
+        found[name] = READERS[name](elements, path)
+    for name in READERS:
+        if name not in found:
+            there = ", ".join([*found, *others][:8]) or "nothing"
+            raise UserError(f"{path} has no {name!r}, but {there}; {EXPECTED}")
+    images, categories, annotations = (found[name] for name in READERS)
+    return CocoIndex(
+        path=path,
+        size=size,
+        modified=modified,
+        **images,
+        **categories,
+        image=_rows(path, "image", annotations.pop("image_id"), images["image_ids"]),
+        category=_rows(path, "category", annotations.pop("category_id"), categories["category_ids"]),
+        **annotations,
+    )
+
+
+def file_stamp(path: str) -> tuple[int, int]:
+    """Size (bytes) and time of modification (nanoseconds) of a file.
+
+    Raises:
+        UserError: there is no such file; those that are there are named.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _missing(Path(path)) from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _missing(path: Path) -> UserError:
+    there = sorted(entry.name for entry in path.parent.glob("*.json")) if path.parent.is_dir() else []
+    if not there:
+        return UserError(
+            f"{path} is not there, nor any other JSON file in its folder; put COCO's annotation files there"
+        )
+    shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+    return UserError(
+        f"{path} is not there; the JSON files in its folder are {shown}: add it, rename the one that is meant, or "
+        "choose another year with data.image_set"
+    )
+
+
+def _rows(path: str, kind: str, wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The row of each id among those that the file lists: int32 (A,)."""
+    order = np.argsort(known)
+    rows = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+    unknown = np.flatnonzero(known[rows] != wanted)
+    if len(unknown):
+        first = int(unknown[0])
+        raise UserError(
+            f"{path}: {len(unknown):,} of {len(wanted):,} annotations are of an unknown {kind}, the first of them "
+            f"number {first} with {kind}_id {wanted[first]}, which is not among the {len(known):,} in the file; "
+            "add what is missing, or remove these annotations"
+        )
+    return rows.astype(np.int32)
+
+
+def _cache_of(path: str) -> str:
+    return path + ".anysize.npz"
+
+
+def _read_cache(path: str) -> CocoIndex | None:
+    """The cached index if it is of this version and of the file as it is."""
+    stamp = file_stamp(path)
+    try:
+        with np.load(_cache_of(path), allow_pickle=False) as stored:
+            if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
+                return None
+            arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
+            names = tuple(stored["category_names"].tolist())
+    except Exception:  # there is none, or it is damaged: zipfile and numpy have many errors for that
+        return None
+    return CocoIndex(path, *stamp, category_names=names, **arrays)
+
+
+def _write_cache(index: CocoIndex) -> None:
+    beside = f"{_cache_of(index.path)}.{os.getpid()}.tmp"
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    key = np.array([_VERSION, index.size, index.modified])
+    try:
+        with open(beside, "wb") as file:
+            np.savez(file, key=key, category_names=np.array(index.category_names), **arrays)
+        os.replace(beside, _cache_of(index.path))
+    except OSError as error:  # the folder may not be written, or the disk is full: the file is read again next time
+        logger.info("no index was kept beside %s (%s)", index.path, error.strerror)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)

@@ -1,0 +1,145 @@
+"""COCO's folders: which annotation file and which images make a split, and the labels of its images."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from anysize.data.dataset import Split, Targets
+from anysize.data.formats.coco.index import CocoIndex, read_coco_index
+from anysize.data.settings import DataSettings
+from anysize.data.source import VOID, FileSource
+from anysize.registry import UserError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+YEARS = ("2017", "2014")  # the preferred one first
+_NAMES: dict[Split, str] = {"train": "train", "validation": "val"}
+
+
+def load_coco(
+    root: Path, settings: DataSettings, split: Split, targets: Targets, areas: tuple[float, ...]
+) -> FileSource:
+    """The images of a split, all that its annotation file lists and in its order, with labels or masks.
+
+    Args:
+        root: holds `annotations` and the folders of images.
+        settings: year (`image_set`), classes (`categories`), and what is done about missing images (`on_bad_image`).
+        areas: pixels below which an object is small and medium.
+
+    Raises:
+        UserError: files are missing, or not as expected.
+    """
+    year = settings.image_set or _year(root)
+    folder_name = f"{_NAMES[split]}{year}"
+    index = read_coco_index(_annotation_file(root, f"instances_{folder_name}.json"))
+    classes, numbers = choose_categories(index, settings.categories)
+    images, missing = _present(index, _image_folder(root, folder_name), settings.on_bad_image)
+    folder = os.fspath(_image_folder(root, folder_name))
+    paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
+    name = f"{settings.name} {split}"
+    if targets == "masks":
+        from anysize.data.formats.coco.masks import CocoMasks
+
+        if len(classes) >= VOID:
+            raise UserError(
+                f"{index.path} has {len(classes)} categories, but a mask has room for {VOID - 1}: choose some with "
+                "data.categories"
+            )
+        if len(index.segmented) and not index.segmented.any():
+            raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
+        masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
+        empty = np.zeros((len(images), 0), np.uint8)
+        source = FileSource(paths, empty, ("background", *classes), name, settings.on_bad_image, masks)
+    else:
+        labels = object_labels(index, numbers, len(classes), areas)[images]
+        source = FileSource(paths, labels, classes, name, settings.on_bad_image)
+    source.bad_files.update(missing)
+    return source
+
+
+def choose_categories(index: CocoIndex, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes (all, or those `wanted` in that order), and the class of each category or -1: int64 (K,).
+
+    Raises:
+        UserError: a name that the file does not have, or one that is given twice.
+    """
+    known = index.category_names
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"data.categories names {name!r}, which {index.path} does not have: {did_you_mean(name, known)}"
+            )
+        if wanted.count(name) > 1:
+            raise UserError(f"data.categories names {name!r} more than once; expected each class once")
+    classes = wanted or known
+    return classes, np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)
+
+
+def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:
+    """Which classes each image holds small, medium and large: uint8 (N, len(areas) + 1, classes) of 0 and 1.
+
+    Every annotation counts, crowds too; row 0 is for areas below `areas[0]`, row 1 below `areas[1]`, row 2 for the
+    others (ELASTIC's protocol; the limits of COCO's own evaluation are 32^2 and 96^2 pixels).
+
+    Args:
+        numbers: the class of each category, -1 for those that are left out.
+    """
+    labels = np.zeros((len(index.image_ids), len(areas) + 1, classes), np.uint8)
+    number = numbers[index.category]
+    kept = number >= 0
+    rows = np.searchsorted(np.asarray(areas), index.area, side="right")  # an area that equals a limit is above it
+    labels[index.image[kept], rows[kept], number[kept]] = 1
+    return labels
+
+
+def _year(root: Path) -> str:
+    """The year of the annotation files that are there, the same for both splits: those of two years share images."""
+
+    def found(year: str) -> tuple[bool, bool, bool]:
+        train, val = (_annotations(root, f"instances_{name}{year}.json").is_file() for name in ("train", "val"))
+        return train and val, train, val
+
+    return max(YEARS, key=found)  # of equal ones the first
+
+
+def _annotations(root: Path, name: str) -> Path:
+    return root / "annotations" / name
+
+
+def _annotation_file(root: Path, name: str) -> Path:
+    if not (root / "annotations").is_dir():
+        raise UserError(
+            f"{root} has no folder 'annotations'; expected annotations/{name} and the images beside it, in train2017 "
+            "or images/train2017 and the like"
+        )
+    return _annotations(root, name)
+
+
+def _image_folder(root: Path, name: str) -> Path:
+    for folder in (root / name, root / "images" / name):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
+
+
+def _present(index: CocoIndex, folder: Path, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Rows of the images whose files are there, and the files that are not, with that as reason."""
+    there = {entry.name for entry in os.scandir(os.fsencode(folder))}
+    names = index.file_names.tolist()
+    found = np.array(
+        [name in there or (b"/" in name and os.path.isfile(os.path.join(os.fsencode(folder), name))) for name in names]
+    )
+    absent = np.flatnonzero(~found)
+    if not len(absent):
+        return np.arange(len(names)), {}
+    first = os.path.join(folder, os.fsdecode(names[absent[0]]))
+    fault = f"{len(absent):,} of the {len(names):,} images in {index.path} are not in {folder}, such as {first}"
+    if len(absent) == len(names):
+        raise UserError(f"{fault}; unpack the images that belong to this file there")
+    if on_bad_image == "error":
+        raise UserError(f"{fault}; add them, or leave them out with --data.on_bad_image skip")
+    logger.warning("left out %s", fault)
+    reason = f"named in {index.path}, but not there"
+    return np.flatnonzero(found), {os.path.join(folder, os.fsdecode(names[row])): reason for row in absent}

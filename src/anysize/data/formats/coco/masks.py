@@ -1,0 +1,188 @@
+"""Masks painted from COCO's segmentations: polygons and run lengths, read again from the annotation file.
+
+pycocotools (the extra `coco`) turns polygons into pixels, so that a mask has the pixels that COCO's own tools give.
+What it would not survive, or answer with memory that nobody wrote, is refused before it.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from anysize.data.decode import BadImage
+from anysize.data.formats.coco.index import CocoIndex, file_stamp
+from anysize.data.source import VOID
+from anysize.registry import UserError
+
+try:
+    from pycocotools import mask as pycocomask
+except ImportError:  # the extra `coco`
+    pycocomask = None
+
+_FAR = 10  # sides of the image; pycocotools takes memory for each pixel along a polygon, in the image or not
+
+
+class CocoMasks:
+    """The masks of the images of a COCO file, painted when they are read; `Masks` for a `FileSource`.
+
+    Larger objects are painted first, so that smaller ones lie on top; crowds are void where nothing else is painted;
+    empty segmentations are passed over. A mask has the height and width that the file says of its image.
+
+    Holds arrays alone: the annotation file is opened for each mask, so that worker processes share nothing.
+
+    Args:
+        index: of the annotation file.
+        numbers: uint8 (K,), what an object of each category of the file is in the mask; 0 (background): not painted.
+        images: which images (rows of the index), in this order; by default all.
+
+    Raises:
+        UserError: pycocotools is not installed.
+    """
+
+    def __init__(self, index: CocoIndex, numbers: np.ndarray, images: np.ndarray | None = None) -> None:
+        require_pycocotools()
+        self._path = index.path
+        self._stamp = (index.size, index.modified)
+        self._heights, self._widths = index.heights, index.widths
+        painted = np.flatnonzero(index.segmented & (numbers[index.category] > 0))
+        crowd = index.crowd[painted]
+        order = np.lexsort((-index.area[painted], ~crowd, index.image[painted]))  # by image; crowds first; then by area
+        chosen = painted[order]
+        self._starts = np.searchsorted(index.image[chosen], np.arange(len(index.image_ids) + 1))
+        self._offsets, self._lengths = index.offset[chosen], index.length[chosen]
+        self._values = np.where(index.crowd[chosen], VOID, numbers[index.category[chosen]]).astype(np.uint8)
+        self._images = np.arange(len(index.image_ids)) if images is None else images
+
+    def read(self, index: int) -> np.ndarray:
+        """Class numbers, uint8 (H, W).
+
+        Raises:
+            BadImage: a segmentation that does not fit the image.
+            UserError: the annotation file is gone or was changed since it was indexed.
+        """
+        image = self._images[index]
+        height, width = int(self._heights[image]), int(self._widths[image])
+        places = slice(self._starts[image], self._starts[image + 1])
+        offsets, lengths, values = (each[places].tolist() for each in (self._offsets, self._lengths, self._values))
+        if file_stamp(self._path) != self._stamp:
+            raise UserError(f"{self._path} was changed while it was in use; start again")
+        objects = []
+        with open(self._path, "rb", buffering=0) as file:
+            for offset, length, value in zip(offsets, lengths, values, strict=True):
+                annotation = json.loads(os.pread(file.fileno(), length, offset))
+                try:
+                    rle = run_lengths(annotation["segmentation"], height, width)
+                except ValueError as error:
+                    name = (
+                        f"annotation {annotation['id']}" if "id" in annotation else f"the annotation at byte {offset}"
+                    )
+                    raise BadImage(f"{name} in {self._path} {error}") from error
+                if rle is not None:
+                    objects.append((rle, value))
+        return paint(objects, height, width)
+
+    def describe(self, index: int) -> str:
+        """The annotation file."""
+        return self._path
+
+    def subset(self, indices: np.ndarray) -> "CocoMasks":
+        """The masks of the images `indices`, in that order; the annotations are shared."""
+        subset = object.__new__(CocoMasks)
+        subset.__dict__.update(self.__dict__, _images=self._images[indices])
+        return subset
+
+
+def require_pycocotools() -> None:
+    """Do nothing where pycocotools is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if pycocomask is None:
+        raise UserError(
+            "masks from COCO's segmentations need pycocotools, which is not installed: pip install 'anysize[coco]'"
+        )
+
+
+def paint(objects: Iterable[tuple[dict[str, Any], int]], height: int, width: int) -> np.ndarray:
+    """Paint objects, given as run lengths and a value, one after the other on background: uint8 (H, W).
+
+    >>> square = run_lengths([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
+    >>> paint([(square, 7)], 2, 4)
+    array([[0, 7, 7, 0],
+           [0, 7, 7, 0]], dtype=uint8)
+    """
+    columns = np.zeros((width, height), np.uint8)  # run lengths go down the columns
+    for rle, value in objects:
+        columns[pycocomask.decode(rle).T.view(bool)] = value
+    return np.ascontiguousarray(columns.T)
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
+    """A segmentation as pycocotools' run lengths; None where it has no pixels.
+
+    Args:
+        segmentation: polygons [[x, y, x, y, ...], ...] in pixels, or {"size": [H, W], "counts": ...} with the lengths
+            as a list or in COCO's compressed text.
+
+    Raises:
+        ValueError: it is malformed, or does not fit an image of `height` x `width` pixels.
+
+    >>> run_lengths({"size": [2, 2], "counts": [1, 2]}, 2, 2)
+    Traceback (most recent call last):
+    ...
+    ValueError: has run lengths of 3 pixels in all; expected 4
+    """
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if size != [height, width]:
+            raise ValueError(f"has run lengths of size {size}; expected [{height}, {width}], the image's")
+        if isinstance(counts, str):
+            counts = expand_counts(counts)
+        if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("has counts that are no run lengths; expected whole numbers")
+        if sum(counts) != height * width:  # pycocotools would leave the other pixels to chance
+            raise ValueError(f"has run lengths of {sum(counts)} pixels in all; expected {height * width}")
+        rle: dict[str, Any] = pycocomask.frPyObjects({"size": size, "counts": counts}, height, width)
+        return rle
+    polygons = [_polygon(polygon, height, width) for polygon in segmentation or []]
+    closed = [polygon for polygon in polygons if len(polygon) >= 6]  # points and lines have no pixels
+    return pycocomask.merge(pycocomask.frPyObjects(closed, height, width)) if closed else None
+
+
+def _polygon(polygon: Sequence[Any], height: int, width: int) -> Sequence[float]:
+    if len(polygon) % 2:
+        raise ValueError(f"has a polygon of {len(polygon)} numbers; expected x and y of each corner")
+    far = _FAR * max(height, width)
+    for value in polygon:
+        if type(value) not in (int, float) or not abs(value) <= far:  # also not NaN
+            raise ValueError(f"has {value!r} in a polygon; expected numbers in or near its {height} x {width} pixels")
+    return polygon
+
+
+def expand_counts(text: str) -> list[int]:
+    """The run lengths in COCO's compressed text, as of pycocotools' `encode`.
+
+    A number is written in groups of five bits, the lowest first, as the character with code 48 + group, + 32 where
+    another group follows; the last group's highest bit is the sign. From the fourth number on it is the difference to
+    the number two places before (maskApi.c, rleToString).
+
+    Raises:
+        ValueError: it is no such text.
+
+    >>> expand_counts("52203")
+    [5, 2, 2, 2, 5]
+    """
+    if not re.fullmatch(r"(?:[P-o]{0,6}[0-O])*", text):
+        raise ValueError("has counts that are no run lengths; expected COCO's compressed text")
+    counts: list[int] = []
+    for number in re.findall(r"[P-o]*[0-O]", text):
+        groups = [(ord(character) - 48) & 31 for character in number]
+        value = sum(group << 5 * place for place, group in enumerate(groups))
+        if groups[-1] & 16:
+            value -= 1 << 5 * len(groups)
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+    return counts

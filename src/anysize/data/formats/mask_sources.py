@@ -1,0 +1,136 @@
+"""Pairs of image and mask files as a source: which are there, and which classes are kept."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from anysize.data.dataset import Split
+from anysize.data.formats.mask_files import MaskFiles
+from anysize.data.settings import DataSettings
+from anysize.data.source import VOID, FileSource
+from anysize.registry import UserError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND = "background"
+
+
+def mask_source(
+    images: Sequence[str],
+    masks: Sequence[str],
+    classes: tuple[str, ...],
+    settings: DataSettings,
+    split: Split,
+    origin: str,
+    missing: dict[str, str] | None = None,
+) -> FileSource:
+    """A source of images with their mask files.
+
+    Args:
+        images, masks: paths, a mask an image.
+        classes: names of the numbers in the files, the background first.
+        settings: `categories` keeps some classes and makes background of the others.
+        origin: what says which classes there are, in messages.
+        missing: images that were left out, with the reason.
+
+    Raises:
+        UserError: more classes than a mask can number, or categories that there are not.
+    """
+    if len(classes) > VOID:
+        raise UserError(f"{origin} has {len(classes)} classes; expected at most {VOID}, 255 is no class")
+    numbers = None
+    kept = classes
+    if settings.categories:
+        chosen = choose_classes(settings.categories, classes[1:], origin)
+        kept = (classes[0], *chosen)
+        numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
+    files = MaskFiles(masks, len(classes), numbers)
+    empty = np.zeros((len(images), 0), dtype=np.uint8)
+    source = FileSource(images, empty, kept, f"{settings.name} {split}", settings.on_bad_image, files)
+    source.bad_files.update(missing or {})
+    return source
+
+
+def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:
+    """The classes that `data.categories` keeps, in its order.
+
+    Raises:
+        UserError: a name that is not known, or one that is given twice.
+
+    >>> choose_classes(("dog", "cat"), ("ant", "cat", "dog"), "classes.txt")
+    ('dog', 'cat')
+    """
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"data.categories names {name!r}, which {origin} does not have: {did_you_mean(name, known)}"
+            )
+        if list(wanted).count(name) > 1:
+            raise UserError(f"data.categories names {name!r} more than once; expected each class once")
+    return tuple(wanted)
+
+
+def keep_present(
+    rows: Sequence[tuple[str, ...]], origins: Sequence[str], on_bad_image: str
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Which rows have all of their files, and the images of the others with the reason.
+
+    Args:
+        rows: the files of each image, itself first.
+        origins: what names each row, such as "train.txt line 3".
+        on_bad_image: "error" or "skip", as in the settings of the data.
+
+    Raises:
+        UserError: a file is missing, with the policy "error"; or all images are.
+    """
+    good: list[int] = []
+    missing: dict[str, str] = {}
+    first = ""
+    for number, (files, origin) in enumerate(zip(rows, origins, strict=True)):
+        absent = next((file for file in files if not os.path.isfile(file)), "")
+        if not absent:
+            good.append(number)
+            continue
+        reason = f"{origin} names {'its mask ' if absent != files[0] else ''}{absent}, which is not there"
+        first = first or reason
+        missing[files[0]] = reason
+    if missing:
+        if not good:
+            raise UserError(f"{first}, nor is what any other of the {len(rows):,} lines names; unpack the files there")
+        more = f" (so it is with {len(missing):,} of the {len(rows):,} lines)" if len(missing) > 1 else ""
+        if on_bad_image == "error":
+            raise UserError(f"{first}{more}; add it, or leave such images out with --data.on_bad_image skip")
+        logger.warning("left out %d of %d images: %s%s", len(missing), len(rows), first, more)
+    return np.array(good, dtype=np.int64), missing
+
+
+def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names in a text file, one a line; empty lines are left out.
+
+    Raises:
+        UserError: no names, a name twice, or no text.
+    """
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{path} is empty; expected the name of a class in each line")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} names the class {twice!r} twice; expected each class once")
+    return tuple(names)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: another encoding, or a file that cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}); save it in UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,133 @@
+"""PASCAL VOC's folders: which list makes a split, and the image and mask that each of its lines names."""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from anysize.data.dataset import Split
+from anysize.data.formats.mask_sources import BACKGROUND, keep_present, mask_source, read_class_names, read_text
+from anysize.data.settings import DataSettings
+from anysize.data.source import FileSource
+from anysize.registry import UserError
+
+CLASSES = (
+    BACKGROUND,
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""VOC's own names, in the order of the numbers in its masks."""
+
+_YEAR = re.compile(r"VOC20\d\d")
+_AUGMENTED = "train_aug"
+_LISTS = {
+    "train": ("ImageSets/Segmentation/train.txt", "list/train.txt"),
+    _AUGMENTED: ("ImageSets/Segmentation/train_aug.txt", "ImageSets/Segmentation/trainaug.txt", "list/train_aug.txt"),
+    "trainval": ("ImageSets/Segmentation/trainval.txt", "list/trainval.txt"),
+    "val": ("ImageSets/Segmentation/val.txt", "list/val.txt"),
+}
+
+
+class _Line(NamedTuple):
+    """A line of a list: where it stands, and the files that it names."""
+
+    origin: str
+    image: str
+    mask: str
+
+
+def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
+    """The images of a split with their masks, in the order of its list.
+
+    Raises:
+        UserError: folders, lists, images or masks are missing, or a list is not as expected.
+    """
+    year = find_year(root)
+    image_set = (settings.image_set or "train") if split == "train" else "val"
+    path = _list_file(year, image_set)
+    lines = _read_list(path, year, "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass")
+    good, missing = keep_present(
+        [(line.image, line.mask) for line in lines], [line.origin for line in lines], settings.on_bad_image
+    )
+    kept = [lines[i] for i in good]
+    images, masks = [line.image for line in kept], [line.mask for line in kept]
+    classes, origin = class_names(year)
+    return mask_source(images, masks, classes, settings, split, origin, missing)
+
+
+def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
+    """Training and validation images that the lists in the folder of a year name.
+
+    Raises:
+        UserError: a list is missing or not as expected.
+    """
+    train, val = (len(_read_list(_list_file(year, name), year, "")) for name in (settings.image_set or "train", "val"))
+    return train, val
+
+
+def class_names(year: Path) -> tuple[tuple[str, ...], str]:
+    """VOC's classes, or those that a file classes.txt beside JPEGImages names, and what says so in messages."""
+    path = year / "classes.txt"
+    return (read_class_names(path), str(path)) if path.is_file() else (CLASSES, "VOC")
+
+
+def find_year(root: Path) -> Path:
+    """The folder that holds JPEGImages: root itself, or a VOC20xx folder in it or in VOCdevkit; 2012 before others.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (root / "JPEGImages").is_dir():
+        return root
+    for parent in (root, root / "VOCdevkit"):
+        if parent.is_dir():
+            years = sorted(
+                (entry for entry in parent.iterdir() if _YEAR.fullmatch(entry.name) and entry.is_dir()),
+                key=lambda entry: (entry.name == "VOC2012", entry.name),
+            )
+            if years:
+                if not (years[-1] / "JPEGImages").is_dir():
+                    raise UserError(f"{years[-1]} has no folder 'JPEGImages'; expected VOC's images in it")
+                return years[-1]
+    raise UserError(
+        f"{root} holds no VOC2012 (or other VOC20xx) folder, in VOCdevkit or without; expected VOCdevkit/VOC2012 with "
+        "JPEGImages, SegmentationClass and ImageSets/Segmentation"
+    )
+
+
+def _list_file(year: Path, image_set: str) -> Path:
+    names = _LISTS[image_set]
+    for name in names:
+        if (year / name).is_file():
+            return year / name
+    hint = "; the augmented training set is not part of VOC: add its list and its masks" * (image_set == _AUGMENTED)
+    raise UserError(f"{year} has no list of the images of {image_set!r}; expected {' or '.join(names)}{hint}")
+
+
+def _read_list(path: Path, year: Path, masks: str) -> list[_Line]:
+    """The files of each line: the name of an image, or two paths that begin at the folder of the year.
+
+    Raises:
+        UserError: the list is empty, or a line is neither.
+    """
+    lines: list[_Line] = []
+    folder = os.fspath(year)
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split()
+        origin = f"{path} line {number}"
+        if len(words) == 1 and not words[0].startswith("/"):
+            image, mask = (
+                os.path.join(folder, "JPEGImages", f"{words[0]}.jpg"),
+                os.path.join(folder, masks, f"{words[0]}.png"),
+            )
+            lines.append(_Line(origin, image, mask))
+        elif len(words) == 2 and all(word.startswith("/") for word in words):
+            lines.append(_Line(origin, folder + words[0], folder + words[1]))
+        elif words:
+            raise UserError(
+                f"{origin} is {line.strip()[:80]!r}; expected the name of an image, or the paths of an image and a "
+                "mask that begin with '/' in the folder of the year"
+            )
+    if not lines:
+        raise UserError(f"{path} names no images; expected one a line")
+    return lines

@@ -1,0 +1,1 @@
+"""Pictures composed of the embedded ones, with labels and masks."""

@@ -1,0 +1,96 @@
+"""`anysize.plan`: what a recipe will cost, known before it starts and without its data."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anysize.data.catalog import build_preprocessing
+from anysize.experiment import build
+from anysize.experiment.targets import build_task, info_of, open_split
+from anysize.models.measure.memory import estimate_memory
+from anysize.models.measure.meta import build_on_meta
+from anysize.recipe import Recipe, load_recipe, override
+from anysize.sizes.cost import PlanCost, plan_cost
+from anysize.training.length import run_length
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCost:
+    """The cost of a run; FLOPs count forward and backward, a multiply-add as two.
+
+    `cost` has the sizes one by one; `steps`, `images`, `flops` and `epochs` are those of the run, which equal_flops
+    may end in the middle of an epoch; `ratio` is its FLOPs over those of `base_epochs` epochs at the `base` size.
+    """
+
+    length: int
+    epochs: int
+    cost: PlanCost
+    steps: int
+    images: int
+    flops: int
+    base: int
+    base_epochs: int
+    memory: int
+
+    @property
+    def ratio(self) -> float:
+        """FLOPs over those of training at the base size."""
+        return self.flops / self.cost.base.total_flops
+
+
+def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None, *, images: int = 0) -> RunCost:
+    """Work out the cost of a recipe. Needs no data where the data set's number of images is known or given.
+
+    Args:
+        recipe: a recipe's name, the path of its TOML file, or a `Recipe`.
+        overrides: `{"section.field": value}`.
+        images: number of training images; 0: the data set's own, or counted in its folder.
+
+    Raises:
+        UserError: a bad recipe, or missing data whose number of images is not known.
+
+    >>> cost = plan("quickstart", {"sizes.mix": "fixed", "training.epochs": 3})
+    >>> cost.steps, round(cost.ratio, 3)
+    (468, 1.0)
+    """
+    resolved = override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
+    info = info_of(resolved)
+    classes = info.num_classes
+    length = images or (min(resolved.data.limit or info.train_images, info.train_images))
+    if not length or not classes:
+        source = open_split(resolved, "train")
+        length, classes = images or len(source), len(source.classes)
+    preprocessing = build_preprocessing(
+        resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
+    )
+    build_task(resolved, preprocessing)  # says what of the settings is not the task's
+    model = build_on_meta(lambda: build.build_model(resolved, preprocessing))
+    batches = build.build_plan(resolved, length)
+    flops = build.flops_by_size(model, preprocessing.channels)
+    base = preprocessing.image_size
+    run = run_length(batches, resolved.training, base, lambda size: flops(size).total)
+    build.check_phases(batches.schedule, len(run.steps))
+    cost = plan_cost(batches, len(run.steps), flops, base)
+    fixed = build.build_plan(override(resolved, {"sizes.mix": "fixed", "sizes.phases": []}), length)
+    cost = dataclasses.replace(cost, base=plan_cost(fixed, resolved.training.epochs, flops, base).base)
+    slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
+    chunks = resolved.training.chunks
+    parts = {
+        dataclasses.replace(part, batch_size=-(-part.batch_size // chunks), share=0.0)
+        for epoch in range(len(run.steps))
+        for part in batches.sizes(epoch)
+    }
+    memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=slots)
+    full = sum(batches.steps(epoch) for epoch in range(len(run.steps)))
+    return RunCost(
+        length=length,
+        epochs=len(run.steps),
+        cost=cost,
+        steps=run.total_steps,
+        images=round(cost.images * run.total_steps / full),
+        flops=run.flops,
+        base=base,
+        base_epochs=resolved.training.epochs,
+        memory=memory,
+    )

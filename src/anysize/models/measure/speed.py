@@ -1,0 +1,284 @@
+"""How fast a model runs and what memory it takes: images a second by image size and batch size.
+
+    anysize bench resnet50 --sizes 128,224 --batch 1,8
+
+Random images and targets, nothing read from a disk. A training step is forward, loss, backward and a step of SGD with
+momentum. Each figure is the median over several repetitions after a warm-up; a repetition that takes less than
+`PIECE` seconds runs several times in a row.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anysize.models.expected import expected_preprocessing
+from anysize.models.measure.flops import count_flops
+from anysize.models.measure.input_size import check_size
+from anysize.models.options import check_is_model
+from anysize.models.spec import create_model
+from anysize.models.surgery.fold import fold_batch_norm
+from anysize.registry import UserError
+
+PIECE = 0.05
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchOptions:
+    """How a model is run.
+
+    Args:
+        train: measure training steps, too.
+        fold: measure inference with batch norms folded into convolutions.
+        channels_last: memory order of images and weights.
+        precision: float32, or bfloat16 or float16 by autocast.
+        device: auto is the first GPU where there is one.
+        threads: of PyTorch on a CPU; 0: as many as it chooses.
+        repeats: of which the median is taken.
+    """
+
+    train: bool = True
+    fold: bool = False
+    channels_last: bool = True
+    precision: str = "float32"
+    device: str = "auto"
+    threads: int = 0
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision is {self.precision!r}; expected one of: {', '.join(PRECISIONS)}")
+        for name, low in (("threads", 0), ("repeats", 1)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} is {getattr(self, name)}; expected at least {low}")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to run on."""
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        return device
+
+
+def bench(
+    model: nn.Module | str,
+    sizes: Sequence[int] = (),
+    batches: Sequence[int] = (1, 8),
+    *,
+    in_channels: int | None = None,
+    on_row: Callable[[dict[str, Any]], object] = lambda row: None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Measure a model at every size with every batch size.
+
+    Args:
+        model: a model, which is not changed, or a name that `create_model` takes.
+        sizes: sides of the images, pixels; by default the one that a named model was published for.
+        batches: images a step.
+        in_channels: by default what a named model was published with, or 3.
+        on_row: called with each row as it is measured.
+        options: those of `BenchOptions`.
+
+    Returns:
+        A row a mode (inference, training; `folded` or not), size and batch size: `milliseconds` a step (median) with
+        `fastest` and `slowest`, `images_per_second`, `memory` in bytes, `flops` of a step and `flops_per_second`. A
+        multiply-add counts as 2 FLOPs; what activation checkpointing computes twice counts once. `memory` is the
+        weights, in training with gradients and momentum, and the most that all other tensors of a step took up at once:
+        measured, on a GPU by its allocator, on a CPU by the profiler, which sees each block that PyTorch's allocator
+        hands out, but not what libraries allocate for themselves.
+
+    Raises:
+        UserError: an unknown name, device or option, or a size that the model does not take.
+
+    >>> table = bench("resnet8", sizes=[16], batches=[2], repeats=1)
+    >>> table[["mode", "size", "batch", "flops"]].values.tolist()
+    [['inference', 16, 2, 12503552], ['training', 16, 2, 37068288]]
+    """
+    how = BenchOptions(**options)
+    if isinstance(model, str):
+        expected = expected_preprocessing(model)
+        in_channels = in_channels or expected.channels
+        sizes = sizes or [expected.image_size]
+        model = create_model(model, in_channels=in_channels)
+    elif not sizes:
+        raise UserError("sizes are not given; expected the sides of the images, such as sizes=[224]")
+    check_is_model("bench", model)
+    if not _are_numbers(sizes):
+        raise UserError(f"sizes are {sizes!r}; expected sides of images from 1 pixel, such as [128, 224]")
+    if not _are_numbers(batches):
+        raise UserError(f"batches are {batches!r}; expected numbers of images from 1, such as [1, 8]")
+    for size in sizes:
+        check_size(model, size, in_channels or 3, training=how.train)
+    rows = []
+    with _threads(how.threads):
+        for mode, size, batch in itertools.product(("inference", "training")[: 1 + how.train], sizes, batches):
+            rows.append(_row(model, mode, (batch, in_channels or 3, size, size), how))
+            on_row(rows[-1])
+    return pd.DataFrame(rows)
+
+
+def _are_numbers(values: object) -> bool:
+    """Whether `values` are whole numbers from 1, at least one."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) > 0
+        and all(isinstance(value, int) and value > 0 for value in values)
+    )
+
+
+def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: BenchOptions) -> dict[str, Any]:
+    """One row of the table; the model is built anew, so that rows do not disturb one another."""
+    batch, channels, _, size = shape
+    device = how.torch_device
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    try:
+        if mode == "training":
+            flops = batch * count_flops(model, size, channels).total
+            run, weights = _training(model, shape, how)
+        else:
+            flops = batch * count_flops(model, size, channels, backward=False).forward
+            run, weights = _inference(model, shape, how)
+        seconds = repeat(run, how.repeats, wait)
+        memory = weights + peak_bytes(run, device)
+    except (RuntimeError, ValueError) as error:  # too little memory, one value a channel for batch norm
+        raise UserError(f"{mode} at {size} px with batch {batch}: {str(error).splitlines()[0]}") from error
+    median = statistics.median(seconds)
+    return {
+        "mode": mode,
+        "folded": how.fold and mode == "inference",
+        "size": size,
+        "batch": batch,
+        "milliseconds": 1000 * median,
+        "fastest": 1000 * min(seconds),
+        "slowest": 1000 * max(seconds),
+        "images_per_second": batch / median,
+        "memory": memory,
+        "flops": flops,
+        "flops_per_second": flops / median,
+    }
+
+
+def _copy(model: nn.Module, how: BenchOptions) -> nn.Module:
+    order = torch.channels_last if how.channels_last else torch.contiguous_format
+    return copy.deepcopy(model).to(how.torch_device).to(memory_format=order)
+
+
+def _images(shape: tuple[int, ...], how: BenchOptions) -> Tensor:
+    order = torch.channels_last if how.channels_last else torch.contiguous_format
+    return torch.randn(shape, device=how.torch_device).to(memory_format=order)
+
+
+def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
+    if how.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(how.torch_device.type, getattr(torch, how.precision))
+
+
+def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
+    """A forward pass, and the bytes of what is there before."""
+    ready = _copy(fold_batch_norm(model) if how.fold else model, how).eval()
+    images = _images(shape, how)
+
+    def run() -> None:
+        with torch.inference_mode(), _autocast(how):
+            ready(images)
+
+    return run, images.nbytes + sum(tensor.nbytes for tensor in (*ready.parameters(), *ready.buffers()))
+
+
+def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
+    """A training step, and the bytes of what is there before: weights, momentum and images."""
+    ready = _copy(model, how).train()
+    images = _images(shape, how)
+    optimizer = torch.optim.SGD(ready.parameters(), lr=1e-4, momentum=0.9)
+
+    def run() -> None:
+        with _autocast(how):
+            outputs = ready(images)
+        parts = (outputs,) if isinstance(outputs, Tensor) else outputs  # auxiliary classifiers return logits, too
+        losses = [F.cross_entropy(part.float(), part.detach().argmin(1)) for part in parts]
+        torch.autograd.backward(losses)
+        optimizer.step()
+        optimizer.zero_grad()  # last, so that every step starts from the same memory
+
+    run()  # from now on there is momentum
+    tensors = (*ready.parameters(), *ready.buffers())
+    momentum = sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
+    return run, images.nbytes + momentum + sum(tensor.nbytes for tensor in tensors)
+
+
+def repeat(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:
+    """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row.
+
+    >>> len(repeat(lambda: None, 3, lambda: None))
+    3
+    """
+
+    def seconds(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        wait()
+        return (time.perf_counter() - start) / calls
+
+    seconds(1)  # memory, caches and kernels of a first call
+    calls = max(1, min(1000, round(PIECE / max(seconds(1), 1e-6))))
+    return [seconds(calls) for _ in range(repeats)]
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that the tensors made in `run` took up at once, temporaries inside operations included.
+
+    >>> peak_bytes(lambda: torch.zeros(1000).exp(), torch.device("cpu"))
+    8000
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it prints what it starts and stops
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: float(event["ts"])):
+        now += event["args"]["Bytes"]
+        peak = max(peak, now)
+    return peak
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+__all__ = ["PRECISIONS", "BenchOptions", "bench"]

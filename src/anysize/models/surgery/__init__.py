@@ -1,0 +1,1 @@
+"""What is done to a model that stands: elastic branches, folding, recomputation."""

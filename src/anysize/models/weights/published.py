@@ -1,0 +1,219 @@
+"""Published weights by name: torchvision's and timm's, and for networks of ours their counterparts' there.
+
+    pretrained_weights("resnet50")                     # torchvision's default weights
+    pretrained_weights("resnet50", "IMAGENET1K_V1")    # others of torchvision's, by their name
+    pretrained_weights("timm:convnext_atto.d2_in1k")
+    pretrained_weights("dla60x")                       # timm's, whose network is the same
+    pretrained_weights("fcn_resnet50")                 # torchvision's: COCO with the labels of VOC
+    pretrained_weights("fcn_resnet50", "IMAGENET1K_V2")  # of its backbone alone
+
+What was downloaded once is used again. Nothing in a file is run (see `foreign`).
+"""
+
+import contextlib
+import dataclasses
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from anysize.models.builders import import_timm, timm_name
+from anysize.models.expected import expected_preprocessing, preprocessing_of
+from anysize.models.families import MODELS
+from anysize.models.weights.fitting import FitReport, fit_state_dict
+from anysize.models.weights.reading import read_foreign
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError, did_you_mean
+
+DEFAULT = "pretrained"
+
+# Networks of ours that equal one of torchvision's or timm's (after `foreign.map_names`).
+COUNTERPARTS = {
+    "densenet201": "densenet201",
+    "dla102x": "timm:dla102x",
+    "dla60x": "timm:dla60x",
+    "inception_resnet_v2": "timm:inception_resnet_v2",
+    "mobilenet_v1": "timm:mobilenetv1_100",
+    "resnext101": "timm:resnext101_32x4d",
+    "resnext101_32x4d": "timm:resnext101_32x4d",
+    "resnext50": "resnext50_32x4d",
+    "se_resnext50": "timm:seresnext50_32x4d",
+}
+
+BACKBONES = {
+    name: name.partition("_")[2]
+    for name in (
+        "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
+        "lraspp_mobilenet_v3_large",
+    )
+}  # fmt: skip
+"""torchvision's classifier in each of its segmentation networks."""
+
+# They scale ImageNet's normalisation to this one inside the network, where they were built with transform_input.
+_TRANSFORMED = ("googlenet", "inception_v3")
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Published weights: `tensors` by their network's names, the input they want, and whose they are, in words.
+
+    `preprocessing` is None where a `Preprocessing` cannot say it.
+    """
+
+    tensors: dict[str, Tensor]
+    preprocessing: Preprocessing | None
+    source: str
+
+
+def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, Any] | None = None) -> Pretrained:
+    """Get published weights of the model `name`, from the network unless they were downloaded before.
+
+    Args:
+        name: as `create_model` takes it.
+        which: "pretrained" for the default weights, or the name of some of torchvision's, such as "IMAGENET1K_V1"; of a
+            segmentation network those of its backbone, too.
+        options: of the model's builder.
+
+    Raises:
+        UserError: no published weights are known, an unknown name of weights, or they cannot be downloaded; the
+            message says which file is wanted and where it may be put.
+    """
+    counterpart = COUNTERPARTS.get(name, name)
+    if counterpart.startswith("timm:"):
+        if which != DEFAULT:
+            raise UserError(
+                f"weights are {which!r}; expected {DEFAULT!r} for {counterpart}: other weights of timm's are part of "
+                "the model's name, as in timm:resnet50.a1_in1k"
+            )
+        return _timm(counterpart, options or {} if name == counterpart else {})
+    if (name in MODELS and name not in COUNTERPARTS and name not in BACKBONES) or ":" in name:
+        raise UserError(
+            f"no published weights of {name} are known to be hosted; where you have a file, give it as model.weights, "
+            f"or write a run folder of it with `anysize import FILE --as {name}`"
+        )
+    return _torchvision(counterpart, which, options or {})
+
+
+def load_pretrained(
+    model: nn.Module, name: str, which: bool | str, num_classes: int | None, options: Mapping[str, Any]
+) -> FitReport:
+    """Load published weights of `name` into `model`, in place, as `create_model(..., pretrained=which)` does.
+
+    Raises:
+        UserError: as `pretrained_weights`, and weights that do not fit a model with these options.
+    """
+    found = pretrained_weights(name, DEFAULT if which is True else str(which), options)
+    return fit_state_dict(model, found.tensors, num_classes=num_classes, source=found.source)
+
+
+def published_preprocessing(
+    name: str, options: Mapping[str, Any] | None = None, task: str = ""
+) -> Preprocessing | None:
+    """The input that published weights of `name` want from a model that is built with `options`; None: nobody says.
+
+    As `expected_preprocessing`, but for torchvision's GoogLeNet and Inception v3: their weights were made for input
+    from -1 to 1, into which torchvision's networks turn ImageNet's only with `transform_input`.
+
+    >>> published_preprocessing("googlenet").mean, published_preprocessing("googlenet", {"transform_input": True}).mean
+    ((0.5, 0.5, 0.5), (0.485, 0.456, 0.406))
+    """
+    try:
+        expected = expected_preprocessing(name, task)
+    except UserError:  # an input that is not square, as a few of timm's have
+        return None
+    return _as_built(name, expected, options or {})
+
+
+def _as_built(name: str, expected: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
+    if name in _TRANSFORMED and not options.get("transform_input"):
+        return dataclasses.replace(expected, mean=_HALF, std=_HALF)
+    return expected
+
+
+def _torchvision(name: str, which: str, options: Mapping[str, Any]) -> Pretrained:
+    known = torchvision.models.get_model_weights(name)
+    if which != DEFAULT and which not in known.__members__:
+        inner = torchvision.models.get_model_weights(BACKBONES[name]) if name in BACKBONES else ()
+        if which not in (names := [weights.name for weights in inner]):
+            names = [*known.__members__, *names, DEFAULT]
+            raise UserError(f"{name} has no weights {which!r}: {did_you_mean(which, names)}")
+        return _torchvision(BACKBONES[name], which, {})
+    weights = known.DEFAULT if which == DEFAULT else known[which]
+    foreign = read_foreign(_download(weights.url, f"torchvision's {name} ({weights.name})"))
+    expected = preprocessing_of(weights.transforms())
+    return Pretrained(foreign.tensors, _as_built(name, expected, options), f"torchvision's {name}, {weights.name}")
+
+
+def _download(url: str, what: str) -> Path:
+    """The file that `torch.hub` keeps of `url`, downloaded where it is not there yet."""
+    file = url.rpartition("/")[2]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if not (folder / file).is_file():
+        digest = re.search(r"-([0-9a-f]{8,})\.", file)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(folder / file), digest and digest.group(1), progress=False)
+        except (OSError, RuntimeError) as error:  # no network, a full disk; RuntimeError: a wrong checksum
+            raise UserError(
+                f"the weights of {what} could not be downloaded ({_reason(error)}): put the file {file} into {folder}, "
+                "or give its path as model.weights"
+            ) from None
+    return folder / file
+
+
+def _timm(name: str, options: Mapping[str, Any]) -> Pretrained:
+    own, timm = timm_name(name), import_timm(name)
+    config = timm.get_pretrained_cfg(own)
+    if config is None:
+        raise UserError(f"timm has no record of weights of {name}; give a file as model.weights")
+    if not config.has_weights:
+        raise UserError(f"timm has no weights of {name}; those it has with others of its kind: timm.list_pretrained()")
+    try:
+        if config.hf_hub_id:
+            _probe_hub(config.hf_hub_id)
+        model = timm.create_model(own, pretrained=True, **options)
+    except Exception as error:  # of half a dozen kinds, by the library that timm downloads with
+        where = f"{config.hf_hub_id} of the model hub" if config.hf_hub_id else str(config.url).rpartition("/")[2]
+        raise UserError(
+            f"the weights of {name} ({where}) could not be had ({_reason(error)}): get their file where there is a "
+            "network, and give its path as model.weights"
+        ) from None
+    return Pretrained(dict(model.state_dict()), published_preprocessing(name, options), f"timm's {own}")
+
+
+def _probe_hub(repository: str) -> None:
+    """Raise `URLError` at once where there is no network; the hub's own client tries for most of a minute."""
+    import huggingface_hub
+
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str):
+            return
+    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError):  # an answer all the same
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that others were made of, without addresses."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(getattr(error, "reason", "") or error).strip().splitlines()
+    return re.sub(r"https?://\S+", "its address", text[0])[:120] if text else type(error).__name__
+
+
+__all__ = [
+    "BACKBONES",
+    "COUNTERPARTS",
+    "DEFAULT",
+    "Pretrained",
+    "load_pretrained",
+    "pretrained_weights",
+    "published_preprocessing",
+]

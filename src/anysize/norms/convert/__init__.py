@@ -1,0 +1,1 @@
+"""Any norm in any model."""

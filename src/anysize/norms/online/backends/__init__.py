@@ -1,0 +1,1 @@
+"""What computes Online Normalization: PyTorch, C++, Triton."""

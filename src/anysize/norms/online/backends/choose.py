@@ -1,0 +1,73 @@
+"""The backends of Online Normalization, and which one normalises a tensor."""
+
+import functools
+import importlib
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from anysize.norms.online.backends import pytorch
+from anysize.norms.online.options import Options
+from anysize.registry import UserError, did_you_mean
+
+BACKENDS = ("auto", "torch", "cpp", "triton")
+
+
+class Backend(Protocol):
+    """What the three backends have in common; `pytorch.py` says what the arguments are."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
+    ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        saved: tuple[Tensor, ...],
+        u: Tensor,
+        v: Tensor,
+        options: Options,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]: ...
+
+
+def choose_backend(x: Tensor, name: str = "auto") -> Backend:
+    """The backend that normalises `x`.
+
+    Args:
+        x: the input; its device and dtype decide.
+        name: "auto" takes C++ on a CPU and Triton on CUDA where they can be had and PyTorch elsewhere; a name insists.
+
+    Raises:
+        UserError: an unknown name, or a backend that cannot take `x`.
+    """
+    if name == "torch" or (x.device.type == "meta" and name in BACKENDS):  # shapes alone, as when FLOPs are counted
+        return pytorch
+    if name == "auto":
+        kind = {"cpu": "cpp", "cuda": "triton"}.get(x.device.type)
+        backend = _load(kind) if kind else None
+        return backend if backend is not None and backend.available(x) else pytorch
+    check_backend(name)
+    backend = _load(name)
+    if not backend.available(x):
+        raise UserError(
+            f"the {name} backend of online norm cannot take {x.dtype} on {x.device} here: {backend.why_not(x)}; use "
+            "backend='auto', which takes what there is"
+        )
+    return cast(Backend, backend)
+
+
+def check_backend(name: str) -> None:
+    """Raise a UserError for a name that is none of the backends'."""
+    if name not in BACKENDS:
+        raise UserError(f"unknown backend {name!r} of online norm: {did_you_mean(str(name), BACKENDS)}")
+
+
+@functools.cache
+def _load(name: str) -> Any:
+    return importlib.import_module(f"anysize.norms.online.backends.{name}")
+
+
+__all__ = ["BACKENDS", "Backend", "check_backend", "choose_backend"]

@@ -1,0 +1,269 @@
+"""The C++ backend of Online Normalization, for CPUs: one pass over the activations, forward and backward.
+
+`kernel.cpp` is compiled on first use for this processor, in about ten seconds, and kept in the user's cache
+folder (`ANYSIZE_CACHE`, else `XDG_CACHE_HOME/anysize`, else `~/.cache/anysize`). Where there is no compiler, a line
+says so once and the PyTorch backend does the work. The compiler is `CXX`, else c++, g++ or clang++.
+
+The library is called through ctypes with the addresses of the tensors: it knows nothing of torch, so that it need not
+be built again for another version of it.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysize.norms.online.options import Options
+
+_SOURCE = Path(__file__).with_name("kernel.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
+# Each is tried in turn: a compiler may know no OpenMP, as Apple's, or no -march=native.
+_TRIES = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-fopenmp",),
+    ("-march=native",),
+    (),
+)
+_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_COMPENSATION = {"none": 0, "ls": 1, "ac": 2}
+_SMALL = 1 << 15  # values that one thread normalises sooner than several could be woken
+
+log = logging.getLogger("anysize")
+
+
+class _Call(ctypes.Structure):
+    """The kernel's `Call`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("samples", "channels", "positions")),
+        *((name, ctypes.c_double) for name in ("alpha_fwd", "alpha_bkw", "eps", "ls_eps", "clamp_val", "alpha_min")),
+        *((name, ctypes.c_int32) for name in ("type", "state_is_double", "channels_last", "ecm", "groups", "threads")),
+    )
+
+
+def available(x: Tensor) -> bool:
+    """Whether this backend can normalise `x`; compiles it if need be."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and _library()[0] is not None and x.dtype in _supported()
+
+
+def why_not(x: Tensor) -> str:
+    """The reason why `available` is false."""
+    if x.device.type != "cpu":
+        return "it runs on the CPU alone"
+    return _library()[1] or f"the compiler has no type for {x.dtype}"
+
+
+def forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Normalise a batch and advance `m` and `var`: see `pytorch.forward`."""
+    call = _call(x.shape, x.dtype, x.is_contiguous(), m.dtype, options, _threads(x))
+    samples, channels = x.shape[:2]
+    out = torch.empty_like(x)
+    start = torch.empty((3, channels), dtype=torch.float64, device=x.device)  # whatever the default device is
+    # of each plane the mean, relative to m, and the variance; a plane of one value needs neither
+    planes = start
+    if call.positions > 1:
+        planes = torch.empty((2, samples, channels), dtype=_statistics(x), device=x.device)
+    state = m.contiguous(), var.contiguous()
+    arguments = (x, out, weight, bias, *state, start, planes)
+    status = _library()[0].anysize_online_forward(ctypes.byref(call), *map(_address, arguments))
+    assert status == 0
+    _write_back((m, var), state)
+    return out, (start, planes)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: tuple[Tensor, ...],
+    u: Tensor,
+    v: Tensor,
+    options: Options,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias; advances `u` and `v`: see `pytorch.backward`."""
+    start, planes = saved
+    call = _call(x.shape, x.dtype, x.is_contiguous(), u.dtype, options, _threads(x))
+    out = torch.empty_like(x)
+    gradients = torch.empty((2, x.shape[1]), dtype=torch.float64, device=x.device)
+    state = u.contiguous(), v.contiguous()
+    arguments = (grad, x, out, weight, bias, *state, start, planes, gradients)
+    status = _library()[0].anysize_online_backward(ctypes.byref(call), *map(_address, arguments))
+    assert status == 0
+    _write_back((u, v), state)
+    if weight is None:
+        return out, None, None
+    grad_weight, grad_bias = gradients.to(weight.dtype).unbind()
+    return out, grad_weight, grad_bias
+
+
+@functools.lru_cache(maxsize=1024)
+def _call(
+    shape: torch.Size, dtype: torch.dtype, contiguous: bool, state: torch.dtype, options: Options, threads: int
+) -> _Call:
+    samples, channels = shape[:2]
+    return _Call(
+        samples,
+        channels,
+        math.prod(shape[2:]),
+        options.alpha_fwd,
+        options.alpha_bkw,
+        options.eps,
+        options.ls_eps,
+        options.clamp_val,
+        -float("inf") if options.alpha_min is None else options.alpha_min,
+        _TYPES[dtype],
+        state == torch.float64,
+        not contiguous,
+        _COMPENSATION[options.ecm],
+        options.groups(channels),
+        threads,
+    )
+
+
+def _threads(x: Tensor) -> int:
+    return 1 if x.numel() <= _SMALL else torch.get_num_threads()
+
+
+def _statistics(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _write_back(state: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
+    for own, value in zip(state, values, strict=True):
+        if own is not value:  # it was not contiguous
+            own.copy_(value)
+
+
+@functools.lru_cache(maxsize=1)
+def _supported() -> frozenset[torch.dtype]:
+    """The element types that were compiled in, told by a call for one value of each."""
+    library, found = _library()[0], set()
+    memory = (ctypes.c_double * 7)()  # no tensors: while torch.compile traces, they have no memory
+    x, out, m, var, start = (ctypes.addressof(memory) + 8 * place for place in range(5))
+    for dtype, number in _TYPES.items():
+        call = _Call(1, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, number, 0, 0, 0, 1, 1)
+        if library.anysize_online_forward(ctypes.byref(call), x, out, None, None, m, var, start, start) == 0:
+            found.add(dtype)
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=1)
+def _library() -> tuple[Any, str]:
+    """The compiled kernel, or None and the reason why there is none."""
+    reason = "it is switched off (ANYSIZE_CPP=0)"
+    if os.environ.get("ANYSIZE_CPP", "1") != "0":
+        reason = "there is no C++ compiler (c++, g++ or clang++); name one with CXX"
+        if os.environ.get("CXX"):
+            reason = f"CXX is {os.environ['CXX']!r}, which is not found; unset it or name a compiler"
+        compiler = _compiler()
+        if compiler:
+            try:
+                return _open(_compile(compiler)), ""
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    log.warning("online norm runs on its PyTorch backend, which is slower: %s", reason)
+    return None, reason
+
+
+def _compiler() -> str | None:
+    names = (os.environ["CXX"],) if os.environ.get("CXX") else ("c++", "g++", "clang++")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def _open(path: Path) -> Any:
+    library = ctypes.CDLL(str(path))
+    for function, pointers in ((library.anysize_online_forward, 8), (library.anysize_online_backward, 10)):
+        function.restype = ctypes.c_int
+        function.argtypes = (ctypes.POINTER(_Call), *[ctypes.c_void_p] * pointers)
+    return library
+
+
+def _compile(compiler: str) -> Path:
+    """The path of the compiled kernel, from the cache where it is there.
+
+    Raises:
+        RuntimeError: the compiler refuses the source with all flags; its last line.
+    """
+    name = f"online_kernel-{_fingerprint(compiler)}.so"
+    for folder in _folders():
+        if (folder / name).is_file() and _is_ours(folder):
+            return folder / name
+    log.warning("compiling online norm's kernel for this processor, once; it takes about ten seconds")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / name
+        for flags in _TRIES:
+            command = [compiler, *_FLAGS, *flags, "-o", str(made), str(_SOURCE)]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            if result.returncode == 0:
+                break
+        else:
+            lines = [line for line in result.stderr.splitlines() if "error" in line] or ["no reason given"]
+            raise RuntimeError(f"{compiler} does not compile the kernel: {lines[0]}")
+        for folder in _folders():
+            with contextlib.suppress(OSError):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not _is_ours(folder):
+                    continue
+                beside = folder / f".{name}.{os.getpid()}"
+                shutil.copy(made, beside)
+                beside.replace(folder / name)
+                return folder / name
+    tried = ", ".join(map(str, _folders()))
+    raise RuntimeError(f"no folder to keep the compiled kernel in; set ANYSIZE_CACHE (tried {tried})")
+
+
+def _folders() -> list[Path]:
+    """Where the compiled kernel may be kept, the best first."""
+    if os.environ.get("ANYSIZE_CACHE"):
+        folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser()]
+    else:
+        folders, base = [], os.environ.get("XDG_CACHE_HOME")
+        with contextlib.suppress(RuntimeError):  # there may be no home
+            folders.append((Path(base) if base else Path.home() / ".cache") / "anysize")
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return [*folders, Path(tempfile.gettempdir()) / f"anysize-{user}"]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else could have put a library there: the folder for temporary files is everybody's."""
+    status = folder.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _fingerprint(compiler: str) -> str:
+    """Changes with all that the compiled code depends on: source, flags, compiler, processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    parts = (_SOURCE.read_text(), str(_FLAGS), str(_TRIES), version, sys.platform, platform.machine(), _processor())
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _processor() -> str:
+    """The instruction sets of the processor, or its name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    except OSError:
+        pass
+    return platform.processor()

@@ -1,0 +1,1 @@
+"""Checkpoints: their files, and which of a run's they are."""

@@ -1,0 +1,219 @@
+"""The batch plan keeps its promises for any data set, mixture, seed, epoch and number of processes."""
+
+import collections
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch, BatchPlan, PlanSampler, SampleKey
+from anysize.sizes.mix import SizeMix
+from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
+from anysize.sizes.settings import BUDGETS
+
+mixes = st.builds(
+    lambda weights, base, budget: SizeMix(tuple(weights.items()), base, budget),
+    st.dictionaries(st.integers(8, 64), st.floats(0.01, 1), min_size=1, max_size=6),
+    st.integers(8, 64),
+    st.sampled_from(BUDGETS),
+)
+schedules = st.one_of(
+    mixes.map(SizeSchedule.constant),
+    st.builds(
+        lambda first, second, batch_size: SizeSchedule(
+            (SizePhase(0, first, batch_size), SizePhase(2, second), SizePhase(5, SizeRamp(16, 32, 3, base=32)))
+        ),
+        mixes,
+        mixes,
+        st.integers(0, 9),
+    ),
+)
+
+
+@st.composite
+def plans(draw: st.DrawFn, drop_last: bool | None = None) -> tuple[BatchPlan, int]:
+    plan = BatchPlan(
+        length=draw(st.integers(1, 400)),
+        schedule=draw(schedules),
+        batch_size=draw(st.integers(1, 20)),
+        copies=draw(st.integers(1, 3)),
+        seed=draw(st.integers(0, 2**40)),
+        world_size=draw(st.integers(1, 5)),
+        drop_last=draw(st.booleans()) if drop_last is None else drop_last,
+    )
+    epoch = draw(st.integers(0, 9))
+    try:
+        assert plan.counts(0)  # where every run starts
+        assert plan.counts(epoch)
+    except UserError:
+        assume(False)
+    return plan, epoch
+
+
+def on_ranks(plan: BatchPlan, epoch: int) -> list[list[Batch]]:
+    return [dataclasses.replace(plan, rank=rank).batches(epoch) for rank in range(plan.world_size)]
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        (a.epoch, a.size, a.copies, a.indices.tolist()) == (b.epoch, b.size, b.copies, b.indices.tolist())
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+@given(plans())
+@settings(deadline=None)
+def test_each_sample_at_most_once_an_epoch_over_all_ranks(given_plan: tuple[BatchPlan, int]) -> None:
+    plan, epoch = given_plan
+    seen = np.concatenate([batch.indices for batches in on_ranks(plan, epoch) for batch in batches])
+    assert len(set(seen.tolist())) == len(seen)
+    assert set(seen.tolist()) <= set(range(plan.length))
+
+
+@given(plans(drop_last=False))
+@settings(deadline=None)
+def test_each_sample_exactly_once_where_nothing_is_dropped(given_plan: tuple[BatchPlan, int]) -> None:
+    plan, epoch = given_plan
+    seen = np.concatenate([batch.indices for batches in on_ranks(plan, epoch) for batch in batches])
+    assert sorted(seen.tolist()) == list(range(plan.length))
+
+
+@given(plans())
+@settings(deadline=None)
+def test_every_rank_trains_the_same_size_at_the_same_step_with_samples(given_plan: tuple[BatchPlan, int]) -> None:
+    plan, epoch = given_plan
+    for step in zip(*on_ranks(plan, epoch), strict=True):
+        assert len({(batch.size, batch.copies) for batch in step}) == 1
+        counts = [len(batch.indices) for batch in step]
+        assert min(counts) >= 1
+        assert max(counts) - min(counts) <= (0 if plan.drop_last else 1)
+
+
+@given(plans())
+@settings(deadline=None)
+def test_batches_of_a_size_are_as_large_as_asked_for_and_alike(given_plan: tuple[BatchPlan, int]) -> None:
+    plan, epoch = given_plan
+    asked = {part.size: part for part in plan.sizes(epoch)}
+    counts: dict[int, list[int]] = collections.defaultdict(list)
+    for batch in plan.batches(epoch):
+        assert batch.copies == asked[batch.size].copies
+        counts[batch.size].append(len(batch.indices))
+    for size, found in counts.items():
+        if plan.drop_last:
+            assert set(found) == {asked[size].batch_size} or (
+                len(found) == 1 and 2 <= found[0] < asked[size].batch_size
+            )
+        else:
+            assert max(found) - min(found) <= 1
+            # where a batch is one sample, a step of several ranks may have to take what is left over
+            assert max(found) <= asked[size].batch_size + (asked[size].batch_size == 1)
+
+
+@given(plans())
+@settings(deadline=None)
+def test_shares_of_images_hold_within_one_batch(given_plan: tuple[BatchPlan, int]) -> None:
+    plan, epoch = given_plan
+    seen: collections.Counter[int] = collections.Counter()
+    for batches in on_ranks(plan, epoch):
+        for batch in batches:
+            seen[batch.size] += len(batch.indices)
+    parts = plan.sizes(epoch)
+    joined = 0 if plan.drop_last else len(parts) * plan.world_size  # pieces smaller than the world join the largest
+    for part in parts:
+        slack = len(parts) + (part.batch_size * plan.world_size if plan.drop_last else joined)
+        assert abs(seen[part.size] - part.share * plan.length) <= slack
+
+
+@given(plans())
+@settings(deadline=None)
+def test_counts_are_those_of_the_batches(given_plan: tuple[BatchPlan, int]) -> None:
+    plan, epoch = given_plan
+    batches = plan.batches(epoch)
+    assert plan.steps(epoch) == len(batches)
+    steps = collections.Counter(batch.size for batch in batches)
+    assert steps == collections.Counter({part.size: count for part, count, _ in plan.counts(epoch) if count})
+    ranks = [dataclasses.replace(plan, rank=rank).batches(epoch) for rank in range(plan.world_size)]
+    trained = sum(len(batch.indices) for batches in ranks for batch in batches)
+    assert sum(samples for _, _, samples in plan.counts(epoch)) == trained
+    # What every rank knows of a step: its size and the images of all ranks.
+    together = [(step[0].size, sum(batch.images for batch in step)) for step in zip(*ranks, strict=True)]
+    assert plan.step_images(epoch) == together
+
+
+@given(plans(), st.data())
+@settings(deadline=None)
+def test_a_pure_function_and_resuming_is_a_slice(given_plan: tuple[BatchPlan, int], data: st.DataObject) -> None:
+    plan, epoch = given_plan
+    batches = plan.batches(epoch)
+    np.random.seed(0)  # noqa: NPY002  the plan must not depend on it
+    torch.manual_seed(0)
+    twin = dataclasses.replace(plan)
+    twin.batches(epoch)
+    assert same(twin.batches(epoch), batches)
+    start = data.draw(st.integers(0, len(batches)))
+    sampler = PlanSampler(plan)
+    sampler.set_epoch(epoch, start)
+    assert len(sampler) == len(batches) - start
+    assert list(sampler) == [batch.keys() for batch in batches[start:]]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    plan = BatchPlan(200, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=8)
+    assert not same(plan.batches(0), plan.batches(1))
+    assert not same(plan.batches(0), dataclasses.replace(plan, seed=1).batches(0))
+
+
+def test_sizes_are_shuffled_together() -> None:
+    sizes = [b.size for b in BatchPlan(2000, SizeSchedule.constant(SizeMix.named("D+")), batch_size=8).batches(0)]
+    changes = sum(a != b for a, b in itertools.pairwise(sizes))
+    assert changes > len(sizes) / 2
+
+
+def test_pieces_smaller_than_the_world_join_the_largest() -> None:
+    mix = SizeMix.custom({16: 0.02, 24: 0.03, 32: 0.95}, base=32)
+    plan = BatchPlan(100, SizeSchedule.constant(mix), batch_size=4, world_size=4, drop_last=False)
+    assert [(part.size, steps, samples) for part, steps, samples in plan.counts(0)] == [
+        (16, 0, 0),
+        (24, 0, 0),
+        (32, 7, 100),
+    ]
+
+
+def test_keys_go_copy_by_copy_so_that_chunks_hold_different_samples() -> None:
+    keys = Batch(epoch=3, size=16, copies=2, indices=np.array([5, 9])).keys()
+    assert keys == [SampleKey(5, 16, 0, 3), SampleKey(9, 16, 0, 3), SampleKey(5, 16, 1, 3), SampleKey(9, 16, 1, 3)]
+
+
+def test_a_plain_data_loader_follows_the_plan() -> None:
+    class Images(Dataset[tuple[torch.Tensor, int]]):
+        def __getitem__(self, key: SampleKey) -> tuple[torch.Tensor, int]:
+            return torch.full((1, key.size, key.size), float(key.epoch)), key.index
+
+    plan = BatchPlan(60, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=4)
+    sampler = PlanSampler(plan)
+    sampler.set_epoch(2)
+    loader = DataLoader(Images(), batch_sampler=sampler)
+    for (images, indices), batch in zip(loader, plan.batches(2), strict=True):
+        assert images.shape == (batch.images, 1, batch.size, batch.size)
+        assert indices.tolist() == batch.indices.tolist() * batch.copies
+        assert images.unique().item() == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"length": 0}, "the data set is empty"),
+        ({"rank": 2, "world_size": 2}, "rank 2 of 2; expected a rank from 0 to 1"),
+        ({"length": 3, "batch_size": 4, "world_size": 2}, "3 samples make no batch of two samples at any size"),
+    ],
+)
+def test_plans_that_cannot_be(arguments: dict[str, int], message: str) -> None:
+    schedule = SizeSchedule.constant(SizeMix.fixed(32))
+    with pytest.raises(UserError, match=message):
+        BatchPlan(**{"length": 10, "schedule": schedule, "batch_size": 2, **arguments}).steps(0)
