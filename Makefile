@@ -5,7 +5,7 @@ RUNS ?= runs/demo
 # Settings for both trainings of the demo, such as DEMO="--training.epochs 1 --data.limit 500".
 DEMO ?=
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-all lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/anysize train quickstart --run $(RUNS)/mixed $(DEMO)
@@ -18,7 +18,10 @@ test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-slow: .venv/installed
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
+
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not cuda"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
