@@ -30,6 +30,7 @@ from typing import Any
 
 from anysize.registry import UserError
 
+CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
