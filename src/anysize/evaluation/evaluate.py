@@ -59,8 +59,8 @@ def evaluate_batches(
         UserError: there are no images.
     """
     metrics = task.metrics(device)
-    for metric in metrics.values():
-        metric.distributed_available_fn = _alone  # each process of a run has seen all images, and waits for no other one
+    for metric in metrics.values():  # each process of a run sees all images, and waits for no other one
+        metric.distributed_available_fn = _alone
     forward = TimedForward(model)
     images = 0
     with evaluating(model):
