@@ -3,8 +3,8 @@
     python benchmarks/training_loop.py [--repeats 7]
 
 Claim: with everything the loop does beside the step (regime, guards of loss and gradient, seeds, records, live line) it
-reaches at least 0.97 of the images a second of the ten lines that a user would write: forward, loss, backward, step. And
-where Python is what costs (ResNet-8 at 8 px, batch 8), at least 0.90.
+reaches at least 0.97 of the images a second of the ten lines that a user would write: forward, loss, backward, step.
+Where Python is what costs (ResNet-8 at 8 px, batch 8), it reaches at least 0.90.
 SGD with momentum, fused on both sides; channels last; data from the same in-memory loader.
 
 PROFILE

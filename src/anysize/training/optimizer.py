@@ -127,8 +127,8 @@ class RegimeOptimizer:
     def step(self, fine: Tensor) -> None:
         """One step where `fine`, a truth on the device, holds; otherwise weights and state stay as they are.
 
-        The host does not learn which. torch's fused optimizers take a flag for it; for others the step is made, and what
-        was there before is put back.
+        The host does not learn which. torch's fused optimizers take a flag for it; for others the step is made, and
+        what was there before is put back.
         """
         if self.torch.defaults.get("fused"):
             self.torch.found_inf = (~fine).float()  # type: ignore[attr-defined]  # as torch.amp's loss scaling sets it
