@@ -8,7 +8,7 @@ A new data set is one new file in `anysize/data/sets`:
 
         defaults = DatasetInfo(image_size=32, mean=(0.5,), std=(0.25,), resize="stretch", crop="pad")
 
-        def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> Source: ...
+        def load(self, settings: DataSettings, split: Split, targets: str = "class") -> Source: ...
 
 One that has labels or masks says so in `offers`.
 """
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from anysize.data.source import Source
 
 Split = Literal["train", "validation"]
-Targets = Literal["class", "labels", "masks"]
-"""What is known of an image: its class, the labels that hold for it, or the class of each of its pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +61,8 @@ class DataSet(abc.ABC):
     """Base class of the data sets; the first line of the docstring is what `anysize data` shows."""
 
     defaults: ClassVar[DatasetInfo]
-    offers: ClassVar[tuple[Targets, ...]] = ("class",)
-    """The kinds of targets that it has."""
+    offers: ClassVar[tuple[str, ...]] = ("class",)
+    """The kinds of targets that it has, by the names of `anysize.data.kinds`."""
     image_sets: ClassVar[tuple[str, ...]] = ()
     """What `data.image_set` may be; empty: there is one list of training images alone."""
 
@@ -72,12 +70,12 @@ class DataSet(abc.ABC):
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
 
-    def open(self, settings: DataSettings, split: Split, targets: Targets) -> "Source":
+    def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
         """`load`, which a data set of one class an image alone may define without `targets`."""
         return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
 
     @abc.abstractmethod
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":
+    def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "Source":
         """Open a split with one of the kinds of targets that the data set `offers`.
 
         Raises:

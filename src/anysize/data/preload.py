@@ -16,7 +16,9 @@ _CHUNK = 256  # files a thread decodes in one go: bounds what is thrown away whe
 
 
 def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
-    """Decode all files if they are small, of one size, without masks, and take at most `limit` MiB; None otherwise.
+    """Decode all files if they are small, of one size, and take at most `limit` MiB; None otherwise.
+
+    None also where targets are read from files: these stay on disk, and their images with them.
 
     The decision is made while decoding: the first file sets the size, and the first that differs ends the attempt.
     Damaged files follow the source's policy. The decoders release Python's lock, hence threads.
@@ -24,7 +26,8 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     Raises:
         UserError: a damaged file with the policy "error".
     """
-    if source.dense:
+    targets = source.targets
+    if not isinstance(targets, np.ndarray):
         return None
     images: np.ndarray | None = None  # (N, H, W, 3)
     good: list[int] = []
@@ -44,7 +47,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
         return None
     return ArraySource(
         torch.from_numpy(images[: len(good)]),
-        source.targets[good],
+        targets[good],
         source.classes,
         source.name,
         [source.describe(i) for i in good],
@@ -55,7 +58,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
 def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]]:
     """Every image of a source in order, uint8 (H, W, 3), or why it cannot be decoded; by threads, a few files ahead.
 
-    The first is decoded alone, so that who sees by it that this is not what he wants has lost no time.
+    The first is decoded alone: a caller that needs no more than this one has not paid for a whole chunk.
     """
 
     def decode(indices: range) -> list[np.ndarray | BadImage]:

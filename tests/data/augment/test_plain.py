@@ -8,8 +8,9 @@ import torch
 from image_files import smooth_image
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.evaluation import normalize, resize
 from anysize.data.augment.plain import TrainTransform
+from anysize.data.augment.square import resize
+from anysize.data.augment.transform import normalize
 from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
@@ -50,7 +51,7 @@ def test_a_batch_equals_its_images_one_by_one(
     batch = dataclasses.replace(BATCH, size=size)
     together = transform.batch(transform.prepare(images), batch).unflatten(0, (3, 4))
     for place, index in enumerate(batch.indices.tolist()):
-        alone = transform.sample(images[index].permute(2, 0, 1), index, batch)
+        alone = transform.image(images[index].permute(2, 0, 1), index, batch)
         assert torch.equal(together[:, place], alone)
 
 

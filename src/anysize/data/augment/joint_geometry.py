@@ -1,4 +1,4 @@
-"""Where images with masks are cut from, and how: the geometry of `anysize.data.augment.joint`.
+"""The geometry of `anysize.data.augment.joint`: which part of an image and its mask is taken, and how.
 
 It goes through torchvision's tv_tensors: `transforms.v2.functional` interpolates an image and takes the nearest pixel
 of a mask. A mask is read with NEAREST_EXACT, which is PIL's nearest: torchvision's plain NEAREST, which its
@@ -50,24 +50,24 @@ def canvas_size(height: int, width: int, size: int) -> tuple[int, int]:
     return max(height, size), max(width, size)
 
 
-def cut(
-    picture: Tensor, resized: tuple[int, int], box: tuple[int, int, int, int], preprocessing: Preprocessing
+def resize_into_frame(
+    picture: Tensor, resized: tuple[int, int], frame: tuple[int, int, int, int], preprocessing: Preprocessing
 ) -> Tensor:
-    """What `box` (top, left, height, width) shows of a tv_tensor (C, H, W) resized to (height, width) `resized`.
+    """What `frame` (top, left, height, width) shows of a tv_tensor (C, H, W) resized to (height, width) `resized`.
 
-    A box may reach beyond the picture: there lies the mean colour, or 255 in a mask. Only the part that the box shows
-    is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized.
+    A frame may reach beyond the picture: there lies the mean colour, or 255 in a mask. Only the part that the frame
+    shows is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized.
 
-    >>> cut(tv_tensors.Mask([[[1, 2]]]), (2, 4), (0, 2, 2, 3), Preprocessing(2)).tolist()
+    >>> resize_into_frame(tv_tensors.Mask([[[1, 2]]]), (2, 4), (0, 2, 2, 3), Preprocessing(2)).tolist()
     [[[2, 2, 255], [2, 2, 255]]]
     """
     mode = _mode(picture, preprocessing)
-    rows = _span(picture.shape[-2], resized[0], box[0], box[2])
-    columns = _span(picture.shape[-1], resized[1], box[1], box[3])
+    rows = _span(picture.shape[-2], resized[0], frame[0], frame[2])
+    columns = _span(picture.shape[-1], resized[1], frame[1], frame[3])
     picture = F.crop(picture, rows.source, columns.source, rows.source_length, columns.source_length)
     picture = F.resize(picture, [rows.length, columns.length], mode, antialias=True)
     picture = F.crop(picture, rows.start, columns.start, rows.shown, columns.shown)
-    if rows.shown < box[2] or columns.shown < box[3]:
+    if rows.shown < frame[2] or columns.shown < frame[3]:
         fill = VOID if isinstance(picture, tv_tensors.Mask) else mean_colour(preprocessing)
         picture = F.pad(picture, [columns.before, rows.before, columns.after, rows.after], fill)
     return picture
@@ -88,7 +88,10 @@ def _mode(picture: Tensor, preprocessing: Preprocessing) -> InterpolationMode:
 
 
 class _Span(NamedTuple):
-    """One dimension of `cut`: pixels of the source, what they become, which of that is shown, and what is padded."""
+    """One dimension of `resize_into_frame`: the pixels of the source, those that they become, and those that are shown.
+
+    `before` and `after` are the pixels of padding on either side.
+    """
 
     source: int
     source_length: int

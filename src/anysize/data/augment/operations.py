@@ -1,7 +1,4 @@
-"""What the training transforms of images with a class and of images with masks have in common.
-
-Pixel operations, lighting, the keys of a batch's images, and the check of the settings.
-"""
+"""What all training transforms share: pixel operations, lighting, the keys of a batch's images, checks of settings."""
 
 from collections.abc import Callable
 
@@ -10,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from anysize.data.augment.transform import Transform
 from anysize.data.random import Stream, normal, seeded
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
@@ -22,8 +20,8 @@ _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
-class Augmentation:
-    """What `TrainTransform` and `DenseTrainTransform` are made of.
+class Augmentation(Transform):
+    """Random augmentation that depends on (seed, epoch, sample, copy) alone: what all training transforms share.
 
     Args:
         preprocessing: base size, normalisation, interpolation.
@@ -45,6 +43,25 @@ class Augmentation:
     def views(self, batch: Batch) -> int:
         """The augmented copies."""
         return batch.copies
+
+    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
+        """Normalise, then lighting: noise along the principal components of ImageNet's colours.
+
+        The noise is defined for values in [0, 1]; `augment.lighting` is its standard deviation.
+        """
+        values = super().finish(pixels, indices, batch)
+        if self.augment.lighting:
+            keys, copies = sample_keys(indices, batch)
+            alpha = self.augment.lighting * normal(self.seed, batch.epoch, keys, copies, 3)
+            shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
+            values += torch.from_numpy(shift).to(values)[:, :, None, None]
+        return values
+
+    def _operate(self, pixels: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> Tensor:
+        """AutoAugment and colour jitter of the views (N, C, S, S), which are `copies` of the samples `indices`."""
+        for stream, operation in self._pixel_ops:
+            pixels = one_by_one(operation, stream, self.seed, pixels, indices, copies, batch.epoch)
+        return pixels
 
 
 def check_augment(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
@@ -108,17 +125,3 @@ def one_by_one(
         with seeded(seed, epoch, index, copy, stream):
             done.append(operation(image))
     return torch.stack(done)
-
-
-def add_lighting(
-    values: Tensor, strength: float, preprocessing: Preprocessing, seed: int, indices: np.ndarray, batch: Batch
-) -> None:
-    """Add noise along the principal components of ImageNet's colours to normalised (copies * B, C, S, S), in place.
-
-    The noise is defined for values in [0, 1]; `strength` is its standard deviation, 0 adds none.
-    """
-    if strength:
-        keys, copies = sample_keys(indices, batch)
-        alpha = strength * normal(seed, batch.epoch, keys, copies, 3)
-        shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(preprocessing.std)
-        values += torch.from_numpy(shift).to(values)[:, :, None, None]

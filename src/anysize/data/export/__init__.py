@@ -17,8 +17,8 @@ from typing import Literal, get_args
 
 from anysize.data.catalog import DATASETS
 from anysize.data.dataset import Split
-from anysize.data.export.coco import write_coco
-from anysize.data.export.voc import write_voc
+from anysize.data.export.coco_writer import write_coco
+from anysize.data.export.voc_writer import write_voc
 from anysize.data.scenes.compose import Scene, compose
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.sets.scenes import COUNTS

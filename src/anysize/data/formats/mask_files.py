@@ -32,10 +32,18 @@ class MaskFiles:
         self._table = np.arange(256, dtype=np.uint8)
         self._table[:num_classes] = np.arange(num_classes) if numbers is None else numbers
 
-    def read(self, index: int) -> np.ndarray:
-        """Class numbers, uint8 (H, W). Raises `BadImage`: no mask, damaged, or a number that no class has."""
-        path = self.describe(index)
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Class numbers, uint8 `shape`.
+
+        Raises:
+            BadImage: no mask, one that is damaged or of another size, or a number that no class has.
+        """
+        path = os.fsdecode(bytes(self._paths[index]))
         mask = read_mask(path)
+        check_shape(mask, shape, path)
         wrong = self._bad[mask]
         if wrong.any():
             raise BadImage(
@@ -44,13 +52,18 @@ class MaskFiles:
             )
         return mask if self.numbers is None else self._table[mask]
 
-    def describe(self, index: int) -> str:
-        """The file's path."""
-        return os.fsdecode(bytes(self._paths[index]))
-
-    def subset(self, indices: np.ndarray) -> "MaskFiles":
+    def __getitem__(self, indices: np.ndarray) -> "MaskFiles":
         """The masks of the images `indices` (int64), in that order."""
-        return MaskFiles([self.describe(i) for i in indices], self.num_classes, self.numbers)
+        return MaskFiles([os.fsdecode(bytes(path)) for path in self._paths[indices]], self.num_classes, self.numbers)
+
+
+def check_shape(mask: np.ndarray, shape: tuple[int, ...], path: str) -> None:
+    """Raise `BadImage` where a mask, which was read from `path`, has not the height and width of its image."""
+    if mask.shape != tuple(shape):
+        raise BadImage(
+            f"its mask {path} has {mask.shape[0]} x {mask.shape[1]} pixels and the image {shape[0]} x {shape[1]} "
+            "(height x width); expected the same"
+        )
 
 
 def read_mask(path: str) -> np.ndarray:

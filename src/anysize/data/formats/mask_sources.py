@@ -47,8 +47,7 @@ def mask_source(
         kept = (classes[0], *chosen)
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
     files = MaskFiles(masks, len(classes), numbers)
-    empty = np.zeros((len(images), 0), dtype=np.uint8)
-    source = FileSource(images, empty, kept, f"{settings.name} {split}", settings.on_bad_image, files)
+    source = FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image)
     source.bad_files.update(missing or {})
     return source
 

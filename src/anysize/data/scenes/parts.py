@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anysize.data.dataset import Split
+from anysize.data.formats.embedded import read_embedded
 from anysize.data.random import random_bits
 
 Bytes = npt.NDArray[np.uint8]
@@ -19,6 +20,7 @@ CANVAS = 128  # pixels, the side of a scene
 _KEY = 0x5CE9E5  # keeps scenes' numbers apart from those of training
 _SPLITS = {"train": 0, "validation": 1}
 _DRAWS = 256  # numbers a scene, more than one needs
+_HOLLOW = (5, 8)  # labels of sandals and bags, which have straps and handles
 _NOISE = 64 * 64 + 8 * 8  # bytes a scene, as many as one may need
 
 
@@ -92,14 +94,9 @@ class Garments(NamedTuple):
 @functools.cache
 def load_garments(split: Split) -> Garments:
     """The embedded garments without their black background; grey is 0 where they are transparent."""
-    from anysize.data.sets.fashion_mini import FashionMini
-    from anysize.data.settings import DataSettings
-
-    source = FashionMini().load(DataSettings(name="fashion-mini"), split)
-    grey = source.images.numpy()[..., 0]
-    hollow = np.isin(source.targets, [source.classes.index(name) for name in ("Sandal", "Bag")])
-    opaque = cut_out(grey, hollow)
-    return Garments(source.targets, np.stack([grey * opaque, np.uint8(255) * opaque], axis=1))
+    grey, labels = read_embedded(split)
+    opaque = cut_out(grey, np.isin(labels, _HOLLOW))
+    return Garments(labels.astype(np.int64), np.stack([grey * opaque, np.uint8(255) * opaque], axis=1))
 
 
 _FAINT = 10  # grey values up to this are no part of a garment, unless enclosed by one

@@ -94,14 +94,15 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
     logger.info("reading %s (%d MB)", path, size / 1e6)
     found: dict[str, dict[str, Any]] = {}
     others = []
-    for name, elements in read_members(path):
-        if name not in READERS:
-            others.append(name)
-            continue
-        if elements is None or name in found:
-            fault = "no list" if elements is None else "there twice"
-            raise UserError(f"{path}: its {name!r} are {fault}; {EXPECTED}")
-        found[name] = READERS[name](elements, path)
+    with contextlib.closing(read_members(path)) as members:
+        for name, elements in members:
+            if name not in READERS:
+                others.append(name)
+                continue
+            if elements is None or name in found:
+                fault = "no list" if elements is None else "there twice"
+                raise UserError(f"{path}: its {name!r} are {fault}; {EXPECTED}")
+            found[name] = READERS[name](elements, path)
     for name in READERS:
         if name not in found:
             there = ", ".join([*found, *others][:8]) or "nothing"
@@ -168,7 +169,7 @@ def _read_cache(path: str) -> CocoIndex | None:
     """The cached index if it is of this version and of the file as it is."""
     stamp = file_stamp(path)
     try:
-        with np.load(_cache_of(path), allow_pickle=False) as stored:
+        with open(_cache_of(path), "rb") as file, np.load(file, allow_pickle=False) as stored:
             if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
                 return None
             arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}

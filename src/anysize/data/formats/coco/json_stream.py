@@ -6,7 +6,7 @@ Only a window of the file is in memory, so that a file of any size costs what it
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from anysize.registry import UserError
@@ -24,7 +24,7 @@ class Element(NamedTuple):
     length: int
 
 
-def read_members(path: str | os.PathLike[str], window: int = WINDOW) -> Iterator[tuple[str, Iterator[Element] | None]]:
+def read_members(path: str | os.PathLike[str], window: int = WINDOW) -> Generator[tuple[str, Iterator[Element] | None]]:
     """The members of the object in a JSON file, in the file's order: an array's elements, None for any other value.
 
     The elements of an array have to be taken before the next member is; what is not taken is passed over.

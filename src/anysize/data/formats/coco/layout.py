@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anysize.data.dataset import Split, Targets
+from anysize.data.dataset import Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
@@ -18,9 +18,7 @@ YEARS = ("2017", "2014")  # the preferred one first
 _NAMES: dict[Split, str] = {"train": "train", "validation": "val"}
 
 
-def load_coco(
-    root: Path, settings: DataSettings, split: Split, targets: Targets, areas: tuple[float, ...]
-) -> FileSource:
+def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, areas: tuple[float, ...]) -> FileSource:
     """The images of a split, all that its annotation file lists and in its order, with labels or masks.
 
     Args:
@@ -40,7 +38,7 @@ def load_coco(
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
     name = f"{settings.name} {split}"
     if targets == "masks":
-        from anysize.data.formats.coco.masks import CocoMasks
+        from anysize.data.formats.coco.painting import CocoMasks
 
         if len(classes) >= VOID:
             raise UserError(
@@ -50,8 +48,7 @@ def load_coco(
         if len(index.segmented) and not index.segmented.any():
             raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
         masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
-        empty = np.zeros((len(images), 0), np.uint8)
-        source = FileSource(paths, empty, ("background", *classes), name, settings.on_bad_image, masks)
+        source = FileSource(paths, masks, ("background", *classes), name, settings.on_bad_image)
     else:
         labels = object_labels(index, numbers, len(classes), areas)[images]
         source = FileSource(paths, labels, classes, name, settings.on_bad_image)
