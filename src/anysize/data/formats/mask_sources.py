@@ -18,8 +18,7 @@ BACKGROUND = "background"
 
 
 def mask_source(
-    images: Sequence[str],
-    masks: Sequence[str],
+    pairs: Sequence[tuple[str, ...]],
     classes: tuple[str, ...],
     settings: DataSettings,
     split: Split,
@@ -29,7 +28,7 @@ def mask_source(
     """A source of images with their mask files.
 
     Args:
-        images, masks: paths, a mask an image.
+        pairs: the paths of each image and its mask.
         classes: names of the numbers in the files, the background first.
         settings: `categories` keeps some classes and makes background of the others.
         origin: what says which classes there are, in messages.
@@ -46,8 +45,8 @@ def mask_source(
         chosen = choose_classes(settings.categories, classes[1:], origin)
         kept = (classes[0], *chosen)
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
-    files = MaskFiles(masks, len(classes), numbers)
-    source = FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image)
+    files = MaskFiles([mask for _, mask in pairs], len(classes), numbers)
+    source = FileSource([image for image, _ in pairs], files, kept, f"{settings.name} {split}", settings.on_bad_image)
     source.bad_files.update(missing or {})
     return source
 

@@ -30,7 +30,7 @@ class Folder(DataSet):
         """As the first image suggests: reads its header."""
         from anysize.data.formats.folders import first_image_size
 
-        width, height = first_image_size(data_root(settings, self.expected))
+        width, height = first_image_size(data_root(settings, self.expected), self.expected)
         if width == height <= _SMALL:
             return DatasetInfo(width, resize="stretch", crop="pad")
         return self.defaults
@@ -39,4 +39,4 @@ class Folder(DataSet):
         """List the files of a split; decodes none."""
         from anysize.data.formats.folders import list_images
 
-        return list_images(data_root(settings, self.expected), settings, split)
+        return list_images(data_root(settings, self.expected), settings, split, self.expected)

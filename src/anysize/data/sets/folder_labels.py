@@ -34,4 +34,4 @@ class FolderLabels(DataSet):
 
         if settings.areas:
             raise UserError("data.areas is set, but labels in CSV files say nothing of areas of objects; remove it")
-        return load_folder_labels(data_root(settings, _EXPECTED), settings, split)
+        return load_folder_labels(data_root(settings, _EXPECTED), settings, split, _EXPECTED)

@@ -30,11 +30,11 @@ class FolderMasks(DataSet):
         """Base 512, or the longer side of the first training image where that is smaller: reads its header."""
         from anysize.data.formats.mask_pairs import first_longer_side
 
-        side = first_longer_side(data_root(settings, _EXPECTED))
+        side = first_longer_side(data_root(settings, _EXPECTED), _EXPECTED)
         return dataclasses.replace(self.defaults, image_size=min(side, self.defaults.image_size))
 
     def load(self, settings: DataSettings, split: Split, targets: str = "masks") -> "FileSource":
         """List the pairs of a split; decodes no image, and no mask where classes.txt is there."""
         from anysize.data.formats.mask_pairs import load_folder_masks
 
-        return load_folder_masks(data_root(settings, _EXPECTED), settings, split)
+        return load_folder_masks(data_root(settings, _EXPECTED), settings, split, _EXPECTED)
