@@ -65,7 +65,10 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     files = [(_image_file(root, row.image),) for row in rows]
     good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
     kept = choose_classes(settings.categories, classes, origin or str(training.path)) or classes
-    targets = np.array([[[name in rows[i].labels for name in kept]] for i in good], dtype=np.uint8)
+    number = {name: i for i, name in enumerate(kept)}
+    targets = np.zeros((len(good), 1, len(kept)), dtype=np.uint8)
+    for place, i in enumerate(good):
+        targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
     source = FileSource(paths, targets, kept, f"{settings.name} {split}", settings.on_bad_image)
     source.bad_files.update(missing)
@@ -112,9 +115,8 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
         rows = [_Row(image, line, list(_chosen(path, line, columns, values))) for line, (image, *values) in cells]
         return _Table(path, columns, rows, None)
     mark = training.separator if training else next((m for m in ";|" if any(m in row[1] for _, row in cells)), None)
-    rows = [
-        _Row(image, line, [part.strip() for part in text.split(mark) if part.strip()]) for line, (image, text) in cells
-    ]
+    labels = [[part.strip() for part in text.split(mark) if part.strip()] for _, (_, text) in cells]
+    rows = [_Row(image, line, each) for (line, (image, _)), each in zip(cells, labels, strict=True)]
     return _Table(path, (), rows, mark)
 
 
