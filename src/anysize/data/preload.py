@@ -1,9 +1,8 @@
 """Small image files decoded into memory once, so that training augments whole batches without worker processes."""
 
-import collections
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from anysize.data.decode import BadImage, decode_rgb
 from anysize.data.source import ArraySource, FileSource
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
-_CHUNK = 256  # files a thread decodes in one go: bounds what is thrown away when a file turns out to differ
+_CHUNK = 64  # files a thread decodes in one go
 
 
 def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
@@ -64,21 +63,14 @@ def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]
     def decode(indices: range) -> list[np.ndarray | BadImage]:
         return [_try_decode(source.describe(i)) for i in indices]
 
-    yield from enumerate(decode(range(min(1, len(source)))))
-    threads = os.cpu_count() or 1
-    ahead: collections.deque[tuple[range, Future[list[np.ndarray | BadImage]]]] = collections.deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for start in range(1, len(source), _CHUNK):
-            indices = range(start, min(start + _CHUNK, len(source)))
-            ahead.append((indices, pool.submit(decode, indices)))
-            if len(ahead) > 2 * threads:
-                done, future = ahead.popleft()
-                yield from zip(done, future.result(), strict=True)
-        for done, future in ahead:
-            yield from zip(done, future.result(), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    count, threads = len(source), os.cpu_count() or 1
+    yield from enumerate(decode(range(min(1, count))))
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(1, count, 4 * threads * _CHUNK):
+            end = min(start + 4 * threads * _CHUNK, count)
+            chunks = [range(first, min(first + _CHUNK, end)) for first in range(start, end, _CHUNK)]
+            for indices, images in zip(chunks, pool.map(decode, chunks), strict=True):
+                yield from zip(indices, images, strict=True)
 
 
 def _try_decode(path: str) -> np.ndarray | BadImage:

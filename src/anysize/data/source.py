@@ -44,18 +44,24 @@ class Source(abc.ABC):
             known; masks (N, H, W) uint8, class numbers and 255. Or what reads the target of an image from a file.
         classes: their names.
         name: such as "cifar10 train".
+        bad_files: files that were left out, with the reason.
 
-    `channels` is 1 (grey) or 3 (RGB). `bad_files` names the files that were left out because they could not be
-    decoded, with the decoder's message.
+    `channels` is 1 (grey) or 3 (RGB).
     """
 
     channels: int
 
-    def __init__(self, targets: np.ndarray | FileTargets, classes: tuple[str, ...], name: str) -> None:
+    def __init__(
+        self,
+        targets: np.ndarray | FileTargets,
+        classes: tuple[str, ...],
+        name: str,
+        bad_files: dict[str, str] | None = None,
+    ) -> None:
         self.targets = targets
         self.classes = classes
         self.name = name
-        self.bad_files: dict[str, str] = {}
+        self.bad_files = {} if bad_files is None else bad_files
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -88,9 +94,8 @@ class ArraySource(Source):
 
     Args:
         images: uint8 (N, H, W, C).
-        targets, classes, name: as for `Source`; targets are an array.
+        targets, classes, name, bad_files: as for `Source`; targets are an array.
         origins: what `describe` says of each image: its path, or its number in the data set (default).
-        bad_files: files that were left out, with the reason.
 
     >>> source = ArraySource(torch.zeros(4, 28, 28, 1, dtype=torch.uint8), np.arange(4), tuple("abcd"), "shapes train")
     >>> source.image(2).shape, source.describe(2)
@@ -111,11 +116,10 @@ class ArraySource(Source):
         assert images.dtype == torch.uint8
         assert images.ndim == 4
         assert len(images) == len(targets)
-        super().__init__(np.asarray(targets), classes, name)
+        super().__init__(np.asarray(targets), classes, name, bad_files)
         self.images = images
         self.channels = int(images.shape[3])
         self.origins = np.arange(len(targets)) if origins is None else np.asarray(origins)
-        self.bad_files = bad_files or {}
 
     def image(self, index: int) -> Tensor:
         """The image, uint8 (C, H, W)."""
@@ -137,7 +141,7 @@ class FileSource(Source):
 
     Args:
         paths: one file an image.
-        targets, classes, name: as for `Source`.
+        targets, classes, name, bad_files: as for `Source`.
         on_bad_image: "error" or "skip": what those who load from this source do about a damaged file.
     """
 
@@ -150,9 +154,10 @@ class FileSource(Source):
         classes: tuple[str, ...],
         name: str,
         on_bad_image: str = "error",
+        bad_files: dict[str, str] | None = None,
     ) -> None:
         assert len(paths) == len(targets)
-        super().__init__(targets, classes, name)
+        super().__init__(targets, classes, name, bad_files)
         # One bytes array instead of a list of strings: touching a million Python objects in forked workers would
         # copy their memory page by page.
         self._paths = np.array([os.fsencode(path) for path in paths])
@@ -169,9 +174,7 @@ class FileSource(Source):
     def subset(self, indices: np.ndarray) -> "FileSource":
         """The files `indices`, in that order."""
         paths = [self.describe(i) for i in indices]
-        subset = FileSource(paths, self.targets[indices], self.classes, self.name, self.on_bad_image)
-        subset.bad_files = self.bad_files
-        return subset
+        return FileSource(paths, self.targets[indices], self.classes, self.name, self.on_bad_image, self.bad_files)
 
     def report_bad(self, index: int, reason: str) -> None:
         """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead."""

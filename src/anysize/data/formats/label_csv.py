@@ -70,9 +70,7 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     for place, i in enumerate(good):
         targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
-    source = FileSource(paths, targets, kept, f"{settings.name} {split}", settings.on_bad_image)
-    source.bad_files.update(missing)
-    return source
+    return FileSource(paths, targets, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
 
 
 def _image_file(root: Path, name: str) -> str:

@@ -46,9 +46,8 @@ def mask_source(
         kept = (classes[0], *chosen)
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
     files = MaskFiles([mask for _, mask in pairs], len(classes), numbers)
-    source = FileSource([image for image, _ in pairs], files, kept, f"{settings.name} {split}", settings.on_bad_image)
-    source.bad_files.update(missing or {})
-    return source
+    images = [image for image, _ in pairs]
+    return FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:

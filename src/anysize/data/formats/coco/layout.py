@@ -8,9 +8,10 @@ import numpy as np
 
 from anysize.data.dataset import Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
+from anysize.data.formats.mask_sources import BACKGROUND, choose_classes
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,11 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     year = settings.image_set or _year(root)
     folder_name = f"{_NAMES[split]}{year}"
     index = read_coco_index(_annotation_file(root, f"instances_{folder_name}.json"))
-    classes, numbers = choose_categories(index, settings.categories)
-    images, missing = _present(index, _image_folder(root, folder_name), settings.on_bad_image)
+    known = index.category_names
+    classes = choose_classes(settings.categories or known, known, index.path)
+    numbers = np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)  # -1: left out
     folder = os.fspath(_image_folder(root, folder_name))
+    images, missing = _present(index, folder, settings.on_bad_image)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
     name = f"{settings.name} {split}"
     if targets == "masks":
@@ -48,30 +51,9 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
         if len(index.segmented) and not index.segmented.any():
             raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
         masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
-        source = FileSource(paths, masks, ("background", *classes), name, settings.on_bad_image)
-    else:
-        labels = object_labels(index, numbers, len(classes), areas)[images]
-        source = FileSource(paths, labels, classes, name, settings.on_bad_image)
-    source.bad_files.update(missing)
-    return source
-
-
-def choose_categories(index: CocoIndex, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The classes (all, or those `wanted` in that order), and the class of each category or -1: int64 (K,).
-
-    Raises:
-        UserError: a name that the file does not have, or one that is given twice.
-    """
-    known = index.category_names
-    for name in wanted:
-        if name not in known:
-            raise UserError(
-                f"data.categories names {name!r}, which {index.path} does not have: {did_you_mean(name, known)}"
-            )
-        if wanted.count(name) > 1:
-            raise UserError(f"data.categories names {name!r} more than once; expected each class once")
-    classes = wanted or known
-    return classes, np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)
+        return FileSource(paths, masks, (BACKGROUND, *classes), name, settings.on_bad_image, missing)
+    labels = object_labels(index, numbers, len(classes), areas)[images]
+    return FileSource(paths, labels, classes, name, settings.on_bad_image, missing)
 
 
 def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:
@@ -95,14 +77,10 @@ def _year(root: Path) -> str:
     """The year of the annotation files that are there, the same for both splits: those of two years share images."""
 
     def found(year: str) -> tuple[bool, bool, bool]:
-        train, val = (_annotations(root, f"instances_{name}{year}.json").is_file() for name in ("train", "val"))
+        train, val = ((root / f"annotations/instances_{name}{year}.json").is_file() for name in ("train", "val"))
         return train and val, train, val
 
     return max(YEARS, key=found)  # of equal ones the first
-
-
-def _annotations(root: Path, name: str) -> Path:
-    return root / "annotations" / name
 
 
 def _annotation_file(root: Path, name: str) -> Path:
@@ -111,7 +89,7 @@ def _annotation_file(root: Path, name: str) -> Path:
             f"{root} has no folder 'annotations'; expected annotations/{name} and the images beside it, in train2017 "
             "or images/train2017 and the like"
         )
-    return _annotations(root, name)
+    return root / "annotations" / name
 
 
 def _image_folder(root: Path, name: str) -> Path:
@@ -121,7 +99,7 @@ def _image_folder(root: Path, name: str) -> Path:
     raise UserError(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
 
 
-def _present(index: CocoIndex, folder: Path, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
+def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
     """Rows of the images whose files are there, and the files that are not, with that as reason."""
     there = {entry.name for entry in os.scandir(os.fsencode(folder))}
     names = index.file_names.tolist()
