@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from image_files import damage, smooth_image, varied, write_folder
+from loading import eval_batches
 
 from anysize.data.augment.plain import TrainTransform
 from anysize.data.augment.square import EvalTransform
 from anysize.data.catalog import load_dataset
-from anysize.data.loader import LoadedBatch, PlanLoader, eval_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.preprocessing import Preprocessing

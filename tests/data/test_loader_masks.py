@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from image_files import damage
+from loading import eval_batches
 from mask_folders import save_grey
 from PIL import Image
 
@@ -14,7 +15,7 @@ from anysize.data.augment.joint_geometry import mean_colour
 from anysize.data.augment.transform import normalize
 from anysize.data.catalog import load_dataset
 from anysize.data.formats.mask_files import MaskFiles
-from anysize.data.loader import LoadedBatch, PlanLoader, eval_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import VOID, ArraySource, FileSource
 from anysize.preprocessing import Preprocessing

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from loading import eval_batches
 
 from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
 from anysize.data.augment.square import EvalTransform
 from anysize.data.catalog import build_preprocessing
 from anysize.data.kinds.base import TARGET_KINDS
-from anysize.data.loader import LoadedBatch, eval_batches
+from anysize.data.loader import LoadedBatch
 from anysize.experiment.pictures import displayed, fixed_images
 from anysize.experiment.targets import build_task, eval_transform, info_of, kind_of, open_split, train_transform
 from anysize.preprocessing import Preprocessing

@@ -19,9 +19,8 @@ from anysize.data.source import FileSource, Source
 class SplitCheck:
     """What one split holds.
 
-    `counts` are the undamaged images of each class, or with the class where an image may have several; `images` are
-    all of them. `heights` and `widths` are (smallest, median, largest) in pixels; `damaged` names each file that cannot
-    be used, with the reason.
+    `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
+    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason.
     """
 
     split: str

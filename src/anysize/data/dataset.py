@@ -34,8 +34,8 @@ class DatasetInfo:
 
     `image_size` is the base size in pixels, `mean` and `std` are per channel for values in [0, 1], `resize` is a mode
     of `Preprocessing`, `crop` is "pad" or "random-resized" (training), `flip` the probability of a horizontal flip.
-    `mask_size` is the base size where targets are masks, 0 if it is the same. `areas` are those, in pixels of the image
-    as stored, below which an object is small and medium (by default COCO's).
+    `mask_size` is the base size where targets are masks, 0 if it is the same. An object is small below the first of
+    `areas` (pixels of the image as stored) and medium below the second; by default they are COCO's.
     `num_classes`, `train_images` and `validation_images` are 0 where they depend on the user's files.
     """
 
@@ -64,14 +64,14 @@ class DataSet(abc.ABC):
     offers: ClassVar[tuple[str, ...]] = ("class",)
     """The kinds of targets that it has, by the names of `anysize.data.kinds`."""
     image_sets: ClassVar[tuple[str, ...]] = ()
-    """What `data.image_set` may be; empty: there is one list of training images alone."""
+    """The values that `data.image_set` may have; empty where there is only one list of training images."""
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
 
     def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
-        """`load`, which a data set of one class an image alone may define without `targets`."""
+        """Call `load`, which may lack `targets` where the data set offers classes alone."""
         return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
 
     @abc.abstractmethod
@@ -87,7 +87,11 @@ DATASETS: Registry[DataSet] = Registry("data set")
 
 
 def data_root(settings: DataSettings, expected: str, downloadable: bool = False) -> Path:
-    """The folder that the user gave, or a `UserError` that says what it should hold."""
+    """The folder that the user gave.
+
+    Raises:
+        UserError: there is none; it says that the folder should hold what is `expected`.
+    """
     if settings.download and not downloadable:
         raise UserError(f"data set {settings.name!r} cannot be downloaded; set data.root to one that holds {expected}")
     if not settings.root:

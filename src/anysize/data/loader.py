@@ -134,24 +134,6 @@ class PlanLoader:
         yield from self._files
 
 
-def eval_batches(
-    source: Source,
-    transform: Transform,
-    size: int,
-    batch_size: int,
-    *,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-) -> Iterator[LoadedBatch]:
-    """Every image of a source exactly once, in order, at `size` pixels; the last batch may be smaller.
-
-    With several crops an image, `images` holds all first crops, then all second ones, and so on: average the outputs
-    with `logits.unflatten(0, (batch.copies, -1)).mean(0)`.
-    """
-    loader = PlanLoader(source, transform, device=device, workers=workers)
-    return loader.load(sequential_batches(len(source), size, batch_size))
-
-
 def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
     """The samples 0 to `length` in order.
 
@@ -164,7 +146,10 @@ def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
 
 
 class _Decoded(NamedTuple):
-    """What a worker hands over: the indices of the good samples, why others are bad, and the good ones, if any."""
+    """A batch as a worker hands it over: the indices of its good samples, the reasons of the bad, and the good ones.
+
+    `samples` is None where no sample is good.
+    """
 
     indices: np.ndarray
     bad: dict[int, str]

@@ -54,7 +54,7 @@ def colorize(mask: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """An image, uint8 (H, W, 3), with its mask over it; background and void let it through as it is.
+    """An image, uint8 (H, W, 3), with its mask over it; pixels of background and void stay as they are.
 
     Raises:
         UserError: an image and a mask of different sizes, or an opacity out of 0 to 1.

@@ -155,7 +155,6 @@ def test_grey_images_take_autoaugment_and_jitter():
     ("preprocessing", "augment", "message"),
     [
         (GREY, AugmentSettings(crop="pad", flip=0.5, lighting=0.1), "lighting is 0.1, but the images have 1 channel"),
-        (RGB, AugmentSettings(), "crop is 'auto'.*resolve_augment"),
         (RGB, AugmentSettings(crop="pad", flip=0.5, scale=(0.5, 0.1)), r"augment.scale is \[0.5, 0.1\]"),
         (RGB, AugmentSettings(crop="pad", flip=0.5, scale=(0.5, 2.0)), "at most 1"),
     ],

@@ -94,7 +94,7 @@ class JointTrainTransform(Augmentation, JointTransform):
     def _place(
         self, image: Tensor, index: int, copy: int, batch: Batch, factor: float, top: float, left: float
     ) -> Callable[[Tensor], Tensor]:
-        """What takes the square of a copy out of image and mask; `factor`, `top` and `left` are drawn from [0, 1)."""
+        """The function that takes a copy's square out of image or mask; `factor`, `top`, `left` come from [0, 1)."""
         size = batch.size
         height, width = image.shape[-2:]
         if self.augment.crop == "random-resized":

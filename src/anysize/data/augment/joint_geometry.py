@@ -53,7 +53,7 @@ def canvas_size(height: int, width: int, size: int) -> tuple[int, int]:
 def resize_into_frame(
     picture: Tensor, resized: tuple[int, int], frame: tuple[int, int, int, int], preprocessing: Preprocessing
 ) -> Tensor:
-    """What `frame` (top, left, height, width) shows of a tv_tensor (C, H, W) resized to (height, width) `resized`.
+    """Resize a tv_tensor (C, H, W) to `resized` (height, width) and take the `frame` (top, left, height, width) of it.
 
     A frame may reach beyond the picture: there lies the mean colour, or 255 in a mask. Only the part that the frame
     shows is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized.
@@ -103,10 +103,10 @@ class _Span(NamedTuple):
 
 
 def _span(source: int, resized: int, start: int, length: int) -> _Span:
-    """Resize no more than what `length` pixels from `start` show of `source` pixels resized to `resized`.
+    """The part of `source` pixels that has to be resized where `length` of `resized` pixels are shown from `start` on.
 
-    The part of the source begins and ends with whole pixels that lie on whole pixels of the resized picture, up to
-    1/32 of one, so that the grid is that of the whole. The first and the last edge of the picture always do.
+    It begins and ends with whole pixels that lie on whole pixels of the resized picture, up to 1/32 of one, so that
+    the grid is that of the whole. The first and the last edge of the picture always do.
     """
     first, last = max(start, 0), min(start + length, resized)  # what is shown
     edges = np.arange(source + 1) * (resized / source)
@@ -133,11 +133,14 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def middle(length: int, size: int) -> int:
-    """Where the middle `size` of `length` pixels begins; negative if there are fewer: evaluation's padding."""
+    """The first of the middle `size` of `length` pixels; negative where there are fewer, which are padded."""
     return (length - size) // 2 if length >= size else -((size - length) // 2)
 
 
 def random_start(length: int, size: int, draw: float) -> int:
-    """Where a random crop begins after padding both sides alike: one more pixel than needed if it does not halve."""
+    """The first pixel of a random crop of `size` out of `length` pixels, which are padded alike on both sides.
+
+    Where the pixels that are missing do not halve, one more is padded.
+    """
     padding = max(0, math.ceil((size - length) / 2))
     return int(draw * (length + 2 * padding - size + 1)) - padding

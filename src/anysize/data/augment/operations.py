@@ -65,16 +65,13 @@ class Augmentation(Transform):
 
 
 def check_augment(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
-    """Refuse settings that are not settled, out of range, or do not fit the images.
+    """Refuse settings that are out of range or do not fit the images.
 
     Raises:
         UserError: names the setting.
     """
-    if augment.crop == "auto" or augment.flip < 0:
-        raise UserError(
-            f"augment.crop is {augment.crop!r} and augment.flip {augment.flip}; settle them with "
-            "anysize.data.catalog.resolve_augment"
-        )
+    assert augment.crop != "auto", "to be settled with `resolve_augment`"
+    assert augment.flip >= 0, "to be settled with `resolve_augment`"
     for name in ("scale", "ratio", "rescale"):
         low, high = getattr(augment, name)
         if not 0 < low <= high:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from anysize.data.dataset import Split
+from anysize.data.formats.file_lists import choose_classes, keep_present, read_class_names, read_text
 from anysize.data.formats.folders import find_split, hold_out
-from anysize.data.formats.mask_sources import choose_classes, keep_present, read_class_names, read_text
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError, did_you_mean

@@ -102,7 +102,7 @@ def read_mask(path: str) -> np.ndarray:
 
 
 def _bits_of_grey(image: Image.Image, path: str) -> int:
-    """Bits a pixel of a grey PNG, which PIL does not tell: it spreads 2 and 4 bits over 0 to 255. Else 0."""
+    """Bits a pixel of a grey PNG, 0 for other files. PIL does not tell them: it spreads 2 and 4 bits over 0 to 255."""
     if image.format != "PNG" or image.mode != "L":
         return 0
     with open(path, "rb") as file:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
+from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
 from anysize.data.formats.folders import find_split, first_readable, hold_out, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
-from anysize.data.formats.mask_sources import BACKGROUND, mask_source, read_class_names
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError

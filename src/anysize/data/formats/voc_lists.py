@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from anysize.data.dataset import Split
-from anysize.data.formats.mask_sources import BACKGROUND, keep_present, mask_source, read_class_names, read_text
+from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError

@@ -40,7 +40,7 @@ class Scenes(DataSet):
         import torch
 
         from anysize.data.formats.embedded import refuse_folder
-        from anysize.data.formats.mask_sources import choose_classes
+        from anysize.data.formats.file_lists import choose_classes
         from anysize.data.scenes.compose import compose_many
         from anysize.data.source import ArraySource
 

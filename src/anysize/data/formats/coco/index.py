@@ -2,7 +2,7 @@
 
 `instances_train2017.json` has 860,001 annotations in 450 MB. As Python objects they take gigabytes, which every worker
 process would copy page by page. The index has some 35 bytes of each; polygons are read again from the file when a mask
-is wanted (`coco_masks`). It is kept beside the file, so that the file is read through once.
+is wanted (`painting`). It is kept beside the file, so that the file is read through once.
 
 Format: https://cocodataset.org/#format-data, "Object Detection".
 """

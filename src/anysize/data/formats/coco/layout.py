@@ -8,7 +8,7 @@ import numpy as np
 
 from anysize.data.dataset import Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
-from anysize.data.formats.mask_sources import BACKGROUND, choose_classes
+from anysize.data.formats.file_lists import BACKGROUND, choose_classes
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError

@@ -1,7 +1,7 @@
 """Masks painted from COCO's segmentations: polygons and run lengths, read again from the annotation file.
 
 pycocotools (the extra `coco`) turns polygons into pixels, so that a mask has the pixels that COCO's own tools give.
-What it would not survive, or answer with memory that nobody wrote, is refused before it.
+It is given only polygons that it can take: others make it crash.
 """
 
 import json

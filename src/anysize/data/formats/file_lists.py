@@ -1,4 +1,4 @@
-"""Pairs of image and mask files as a source: which are there, and which classes are kept."""
+"""What formats with lists of files share: names of classes, files that are not there, and masks beside images."""
 
 import logging
 import os
