@@ -72,7 +72,7 @@ def predict(
     folder = Path(out).expanduser() if out is not None else None
     if folder:
         _make(folder)
-    task = build_task(loaded.recipe, _named(loaded).preprocessing)
+    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=_class_names(loaded)))
     source = image_files(loaded, list(names))
     loader = PlanLoader(
         source,
@@ -101,7 +101,7 @@ def predict(
 
 
 def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
-    """The image files that are given or lie in the given folders, each with the name of what is predicted for it.
+    """The image files that are given or lie in the given folders, each with the name of its prediction.
 
     The name is the file's, or its path below the folder that was given.
 
@@ -133,14 +133,11 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     return found
 
 
-def _named(loaded: LoadedRun) -> LoadedRun:
-    """The run with names of its classes, which weights that were imported do not tell: VOC's, or their numbers."""
-    if loaded.preprocessing.classes:
-        return loaded
-    classes = tuple(str(i) for i in range(loaded.checkpoint.state["model"]["num_classes"]))
-    if loaded.recipe.data.name == "voc" and len(classes) == len(VOC_CLASSES):
-        classes = VOC_CLASSES
-    return dataclasses.replace(loaded, preprocessing=dataclasses.replace(loaded.preprocessing, classes=classes))
+def _class_names(loaded: LoadedRun) -> tuple[str, ...]:
+    """The names of the run's classes; weights that were imported do not tell them: VOC's, or their numbers."""
+    count = loaded.checkpoint.state["model"]["num_classes"]
+    voc = loaded.recipe.data.name == "voc" and count == len(VOC_CLASSES)
+    return loaded.preprocessing.classes or (VOC_CLASSES if voc else tuple(map(str, range(count))))
 
 
 class _GreyFiles(FileSource):

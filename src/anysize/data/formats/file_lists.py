@@ -31,7 +31,7 @@ def mask_source(
         pairs: the paths of each image and its mask.
         classes: names of the numbers in the files, the background first.
         settings: `categories` keeps some classes and makes background of the others.
-        origin: what says which classes there are, in messages.
+        origin: the file or format that names the classes, for messages.
         missing: images that were left out, with the reason.
 
     Raises:
@@ -72,11 +72,11 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> 
 def keep_present(
     rows: Sequence[tuple[str, ...]], origins: Sequence[str], on_bad_image: str
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Which rows have all of their files, and the images of the others with the reason.
+    """The numbers of the rows whose files are all there, and for each other image why it is left out.
 
     Args:
         rows: the files of each image, itself first.
-        origins: what names each row, such as "train.txt line 3".
+        origins: the name of each row for messages, such as "train.txt line 3".
         on_bad_image: "error" or "skip", as in the settings of the data.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,10 +58,10 @@ def first_image_size(root: Path, expected: str) -> tuple[int, int]:
         UserError: no image at all can be read.
     """
     folder, classes = _class_folders(root, "train", expected)
-    return first_readable([path for name in classes for path in images_below(folder / name)], folder)
+    return first_readable((path for name in classes for path in images_below(folder / name)), folder)
 
 
-def first_readable(paths: Sequence[str], folder: Path) -> tuple[int, int]:
+def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
     """Width and height of the first of these images in `folder` that can be read, from its header.
 
     Raises:
@@ -70,7 +70,7 @@ def first_readable(paths: Sequence[str], folder: Path) -> tuple[int, int]:
     for path in paths:
         with contextlib.suppress(OSError), Image.open(path) as image:  # the policy applies when it is loaded
             return image.size
-    raise UserError(f"{folder} holds no readable image among {len(paths)} for training; expected some")
+    raise UserError(f"{folder} holds no training image that can be read; expected at least one")
 
 
 def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple[str, ...]]:
@@ -97,9 +97,9 @@ def find_split(root: Path, split: Split, expected: str, ending: str = "") -> Pat
 
 
 def images_below(folder: Path, endings: tuple[str, ...] = ()) -> Iterator[str]:
-    """Image files in a folder and below it; hidden ones are left alone. In no particular order between folders.
+    """Image files in a folder and below it, in no particular order between folders; hidden ones are left alone.
 
-    `endings` are those that are taken, in lower case; by default all that are taken for images.
+    Files with these `endings` (in lower case) are taken, by default all that image files have.
     """
     endings = endings or image_extensions()
     for parent, folders, files in os.walk(folder, followlinks=True):

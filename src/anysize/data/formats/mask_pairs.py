@@ -43,7 +43,7 @@ def first_longer_side(root: Path, expected: str) -> int:
     Raises:
         UserError: no image at all can be read, or the folders are not as expected.
     """
-    return max(first_readable([image for image, _ in _pairs(root, "train", expected)], root))
+    return max(first_readable((image for image, _ in _pairs(root, "train", expected)), root))
 
 
 def _pairs(root: Path, split: Split, expected: str) -> list[tuple[str, str]]:
