@@ -64,13 +64,13 @@ def run_scale_policy(
         return table.assign(image=[str(images[i]) for i in table["image"]])
     if not has_scales(loaded.model):
         scale_policy(loaded.model, [])  # says what is missing
-    summary = measure(make_evaluator(loaded), loaded.model, size, limit)
+    summary = measure_policy(make_evaluator(loaded), loaded.model, size, limit)
     write_scale_policy(loaded.folder, summary)
     write_report(loaded.folder)
     return summary
 
 
-def measure(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
+def measure_policy(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
     """The scale policy of `model` on the validation images at `size`, summarised by block and, if it has one, class."""
     recipe = override(evaluator.recipe, {"evaluation.crops": "1"})  # each image once
     kind, preprocessing = kind_of(recipe), evaluator.preprocessing

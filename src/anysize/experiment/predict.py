@@ -91,8 +91,8 @@ def predict(
                 output = output.cpu()
                 rows.append({"file": path, **task.describe(output)})
                 if folder:
-                    for kind, picture in task.render(displayed(source, index), output).items():
-                        _save(picture, folder / kind / names[path].with_suffix(".png"))
+                    for below, picture in task.render(displayed(source, index), output).items():
+                        _save(picture, folder / below / names[path].with_suffix(".png"))
                 if on_image:
                     on_image(len(rows), len(source))
     if folder:
@@ -153,9 +153,9 @@ class _GreyFiles(FileSource):
 
 def image_files(loaded: LoadedRun, paths: list[str]) -> FileSource:
     """Image files as the run's network takes them, with unknown targets; none of them is looked at."""
-    kind = _GreyFiles if loaded.preprocessing.channels == 1 else FileSource
+    source = _GreyFiles if loaded.preprocessing.channels == 1 else FileSource
     targets = kind_of(loaded.recipe).unknown(len(paths))
-    return kind(paths, targets, loaded.preprocessing.classes, "images", loaded.recipe.data.on_bad_image)
+    return source(paths, targets, loaded.preprocessing.classes, "images", loaded.recipe.data.on_bad_image)
 
 
 def _make(folder: Path) -> None:

@@ -195,7 +195,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Eva
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
     """What the report shows of the trained model, where it is not there yet; then the report."""
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
-    from anysize.experiment.policy import measure
+    from anysize.experiment.policy import measure_policy
     from anysize.reports.scale_policy import write_scale_policy
 
     base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
@@ -203,7 +203,7 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(parts.model, base) as calibrated:
             picture_predictions(folder, evaluator, parts.model, base, calibrated=calibrated)
     if has_scales(parts.model) and not (folder / files.SCALE_POLICY).exists():
-        write_scale_policy(folder, measure(evaluator, parts.model, base))
+        write_scale_policy(folder, measure_policy(evaluator, parts.model, base))
     parts.report()
 
 

@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from anysize.data.decode import BadImage
 from anysize.data.formats.coco import painting
 from anysize.data.formats.coco.index import index_coco
-from anysize.data.formats.coco.painting import CocoMasks, paint, run_lengths
+from anysize.data.formats.coco.painting import CocoMasks, paint, segmentation_counts
 from anysize.registry import UserError
 
 NUMBERS = np.array([1, 2, 3], np.uint8)
@@ -175,6 +175,6 @@ def test_run_lengths_are_read_as_pycocotools_writes_them(height: int, width: int
     random = np.random.default_rng(seed)
     mask = np.asfortranarray((random.random((height, width)) < random.choice([0, 0.01, 0.5, 0.99, 1])).astype(np.uint8))
     for written in (uncompressed(mask), compressed(mask)):
-        counts = run_lengths(written, height, width)
+        counts = segmentation_counts(written, height, width)
         assert counts == uncompressed(mask)["counts"]
         assert np.array_equal(paint([(counts, 5)], height, width), 5 * mask)

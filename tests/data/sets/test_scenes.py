@@ -8,7 +8,7 @@ from PIL import Image
 
 from anysize.data.catalog import dataset_info, load_dataset
 from anysize.data.scenes import compose as compose_module
-from anysize.data.scenes.compose import MIN_AREA, MIN_SHARE, Scenes, compose, compose_many
+from anysize.data.scenes.compose import MIN_AREA, MIN_SHARE, SceneArrays, compose, compose_many
 from anysize.data.scenes.parts import load_garments, resample, resampling_weights
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.settings import DataSettings
@@ -22,7 +22,7 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Scenes:
+def scenes() -> SceneArrays:
     return compose_many("train", 300)
 
 
@@ -93,7 +93,7 @@ def test_a_garment_that_is_there_can_be_seen(monkeypatch: pytest.MonkeyPatch):
     assert (in_scene >= 3).mean() > 0.95
 
 
-def test_sizes_and_classes_are_all_well_populated(scenes: Scenes):
+def test_sizes_and_classes_are_all_well_populated(scenes: SceneArrays):
     objects = scenes.objects
     size = np.digitize(objects[:, 2], dataset_info(DataSettings(name="scenes"), "labels").areas)
     assert np.bincount(size).min() > 0.15 * len(objects)
@@ -101,7 +101,7 @@ def test_sizes_and_classes_are_all_well_populated(scenes: Scenes):
     assert count.min() > 0.7 * count.max()
 
 
-def test_no_class_has_a_colour_of_its_own(scenes: Scenes):
+def test_no_class_has_a_colour_of_its_own(scenes: SceneArrays):
     means = np.array([scenes.images[scenes.masks == 1 + label].mean(axis=0) for label in range(10)])
     assert np.abs(means - means.mean(axis=0)).max() < 25  # of 255; a garment's own colours vary by 50
 
@@ -145,7 +145,7 @@ def test_a_root_that_would_be_ignored_is_refused():
         load_dataset(DataSettings(name="scenes", root="/data"), "train", "masks")
 
 
-def test_mean_and_std_are_those_of_the_scenes(scenes: Scenes):
+def test_mean_and_std_are_those_of_the_scenes(scenes: SceneArrays):
     info = dataset_info(DataSettings(name="scenes"), "labels")
     for channel in range(3):
         values = scenes.images[..., channel].ravel()

@@ -67,7 +67,7 @@ class TrainTransform(Augmentation, PlainTransform):
         """Normalise, then lighting and cutout."""
         values = super().finish(pixels, indices, batch)
         if self.augment.cutout:
-            self._cut_out(values, *sample_keys(indices, batch), batch)
+            self._erase(values, *sample_keys(indices, batch), batch)
         return values
 
     def _augment(self, images: Tensor, rows: np.ndarray, indices: np.ndarray, batch: Batch) -> Tensor:
@@ -132,7 +132,7 @@ class TrainTransform(Augmentation, PlainTransform):
         cropped: Tensor = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
         return cropped
 
-    def _cut_out(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
+    def _erase(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""
         side = max(1, round(self.augment.cutout * batch.size / self.preprocessing.image_size))
         covered = []

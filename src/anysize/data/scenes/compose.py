@@ -54,7 +54,7 @@ class Scene(NamedTuple):
     objects: tuple[SceneObject, ...]
 
 
-class Scenes(NamedTuple):
+class SceneArrays(NamedTuple):
     """Many scenes: uint8 images (N, 128, 128, 3), masks (N, 128, 128) of 1 + class, 0: ground, and their objects.
 
     `objects` is int64 (M, 3): scene, class, area in visible pixels.
@@ -74,7 +74,7 @@ def compose(split: Split, index: int) -> Scene:
     )
 
 
-def compose_many(split: Split, count: int) -> Scenes:
+def compose_many(split: Split, count: int) -> SceneArrays:
     """The first `count` scenes of a split.
 
     >>> compose_many("train", 2).masks.shape
@@ -88,7 +88,7 @@ def compose_many(split: Split, count: int) -> Scenes:
         images[index] = image.transpose(1, 2, 0)
         masks[index] = np.array([0, *(1 + label for label in labels)], np.uint8).take(owners)
         objects += [(index, label, area) for label, area in zip(labels, areas, strict=True)]
-    return Scenes(images, masks, np.array(objects, np.int64).reshape(-1, 3))
+    return SceneArrays(images, masks, np.array(objects, np.int64).reshape(-1, 3))
 
 
 def _describe(label: int, mask: npt.NDArray[np.bool_]) -> SceneObject:

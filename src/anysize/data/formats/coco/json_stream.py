@@ -115,7 +115,7 @@ class _Reader:
             try:
                 value, end = self.scan(self.text, self.place)
             except (ValueError, RecursionError) as error:  # a JSONDecodeError, a number of too many digits, ...
-                if self._cut(error) and self._read_on():
+                if self._truncated(error) and self._read_on():
                     continue
                 raise self._not_json(str(getattr(error, "msg", error)), error) from error
             if end + _NEAR >= len(self.text) and isinstance(value, (int, float)) and self._read_on():
@@ -132,7 +132,7 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self._not_json("its text is not UTF-8") from error
 
-    def _cut(self, error: Exception) -> bool:
+    def _truncated(self, error: Exception) -> bool:
         """Whether the error may come of the end of the window rather than of the file."""
         if not isinstance(error, json.JSONDecodeError):
             return False
@@ -169,7 +169,7 @@ class _Reader:
         where = f" in {self.member!r}" if self.member else ""
         written = self.text.rstrip()
         # Only at the end of the file; a whole file ends with a brace, a part of one may, but then its error lies there.
-        if place >= len(written) or (error is not None and self._cut(error) and not written.endswith("}")):
+        if place >= len(written) or (error is not None and self._truncated(error) and not written.endswith("}")):
             size = self.base + len(self.text)
             return UserError(f"{self.path} is cut off{where}: it ends after {size:,} bytes; copy or unpack it again")
         return UserError(

@@ -78,7 +78,7 @@ class CocoMasks:
             for offset, length, value in zip(offsets, lengths, values, strict=True):
                 annotation = json.loads(os.pread(file.fileno(), length, offset))
                 try:
-                    objects.append((run_lengths(annotation["segmentation"], height, width), value))
+                    objects.append((segmentation_counts(annotation["segmentation"], height, width), value))
                 except ValueError as error:
                     name = (
                         f"annotation {annotation['id']}" if "id" in annotation else f"the annotation at byte {offset}"
@@ -122,7 +122,7 @@ def paint(objects: Iterable[tuple[Sequence[int], int]], height: int, width: int)
     return np.ascontiguousarray(pixels.reshape(width, height).T)  # run lengths go down the columns
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> list[int]:
+def segmentation_counts(segmentation: Any, height: int, width: int) -> list[int]:
     """How many pixels in turn are outside and inside of a segmentation, column by column; empty where none is inside.
 
     Args:
@@ -132,9 +132,9 @@ def run_lengths(segmentation: Any, height: int, width: int) -> list[int]:
     Raises:
         ValueError: it is malformed, or does not fit an image of `height` x `width` pixels.
 
-    >>> run_lengths([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
+    >>> segmentation_counts([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
     [2, 4, 2]
-    >>> run_lengths({"size": [2, 2], "counts": [1, 2]}, 2, 2)
+    >>> segmentation_counts({"size": [2, 2], "counts": [1, 2]}, 2, 2)
     Traceback (most recent call last):
     ...
     ValueError: has run lengths of 3 pixels in all; expected 4
