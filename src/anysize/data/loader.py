@@ -77,7 +77,9 @@ class PlanLoader:
         self.source = source
         self.transform = transform
         self.device = torch.device(device)
-        self.workers = _worker_count(workers) if isinstance(source, FileSource) else 0
+        self.workers = 0
+        if isinstance(source, FileSource):
+            self.workers = workers if workers >= 0 else min(8, os.cpu_count() or 1)
         self.bad_files = source.bad_files
         self._images: Tensor | None = None
         self._queue: list[Batch] = []
@@ -182,10 +184,6 @@ def own_session(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setsid"):
         os.setsid()
-
-
-def _worker_count(workers: int) -> int:
-    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
 
 
 def _as_it_is(decoded: Any) -> Any:

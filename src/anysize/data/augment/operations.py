@@ -29,16 +29,16 @@ class Augmentation(Transform):
         seed: of the run.
 
     Raises:
-        UserError: as `check_augment`.
+        UserError: a setting is out of range or does not fit the images.
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
-        check_augment(preprocessing, augment)
+        _check(preprocessing, augment)
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
         self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
-        self._pixel_ops = pixel_ops(augment)
+        self._pixel_ops = _pixel_ops(augment)
 
     def views(self, batch: Batch) -> int:
         """The augmented copies."""
@@ -64,12 +64,7 @@ class Augmentation(Transform):
         return pixels
 
 
-def check_augment(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
-    """Refuse settings that are out of range or do not fit the images.
-
-    Raises:
-        UserError: names the setting.
-    """
+def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
     assert augment.crop != "auto", "to be settled with `resolve_augment`"
     assert augment.flip >= 0, "to be settled with `resolve_augment`"
     for name in ("scale", "ratio", "rescale"):
@@ -94,7 +89,7 @@ def sample_keys(indices: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarr
     return np.tile(indices, batch.copies), np.repeat(np.arange(batch.copies), len(indices))
 
 
-def pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor], Tensor]]]:
+def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor], Tensor]]]:
     """The library transforms that work on one uint8 image (C, S, S), each with its stream of random numbers."""
     operations: list[tuple[Stream, Callable[[Tensor], Tensor]]] = []
     if augment.autoaugment:

@@ -37,7 +37,7 @@ def resize(images: Tensor, side: int | Sequence[int], interpolation: str = "bili
 
 
 def to_square(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
-    """Evaluate's geometry: (..., C, H, W) to (..., C, S, S) by the mode of `preprocessing.resize`.
+    """Make images square as evaluation does, (..., C, H, W) to (..., C, S, S), by the mode `preprocessing.resize`.
 
     >>> to_square(torch.zeros(3, 20, 30, dtype=torch.uint8), 14, Preprocessing(image_size=14)).shape
     torch.Size([3, 14, 14])

@@ -76,7 +76,7 @@ class PlainTransform(Transform):
         """An image (C, H, W) to its views (V, C, S, S), uint8."""
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What can be done to the stored images (N, H, W, C) once and for all; by default nothing."""
+        """Do to the stored images (N, H, W, C) what can be done once and for all; by default nothing."""
         return images
 
     @abc.abstractmethod

@@ -27,15 +27,15 @@ class TargetKind(abc.ABC):
     """What is known of an image. By default it is known of the image as a whole, and holds for any part of it."""
 
     in_words: ClassVar[str]
-    """What data sets of this kind have, in messages, such as "labels"."""
+    """What such targets are called in messages, such as "labels"."""
     one_class: ClassVar[bool] = False
     """Whether each image has exactly one class."""
     one_shape: ClassVar[bool] = True
     """Whether the images of a batch in evaluation have one shape."""
     evaluation_batch: ClassVar[int] = 4
-    """Images a step in evaluation for each of training: without gradients more of them fit into memory."""
+    """How many times the training batch an evaluation takes in a step: without gradients more fits into memory."""
     settings: ClassVar[tuple[str, ...]] = ()
-    """The recipe's settings that reading the targets takes, whatever the task takes."""
+    """The recipe's settings that are read with the targets, besides those of the task."""
 
     def info(self, info: DatasetInfo, dataset: DataSet) -> DatasetInfo:
         """How a data set is usually used with these targets, from how it is used otherwise."""

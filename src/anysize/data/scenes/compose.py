@@ -27,8 +27,9 @@ from anysize.data.scenes.parts import (
     textured_ground,
 )
 
-MIN_AREA = 12  # pixels of a garment that stay visible at least ...
-MIN_SHARE = 3  # ... and one in so many
+# Of each garment in a scene at least so many pixels can be seen, and at least one in so many of its pixels.
+MIN_AREA = 12
+MIN_SHARE = 3
 
 _SIDES = tuple(round(8 * 12 ** (step / 63)) for step in range(64))  # pixels, log-uniform
 _PLACES = 8  # tries to place a garment so that those below stay visible
@@ -144,7 +145,10 @@ def _sides(draws: Draws) -> list[int]:
 def _place(
     draws: Draws, mask: npt.NDArray[np.bool_], owners: Bytes, visible: list[int], least: list[int]
 ) -> tuple[tuple[slice, slice], list[int]] | None:
-    """Where a garment may lie, and how many pixels of each of those below it hides; None: nowhere that was tried."""
+    """A place for a garment, and how many pixels it hides there of the ground and of each garment.
+
+    None where at each place that was tried it would hide too much.
+    """
     height, width = mask.shape
     for _ in range(_PLACES):
         top, left = draws.below(CANVAS - height + 1), draws.below(CANVAS - width + 1)

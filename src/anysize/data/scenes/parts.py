@@ -103,10 +103,10 @@ _FAINT = 10  # grey values up to this are no part of a garment, unless enclosed 
 
 
 def cut_out(grey: Bytes, hollow: npt.NDArray[np.bool_]) -> Bytes:
-    """Where a garment is (N, H, W), 0 or 1, of images on black (N, H, W), at most 62 wide.
+    """Masks (N, H, W), 1 where the garment is, of grey images on black (N, H, W) that are at most 62 pixels wide.
 
-    Dark parts that a garment encloses are prints or shadows and belong to it; in `hollow` ones (N,), with straps or
-    handles, they do not where they are at least 3 x 3 pixels large.
+    Dark parts that a garment encloses are prints or shadows and belong to it. `hollow` (N,) garments have straps or
+    handles: of them, dark parts of at least 3 x 3 pixels do not belong to the garment.
 
     >>> ring = np.pad(np.zeros((1, 3, 3), np.uint8), ((0, 0), (1, 1), (1, 1)), constant_values=200)
     >>> [int(cut_out(ring, np.array([hollow])).sum()) for hollow in (False, True)]

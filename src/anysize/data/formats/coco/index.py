@@ -1,8 +1,8 @@
 """The index of a COCO annotation file: what is in it, as arrays, and where each annotation's JSON lies.
 
 `instances_train2017.json` has 860,001 annotations in 450 MB. As Python objects they take gigabytes, which every worker
-process would copy page by page. The index has some 35 bytes of each; polygons are read again from the file when a mask
-is wanted (`painting`). It is kept beside the file, so that the file is read through once.
+process would copy page by page. The index takes some 35 bytes an annotation; its polygons are read again from the file
+when a mask is painted. The index is kept beside the file, which is therefore read through only once.
 
 Format: https://cocodataset.org/#format-data, "Object Detection".
 """
@@ -56,10 +56,10 @@ _ARRAYS = tuple(field.name for field in dataclasses.fields(CocoIndex) if field.t
 
 
 def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
-    """The index of an annotation file, from the cache beside it where that is of this very file.
+    """Read the index of an annotation file, from the cache beside it if the cache was made of this very file.
 
     The cache is `NAME.anysize.npz`. It is made again when the file's size or time of modification differs, or when it
-    is damaged; where the folder may not be written, there is none.
+    is damaged; a folder that may not be written gets none.
 
     Raises:
         UserError: as `index_coco`.
@@ -147,7 +147,7 @@ def _missing(path: Path) -> UserError:
 
 
 def _rows(path: str, kind: str, wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The row of each id among those that the file lists: int32 (A,)."""
+    """The row of each wanted id among the known ids: int32 (A,)."""
     order = np.argsort(known)
     rows = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
     unknown = np.flatnonzero(known[rows] != wanted)

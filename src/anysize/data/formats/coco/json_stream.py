@@ -74,40 +74,33 @@ class _Reader:
             raise UserError(f"{self.path} is empty; expected a JSON file")
         if self._peek() == "[":
             raise UserError(f"{self.path} holds a list, as files of results do; expected a JSON object")
-        self._take("{")
-        if self._peek() != "}":
-            yield from self._named()
-            while self._peek() != "}":
-                self._take(",")
-                yield from self._named()
-        self._take("}")
+        for _ in self._items("{", "}"):
+            name = self._value().value
+            if not isinstance(name, str):
+                raise self._not_json(f"a member named {name!r}")
+            self._take(":")
+            self.member = name
+            if self._peek() == "[":
+                elements = (self._value() for _ in self._items("[", "]"))
+                yield name, elements
+                for _ in elements:
+                    pass
+            else:
+                self._value()
+                yield name, None
+            self.member = ""
         if self._peek():
             raise self._not_json("Expecting nothing more")
 
-    def _named(self) -> Iterator[tuple[str, Iterator[Element] | None]]:
-        name = self._value().value
-        if not isinstance(name, str):
-            raise self._not_json(f"a member named {name!r}")
-        self._take(":")
-        self.member = name
-        if self._peek() == "[":
-            elements = self._elements()
-            yield name, elements
-            for _ in elements:
-                pass
-        else:
-            self._value()
-            yield name, None
-        self.member = ""
-
-    def _elements(self) -> Iterator[Element]:
-        self._take("[")
-        if self._peek() != "]":
-            yield self._value()
-            while self._peek() != "]":
+    def _items(self, opening: str, closing: str) -> Iterator[None]:
+        """Stand before each item of an array or object in turn."""
+        self._take(opening)
+        if self._peek() != closing:
+            yield
+            while self._peek() != closing:
                 self._take(",")
-                yield self._value()
-        self._take("]")
+                yield
+        self._take(closing)
 
     def _value(self) -> Element:
         self._peek()

@@ -20,7 +20,7 @@ _NAMES: dict[Split, str] = {"train": "train", "validation": "val"}
 
 
 def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, areas: tuple[float, ...]) -> FileSource:
-    """The images of a split, all that its annotation file lists and in its order, with labels or masks.
+    """All images that the annotation file of a split lists, in its order, with labels or masks.
 
     Args:
         root: holds `annotations` and the folders of images.
@@ -74,7 +74,7 @@ def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tu
 
 
 def _year(root: Path) -> str:
-    """The year of the annotation files that are there, the same for both splits: those of two years share images."""
+    """The year whose annotation files are there: one for both splits, since the files of two years share images."""
 
     def found(year: str) -> tuple[bool, bool, bool]:
         train, val = ((root / f"annotations/instances_{name}{year}.json").is_file() for name in ("train", "val"))
@@ -100,7 +100,7 @@ def _image_folder(root: Path, name: str) -> Path:
 
 
 def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
-    """Rows of the images whose files are there, and the files that are not, with that as reason."""
+    """The rows of the images whose files are there, and the paths of the others with the reason."""
     there = {entry.name for entry in os.scandir(os.fsencode(folder))}
     names = index.file_names.tolist()
     found = np.array(

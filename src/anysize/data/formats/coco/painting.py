@@ -36,7 +36,7 @@ class CocoMasks:
 
     Args:
         index: of the annotation file.
-        numbers: uint8 (K,), what an object of each category of the file is in the mask; 0 (background): not painted.
+        numbers: uint8 (K,), the class number of each category of the file; objects of number 0 are not painted.
         images: which images (rows of the index), in this order; by default all.
 
     Raises:
