@@ -33,10 +33,10 @@ class LoadedBatch:
     samples, `copies` is V. `step` is the position in the list of batches that was given to `load`: a batch is left out
     if each of its files is damaged and these are skipped.
 
-    Where targets are masks, `targets` is uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation the
-    images keep their shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file:
-    `boxes` (B, 4) says where in `images` each image lies (top, left, height, width), `shapes` (B, 2) how high and wide
-    its mask is within `targets`, from the top left corner. Otherwise both are None.
+    Masks are uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation images with masks keep their
+    shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file: `boxes` (B, 4) says
+    where in `images` each image lies (top, left, height, width), `shapes` (B, 2) how high and wide its mask is within
+    `targets`, from the top left corner. Where all images are S x S and no target is padded, both are None.
     """
 
     images: Tensor

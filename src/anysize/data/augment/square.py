@@ -17,8 +17,6 @@ from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
-CROPS = (1, 5, 10)
-
 
 def take(images: Tensor, rows: np.ndarray) -> Tensor:
     """The images at `rows` (int64): each is copied in one piece, many times faster than by an index."""
@@ -91,8 +89,7 @@ class EvalTransform(PlainTransform):
     """
 
     def __init__(self, preprocessing: Preprocessing, crops: int = 1) -> None:
-        if crops not in CROPS:
-            raise UserError(f"crops is {crops}; expected 1, 5 (corners and centre) or 10 (these and mirrored)")
+        assert crops in (1, 5, 10)
         if preprocessing.resize == "pad":
             raise UserError(
                 "data.resize is 'pad', which is for images with masks; expected stretch, center-crop or crop-or-pad"

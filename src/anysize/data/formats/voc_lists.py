@@ -54,7 +54,7 @@ def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
 
 
 def class_names(year: Path) -> tuple[tuple[str, ...], str]:
-    """The names of the classes, VOC's unless classes.txt beside JPEGImages has others; and their origin for messages."""
+    """The names of the classes, VOC's unless classes.txt beside JPEGImages has others; and their origin in messages."""
     path = year / "classes.txt"
     return (read_class_names(path), str(path)) if path.is_file() else (CLASSES, "VOC")
 
