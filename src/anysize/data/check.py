@@ -17,7 +17,7 @@ from anysize.data.source import FileSource, Source
 
 @dataclasses.dataclass(frozen=True)
 class SplitCheck:
-    """What one split holds.
+    """The contents of one split.
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
     are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason.

@@ -1,4 +1,4 @@
-"""What a data set is: its usual preprocessing and a function that opens a split. Imports no torch.
+"""The base class of the data sets: their usual preprocessing, and a method that opens a split. Imports no torch.
 
 A new data set is one new file in `anysize/data/sets`:
 

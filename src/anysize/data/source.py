@@ -1,4 +1,4 @@
-"""Where images come from: an array in memory or files on disk, behind one interface.
+"""Sources of images: an array in memory or files on disk, behind one interface.
 
 A source hands out undamaged uint8 images as they are stored; sizes and augmentation come later.
 """
@@ -41,7 +41,7 @@ class Source(abc.ABC):
     Args:
         targets: a row an image, such as class indices (N,) int64; labels (N, R, classes) uint8, 1 where an image holds
             an object of the class, in R = 3 rows of small, medium and large objects, or in one row where sizes are not
-            known; masks (N, H, W) uint8, class numbers and 255. Or what reads the target of an image from a file.
+            known; masks (N, H, W) uint8, class numbers and 255. Or an object that reads each target from a file.
         classes: their names.
         name: such as "cifar10 train".
         bad_files: files that were left out, with the reason.
@@ -71,7 +71,7 @@ class Source(abc.ABC):
         """The image as stored, uint8 (C, H, W). Raises `BadImage` for a damaged file."""
 
     def target(self, index: int, shape: tuple[int, ...]) -> Tensor:
-        """What is true of an image, which has this height and width. Raises `BadImage` for a damaged file."""
+        """The target of an image, which has this height and width. Raises `BadImage` for a damaged file."""
         targets = self.targets
         return torch.as_tensor(targets[index] if isinstance(targets, np.ndarray) else targets.read(index, shape))
 
@@ -126,7 +126,7 @@ class ArraySource(Source):
         return self.images[index].permute(2, 0, 1)
 
     def describe(self, index: int) -> str:
-        """Which image this is, in a message."""
+        """A name of the image for messages."""
         origin = self.origins[index]
         return str(origin) if isinstance(origin, str) else f"{self.name} image {origin}"
 
@@ -142,7 +142,7 @@ class FileSource(Source):
     Args:
         paths: one file an image.
         targets, classes, name, bad_files: as for `Source`.
-        on_bad_image: "error" or "skip": what those who load from this source do about a damaged file.
+        on_bad_image: "error": a damaged file stops whoever loads from this source; "skip": it is left out.
     """
 
     channels = 3

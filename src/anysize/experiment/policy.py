@@ -36,7 +36,7 @@ def run_scale_policy(
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """How much each elastic block of a run's model uses half resolution.
+    """Measure how much each elastic block of a run's model uses half resolution.
 
     Args:
         run: the run folder.
@@ -63,7 +63,7 @@ def run_scale_policy(
         table = scale_policy(loaded.model, (_read(Path(path), loaded, size) for path in images))
         return table.assign(image=[str(images[i]) for i in table["image"]])
     if not has_scales(loaded.model):
-        scale_policy(loaded.model, [])  # says what is missing
+        scale_policy(loaded.model, [])  # raises an error that says what is missing
     summary = measure_policy(make_evaluator(loaded), loaded.model, size, limit)
     write_scale_policy(loaded.folder, summary)
     write_report(loaded.folder)

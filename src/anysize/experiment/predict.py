@@ -169,6 +169,6 @@ def _make(folder: Path) -> None:
 def _save(picture: Image.Image, path: Path) -> None:
     content = io.BytesIO()
     picture.save(content, "PNG")
-    with contextlib.suppress(OSError):  # what is wrong is said when the file is written
+    with contextlib.suppress(OSError):  # an error is reported when the file is written
         os.makedirs(path.parent, exist_ok=True)
     files.write_atomically(path, content.getvalue())

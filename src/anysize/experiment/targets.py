@@ -1,4 +1,4 @@
-"""What a recipe's task decides: the targets that its data set is read with, their transforms, and the task itself."""
+"""The parts of a recipe that follow from its task: kind of targets, data, transforms, and the task itself."""
 
 from typing import Any
 

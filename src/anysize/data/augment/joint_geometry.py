@@ -88,9 +88,10 @@ def _mode(picture: Tensor, preprocessing: Preprocessing) -> InterpolationMode:
 
 
 class _Span(NamedTuple):
-    """One dimension of `resize_into_frame`: the pixels of the source, those that they become, and those that are shown.
+    """One dimension of `resize_into_frame`, in pixels.
 
-    `before` and `after` are the pixels of padding on either side.
+    `source_length` pixels from `source` on are resized to `length`; of these `shown` are taken from `start` on, and
+    `before` and `after` are padded.
     """
 
     source: int

@@ -1,4 +1,4 @@
-"""What all training transforms share: pixel operations, lighting, the keys of a batch's images, checks of settings."""
+"""The base class of the training transforms: pixel operations, lighting, the keys of images, checks of settings."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
-_GREY = 128  # what AutoAugment fills with, as the authors' code does
+_GREY = 128  # AutoAugment fills with it, as the authors' code does
 # Principal components of ImageNet's colours (Krizhevsky et al., 2012; values as published with fb.resnet.torch).
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])

@@ -1,4 +1,4 @@
-"""What every transform offers the loader: images with their targets to pixels of a batch, and those to input."""
+"""The base classes of the transforms, which turn images and targets into the pixels of a batch and then into input."""
 
 import abc
 import functools
@@ -38,7 +38,7 @@ class Collated(NamedTuple):
 
 
 class Transform(abc.ABC):
-    """What the loader applies: `sample` to each image, `collate` to those of a batch, `finish` to the whole batch."""
+    """A transform, of which the loader applies `sample` to each image, then `collate` and `finish` to each batch."""
 
     preprocessing: Preprocessing
 
@@ -60,7 +60,7 @@ class Transform(abc.ABC):
 
 
 class PlainTransform(Transform):
-    """A transform that leaves targets as they are: what is said of an image holds for each of its views.
+    """A transform that leaves targets as they are, since they hold for each view of an image.
 
     Images that are stored alike go through `batch` together, files through `image` one by one; both give the same
     pixels.

@@ -1,4 +1,4 @@
-"""What formats with lists of files share: names of classes, files that are not there, and masks beside images."""
+"""Functions that formats with lists of files share: names of classes, missing files, masks beside images."""
 
 import logging
 import os

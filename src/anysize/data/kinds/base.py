@@ -1,4 +1,4 @@
-"""What a kind of targets decides. A new kind is one new file that registers itself in `TARGET_KINDS`.
+"""The base class of the kinds of targets. A new kind is one new file that registers itself in `TARGET_KINDS`.
 
 A data set says by name which kinds it `offers`, and a task which one it learns (`Task.targets`).
 """
@@ -24,21 +24,24 @@ from anysize.registry import Registry
 
 
 class TargetKind(abc.ABC):
-    """What is known of an image. By default it is known of the image as a whole, and holds for any part of it."""
+    """A kind of targets, and what depends on it. By default a target speaks of an image as a whole.
+
+    So it holds for any part of the image, however that is cut out, scaled or mirrored.
+    """
 
     in_words: ClassVar[str]
-    """What such targets are called in messages, such as "labels"."""
+    """The name of such targets in messages, such as "labels"."""
     one_class: ClassVar[bool] = False
     """Whether each image has exactly one class."""
     one_shape: ClassVar[bool] = True
     """Whether the images of a batch in evaluation have one shape."""
     evaluation_batch: ClassVar[int] = 4
-    """How many times the training batch an evaluation takes in a step: without gradients more fits into memory."""
+    """Images a step in evaluation, as a multiple of those in training: without gradients more fit into memory."""
     settings: ClassVar[tuple[str, ...]] = ()
     """The recipe's settings that are read with the targets, besides those of the task."""
 
     def info(self, info: DatasetInfo, dataset: DataSet) -> DatasetInfo:
-        """How a data set is usually used with these targets, from how it is used otherwise."""
+        """Change what is usual for a data set to what is usual with these targets."""
         return info
 
     def train_transform(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int) -> Transform:
@@ -59,11 +62,11 @@ class TargetKind(abc.ABC):
 
     @abc.abstractmethod
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
-        """Which of the `count` classes an image with this target has: bool (count,)."""
+        """Tell which of the `count` classes an image with this target has: bool (count,)."""
 
     @abc.abstractmethod
     def unknown(self, images: int) -> np.ndarray | FileTargets:
-        """What stands for the targets of so many images of which nothing is known, as in `predict`."""
+        """Stand-ins for the targets of so many images of which nothing is known, as in `predict`."""
 
 
 TARGET_KINDS: Registry[TargetKind] = Registry("kind of targets")

@@ -131,7 +131,7 @@ def _paint(split: Split, index: int) -> tuple[Bytes, Bytes, list[int], list[int]
 
 
 def _sides(draws: Draws) -> list[int]:
-    """How large the garments are in pixels: a third 66 to 96, the others log-uniform from 8.
+    """Draw how large the garments are in pixels: a third 66 to 96, the others log-uniform from 8.
 
     The larger ones come first and lie below, as a rule, so that the smaller ones are seen.
     """

@@ -1,4 +1,4 @@
-"""What scenes are made of: random integers, exact resampling, cut-out garments, colours and grounds.
+"""The parts of scenes: random integers, exact resampling, cut-out garments, colours and grounds.
 
 All arithmetic is on integers, or on integers held in floats too small to be rounded, so that a scene has the same
 pixels on every machine and with every version of numpy.

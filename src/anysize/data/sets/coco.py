@@ -34,7 +34,7 @@ class Coco(DataSet):
     image_sets = ("2017", "2014")
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """Without a root the numbers of labels and images are those of the published files."""
+        """Add the numbers of classes and images of the published files, unless there is a root with files."""
         if settings.root:
             return self.defaults
         train, validation = _IMAGES.get(settings.image_set or "2017", (0, 0))

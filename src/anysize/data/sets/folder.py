@@ -27,7 +27,7 @@ class Folder(DataSet):
     expected: ClassVar[str] = "train/CLASS/IMAGE and validation/CLASS/IMAGE (or val, or test), or CLASS/IMAGE"
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """As the first image suggests: reads its header."""
+        """Read the header of the first image, which tells small squares from photographs."""
         from anysize.data.formats.folders import first_image_size
 
         width, height = first_image_size(data_root(settings, self.expected), self.expected)

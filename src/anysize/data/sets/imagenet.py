@@ -13,5 +13,5 @@ class ImageNet(Folder):
     expected = "train/CLASS/IMAGE and val/CLASS/IMAGE"
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """The same whatever the files are."""
+        """The defaults; no file is read."""
         return self.defaults

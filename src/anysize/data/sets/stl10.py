@@ -15,5 +15,5 @@ class Stl10(TorchvisionSet):
     folder = "stl10_binary"
 
     def which(self, split: Split) -> dict[str, str]:
-        """Without its unlabelled images."""
+        """Choose the labelled images of the split."""
         return {"split": "train" if split == "train" else "test"}

@@ -20,7 +20,7 @@ _CODES = "qqdbbqq"  # of their values, for `array.array`
 
 
 class _Valid(NamedTuple):
-    """What a value has to be: a test, and in words."""
+    """A condition on a value: a test, and what it expects in words."""
 
     test: Callable[[Any], bool]
     expected: str

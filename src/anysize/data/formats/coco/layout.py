@@ -57,7 +57,7 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
 
 
 def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:
-    """Which classes each image holds small, medium and large: uint8 (N, len(areas) + 1, classes) of 0 and 1.
+    """Tell which classes each image holds small, medium and large: uint8 (N, len(areas) + 1, classes) of 0 and 1.
 
     Every annotation counts, crowds too; row 0 is for areas below `areas[0]`, row 1 below `areas[1]`, row 2 for the
     others (ELASTIC's protocol; the limits of COCO's own evaluation are 32^2 and 96^2 pixels).

@@ -4,6 +4,7 @@ pycocotools (the extra `coco`) turns polygons into pixels, so that a mask has th
 It is given only polygons that it can take: others make it crash.
 """
 
+import copy
 import json
 import os
 import re
@@ -80,18 +81,16 @@ class CocoMasks:
                 try:
                     objects.append((segmentation_counts(annotation["segmentation"], height, width), value))
                 except ValueError as error:
-                    name = (
-                        f"annotation {annotation['id']}" if "id" in annotation else f"the annotation at byte {offset}"
-                    )
-                    raise BadImage(f"{name} in {self._path} {error}") from error
+                    name = annotation.get("id", f"at byte {offset}")
+                    raise BadImage(f"annotation {name} in {self._path} {error}") from error
         mask = paint(objects, height, width)
         check_shape(mask, shape, self._path)
         return mask
 
     def __getitem__(self, indices: np.ndarray) -> "CocoMasks":
         """The masks of the images `indices`, in that order; the annotations are shared."""
-        subset = object.__new__(CocoMasks)
-        subset.__dict__.update(self.__dict__, _images=self._images[indices])
+        subset = copy.copy(self)
+        subset._images = self._images[indices]
         return subset
 
 
@@ -123,7 +122,9 @@ def paint(objects: Iterable[tuple[Sequence[int], int]], height: int, width: int)
 
 
 def segmentation_counts(segmentation: Any, height: int, width: int) -> list[int]:
-    """How many pixels in turn are outside and inside of a segmentation, column by column; empty where none is inside.
+    """Count the pixels that lie outside and inside of a segmentation in turn, column by column.
+
+    The list is empty where no pixel lies inside.
 
     Args:
         segmentation: polygons [[x, y, x, y, ...], ...] in pixels, or {"size": [H, W], "counts": ...} with the lengths
