@@ -20,6 +20,9 @@ _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
+Operation = Callable[[Tensor], Tensor]
+
+
 class Augmentation(Transform):
     """Random augmentation that depends on (seed, epoch, sample, copy) alone: what all training transforms share.
 
@@ -60,8 +63,18 @@ class Augmentation(Transform):
     def _operate(self, pixels: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> Tensor:
         """AutoAugment and colour jitter of the views (N, C, S, S), which are `copies` of the samples `indices`."""
         for stream, operation in self._pixel_ops:
-            pixels = one_by_one(operation, stream, self.seed, pixels, indices, copies, batch.epoch)
+            pixels = self._one_by_one(operation, stream, pixels, indices, copies, batch.epoch)
         return pixels
+
+    def _one_by_one(
+        self, operation: Operation, stream: Stream, images: Tensor, indices: np.ndarray, copies: np.ndarray, epoch: int
+    ) -> Tensor:
+        """Apply a library transform, which draws from torch's generator, to each image of (N, C, H, W)."""
+        done = []
+        for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
+            with seeded(self.seed, epoch, index, copy, stream):
+                done.append(operation(image))
+        return torch.stack(done)
 
 
 def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
@@ -89,9 +102,9 @@ def sample_keys(indices: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarr
     return np.tile(indices, batch.copies), np.repeat(np.arange(batch.copies), len(indices))
 
 
-def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor], Tensor]]]:
+def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Operation]]:
     """The library transforms that work on one uint8 image (C, S, S), each with its stream of random numbers."""
-    operations: list[tuple[Stream, Callable[[Tensor], Tensor]]] = []
+    operations: list[tuple[Stream, Operation]] = []
     if augment.autoaugment:
         policy = v2.AutoAugmentPolicy(augment.autoaugment)
         operations.append((Stream.AUTOAUGMENT, v2.AutoAugment(policy, fill=_GREY)))
@@ -100,20 +113,3 @@ def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor]
         jitter = v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)
         operations.append((Stream.COLOR_JITTER, jitter))
     return operations
-
-
-def one_by_one(
-    operation: Callable[[Tensor], Tensor],
-    stream: Stream,
-    seed: int,
-    images: Tensor,
-    indices: np.ndarray,
-    copies: np.ndarray,
-    epoch: int,
-) -> Tensor:
-    """Apply a library transform, which draws from torch's generator, to each image of (N, C, H, W)."""
-    done = []
-    for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
-        with seeded(seed, epoch, index, copy, stream):
-            done.append(operation(image))
-    return torch.stack(done)

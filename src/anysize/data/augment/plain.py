@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.operations import Augmentation, one_by_one, sample_keys
+from anysize.data.augment.operations import Augmentation, sample_keys
 from anysize.data.augment.square import resize, take, to_square
 from anysize.data.augment.transform import PlainTransform
 from anysize.data.random import Stream, uniform
@@ -85,7 +85,7 @@ class TrainTransform(Augmentation, PlainTransform):
                 pixels = to_square(chosen, batch.size, self.preprocessing)
             else:
                 crop = functools.partial(self._resized_crop, size=batch.size)
-                pixels = one_by_one(crop, Stream.RANDOM_RESIZED, self.seed, chosen, indices, copies, batch.epoch)
+                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, indices, copies, batch.epoch)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
         return self._operate(pixels, indices, copies, batch)
 

@@ -4,6 +4,7 @@ A data set says by name which kinds it `offers`, and a task which one it learns 
 """
 
 import abc
+import functools
 import importlib
 import pkgutil
 from typing import ClassVar
@@ -72,6 +73,7 @@ class TargetKind(abc.ABC):
 TARGET_KINDS: Registry[TargetKind] = Registry("kind of targets")
 
 
+@functools.cache
 def create_kind(name: str) -> TargetKind:
     """A kind of targets by name.
 
