@@ -34,8 +34,11 @@ class SplitCheck:
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
     """Decode every image of both splits; damaged ones are listed, whatever `settings.on_bad_image` says.
 
-    With `targets` "masks" each mask is read, too, and compared with its image. Empty: the first kind of targets that
-    the data set offers.
+    Targets that lie in files, such as masks, are read, too, and compared with their images.
+
+    Args:
+        settings: `name`, `root` and so on.
+        targets: their kind; by default the first that the data set offers.
 
     Raises:
         UserError: the data set cannot be opened at all, or has no such targets.

@@ -36,7 +36,7 @@ class LoadedBatch:
     Masks are uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation images with masks keep their
     shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file: `boxes` (B, 4) says
     where in `images` each image lies (top, left, height, width), `shapes` (B, 2) how high and wide its mask is within
-    `targets`, from the top left corner. Where all images are S x S and no target is padded, both are None.
+    `targets`, from the top left corner. Both are None where targets speak of an image as a whole.
     """
 
     images: Tensor
@@ -67,12 +67,7 @@ class PlanLoader:
     """
 
     def __init__(
-        self,
-        source: Source,
-        transform: Transform,
-        *,
-        device: torch.device | str = "cpu",
-        workers: int = 0,
+        self, source: Source, transform: Transform, *, device: torch.device | str = "cpu", workers: int = 0
     ) -> None:
         self.source = source
         self.transform = transform
