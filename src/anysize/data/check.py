@@ -9,7 +9,7 @@ import numpy as np
 from anysize.data.catalog import DATASETS, load_dataset
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
-from anysize.data.kinds.base import TargetKind, create_kind
+from anysize.data.kinds.base import create_kind
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source
@@ -47,11 +47,11 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
     10
     """
     targets = targets or DATASETS[settings.name]().offers[0]
-    sources = {split: load_dataset(settings, split, targets, preload=False) for split in get_args(Split)}
-    return [_check_split(source, split, create_kind(targets)) for split, source in sources.items()]
+    return [_check_split(settings, split, targets) for split in get_args(Split)]
 
 
-def _check_split(source: Source, split: Split, kind: TargetKind) -> SplitCheck:
+def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitCheck:
+    source, kind = load_dataset(settings, split, targets, preload=False), create_kind(targets)
     damaged = dict(source.bad_files)
     shapes: list[tuple[int, ...]] = []  # of the undamaged images
     counts = np.zeros(len(source.classes), dtype=np.int64)
