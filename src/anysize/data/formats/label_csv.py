@@ -52,19 +52,21 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     training = table = _read(root / _WHOLE if whole else find_split(root, "train", expected, ".csv"))
     if not whole and split != "train":
         table = _read(find_split(root, split, expected, ".csv"), training)
-    classes, origin = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels})), ""
+    classes = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels}))
+    origin = training.path
     if (root / _CLASSES).is_file():
-        classes, origin = read_class_names(root / _CLASSES), str(root / _CLASSES)
+        classes, origin = read_class_names(root / _CLASSES), root / _CLASSES
     if not classes:
         raise UserError(f"{training.path} names no label in any line; expected labels in some of them")
-    for each in (training, table):
-        _check_classes(each, classes, origin or str(training.path))
+    _check_classes(training, classes, origin)
+    if table is not training:
+        _check_classes(table, classes, origin)
     rows = hold_out(table.rows, split) if whole else table.rows
     if not rows:
         raise UserError(f"{table.path} has one image; expected two at least: a tenth is held out for validation")
     files = [(_image_file(root, row.image),) for row in rows]
     good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
-    kept = choose_classes(settings.categories, classes, origin or str(training.path)) or classes
+    kept = choose_classes(settings.categories, classes, str(origin)) or classes
     number = {name: i for i, name in enumerate(kept)}
     targets = np.zeros((len(good), 1, len(kept)), dtype=np.uint8)
     for place, i in enumerate(good):
@@ -138,7 +140,7 @@ def _chosen(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
             yield name
 
 
-def _check_classes(table: _Table, classes: Sequence[str], origin: str) -> None:
+def _check_classes(table: _Table, classes: Sequence[str], origin: Path) -> None:
     """Refuse classes that are not known, and columns that are missing."""
     known = set(classes)
     named = [(f"{table.path} has a column", table.columns)]

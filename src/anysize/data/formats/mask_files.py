@@ -27,10 +27,10 @@ class MaskFiles:
         self._paths = np.array([os.fsencode(path) for path in paths])  # no Python objects: see `FileSource`
         self.num_classes = num_classes
         self.numbers = numbers
-        self._bad = np.ones(256, dtype=bool)
-        self._bad[[*range(num_classes), VOID]] = False
+        self._known = np.isin(np.arange(256), [*range(num_classes), VOID])
         self._table = np.arange(256, dtype=np.uint8)
-        self._table[:num_classes] = np.arange(num_classes) if numbers is None else numbers
+        if numbers is not None:
+            self._table[:num_classes] = numbers
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -44,10 +44,10 @@ class MaskFiles:
         path = os.fsdecode(bytes(self._paths[index]))
         mask = read_mask(path)
         check_shape(mask, shape, path)
-        wrong = self._bad[mask]
-        if wrong.any():
+        known = self._known[mask]
+        if not known.all():
             raise BadImage(
-                f"its mask {path} has the class number {mask[wrong].max()}; expected 0 to {self.num_classes - 1}, or "
+                f"its mask {path} has the class number {mask[~known].max()}; expected 0 to {self.num_classes - 1}, or "
                 f"{VOID} where there is no class"
             )
         return mask if self.numbers is None else self._table[mask]

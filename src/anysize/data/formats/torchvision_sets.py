@@ -61,7 +61,8 @@ class IdxSet(DataSet):
         from anysize.data.source import ArraySource
 
         folder = f"{self.torchvision_name}/raw"
-        expected = f"train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the same of t10k (here or in {folder})"
+        files = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the same of t10k"
+        expected = f"{files} (here or in {folder})"
         root = data_root(settings, expected, downloadable=True)
         pair = read_idx_pair(root, split, folder)
         if pair is None and settings.download:
