@@ -33,7 +33,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F1
 
-from anysize.data.augment.joint import DenseTrainTransform
+from anysize.data.augment.joint import JointTrainTransform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from anysize.sizes.batch_plan import Batch
@@ -103,13 +103,13 @@ def main() -> None:
     pictures = [(Image.fromarray(image), Image.fromarray(mask)) for image, mask in stored]
     epoch = 0
 
-    def ours(transform: DenseTrainTransform) -> None:
+    def ours(transform: JointTrainTransform) -> None:
         nonlocal epoch
         epoch += 1  # other scales and crops in each run
         for index, (image, mask) in enumerate(tensors):
             batch = Batch(epoch, SIDE, 1, np.array([index]))
             sample = transform.sample(image, mask, index, batch)
-            transform.finish(sample.pixels, batch.indices, batch), sample.masks.long()
+            transform.finish(sample.pixels, batch.indices, batch), sample.targets.long()
 
     def peer(reference: Reference) -> None:
         for image, mask in pictures:
@@ -122,7 +122,7 @@ def main() -> None:
     }
     for name, (rescale, shorter) in comparisons.items():
         augment = AugmentSettings(crop="rescale", flip=0.5, rescale=rescale)
-        transform = DenseTrainTransform(Preprocessing(SIDE, resize="pad"), augment)
+        transform = JointTrainTransform(Preprocessing(SIDE, resize="pad"), augment)
         if arguments.profile:
             profile = cProfile.Profile()
             profile.runcall(lambda transform=transform: [ours(transform) for _ in range(20)])

@@ -123,5 +123,5 @@ def test_reading_masks_says_what_training_would_meet(tmp_path: Path) -> None:
     train, _ = check_dataset(masks(root))
     source = load_dataset(masks(root), "train", "masks")
     good = [i for i in range(len(source)) if source.describe(i) not in train.damaged]
-    assert [np.asarray(source.mask(i)).shape for i in good] == [tuple(source.image(i).shape[1:]) for i in good]
+    assert [np.asarray(source.read(i)[1]).shape for i in good] == [tuple(source.image(i).shape[1:]) for i in good]
     assert len(good) == train.images == 2

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from image_files import damage, smooth_image, varied, write_folder
+from loading import eval_batches
 
-from anysize.data.augment.evaluation import EvalTransform
 from anysize.data.augment.plain import TrainTransform
+from anysize.data.augment.square import EvalTransform
 from anysize.data.catalog import load_dataset
-from anysize.data.loader import LoadedBatch, PlanLoader, eval_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.preprocessing import Preprocessing
@@ -117,7 +118,7 @@ def test_evaluation_sees_each_image_once_in_order(tmp_path: Path, workers: int, 
     for batch in loaded:
         assert batch.targets.unflatten(0, (crops, -1))[-1].tolist() == source.targets[batch.indices].tolist()
         index = int(batch.indices[-1])
-        one = transform.sample(source.image(index), index, Batch(0, 20, 1, np.array([index])))
+        one = transform.image(source.image(index), index, Batch(0, 20, 1, np.array([index])))
         expected = transform.finish(one, np.array([index]), Batch(0, 20, 1, np.array([index])))
         assert torch.equal(batch.images.unflatten(0, (crops, -1))[:, -1], expected)
 

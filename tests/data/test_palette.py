@@ -3,11 +3,9 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from anysize.data.palette import colorize, legend, overlay, palette_image, voc_colors
-from anysize.registry import UserError
 
 # as PASCAL VOC 2012's development kit shows them, background to tvmonitor
 VOC = [
@@ -51,13 +49,3 @@ def test_an_overlay_paints_objects_alone() -> None:
 
 def test_the_legend_names_what_is_there() -> None:
     assert legend(["background", "cat", "dog"], [2, 255]) == {"dog": (0, 128, 0), "void": (224, 224, 192)}
-
-
-def test_what_is_no_mask_is_refused() -> None:
-    image, mask = np.zeros((2, 2, 3), dtype=np.uint8), np.zeros((2, 3), dtype=np.uint8)
-    with pytest.raises(UserError, match="the image has 2 x 2 pixels and its mask 2 x 3"):
-        overlay(image, mask)
-    with pytest.raises(UserError, match="opacity is 2"):
-        overlay(image, mask[:, :2], opacity=2)
-    with pytest.raises(UserError, match=r"the mask is int64 of shape \(2, 2\)"):
-        palette_image(np.zeros((2, 2), dtype=np.int64))

@@ -98,7 +98,8 @@ def test_what_is_wrong_is_told(run, tmp_path):
         anysize.run_scale_policy(run, limit=0)
     with pytest.raises(UserError, match="at this size no block has a branch at half resolution"):
         anysize.run_scale_policy(run, size=1)
-    plain = anysize.train("quickstart-fixed", TINY, run=tmp_path / "plain")
+    small = {"data.limit": 20, "training.batch_size": 10, "evaluation.calibration_images": 10, "evaluation.pictures": 0}
+    plain = anysize.train("quickstart-fixed", {**TINY, **small}, run=tmp_path / "plain")
     assert not (plain / "scale_policy.csv").exists()
     with pytest.raises(UserError, match="has no block with a branch at half resolution"):
         anysize.run_scale_policy(plain)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import anysize
-from anysize.data.augment.evaluation import normalize
+from anysize.data.augment.transform import normalize
 from anysize.data.palette import overlay, voc_colors
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.experiment.predict import find_images, predict

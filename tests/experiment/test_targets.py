@@ -5,13 +5,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from loading import eval_batches
 
-from anysize.data.augment.evaluation import EvalTransform
-from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform
+from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
+from anysize.data.augment.square import EvalTransform
 from anysize.data.catalog import build_preprocessing
-from anysize.data.loader import LoadedBatch, eval_batches
+from anysize.data.kinds.base import TARGET_KINDS
+from anysize.data.loader import LoadedBatch
 from anysize.experiment.pictures import displayed, fixed_images
-from anysize.experiment.targets import build_task, eval_transform, info_of, open_split, targets_of, train_transform
+from anysize.experiment.targets import build_task, eval_transform, info_of, kind_of, open_split, train_transform
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
@@ -35,14 +37,13 @@ def preprocessing(of: Recipe) -> Preprocessing:
 
 @pytest.mark.parametrize(
     ("task", "targets", "shape"),
-    [("classification", "class", (3,)), ("multilabel", "labels", (3, 3, 10)), ("segmentation", "masks", (3, 0))],
+    [("classification", "class", (3,)), ("multilabel", "labels", (3, 3, 10)), ("segmentation", "masks", (3, 128, 128))],
 )
 def test_data_is_read_with_the_targets_that_the_task_learns(task: str, targets: str, shape: tuple[int, ...]) -> None:
     own = recipe(task, data__limit=3)
-    assert targets_of(own) == targets
+    assert type(kind_of(own)) is TARGET_KINDS[targets]
     source = open_split(own, "validation")
     assert source.targets.shape == shape
-    assert source.dense == (task == "segmentation")
     with pytest.raises(UserError, match=r"choose another task\.name"):
         open_split(recipe(task, data__name="scenes" if task == "classification" else "fashion-mini"), "validation")
 
@@ -51,14 +52,14 @@ def test_masks_are_augmented_and_evaluated_with_their_images() -> None:
     own = recipe("segmentation", data__limit=2, augment__color_jitter=0.3)
     source = open_split(own, "train")
     train, evaluate = train_transform(own, preprocessing(own)), eval_transform(own, preprocessing(own))
-    assert isinstance(train, DenseTrainTransform)
+    assert isinstance(train, JointTrainTransform)
     assert train.augment.crop == "rescale"
     assert train.augment.rescale == own.augment.rescale
     assert train.seed == own.training.seed
-    assert isinstance(evaluate, DenseEvalTransform)
-    sample = train.sample(source.image(0), source.mask(0), 0, Batch(0, 64, 2, np.array([0])))
+    assert isinstance(evaluate, JointEvalTransform)
+    sample = train.sample(*source.read(0), 0, Batch(0, 64, 2, np.array([0])))
     assert sample.pixels.shape == (2, 3, 64, 64)
-    assert sample.masks.shape == (2, 64, 64)
+    assert sample.targets.shape == (2, 64, 64)
 
 
 def test_crops_are_taken_where_there_are_no_masks() -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from loading import eval_batches
 from rich.console import Console
 from test_train import assert_same_bits, stop_at
 
 from anysize.data.export import export_dataset
-from anysize.data.loader import eval_batches
 from anysize.experiment import runs as runs_module
 from anysize.experiment import train as train_module
 from anysize.experiment.runs import evaluate, load_run, make_evaluator

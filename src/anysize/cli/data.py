@@ -48,12 +48,12 @@ def command(
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
     from anysize.data.check import check_dataset
-    from anysize.experiment.targets import targets_of
     from anysize.recipe import Recipe, override
+    from anysize.tasks.base import task_class
 
     given = parse_settings(settings)
     recipe = override(Recipe(), {**given, "data.name": name})
-    splits = check_dataset(recipe.data, targets_of(recipe) if "task.name" in given else None)
+    splits = check_dataset(recipe.data, task_class(recipe.task.name).targets if "task.name" in given else "")
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
         print(f"{split.split}: {split.images:,} images of {len(split.counts)} classes")

@@ -1,4 +1,6 @@
-"""Data sets by name; a recipe's settings turned into images and preprocessing. Imports no torch before data is loaded.
+"""Data sets by name; a recipe's settings turned into images and preprocessing.
+
+Imports no torch before a data set is asked for.
 
 >>> dataset_info(DataSettings(name="cifar10")).image_size
 32
@@ -13,7 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anysize.data.sets
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
+from anysize.data.dataset import DATASETS as DATASETS  # with all data sets in it, once this module is imported
+from anysize.data.dataset import DataSet, DatasetInfo, Split
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
@@ -30,38 +33,36 @@ def dataset_docs() -> dict[str, str]:
     return {name: (DATASETS[name].__doc__ or "").strip().splitlines()[0] for name in DATASETS}
 
 
-def dataset_info(settings: DataSettings, targets: Targets = "class") -> DatasetInfo:
+def dataset_info(settings: DataSettings, targets: str = "class") -> DatasetInfo:
     """How the data set of `settings` is usually used (size, normalisation, crop) with these targets.
 
     Raises:
         UserError: an unknown data set, one without such targets, or areas that are not two growing numbers.
     """
+    from anysize.data.kinds.base import create_kind
+
     dataset = dataset_for(settings, targets)
-    info = dataset.info(settings)
-    if targets == "masks":  # where an object lies matters, and images keep their shape
-        info = dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
-        if info.num_classes and "labels" in dataset.offers:  # counted without the background
-            info = dataclasses.replace(info, num_classes=info.num_classes + 1)
+    info = create_kind(targets).info(dataset.info(settings), dataset)
     if settings.areas:
         info = dataclasses.replace(info, areas=(settings.areas[0], settings.areas[1]))
     return info
 
 
-_WANTED = {"class": "one class an image", "labels": "labels", "masks": "masks"}
-
-
-def dataset_for(settings: DataSettings, targets: Targets) -> DataSet:
+def dataset_for(settings: DataSettings, targets: str) -> DataSet:
     """The data set that `settings` names, which has these targets.
 
     Raises:
         UserError: an unknown data set, one without such targets, or settings that do not fit it.
     """
+    from anysize.data.kinds.base import create_kind
+
     dataset = DATASETS[settings.name]()
     if targets not in dataset.offers:
         others = [name for name in DATASETS if targets in DATASETS[name]().offers]
+        offered = " and ".join(create_kind(offer).in_words for offer in dataset.offers)
         raise UserError(
-            f"data set {settings.name!r} has {' and '.join(_WANTED[offer] for offer in dataset.offers)}, and the task "
-            f"wants {_WANTED[targets]}; choose another task.name, or as data.name one of {', '.join(others)}"
+            f"data set {settings.name!r} has {offered}, and the task wants {create_kind(targets).in_words}; choose "
+            f"another task.name, or as data.name one of {', '.join(others)}"
         )
     if settings.image_set and settings.image_set not in dataset.image_sets:
         known = ", ".join(dataset.image_sets)
@@ -74,11 +75,14 @@ def dataset_for(settings: DataSettings, targets: Targets) -> DataSet:
     return dataset
 
 
-def load_dataset(settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":
+def load_dataset(settings: DataSettings, split: Split, targets: str = "class", *, preload: bool = True) -> "Source":
     """Open a split of the data set that `settings` names.
 
     Image files that are all of one small size are decoded into memory at once (`settings.memory_limit`); damaged ones
     stop this or are left out (`settings.on_bad_image`). `settings.limit` keeps the first images, spread over classes.
+
+    Args:
+        preload: False leaves all files where they are and decodes none.
 
     Raises:
         UserError: an unknown data set, missing or unexpected files, a damaged image, or none of the `targets`.
@@ -86,13 +90,13 @@ def load_dataset(settings: DataSettings, split: Split, targets: Targets = "class
     >>> len(load_dataset(DataSettings(name="fashion-mini", limit=50), "validation"))
     50
     """
+    from anysize.data.kinds.base import create_kind
     from anysize.data.preload import decode_to_memory
-    from anysize.data.source import FileSource, first_of_each_class
+    from anysize.data.source import FileSource
 
     source = dataset_for(settings, targets).open(settings, split, targets)
-    if settings.limit:
-        source = source.subset(first_of_each_class(source.targets, settings.limit))
-    if isinstance(source, FileSource):
+    source = create_kind(targets).first(source, settings.limit)
+    if preload and isinstance(source, FileSource):
         return decode_to_memory(source, settings.memory_limit) or source
     return source
 
@@ -137,18 +141,3 @@ def resolve_augment(augment: AugmentSettings, info: DatasetInfo) -> AugmentSetti
         crop=info.crop if augment.crop == "auto" else augment.crop,
         flip=info.flip if augment.flip < 0 else augment.flip,
     )
-
-
-__all__ = [
-    "DATASETS",
-    "DataSet",
-    "DatasetInfo",
-    "Split",
-    "Targets",
-    "build_preprocessing",
-    "dataset_docs",
-    "dataset_for",
-    "dataset_info",
-    "load_dataset",
-    "resolve_augment",
-]

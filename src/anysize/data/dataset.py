@@ -1,4 +1,4 @@
-"""What a data set is: its usual preprocessing and a function that opens a split. Imports no torch.
+"""The base class of the data sets: their usual preprocessing, and a method that opens a split. Imports no torch.
 
 A new data set is one new file in `anysize/data/sets`:
 
@@ -8,7 +8,7 @@ A new data set is one new file in `anysize/data/sets`:
 
         defaults = DatasetInfo(image_size=32, mean=(0.5,), std=(0.25,), resize="stretch", crop="pad")
 
-        def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> Source: ...
+        def load(self, settings: DataSettings, split: Split, targets: str = "class") -> Source: ...
 
 One that has labels or masks says so in `offers`.
 """
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from anysize.data.source import Source
 
 Split = Literal["train", "validation"]
-Targets = Literal["class", "labels", "masks"]
-"""What is known of an image: its class, the labels that hold for it, or the class of each of its pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +34,8 @@ class DatasetInfo:
 
     `image_size` is the base size in pixels, `mean` and `std` are per channel for values in [0, 1], `resize` is a mode
     of `Preprocessing`, `crop` is "pad" or "random-resized" (training), `flip` the probability of a horizontal flip.
-    `mask_size` is the base size where targets are masks, 0 if it is the same. `areas` are those, in pixels of the image
-    as stored, below which an object is small and medium (by default COCO's).
+    `mask_size` is the base size where targets are masks, 0 if it is the same. An object is small below the first of
+    `areas` (pixels of the image as stored) and medium below the second; by default they are COCO's.
     `num_classes`, `train_images` and `validation_images` are 0 where they depend on the user's files.
     """
 
@@ -63,21 +61,21 @@ class DataSet(abc.ABC):
     """Base class of the data sets; the first line of the docstring is what `anysize data` shows."""
 
     defaults: ClassVar[DatasetInfo]
-    offers: ClassVar[tuple[Targets, ...]] = ("class",)
-    """The kinds of targets that it has."""
+    offers: ClassVar[tuple[str, ...]] = ("class",)
+    """The kinds of targets that it has, by the names of `anysize.data.kinds`."""
     image_sets: ClassVar[tuple[str, ...]] = ()
-    """What `data.image_set` may be; empty: there is one list of training images alone."""
+    """The values that `data.image_set` may have; empty where there is only one list of training images."""
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
 
-    def open(self, settings: DataSettings, split: Split, targets: Targets) -> "Source":
-        """`load`, which a data set of one class an image alone may define without `targets`."""
+    def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
+        """Call `load`, which may lack `targets` where the data set offers classes alone."""
         return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
 
     @abc.abstractmethod
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "Source":
+    def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "Source":
         """Open a split with one of the kinds of targets that the data set `offers`.
 
         Raises:
@@ -89,7 +87,11 @@ DATASETS: Registry[DataSet] = Registry("data set")
 
 
 def data_root(settings: DataSettings, expected: str, downloadable: bool = False) -> Path:
-    """The folder that the user gave, or a `UserError` that says what it should hold."""
+    """The folder that the user gave.
+
+    Raises:
+        UserError: there is none; it says that the folder should hold what is `expected`.
+    """
     if settings.download and not downloadable:
         raise UserError(f"data set {settings.name!r} cannot be downloaded; set data.root to one that holds {expected}")
     if not settings.root:

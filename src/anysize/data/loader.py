@@ -11,19 +11,16 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anysize.data.augment.evaluation import Transform
-from anysize.data.augment.joint import DenseSample, DenseTransform
-from anysize.data.augment.joint_geometry import mean_colour
+from anysize.data.augment.transform import Collated, PlainTransform, Sample, Transform
 from anysize.data.decode import BadImage
-from anysize.data.source import VOID, ArraySource, FileSource, Source, read_with_mask
-from anysize.preprocessing import Preprocessing
+from anysize.data.source import ArraySource, FileSource, Source
 from anysize.sizes.batch_plan import Batch
 
 
@@ -36,10 +33,10 @@ class LoadedBatch:
     samples, `copies` is V. `step` is the position in the list of batches that was given to `load`: a batch is left out
     if each of its files is damaged and these are skipped.
 
-    Where targets are masks, `targets` is uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation the
-    images keep their shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file:
-    `boxes` (B, 4) says where in `images` each image lies (top, left, height, width), `shapes` (B, 2) how high and wide
-    its mask is within `targets`, from the top left corner.
+    Masks are uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation images with masks keep their
+    shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file: `boxes` (B, 4) says
+    where in `images` each image lies (top, left, height, width), `shapes` (B, 2) how high and wide its mask is within
+    `targets`, from the top left corner. Both are None where targets speak of an image as a whole.
     """
 
     images: Tensor
@@ -58,9 +55,8 @@ class PlanLoader:
 
     Args:
         source: `ArraySource` or `FileSource`.
-        transform: `TrainTransform` or `EvalTransform`; for a source of masks `DenseTrainTransform` or
-            `DenseEvalTransform`.
-        device: where the batches go; images in memory are kept and, unless they have masks, augmented there.
+        transform: of the kind of the source's targets, such as `TrainTransform`.
+        device: where the batches go; with a `PlainTransform` images in memory are kept and augmented there.
         workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process, -1 takes
             one a core, at most 8. Images in memory need none.
 
@@ -71,17 +67,14 @@ class PlanLoader:
     """
 
     def __init__(
-        self,
-        source: Source,
-        transform: Transform | DenseTransform,
-        *,
-        device: torch.device | str = "cpu",
-        workers: int = 0,
+        self, source: Source, transform: Transform, *, device: torch.device | str = "cpu", workers: int = 0
     ) -> None:
         self.source = source
         self.transform = transform
         self.device = torch.device(device)
-        self.workers = _worker_count(workers) if isinstance(source, FileSource) else 0
+        self.workers = 0
+        if isinstance(source, FileSource):
+            self.workers = workers if workers >= 0 else min(8, os.cpu_count() or 1)
         self.bad_files = source.bad_files
         self._images: Tensor | None = None
         self._queue: list[Batch] = []
@@ -89,39 +82,37 @@ class PlanLoader:
 
     def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
         """Yield the batches in order."""
-        whole = isinstance(self.source, ArraySource) and not self.source.dense
-        decoded = self._from_memory(batches) if whole else self._one_by_one(batches)
-        for step, (batch, (pixels, indices, bad, dense)) in enumerate(zip(batches, decoded, strict=True)):
+        if isinstance(self.source, ArraySource) and isinstance(self.transform, PlainTransform):
+            decoded = self._from_memory(self.source, self.transform, batches)
+        else:
+            decoded = self._one_by_one(batches)
+        for step, (batch, (indices, bad, collated)) in enumerate(zip(batches, decoded, strict=True)):
             for index, reason in bad.items():
                 assert isinstance(self.source, FileSource)
                 self.source.report_bad(index, reason)
-            if len(indices) == 0:
+            if collated is None:
                 continue
-            pixels = pixels.to(self.device, non_blocking=True)
-            views = self.transform.views(batch)
-            targets = dense.masks if dense else torch.from_numpy(self.source.targets[np.tile(indices, views)])
+            pixels = collated.pixels.to(self.device, non_blocking=True)
             yield LoadedBatch(
                 images=self.transform.finish(pixels, indices, batch),
-                targets=targets.to(self.device, non_blocking=True),
+                targets=collated.targets.to(self.device, non_blocking=True),
                 size=batch.size,
-                copies=views,
+                copies=self.transform.views(batch),
                 indices=indices,
                 epoch=batch.epoch,
                 step=step,
-                boxes=dense.boxes if dense else None,
-                shapes=dense.shapes if dense else None,
+                boxes=collated.boxes,
+                shapes=collated.shapes,
             )
 
-    def _from_memory(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
+    def _from_memory(
+        self, source: ArraySource, transform: PlainTransform, batches: Sequence[Batch]
+    ) -> Iterator["_Decoded"]:
         if self._images is None:
-            assert isinstance(self.source, ArraySource)
-            self._images = self._plain.prepare(self.source.images.to(self.device))
+            self._images = transform.prepare(source.images.to(self.device))
         for batch in batches:
-            yield _Decoded(self._plain.batch(self._images, batch), batch.indices, {})
-
-    @property
-    def _plain(self) -> Transform:
-        return cast(Transform, self.transform)
+            targets = torch.from_numpy(source.targets[np.tile(batch.indices, transform.views(batch))])
+            yield _Decoded(batch.indices, {}, Collated(transform.batch(self._images, batch), targets))
 
     def _one_by_one(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
         if self._files is None:
@@ -140,24 +131,6 @@ class PlanLoader:
         yield from self._files
 
 
-def eval_batches(
-    source: Source,
-    transform: Transform | DenseTransform,
-    size: int,
-    batch_size: int,
-    *,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-) -> Iterator[LoadedBatch]:
-    """Every image of a source exactly once, in order, at `size` pixels; the last batch may be smaller.
-
-    With several crops an image, `images` holds all first crops, then all second ones, and so on: average the outputs
-    with `logits.unflatten(0, (batch.copies, -1)).mean(0)`.
-    """
-    loader = PlanLoader(source, transform, device=device, workers=workers)
-    return loader.load(sequential_batches(len(source), size, batch_size))
-
-
 def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
     """The samples 0 to `length` in order.
 
@@ -169,73 +142,36 @@ def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
     ]
 
 
-class _Dense(NamedTuple):
-    """What goes with images that have masks: as `LoadedBatch.targets`, `boxes` and `shapes`."""
-
-    masks: Tensor
-    boxes: np.ndarray
-    shapes: np.ndarray
-
-
 class _Decoded(NamedTuple):
-    """What a worker hands over: uint8 (V * B, C, S, S) of the good samples, their indices, and why others are bad."""
+    """A batch as a worker hands it over: the indices of its good samples, the reasons of the bad, and the good ones.
 
-    pixels: Tensor
+    `samples` is None where no sample is good.
+    """
+
     indices: np.ndarray
     bad: dict[int, str]
-    dense: _Dense | None = None
+    samples: Collated | None
 
 
 class _Batches(Dataset[_Decoded]):
     """Decodes a batch: each file once, however many copies of it are asked for."""
 
-    def __init__(self, source: Source, transform: Transform | DenseTransform) -> None:
+    def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source
         self.transform = transform
 
     def __getitem__(self, batch: Batch) -> _Decoded:
-        plain: list[Tensor] = []
-        dense: list[DenseSample] = []
+        samples: list[Sample] = []
         good: list[int] = []
         bad: dict[int, str] = {}
         for index in batch.indices.tolist():
             try:
-                if self.source.dense:
-                    image, mask = read_with_mask(self.source, index)
-                    dense.append(cast(DenseTransform, self.transform).sample(image, mask, index, batch))
-                else:
-                    plain.append(cast(Transform, self.transform).sample(self.source.image(index), index, batch))
+                samples.append(self.transform.sample(*self.source.read(index), index, batch))
                 good.append(index)
             except BadImage as error:
                 bad[index] = str(error)
-        indices = np.array(good, dtype=np.int64)
-        if dense:
-            return _Decoded(*_to_one_size(dense, indices, bad, self.transform.preprocessing))
-        pixels = torch.stack(plain, 1).flatten(0, 1) if plain else torch.empty(0)  # (V, B, ...) to (V * B, ...)
-        return _Decoded(pixels, indices, bad)
-
-
-def _to_one_size(
-    samples: list[DenseSample], indices: np.ndarray, bad: dict[int, str], preprocessing: Preprocessing
-) -> tuple[Tensor, np.ndarray, dict[int, str], _Dense]:
-    """Images and masks padded at the right and the bottom: images with the mean, masks with 255."""
-    mean = torch.tensor(mean_colour(preprocessing), dtype=torch.uint8)
-    pixels = _stack([sample.pixels for sample in samples], mean[:, None, None])
-    masks = _stack([sample.masks for sample in samples], torch.tensor(VOID, dtype=torch.uint8))
-    boxes = np.array([sample.box for sample in samples], dtype=np.int64)
-    shapes = np.array([sample.masks.shape[1:] for sample in samples], dtype=np.int64)
-    return pixels, indices, bad, _Dense(masks, boxes, shapes)
-
-
-def _stack(parts: list[Tensor], fill: Tensor) -> Tensor:
-    """Tensors (V, ..., h, w) to one (V * B, ..., H, W), view by view."""
-    height, width = (max(part.shape[side] for part in parts) for side in (-2, -1))
-    if all(part.shape[-2:] == (height, width) for part in parts):
-        return torch.stack(parts, 1).flatten(0, 1)
-    whole = fill.expand(len(parts[0]), len(parts), *parts[0].shape[1:-2], height, width).clone()
-    for number, part in enumerate(parts):
-        whole[:, number, ..., : part.shape[-2], : part.shape[-1]] = part
-    return whole.flatten(0, 1)
+        collated = self.transform.collate(samples) if samples else None
+        return _Decoded(np.array(good, dtype=np.int64), bad, collated)
 
 
 def own_session(worker: int) -> None:
@@ -243,10 +179,6 @@ def own_session(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setsid"):
         os.setsid()
-
-
-def _worker_count(workers: int) -> int:
-    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
 
 
 def _as_it_is(decoded: Any) -> Any:

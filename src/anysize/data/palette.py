@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from anysize.data.source import VOID
-from anysize.registry import UserError
 
 
 @functools.cache
@@ -38,7 +37,8 @@ def palette_image(mask: np.ndarray) -> Image.Image:
     >>> picture.mode, picture.getpixel((0, 1)), picture.convert("RGB").getpixel((1, 0))
     ('P', 255, (128, 0, 0))
     """
-    picture = Image.fromarray(_checked(mask))
+    assert mask.dtype == np.uint8
+    picture = Image.fromarray(np.ascontiguousarray(mask))
     picture.putpalette(voc_colors().tobytes())
     return picture
 
@@ -49,25 +49,18 @@ def colorize(mask: np.ndarray) -> np.ndarray:
     >>> colorize(np.array([[0, 2]], dtype=np.uint8)).tolist()
     [[[0, 0, 0], [0, 128, 0]]]
     """
-    colors: np.ndarray = voc_colors()[_checked(mask)]
+    colors: np.ndarray = voc_colors()[mask]
     return colors
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """An image, uint8 (H, W, 3), with its mask over it; background and void let it through as it is.
-
-    Raises:
-        UserError: an image and a mask of different sizes, or an opacity out of 0 to 1.
+    """An image, uint8 (H, W, 3), with its mask over it; pixels of background and void stay as they are.
 
     >>> grey = np.full((1, 2, 3), 100, dtype=np.uint8)
     >>> overlay(grey, np.array([[0, 1]], dtype=np.uint8), opacity=0.5).tolist()
     [[[100, 100, 100], [114, 50, 50]]]
     """
-    if image.shape[:2] != mask.shape:
-        size, other = ("{} x {}".format(*shape[:2]) for shape in (image.shape, mask.shape))
-        raise UserError(f"the image has {size} pixels and its mask {other}; expected the same")
-    if not 0 <= opacity <= 1:
-        raise UserError(f"opacity is {opacity}; expected 0 (the image alone) to 1 (the mask alone)")
+    assert image.shape[:2] == mask.shape
     painted = opacity * colorize(mask) + (1 - opacity) * image
     seen = (mask != 0) & (mask != VOID)
     return np.where(seen[..., None], np.rint(painted), image).astype(np.uint8)
@@ -81,12 +74,3 @@ def legend(classes: Sequence[str], present: Iterable[int]) -> dict[str, tuple[in
     """
     colors = voc_colors().tolist()
     return {"void" if number == VOID else classes[number]: tuple(colors[number]) for number in present}
-
-
-def _checked(mask: np.ndarray) -> np.ndarray:
-    if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise UserError(f"the mask is {mask.dtype} of shape {mask.shape}; expected class numbers, uint8 (H, W)")
-    return np.ascontiguousarray(mask)
-
-
-__all__ = ["colorize", "legend", "overlay", "palette_image", "voc_colors"]

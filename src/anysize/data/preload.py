@@ -1,9 +1,8 @@
 """Small image files decoded into memory once, so that training augments whole batches without worker processes."""
 
-import collections
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,11 +11,13 @@ from anysize.data.decode import BadImage, decode_rgb
 from anysize.data.source import ArraySource, FileSource
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
-_CHUNK = 256  # files a thread decodes in one go: bounds what is thrown away when a file turns out to differ
+_CHUNK = 64  # files a thread decodes in one go
 
 
 def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
-    """Decode all files if they are small, of one size, without masks, and take at most `limit` MiB; None otherwise.
+    """Decode all files if they are small, of one size, and take at most `limit` MiB; None otherwise.
+
+    None also where targets are read from files: these stay on disk, and their images with them.
 
     The decision is made while decoding: the first file sets the size, and the first that differs ends the attempt.
     Damaged files follow the source's policy. The decoders release Python's lock, hence threads.
@@ -24,7 +25,8 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     Raises:
         UserError: a damaged file with the policy "error".
     """
-    if source.dense:
+    targets = source.targets
+    if not isinstance(targets, np.ndarray):
         return None
     images: np.ndarray | None = None  # (N, H, W, 3)
     good: list[int] = []
@@ -44,7 +46,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
         return None
     return ArraySource(
         torch.from_numpy(images[: len(good)]),
-        source.targets[good],
+        targets[good],
         source.classes,
         source.name,
         [source.describe(i) for i in good],
@@ -55,27 +57,20 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
 def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]]:
     """Every image of a source in order, uint8 (H, W, 3), or why it cannot be decoded; by threads, a few files ahead.
 
-    The first is decoded alone, so that who sees by it that this is not what he wants has lost no time.
+    The first is decoded alone: a caller that needs no more than this one has not paid for a whole chunk.
     """
 
     def decode(indices: range) -> list[np.ndarray | BadImage]:
         return [_try_decode(source.describe(i)) for i in indices]
 
-    yield from enumerate(decode(range(min(1, len(source)))))
-    threads = os.cpu_count() or 1
-    ahead: collections.deque[tuple[range, Future[list[np.ndarray | BadImage]]]] = collections.deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for start in range(1, len(source), _CHUNK):
-            indices = range(start, min(start + _CHUNK, len(source)))
-            ahead.append((indices, pool.submit(decode, indices)))
-            if len(ahead) > 2 * threads:
-                done, future = ahead.popleft()
-                yield from zip(done, future.result(), strict=True)
-        for done, future in ahead:
-            yield from zip(done, future.result(), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    count, threads = len(source), os.cpu_count() or 1
+    yield from enumerate(decode(range(min(1, count))))
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(1, count, 4 * threads * _CHUNK):
+            end = min(start + 4 * threads * _CHUNK, count)
+            chunks = [range(first, min(first + _CHUNK, end)) for first in range(start, end, _CHUNK)]
+            for indices, images in zip(chunks, pool.map(decode, chunks), strict=True):
+                yield from zip(indices, images, strict=True)
 
 
 def _try_decode(path: str) -> np.ndarray | BadImage:

@@ -24,7 +24,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 class Stream(enum.IntEnum):
-    """What a random number is for. The numbers are part of a run's reproducibility: append, never renumber."""
+    """The purpose of a random number. The values are part of a run's reproducibility: append, never renumber."""
 
     TOP = 0
     LEFT = 1

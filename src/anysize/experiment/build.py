@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anysize.data.augment.evaluation import Transform
-from anysize.data.augment.joint import DenseTransform
+from anysize.data.augment.transform import Transform
 from anysize.data.catalog import build_preprocessing
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
@@ -38,7 +37,7 @@ class Data:
 
     train: Source
     preprocessing: Preprocessing
-    transform: Transform | DenseTransform
+    transform: Transform
 
     def loader(self, settings: DataSettings, device: torch.device) -> PlanLoader:
         """A loader that serves every size and epoch."""

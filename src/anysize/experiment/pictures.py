@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluating, on_device
-from anysize.experiment.targets import eval_transform
+from anysize.experiment.targets import eval_transform, kind_of
 from anysize.experiment.validation import Evaluator
 from anysize.reports.predictions import Predictions, write_predictions
 from anysize.tasks.records import Shown
@@ -27,6 +27,7 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
     wanted = evaluator.recipe.evaluation.pictures
     if not wanted:
         return
+    kind = kind_of(evaluator.recipe)
     chosen = fixed_images(len(evaluator.validation), IMAGES)
     source = evaluator.validation.subset(chosen)
     loader = PlanLoader(source, eval_transform(evaluator.recipe, evaluator.preprocessing), device=evaluator.device)
@@ -37,11 +38,7 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
             batch = on_device(batch, evaluator.device)
             for row, output in enumerate(evaluator.task.predictions(model, batch)):
                 index = int(batch.indices[row])
-                target = batch.targets[row]
-                if batch.shapes is not None:
-                    height, width = batch.shapes[row]
-                    target = target[:height, :width]
-                shown = evaluator.task.show(output.cpu(), target.cpu())
+                shown = evaluator.task.show(output.cpu(), kind.target_of(batch, row).cpu())
                 entry = (-shown.score, index, shown)
                 if len(worst) < wanted:
                     heapq.heappush(worst, entry)
@@ -70,6 +67,3 @@ def displayed(source: Source, index: int) -> np.ndarray:
     if len(pixels) == 1:
         pixels = pixels.expand(3, -1, -1)
     return np.ascontiguousarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy())
-
-
-__all__ = ["IMAGES", "displayed", "fixed_images", "picture_predictions"]

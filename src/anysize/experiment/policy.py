@@ -6,22 +6,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anysize.data.augment.evaluation import normalize, to_square
-from anysize.data.augment.joint import DenseEvalTransform
-from anysize.data.decode import BadImage, decode_rgb
+from anysize.data.decode import BadImage
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.source import first_of_each_class
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
-from anysize.experiment.runs import load_run, make_evaluator
-from anysize.experiment.targets import eval_transform
+from anysize.experiment.predict import image_files
+from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
+from anysize.experiment.targets import eval_transform, kind_of
 from anysize.experiment.validation import Evaluator
 from anysize.models.measure.input_size import check_size
-from anysize.preprocessing import Preprocessing
 from anysize.recipe import override
 from anysize.registry import UserError
 from anysize.reports.html import write_report
@@ -41,7 +36,7 @@ def run_scale_policy(
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """How much each elastic block of a run's model uses half resolution.
+    """Measure how much each elastic block of a run's model uses half resolution.
 
     Args:
         run: the run folder.
@@ -65,45 +60,37 @@ def run_scale_policy(
     (size,) = parse_sizes([loaded.preprocessing.image_size if size is None else size])
     check_size(loaded.model, size, loaded.preprocessing.channels)
     if images:
-        table = scale_policy(loaded.model, (_read(Path(path), loaded.preprocessing, size) for path in images))
+        table = scale_policy(loaded.model, (_read(Path(path), loaded, size) for path in images))
         return table.assign(image=[str(images[i]) for i in table["image"]])
     if not has_scales(loaded.model):
-        scale_policy(loaded.model, [])  # says what is missing
-    summary = measure(make_evaluator(loaded), loaded.model, size, limit)
+        scale_policy(loaded.model, [])  # raises an error that says what is missing
+    summary = measure_policy(make_evaluator(loaded), loaded.model, size, limit)
     write_scale_policy(loaded.folder, summary)
     write_report(loaded.folder)
     return summary
 
 
-def measure(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
+def measure_policy(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
     """The scale policy of `model` on the validation images at `size`, summarised by block and, if it has one, class."""
-    validation, preprocessing = evaluator.validation, evaluator.preprocessing
-    source = validation.subset(first_of_each_class(validation.targets, limit))
     recipe = override(evaluator.recipe, {"evaluation.crops": "1"})  # each image once
+    kind, preprocessing = kind_of(recipe), evaluator.preprocessing
+    source = kind.first(evaluator.validation, limit)
     loader = PlanLoader(source, eval_transform(recipe, preprocessing), device=evaluator.device)
-    at_once = 1 if source.dense else evaluator.batch_size(size)  # in a batch such images would be padded to one shape
+    at_once = evaluator.batch_size(size) if kind.one_shape else 1  # in a batch images would be padded to one shape
     batches = loader.load(sequential_batches(len(source), size, at_once))
-    one_class = source.targets.ndim == 1
-    table = scale_policy(model, ((batch.images, batch.targets) if one_class else batch.images for batch in batches))
+    inputs = ((batch.images, batch.targets) if kind.one_class else batch.images for batch in batches)
+    table = scale_policy(model, inputs)
     return summarise(table, preprocessing.classes, size)
 
 
-def _read(path: Path, preprocessing: Preprocessing, size: int) -> Tensor:
+def _read(path: Path, loaded: LoadedRun, size: int) -> Tensor:
     """An image file as input (1, C, size, size), or on its canvas (1, C, H, W) where images are padded."""
     if not path.is_file():
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected an image file")
+    recipe = override(loaded.recipe, {"evaluation.crops": "1"})
+    transform, batch = eval_transform(recipe, loaded.preprocessing), Batch(0, size, 1, np.arange(1))
     try:
-        pixels = torch.from_numpy(decode_rgb(str(path))).permute(2, 0, 1)[None]
+        sample = transform.sample(*image_files(loaded, [str(path)]).read(0), 0, batch)
     except BadImage as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
-    if preprocessing.channels == 1:
-        pixels = rgb_to_grayscale(pixels)
-    if preprocessing.resize == "pad":  # images with masks keep their shape
-        whole = Batch(0, size, 1, np.arange(1))
-        pixels = DenseEvalTransform(preprocessing).sample(pixels[0], torch.zeros_like(pixels[0, 0]), 0, whole).pixels
-    else:
-        pixels = to_square(pixels, size, preprocessing)
-    return normalize(pixels, preprocessing)
-
-
-__all__ = ["IMAGES", "measure", "run_scale_policy"]
+    return transform.finish(sample.pixels, batch.indices, batch)

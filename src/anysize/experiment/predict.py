@@ -8,22 +8,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anysize.data.decode import BadImage, image_extensions
+from anysize.data.decode import image_extensions
 from anysize.data.formats.folders import images_below
-from anysize.data.formats.voc import CLASSES as VOC_CLASSES
+from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.source import VOID, FileSource
+from anysize.data.source import FileSource
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.pictures import displayed
 from anysize.experiment.runs import LoadedRun, load_run
-from anysize.experiment.targets import build_task, eval_transform, targets_of
+from anysize.experiment.targets import build_task, eval_transform, kind_of
 from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError
 from anysize.reports import files
@@ -73,8 +72,8 @@ def predict(
     folder = Path(out).expanduser() if out is not None else None
     if folder:
         _make(folder)
-    task = build_task(loaded.recipe, _named(loaded).preprocessing)
-    source = _source(loaded, list(names))
+    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=_class_names(loaded)))
+    source = image_files(loaded, list(names))
     loader = PlanLoader(
         source,
         eval_transform(loaded.recipe, loaded.preprocessing),
@@ -82,7 +81,8 @@ def predict(
         workers=min(loaded.recipe.data.workers, len(names)),
     )
     rows: list[dict[str, Any]] = []
-    batches = sequential_batches(len(source), size, loaded.recipe.evaluation.batch_size or (1 if source.dense else 16))
+    own = 16 if kind_of(loaded.recipe).one_shape else 1
+    batches = sequential_batches(len(source), size, loaded.recipe.evaluation.batch_size or own)
     with evaluating(loaded.model):
         for batch in loader.load(batches):
             batch = on_device(batch, loaded.device)
@@ -91,8 +91,8 @@ def predict(
                 output = output.cpu()
                 rows.append({"file": path, **task.describe(output)})
                 if folder:
-                    for kind, picture in task.render(displayed(source, index), output).items():
-                        _save(picture, folder / kind / names[path].with_suffix(".png"))
+                    for below, picture in task.render(displayed(source, index), output).items():
+                        _save(picture, folder / below / names[path].with_suffix(".png"))
                 if on_image:
                     on_image(len(rows), len(source))
     if folder:
@@ -101,7 +101,7 @@ def predict(
 
 
 def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
-    """The image files that are given or lie in the given folders, each with the name of what is predicted for it.
+    """The image files that are given or lie in the given folders, each with the name of its prediction.
 
     The name is the file's, or its path below the folder that was given.
 
@@ -133,37 +133,11 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     return found
 
 
-def _named(loaded: LoadedRun) -> LoadedRun:
-    """The run with names of its classes, which weights that were imported do not tell: VOC's, or their numbers."""
-    if loaded.preprocessing.classes:
-        return loaded
-    classes = tuple(str(i) for i in range(loaded.checkpoint.state["model"]["num_classes"]))
-    if loaded.recipe.data.name == "voc" and len(classes) == len(VOC_CLASSES):
-        classes = VOC_CLASSES
-    return dataclasses.replace(loaded, preprocessing=dataclasses.replace(loaded.preprocessing, classes=classes))
-
-
-class _NoMasks:
-    """Stands in for the masks of images that have none: all pixels void, so that images keep their sizes."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self.paths = paths
-
-    def read(self, index: int) -> np.ndarray:
-        """Void of the image's size."""
-        try:
-            with Image.open(self.paths[index]) as image:
-                return np.full((image.height, image.width), VOID, np.uint8)
-        except OSError as error:
-            raise BadImage(f"it cannot be decoded ({error})") from error
-
-    def describe(self, index: int) -> str:
-        """The image's file."""
-        return self.paths[index]
-
-    def subset(self, indices: np.ndarray) -> "_NoMasks":
-        """Those of some images."""
-        return _NoMasks([self.paths[i] for i in indices])
+def _class_names(loaded: LoadedRun) -> tuple[str, ...]:
+    """The names of the run's classes; weights that were imported do not tell them: VOC's, or their numbers."""
+    count = loaded.checkpoint.state["model"]["num_classes"]
+    voc = loaded.recipe.data.name == "voc" and count == len(VOC_CLASSES)
+    return loaded.preprocessing.classes or (VOC_CLASSES if voc else tuple(map(str, range(count))))
 
 
 class _GreyFiles(FileSource):
@@ -177,12 +151,11 @@ class _GreyFiles(FileSource):
         return grey
 
 
-def _source(loaded: LoadedRun, paths: list[str]) -> FileSource:
-    """The files with such targets as the run's task wants; none of them is looked at."""
-    masks = _NoMasks(paths) if targets_of(loaded.recipe) == "masks" else None
-    kind = _GreyFiles if loaded.preprocessing.channels == 1 else FileSource
-    targets = np.zeros(len(paths), dtype=np.int64)
-    return kind(paths, targets, loaded.preprocessing.classes, "images", loaded.recipe.data.on_bad_image, masks)
+def image_files(loaded: LoadedRun, paths: list[str]) -> FileSource:
+    """Image files as the run's network takes them, with unknown targets; none of them is looked at."""
+    source = _GreyFiles if loaded.preprocessing.channels == 1 else FileSource
+    targets = kind_of(loaded.recipe).unknown(len(paths))
+    return source(paths, targets, loaded.preprocessing.classes, "images", loaded.recipe.data.on_bad_image)
 
 
 def _make(folder: Path) -> None:
@@ -196,9 +169,6 @@ def _make(folder: Path) -> None:
 def _save(picture: Image.Image, path: Path) -> None:
     content = io.BytesIO()
     picture.save(content, "PNG")
-    with contextlib.suppress(OSError):  # what is wrong is said when the file is written
+    with contextlib.suppress(OSError):  # an error is reported when the file is written
         os.makedirs(path.parent, exist_ok=True)
     files.write_atomically(path, content.getvalue())
-
-
-__all__ = ["find_images", "predict"]

@@ -1,12 +1,11 @@
-"""What a recipe's task decides: the targets that its data set is read with, their transforms, and the task itself."""
+"""The parts of a recipe that follow from its task: kind of targets, data, transforms, and the task itself."""
 
 from typing import Any
 
-from anysize.data.augment.evaluation import EvalTransform, Transform
-from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform, DenseTransform
-from anysize.data.augment.plain import TrainTransform
+from anysize.data.augment.transform import Transform
 from anysize.data.catalog import dataset_info, load_dataset, resolve_augment
-from anysize.data.dataset import DatasetInfo, Split, Targets
+from anysize.data.dataset import DatasetInfo, Split
+from anysize.data.kinds.base import TargetKind, create_kind
 from anysize.data.source import Source
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
@@ -14,45 +13,31 @@ from anysize.registry import UserError
 from anysize.tasks.base import Task, create_task, list_tasks, task_class
 
 
-def targets_of(recipe: Recipe) -> Targets:
+def kind_of(recipe: Recipe) -> TargetKind:
     """The kind of targets that the recipe's task learns."""
-    targets: Targets = task_class(recipe.task.name).targets
-    return targets
+    return create_kind(task_class(recipe.task.name).targets)
 
 
 def info_of(recipe: Recipe) -> DatasetInfo:
     """How the recipe's data set is usually used for its task."""
-    return dataset_info(recipe.data, targets_of(recipe))
+    return dataset_info(recipe.data, task_class(recipe.task.name).targets)
 
 
 def open_split(recipe: Recipe, split: Split) -> Source:
     """The images of a split with the targets of the task."""
-    return load_dataset(recipe.data, split, targets_of(recipe))
+    return load_dataset(recipe.data, split, task_class(recipe.task.name).targets)
 
 
-def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform | DenseTransform:
-    """Augmentation as the recipe says, of masks together with their images."""
+def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
+    """Augmentation as the recipe says."""
     augment = resolve_augment(recipe.augment, info_of(recipe))
-    kind = DenseTrainTransform if targets_of(recipe) == "masks" else TrainTransform
-    return kind(preprocessing, augment, recipe.training.seed)
+    return kind_of(recipe).train_transform(preprocessing, augment, recipe.training.seed)
 
 
-def eval_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform | DenseTransform:
-    """Preprocessing for evaluation, in crops where the recipe says so.
-
-    Raises:
-        UserError: crops or copies of images that have masks.
-    """
+def eval_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
+    """Preprocessing for evaluation, in crops where the recipe says so; raises a `UserError` for what does not fit."""
     settings = recipe.evaluation
-    if targets_of(recipe) != "masks":
-        return EvalTransform(preprocessing, crops=int(settings.crops))
-    for key, value in (("crops", int(settings.crops)), ("copies", settings.copies)):
-        if value != 1:
-            raise UserError(
-                f"evaluation.{key} is {value}, but the outputs for images with masks are not averaged over {key}; "
-                "expected 1: evaluation.scales and evaluation.flip average over scales and mirrored images"
-            )
-    return DenseEvalTransform(preprocessing)
+    return kind_of(recipe).eval_transform(preprocessing, int(settings.crops), settings.copies)
 
 
 def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
@@ -67,7 +52,7 @@ def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
     """
     own = task_class(recipe.task.name).settings
     every = {key for name in list_tasks() for key in task_class(name).settings}
-    others = {"sizes.base"} | ({"data.areas"} if targets_of(recipe) == "labels" else set())  # read elsewhere, too
+    others = {"sizes.base", *kind_of(recipe).settings}  # read elsewhere, too
     for key in sorted(every - {*own} - others):
         if _setting(recipe, key) != _setting(Recipe(), key):
             takers = [name for name in list_tasks() if key in task_class(name).settings]
@@ -83,6 +68,3 @@ def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
 def _setting(recipe: Recipe, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(recipe, section), name)
-
-
-__all__ = ["build_task", "eval_transform", "info_of", "open_split", "targets_of", "train_transform"]

@@ -230,7 +230,7 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState)
     if not parts.world.main:
         return
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
-    from anysize.experiment.policy import measure
+    from anysize.experiment.policy import measure_policy
     from anysize.reports.scale_policy import write_scale_policy
 
     model = state.evaluated
@@ -239,7 +239,7 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState)
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
     if has_scales(model) and not (folder / files.SCALE_POLICY).exists():
-        write_scale_policy(folder, measure(evaluator, model, base))
+        write_scale_policy(folder, measure_policy(evaluator, model, base))
     parts.report()
 
 

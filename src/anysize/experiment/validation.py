@@ -11,7 +11,7 @@ from torch import nn
 from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
-from anysize.experiment.targets import eval_transform
+from anysize.experiment.targets import eval_transform, kind_of
 from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
@@ -52,7 +52,7 @@ class Evaluator:
 
     def batch_size(self, size: int) -> int:
         """Images a step at `size`, about as much memory at each."""
-        own = self.recipe.training.batch_size * (1 if self.validation.dense else 4)  # outputs as large as images
+        own = self.recipe.training.batch_size * kind_of(self.recipe).evaluation_batch
         base = self.recipe.evaluation.batch_size or own
         return SizeMix.fixed(size, self.preprocessing.image_size, "B+").batches(base)[0].batch_size
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 import anysize.tasks
-from anysize.data.dataset import Targets
 from anysize.data.loader import LoadedBatch
 from anysize.registry import Registry
 from anysize.tasks.records import Shown, Summary
@@ -53,7 +52,7 @@ class Task(Protocol):
     name: str
     best: str
     """Name of the metric, higher is better, that chooses the best checkpoint."""
-    targets: ClassVar[Targets]
+    targets: ClassVar[str]
     """The kind of targets it learns."""
     settings: ClassVar[tuple[str, ...]]
     """The recipe's settings it takes, such as "task.label_smoothing"; the last part is the name of the option."""

@@ -12,7 +12,6 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
-from anysize.data.dataset import Targets
 from anysize.data.loader import LoadedBatch
 from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
 from anysize.tasks.records import Shown, Summary
@@ -45,7 +44,7 @@ class Classification:
 
     name = "classification"
     best = "top1"
-    targets: ClassVar[Targets] = "class"
+    targets: ClassVar[str] = "class"
     settings: ClassVar[tuple[str, ...]] = (
         "task.label_smoothing",
         "task.auxiliary_weight",

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from anysize.data.dataset import Targets
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
@@ -79,7 +78,7 @@ class MultiLabel:
 
     name = "multilabel"
     best = "map"
-    targets: ClassVar[Targets] = "labels"
+    targets: ClassVar[str] = "labels"
     settings: ClassVar[tuple[str, ...]] = (
         "task.loss",
         "task.gamma_negative",

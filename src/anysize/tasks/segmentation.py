@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
-from anysize.data.dataset import Targets
 from anysize.data.loader import LoadedBatch
 from anysize.data.palette import colorize, legend, overlay, palette_image
 from anysize.data.source import VOID
@@ -80,7 +79,7 @@ class Segmentation:
 
     name = "segmentation"
     best = "mean_iou"
-    targets: ClassVar[Targets] = "masks"
+    targets: ClassVar[str] = "masks"
     settings: ClassVar[tuple[str, ...]] = (
         "task.auxiliary_weight",
         "data.areas",

@@ -12,10 +12,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.evaluation import normalize
-from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform
-from anysize.data.augment.joint_geometry import cut, mean_colour
+from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
+from anysize.data.augment.joint_geometry import mean_colour, resize_into_frame
 from anysize.data.augment.plain import TrainTransform
+from anysize.data.augment.transform import normalize
 from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
@@ -58,35 +58,35 @@ def classes_seen(pixels: Tensor) -> Tensor:
 def test_the_mask_says_what_the_image_shows(crop: str, size: int, color_jitter: float):
     image, mask = halves(60, 90)
     augment = AugmentSettings(crop=crop, flip=0.5)
-    sample = DenseTrainTransform(RGB, augment, seed=3).sample(image, mask, 7, batch_of(size, 30))
+    sample = JointTrainTransform(RGB, augment, seed=3).sample(image, mask, 7, batch_of(size, 30))
     assert sample.pixels.shape == (30, 3, size, size)
-    assert sample.masks.shape == (30, size, size)
+    assert sample.targets.shape == (30, size, size)
     assert sample.box.tolist() == [0, 0, size, size]
     seen = classes_seen(sample.pixels)
     clear = seen >= 0
     assert clear.float().mean() > 0.9  # the rest is on the border of two colours
-    assert torch.equal(seen[clear], sample.masks[clear].to(seen.dtype))
+    assert torch.equal(seen[clear], sample.targets[clear].to(seen.dtype))
     if color_jitter:
-        jittered = DenseTrainTransform(RGB, dataclasses.replace(augment, color_jitter=color_jitter), seed=3)
+        jittered = JointTrainTransform(RGB, dataclasses.replace(augment, color_jitter=color_jitter), seed=3)
         other = jittered.sample(image, mask, 7, batch_of(size, 30))
-        assert torch.equal(other.masks, sample.masks)
+        assert torch.equal(other.targets, sample.targets)
         assert not torch.equal(other.pixels, sample.pixels)
 
 
 @pytest.mark.parametrize("crop", ["rescale", "random-resized"])
 def test_a_copy_depends_on_its_key_alone(crop: str):
     image, mask = photo(50, 70), halves(50, 70)[1]
-    transform = DenseTrainTransform(RGB, AugmentSettings(crop=crop, flip=0.5, color_jitter=0.4), seed=1)
+    transform = JointTrainTransform(RGB, AugmentSettings(crop=crop, flip=0.5, color_jitter=0.4), seed=1)
     four = transform.sample(image, mask, 9, batch_of(64, 4, epoch=2))
     torch.manual_seed(5)
     state = torch.get_rng_state()
     two = transform.sample(image, mask, 9, Batch(2, 64, 2, np.array([4, 9])))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(four.pixels[:2], two.pixels)
-    assert torch.equal(four.masks[:2], two.masks)
+    assert torch.equal(four.targets[:2], two.targets)
     others = [four.pixels[2:3], transform.sample(image, mask, 8, batch_of(64, 1, epoch=2)).pixels]
     others += [transform.sample(image, mask, 9, batch_of(64, 1, epoch=3)).pixels]
-    others += [DenseTrainTransform(RGB, transform.augment, seed=2).sample(image, mask, 9, batch_of(64, epoch=2)).pixels]
+    others += [JointTrainTransform(RGB, transform.augment, seed=2).sample(image, mask, 9, batch_of(64, epoch=2)).pixels]
     assert not any(torch.equal(two.pixels[:1], other) for other in others)
 
 
@@ -95,7 +95,7 @@ def test_a_copy_depends_on_its_key_alone(crop: str):
 def test_rescale_is_resize_pad_crop_flip_as_written_down(height: int, width: int, size: int):
     """Each copy against PIL on the whole image: resize, pad half on both sides, crop, flip."""
     image, mask = photo(height, width), halves(height, width)[1]
-    sample = DenseTrainTransform(RGB, RESCALE, seed=4).sample(image, mask, 11, batch_of(size, 12))
+    sample = JointTrainTransform(RGB, RESCALE, seed=4).sample(image, mask, 11, batch_of(size, 12))
     picture, labels = F.to_pil_image(image), Image.fromarray(mask.numpy())
     for copy in range(12):
         key = (4, 0, 11, copy)
@@ -120,7 +120,7 @@ def test_rescale_is_resize_pad_crop_flip_as_written_down(height: int, width: int
         assert difference.max() <= 4
         assert difference.mean() < 0.5
         # a line of the mask may be its neighbour's where the two are equally near
-        assert (sample.masks[copy].numpy() != canvases[1]).mean() < 0.03
+        assert (sample.targets[copy].numpy() != canvases[1]).mean() < 0.03
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "lanczos"])
@@ -137,14 +137,14 @@ def test_a_part_is_cut_from_where_it_lies_in_the_whole_resized(mode: str, resize
     by_row, by_column = (tv_tensors.Mask(values.expand(1, 375, 500).contiguous()) for values in (rows, columns))
     for top, left, height, width in ((0, 0, 64, 64), (37, 91, 128, 100), (100, 201, 88, 49), (60, 122, 128, 128)):
         box = (top, left, height, width)
-        part = cut(image, resized, box, preprocessing).int()
+        part = resize_into_frame(image, resized, box, preprocessing).int()
         difference = (part - whole[:, top : top + height, left : left + width]).abs()
         assert difference.max() <= 2
         assert difference.float().mean() < 0.1
         for mask in (by_row, by_column):
             shown = F.resize(mask, list(resized), InterpolationMode.NEAREST_EXACT)
             expected = shown[:, top : top + height, left : left + width].int()
-            difference = (cut(mask, resized, box, preprocessing).int() - expected).abs()
+            difference = (resize_into_frame(mask, resized, box, preprocessing).int() - expected).abs()
             assert difference.max() <= max(1, 375 // resized[0])  # the neighbour, where two are almost equally near
             assert (difference > 0).float().mean() < 0.05
 
@@ -153,7 +153,7 @@ def test_factors_are_log_uniform_and_crops_reach_every_place():
     """A picture of one row and one column of numbers tells where a crop lies and how it was scaled."""
     image = torch.arange(200, dtype=torch.uint8).expand(3, 200, 200).contiguous()
     augment = AugmentSettings(crop="rescale", flip=0.0, rescale=(0.5, 2.0))
-    transform = DenseTrainTransform(dataclasses.replace(RGB, image_size=32), augment)
+    transform = JointTrainTransform(dataclasses.replace(RGB, image_size=32), augment)
     pixels = transform.sample(image, image[0], 0, batch_of(32, 400)).pixels[:, 0, 16].float()
     slope = (pixels[:, 24] - pixels[:, 8]) / 16  # stored pixels a pixel
     powers = -torch.log2(slope)
@@ -169,8 +169,8 @@ def test_factors_are_log_uniform_and_crops_reach_every_place():
 def test_padding_is_half_on_both_sides_and_void():
     image, mask = photo(20, 33), torch.zeros(20, 33, dtype=torch.uint8)
     augment = AugmentSettings(crop="rescale", flip=0.0, rescale=(1.0, 1.0))
-    sample = DenseTrainTransform(RGB, augment).sample(image, mask, 0, batch_of(64, 20))
-    padded = sample.masks == VOID
+    sample = JointTrainTransform(RGB, augment).sample(image, mask, 0, batch_of(64, 20))
+    padded = sample.targets == VOID
     assert torch.equal((sample.pixels == torch.tensor(mean_colour(RGB))[None, :, None, None]).all(1), padded)
     rows, columns = (~padded).any(2), (~padded).any(1)
     assert set(rows.sum(1).tolist()) == {20}
@@ -183,13 +183,13 @@ def test_no_crop_and_no_flip_is_the_middle_of_evaluations_image():
     augment = AugmentSettings(crop="none", flip=0.0)
     for height, width in ((40, 70), (41, 63), (90, 100)):
         image, mask = photo(height, width), halves(height, width)[1]
-        trained = DenseTrainTransform(RGB, augment).sample(image, mask, 0, batch_of(64))
-        evaluated = DenseEvalTransform(RGB).sample(image, mask, 0, batch_of(64))
+        trained = JointTrainTransform(RGB, augment).sample(image, mask, 0, batch_of(64))
+        evaluated = JointEvalTransform(RGB).sample(image, mask, 0, batch_of(64))
         y, x = ((side - 64) // 2 for side in evaluated.pixels.shape[2:])
         assert torch.equal(trained.pixels, evaluated.pixels[..., y : y + 64, x : x + 64])
     stretched = dataclasses.replace(RGB, resize="stretch")
-    trained = DenseTrainTransform(stretched, augment).sample(image, mask, 0, batch_of(48))
-    assert torch.equal(trained.pixels, DenseEvalTransform(stretched).sample(image, mask, 0, batch_of(48)).pixels)
+    trained = JointTrainTransform(stretched, augment).sample(image, mask, 0, batch_of(48))
+    assert torch.equal(trained.pixels, JointEvalTransform(stretched).sample(image, mask, 0, batch_of(48)).pixels)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +206,10 @@ def test_evaluation_keeps_the_shape_and_the_mask(
     height: int, width: int, size: int, canvas: tuple[int, int], box: list[int]
 ):
     image, mask = photo(height, width), halves(height, width)[1]
-    sample = DenseEvalTransform(RGB).sample(image, mask, 0, batch_of(size))
+    sample = JointEvalTransform(RGB).sample(image, mask, 0, batch_of(size))
     assert sample.pixels.shape == (1, 3, *canvas)
     assert sample.box.tolist() == box
-    assert torch.equal(sample.masks, mask[None])
+    assert torch.equal(sample.targets, mask[None])
     top, left, high, wide = box
     shown = sample.pixels[0, :, top : top + high, left : left + wide]
     assert torch.equal(shown, image if size == 64 else F.resize(image, [high, wide], antialias=True))
@@ -220,20 +220,20 @@ def test_evaluation_keeps_the_shape_and_the_mask(
 
 def test_evaluation_stretches_where_it_is_asked_to():
     image, mask = photo(40, 50), halves(40, 50)[1]
-    sample = DenseEvalTransform(dataclasses.replace(RGB, resize="stretch")).sample(image, mask, 0, batch_of(32))
+    sample = JointEvalTransform(dataclasses.replace(RGB, resize="stretch")).sample(image, mask, 0, batch_of(32))
     assert torch.equal(sample.pixels[0], F.resize(image, [32, 32], antialias=True))
     assert sample.box.tolist() == [0, 0, 32, 32]
-    assert sample.masks.shape == (1, 40, 50)
+    assert sample.targets.shape == (1, 40, 50)
 
 
 def test_input_is_normalised_and_lit_as_without_masks():
     image, mask = photo(64, 64), halves(64, 64)[1]
     augment = AugmentSettings(crop="none", flip=0.0, lighting=0.1)
-    transform, batch = DenseTrainTransform(RGB, augment, seed=6), batch_of(64, 2, index=3)
+    transform, batch = JointTrainTransform(RGB, augment, seed=6), batch_of(64, 2, index=3)
     pixels = transform.sample(image, mask, 3, batch).pixels
     plain = TrainTransform(dataclasses.replace(RGB, resize="stretch"), augment, seed=6)
     assert torch.equal(transform.finish(pixels, batch.indices, batch), plain.finish(pixels, batch.indices, batch))
-    evaluation = DenseEvalTransform(RGB)
+    evaluation = JointEvalTransform(RGB)
     assert torch.equal(evaluation.finish(pixels, batch.indices, batch), normalize(pixels, RGB))
     padding = torch.tensor(mean_colour(RGB), dtype=torch.uint8)[None, :, None, None]
     assert normalize(padding, RGB).abs().max() < 0.01
@@ -242,20 +242,20 @@ def test_input_is_normalised_and_lit_as_without_masks():
 def test_grey_images_are_padded_with_their_mean():
     grey = Preprocessing(image_size=32, mean=(0.5,), std=(0.5,), resize="pad")
     image, mask = photo(20, 20)[:1], torch.zeros(20, 20, dtype=torch.uint8)
-    sample = DenseTrainTransform(grey, AugmentSettings(crop="rescale", flip=0.5, color_jitter=0.2)).sample(
+    sample = JointTrainTransform(grey, AugmentSettings(crop="rescale", flip=0.5, color_jitter=0.2)).sample(
         image, mask, 0, batch_of(32, 3)
     )
     assert sample.pixels.shape == (3, 1, 32, 32)
-    assert DenseEvalTransform(grey).sample(image, mask, 0, batch_of(32)).pixels[0, 0, 0, 0] == 128
+    assert JointEvalTransform(grey).sample(image, mask, 0, batch_of(32)).pixels[0, 0, 0, 0] == 128
 
 
 def test_the_smallest_and_the_longest_images_pass():
     for height, width in ((1, 1), (1, 300), (700, 2)):
         image, mask = photo(height, width), torch.zeros(height, width, dtype=torch.uint8)
         for crop in ("rescale", "random-resized", "none"):
-            transform = DenseTrainTransform(RGB, AugmentSettings(crop=crop, flip=0.5))
+            transform = JointTrainTransform(RGB, AugmentSettings(crop=crop, flip=0.5))
             assert transform.sample(image, mask, 0, batch_of(33, 4)).pixels.shape == (4, 3, 33, 33)
-        assert DenseEvalTransform(RGB).sample(image, mask, 0, batch_of(16)).masks.shape == (1, height, width)
+        assert JointEvalTransform(RGB).sample(image, mask, 0, batch_of(16)).targets.shape == (1, height, width)
 
 
 @pytest.mark.parametrize(
@@ -266,18 +266,17 @@ def test_the_smallest_and_the_longest_images_pass():
         ({"cutout": 8}, "cutout is 8; .* set it to 0 for masks"),
         ({"rescale": (2.0, 0.5)}, r"augment.rescale is \[2.0, 0.5\]; expected two positive numbers"),
         ({"rescale": (0.0, 0.5)}, r"augment.rescale is \[0.0, 0.5\]"),
-        ({"crop": "auto"}, "settle them with"),
     ],
 )
 def test_settings_that_do_not_fit_masks_are_refused(changes: dict[str, object], message: str):
     with pytest.raises(UserError, match=message):
-        DenseTrainTransform(RGB, dataclasses.replace(RESCALE, **changes))
+        JointTrainTransform(RGB, dataclasses.replace(RESCALE, **changes))
 
 
 @pytest.mark.parametrize("resize", ["center-crop", "crop-or-pad"])
 def test_what_cuts_images_off_is_refused(resize: str):
     preprocessing = dataclasses.replace(RGB, resize=resize)
-    for make in (DenseEvalTransform, lambda p: DenseTrainTransform(p, RESCALE)):
+    for make in (JointEvalTransform, lambda p: JointTrainTransform(p, RESCALE)):
         with pytest.raises(UserError, match=f"data.resize is '{resize}'.*expected pad or stretch"):
             make(preprocessing)
 

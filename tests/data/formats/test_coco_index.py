@@ -192,7 +192,7 @@ VALUES = [
     ("annotations", "segmentation", polygon(1, 2, 3, 4), r"has segmentation \[1, 2, .*; expected a list of polygons"),
     ("annotations", "segmentation", {"size": [2, 2]}, r"has segmentation \{'size': \[2, 2\]\}; expected"),
     ("images", "height", "40", "image number 1 has height '40'; expected a whole number"),
-    ("images", "height", 0, "image number 1 has height 0; expected pixels"),
+    ("images", "height", 0, "image number 1 has height 0; expected a whole number of pixels"),
     ("images", "file_name", 7, "image number 1 has file_name 7; expected a text"),
     ("images", "file_name", "\ud800", "image number 1 has file_name .*; expected a text"),
     ("categories", "name", "", "category number 1 has name ''; expected a text"),

@@ -162,10 +162,20 @@ def test_what_is_missing_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="holds no class folders"):
         load_dataset(settings(tmp_path), "train")
     root = write_folder(tmp_path / "a", 1, splits=("train",))
-    with pytest.raises(UserError, match="has a folder 'train' but none named validation or val or test"):
+    with pytest.raises(UserError, match="has no folder validation or val or test; expected train/CLASS/IMAGE"):
         load_dataset(settings(root), "validation")
-    with pytest.raises(UserError, match="no folder 'train' beside its validation folder"):
+    with pytest.raises(UserError, match="has no folder train; expected train/CLASS/IMAGE"):
         load_dataset(settings(write_folder(tmp_path / "b", 1, splits=("val",))), "train")
+
+
+def test_the_base_size_is_that_of_the_first_image_that_can_be_read(tmp_path: Path):
+    root = write_folder(tmp_path, 1)
+    damage(root / "train/cat/000.jpg")
+    assert dataset_info(settings(root)).image_size == 24
+    (root / "train/cat/000.jpg").write_text("no image")
+    (root / "train/dog/000.jpg").write_text("no image")
+    with pytest.raises(UserError, match="train holds no training image that can be read"):
+        dataset_info(settings(root))
 
 
 def test_an_empty_class_is_named(tmp_path: Path):
@@ -191,3 +201,5 @@ def test_settings_override_the_usual_preprocessing():
     assert (preprocessing.resize, preprocessing.classes) == ("crop-or-pad", ("a",))
     with pytest.raises(UserError, match=r"data\.mean is .* 3 channels"):
         build_preprocessing(DataSettings(name="cifar10", mean=(0.5,)), info)
+    with pytest.raises(UserError, match=r"data\.std is .*; expected positive values"):
+        build_preprocessing(DataSettings(name="cifar10", std=(0.5, 0.0, 0.5)), info)

@@ -1,5 +1,6 @@
 """Reading a JSON file an element at a time gives what `json` gives, in little memory, and says what is wrong."""
 
+import contextlib
 import json
 import tracemalloc
 from pathlib import Path
@@ -21,10 +22,10 @@ VALUES = st.recursive(
 
 def read(path: Path, window: int = 2**22) -> dict[str, Any]:
     """Lists of elements, and None for any other value."""
-    return {
-        name: None if elements is None else [element.value for element in elements]
-        for name, elements in read_members(path, window)
-    }
+    with contextlib.closing(read_members(path, window)) as members:
+        return {
+            name: None if elements is None else [element.value for element in elements] for name, elements in members
+        }
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)

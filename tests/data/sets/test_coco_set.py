@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from anysize.data.catalog import dataset_info, load_dataset
 from anysize.data.decode import BadImage
-from anysize.data.formats.coco import masks as coco_masks
+from anysize.data.formats.coco import painting
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -60,7 +60,6 @@ def test_labels_are_pycocotools_and_all_images_count_in_the_files_order(tmp_path
     assert source.targets.sum((0, 2)).tolist() == [5, 2, 1]
     assert not source.targets[3].any()  # an image without annotations
     assert source.classes == CLASSES
-    assert not source.dense
     for row, (number, (height, width)) in enumerate(SIZES.items()):
         assert source.describe(row) == str(tmp_path / images / name / f"{number:012}.jpg")
         assert source.image(row).shape == (3, height, width)
@@ -82,7 +81,7 @@ def test_some_classes_in_an_order_of_ones_own(tmp_path: Path):
     assert np.array_equal(some.targets, everything.targets[:, :, [2, 0]])
     masks = load_dataset(settings(tmp_path, categories=("dining table", "dog")), "train", "masks")
     assert masks.classes == ("background", "dining table", "dog")
-    values = masks.mask(0).numpy()
+    values = masks.read(0)[1].numpy()
     assert (values[15, 25], values[30, 40]) == (2, 1)
     assert 255 not in values  # the crowd is of cats
     with pytest.raises(
@@ -96,13 +95,11 @@ def test_some_classes_in_an_order_of_ones_own(tmp_path: Path):
 def test_masks_are_as_large_as_their_images(tmp_path: Path):
     write_coco(tmp_path)
     source = load_dataset(settings(tmp_path), "validation", "masks")
-    assert source.dense
     assert source.classes == ("background", *CLASSES)
-    assert source.targets.shape == (4, 0)
-    assert [tuple(source.mask(row).shape) for row in range(4)] == list(SIZES.values())
-    assert (source.mask(0)[15, 25], source.mask(0)[30, 40]) == (1, 3)
+    assert [tuple(source.read(row)[1].shape) for row in range(4)] == list(SIZES.values())
+    assert (source.read(0)[1][15, 25], source.read(0)[1][30, 40]) == (1, 3)
     some = source.subset(np.array([2, 0]))
-    assert (some.mask(1) == source.mask(0)).all()
+    assert (some.read(1)[1] == source.read(0)[1]).all()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +160,7 @@ def test_images_that_the_folder_lacks(tmp_path: Path, targets, caplog: pytest.Lo
     if targets == "labels":
         assert np.array_equal(source.targets, whole.targets[[1, 3]])
     else:
-        assert (source.mask(0) == whole.mask(1)).all()
+        assert (source.read(0)[1] == whole.read(1)[1]).all()
     for row in (1, 3):
         Path(whole.describe(row)).unlink()
     with pytest.raises(UserError, match="4 of the 4 images"):
@@ -221,7 +218,7 @@ def test_a_segmentation_that_does_not_fit_is_bad_image_of_its_image(tmp_path: Pa
     source = load_dataset(settings(tmp_path), "train", "masks")
     assert isinstance(source, FileSource)
     with pytest.raises(BadImage) as caught:
-        source.mask(1)
+        source.read(1)
     with pytest.raises(
         UserError, match=r"000000000007\.jpg cannot be used: annotation 77 in .*has a polygon of 7 numbers"
     ):
@@ -230,7 +227,7 @@ def test_a_segmentation_that_does_not_fit_is_bad_image_of_its_image(tmp_path: Pa
 
 def test_masks_without_pycocotools_name_the_extra_and_labels_do_without(tmp_path: Path, monkeypatch):
     write_coco(tmp_path)
-    monkeypatch.setattr(coco_masks, "pycocomask", None)
+    monkeypatch.setattr(painting, "pycocomask", None)
     with pytest.raises(UserError, match=r"pip install 'anysize\[coco\]'"):
         load_dataset(settings(tmp_path), "train", "masks")
     assert len(load_dataset(settings(tmp_path), "train", "labels")) == 4

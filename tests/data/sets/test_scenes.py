@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anysize.data import scenes as scenes_module
 from anysize.data.catalog import dataset_info, load_dataset
-from anysize.data.scenes.compose import MIN_AREA, MIN_SHARE, Scenes, compose, compose_many
+from anysize.data.scenes import compose as compose_module
+from anysize.data.scenes.compose import MIN_AREA, MIN_SHARE, SceneArrays, compose, compose_many
 from anysize.data.scenes.parts import load_garments, resample, resampling_weights
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.settings import DataSettings
@@ -22,7 +22,7 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Scenes:
+def scenes() -> SceneArrays:
     return compose_many("train", 300)
 
 
@@ -57,7 +57,7 @@ def test_resampling_rounds_nothing_on_the_way_and_agrees_with_pil():
 
 def test_objects_masks_and_areas_say_the_same():
     source = load_dataset(DataSettings(name="scenes", limit=30), "train", "masks")
-    assert (len(source), source.dense, source.classes) == (30, True, ("background", *CLASSES))
+    assert (len(source), source.targets.shape, source.classes) == (30, (30, 128, 128), ("background", *CLASSES))
     for index in range(30):
         scene = compose("train", index)
         mask = np.zeros((128, 128), np.uint8)
@@ -69,7 +69,7 @@ def test_objects_masks_and_areas_say_the_same():
             assert all(edge.any() for edge in edges)
             assert not mask[each.mask].any()  # one object a pixel
             mask[each.mask] = 1 + each.label
-        assert np.array_equal(source.mask(index), mask)
+        assert np.array_equal(source.read(index)[1], mask)
         assert np.array_equal(source.image(index), scene.image.transpose(2, 0, 1))
 
 
@@ -82,8 +82,8 @@ def test_a_garment_that_is_there_can_be_seen(monkeypatch: pytest.MonkeyPatch):
             placed.append(int(mask.sum()))
         return found
 
-    original = scenes_module._place
-    monkeypatch.setattr(scenes_module, "_place", place)
+    original = compose_module._place
+    monkeypatch.setattr(compose_module, "_place", place)
     objects = compose_many("train", 200).objects
     assert len(placed) == len(objects)  # all that are painted are labelled
     assert (objects[:, 2] >= np.maximum(np.array(placed) / MIN_SHARE, MIN_AREA)).all()
@@ -93,7 +93,7 @@ def test_a_garment_that_is_there_can_be_seen(monkeypatch: pytest.MonkeyPatch):
     assert (in_scene >= 3).mean() > 0.95
 
 
-def test_sizes_and_classes_are_all_well_populated(scenes: Scenes):
+def test_sizes_and_classes_are_all_well_populated(scenes: SceneArrays):
     objects = scenes.objects
     size = np.digitize(objects[:, 2], dataset_info(DataSettings(name="scenes"), "labels").areas)
     assert np.bincount(size).min() > 0.15 * len(objects)
@@ -101,7 +101,7 @@ def test_sizes_and_classes_are_all_well_populated(scenes: Scenes):
     assert count.min() > 0.7 * count.max()
 
 
-def test_no_class_has_a_colour_of_its_own(scenes: Scenes):
+def test_no_class_has_a_colour_of_its_own(scenes: SceneArrays):
     means = np.array([scenes.images[scenes.masks == 1 + label].mean(axis=0) for label in range(10)])
     assert np.abs(means - means.mean(axis=0)).max() < 25  # of 255; a garment's own colours vary by 50
 
@@ -116,7 +116,7 @@ def test_training_and_validation_scenes_share_no_garment():
 def test_labels_are_those_of_the_objects_by_area():
     settings = DataSettings(name="scenes", limit=12)
     source = load_dataset(settings, "validation", "labels")
-    assert (source.targets.shape, source.classes, source.dense) == ((12, 3, 10), CLASSES, False)
+    assert (source.targets.shape, source.classes) == ((12, 3, 10), CLASSES)
     for index in range(12):
         expected = np.zeros((3, 10), np.uint8)
         for each in compose("validation", index).objects:
@@ -135,7 +135,7 @@ def test_categories_keep_some_classes_in_their_order():
     masks = load_dataset(settings, "train", "masks")
     assert masks.classes == ("background", "Bag", "Dress")
     whole = compose_many("train", 20).masks
-    assert np.array_equal(masks.masks.numpy(), np.where(whole == 9, 1, np.where(whole == 4, 2, 0)))
+    assert np.array_equal(masks.targets, np.where(whole == 9, 1, np.where(whole == 4, 2, 0)))
     with pytest.raises(UserError, match=r"'Bags', which data set 'scenes' does not have: did you mean 'Bag'"):
         load_dataset(DataSettings(name="scenes", categories=("Bags",)), "train", "labels")
 
@@ -145,7 +145,7 @@ def test_a_root_that_would_be_ignored_is_refused():
         load_dataset(DataSettings(name="scenes", root="/data"), "train", "masks")
 
 
-def test_mean_and_std_are_those_of_the_scenes(scenes: Scenes):
+def test_mean_and_std_are_those_of_the_scenes(scenes: SceneArrays):
     info = dataset_info(DataSettings(name="scenes"), "labels")
     for channel in range(3):
         values = scenes.images[..., channel].ravel()

@@ -5,8 +5,7 @@ the batch's size, a random crop, a flip. Evaluation keeps the whole image, and t
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,53 +13,42 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.evaluation import normalize
 from anysize.data.augment.joint_geometry import (
     canvas_size,
-    cut,
     eval_size,
+    mean_colour,
     middle,
     random_start,
+    resize_into_frame,
     resized_crop,
     scaled_size,
 )
-from anysize.data.augment.operations import Augmentation, add_lighting, one_by_one
+from anysize.data.augment.operations import Augmentation
+from anysize.data.augment.transform import Collated, Sample, Transform, by_view
 from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
+from anysize.data.source import VOID
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
 
-class DenseSample(NamedTuple):
-    """An image and its mask as a `DenseTransform` hands them over.
+class JointTransform(Transform):
+    """A transform that takes a mask where it takes its image; the views of a batch may have several shapes."""
 
-    `pixels` is uint8 (V, C, h, w), `masks` uint8 (V, h', w') of class numbers and 255, `box` int64 (4,) says where the
-    image lies in `pixels`: top, left, height, width.
-    """
-
-    pixels: Tensor
-    masks: Tensor
-    box: np.ndarray
-
-
-class DenseTransform(Protocol):
-    """What the loader applies to images with masks: `DenseTrainTransform` or `DenseEvalTransform`."""
-
-    preprocessing: Preprocessing
-
-    def views(self, batch: Batch) -> int:
-        """Images that come of one sample."""
-
-    def sample(self, image: Tensor, mask: Tensor, index: int, batch: Batch) -> DenseSample:
-        """An image (C, H, W) and its mask (H, W), both uint8, to its views."""
-
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Pixels (V * B, C, h, w) of the samples `indices` to float32 input, channels last in memory."""
+    def collate(self, samples: Sequence[Sample]) -> Collated:
+        """Samples padded to one shape at the right and the bottom: images with the mean, masks with 255."""
+        mean = torch.tensor(mean_colour(self.preprocessing), dtype=torch.uint8)
+        return Collated(
+            _pad([sample.pixels for sample in samples], mean[:, None, None]),
+            _pad([sample.targets for sample in samples], torch.tensor(VOID, dtype=torch.uint8)),
+            boxes=np.array([sample.box for sample in samples], dtype=np.int64),
+            shapes=np.array([sample.targets.shape[1:] for sample in samples], dtype=np.int64),
+        )
 
 
-class DenseTrainTransform(Augmentation):
-    """Random augmentation of an image and its mask that depends on (seed, epoch, sample, copy) alone.
+class JointTrainTransform(Augmentation, JointTransform):
+    """Random augmentation of an image and its mask.
 
     With `crop = "rescale"` an image of H x W pixels is scaled by a factor, log-uniform in `augment.rescale`, times
     S / own_size, padded to at least S x S, half on both sides, with the mean colour and 255, and cropped at random to
@@ -69,16 +57,15 @@ class DenseTrainTransform(Augmentation):
 
     Args:
         preprocessing: base size, normalisation, interpolation; resize is "pad" or "stretch".
-        augment: what to do, with `crop` and `flip` settled (`resolve_augment`).
-        seed: of the run.
+        augment, seed: as for `Augmentation`.
 
     Raises:
         UserError: settings that do not fit together or are not for masks.
 
-    >>> transform = DenseTrainTransform(Preprocessing(8, resize="stretch"), AugmentSettings(crop="rescale", flip=0.5))
+    >>> transform = JointTrainTransform(Preprocessing(8, resize="stretch"), AugmentSettings(crop="rescale", flip=0.5))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
     >>> sample = transform.sample(image, mask, 5, Batch(epoch=0, size=6, copies=2, indices=np.array([5])))
-    >>> sample.pixels.shape, sample.masks.shape
+    >>> sample.pixels.shape, sample.targets.shape
     (torch.Size([2, 3, 6, 6]), torch.Size([2, 6, 6]))
     """
 
@@ -87,11 +74,11 @@ class DenseTrainTransform(Augmentation):
         _check_masks(augment)
         _check_resize(preprocessing)
 
-    def sample(self, image: Tensor, mask: Tensor, index: int, batch: Batch) -> DenseSample:
+    def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
         """(C, H, W) and (H, W) to `batch.copies` pairs of S x S pixels."""
         streams = np.array([[Stream.RESCALE], [Stream.TOP], [Stream.LEFT], [Stream.FLIP]])
         draws = uniform(self.seed, batch.epoch, index, np.arange(batch.copies), streams)
-        picture, labels = tv_tensors.Image(image), tv_tensors.Mask(mask[None])
+        picture, labels = tv_tensors.Image(image), tv_tensors.Mask(target[None])
         images, masks = [], []
         for copy, (factor, top, left, flip) in enumerate(draws.T.tolist()):
             place = self._place(image, index, copy, batch, factor, top, left)
@@ -101,21 +88,13 @@ class DenseTrainTransform(Augmentation):
             images.append(view.as_subclass(Tensor).permute(1, 2, 0))
             masks.append(view_labels.as_subclass(Tensor)[0])
         pixels = _stack(images).permute(0, 3, 1, 2)  # channels last in memory
-        keys, copies = np.full(batch.copies, index), np.arange(batch.copies)
-        for stream, operation in self._pixel_ops:
-            pixels = one_by_one(operation, stream, self.seed, pixels, keys, copies, batch.epoch)
-        return DenseSample(pixels, _stack(masks), np.array([0, 0, batch.size, batch.size]))
-
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Normalise, then lighting."""
-        values = normalize(pixels, self.preprocessing)
-        add_lighting(values, self.augment.lighting, self.preprocessing, self.seed, indices, batch)
-        return values
+        pixels = self._operate(pixels, np.full(batch.copies, index), np.arange(batch.copies), batch)
+        return Sample(pixels, _stack(masks), np.array([0, 0, batch.size, batch.size]))
 
     def _place(
         self, image: Tensor, index: int, copy: int, batch: Batch, factor: float, top: float, left: float
     ) -> Callable[[Tensor], Tensor]:
-        """What takes the square of a copy out of image and mask; `factor`, `top` and `left` are drawn from [0, 1)."""
+        """The function that takes a copy's square out of image or mask; `factor`, `top`, `left` come from [0, 1)."""
         size = batch.size
         height, width = image.shape[-2:]
         if self.augment.crop == "random-resized":
@@ -129,10 +108,12 @@ class DenseTrainTransform(Augmentation):
             low, high = self.augment.rescale
             resized = scaled_size(height, width, low * (high / low) ** factor * size / self.preprocessing.own_size)
             corner = random_start(resized[0], size, top), random_start(resized[1], size, left)
-        return functools.partial(cut, resized=resized, box=(*corner, size, size), preprocessing=self.preprocessing)
+        return functools.partial(
+            resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing
+        )
 
 
-class DenseEvalTransform:
+class JointEvalTransform(JointTransform):
     """Deterministic preprocessing of an image whose mask keeps its own size.
 
     With resize "pad" the image is scaled by S / own_size, so at the base size not at all, and stands in the middle of
@@ -141,10 +122,10 @@ class DenseEvalTransform:
     Raises:
         UserError: another mode of resizing, which would cut parts of the image off.
 
-    >>> transform = DenseEvalTransform(Preprocessing(8, resize="stretch"))
+    >>> transform = JointEvalTransform(Preprocessing(8, resize="stretch"))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
     >>> sample = transform.sample(image, mask, 0, Batch(0, 6, 1, np.arange(1)))
-    >>> sample.pixels.shape, sample.masks.shape, sample.box.tolist()
+    >>> sample.pixels.shape, sample.targets.shape, sample.box.tolist()
     (torch.Size([1, 3, 6, 6]), torch.Size([1, 9, 7]), [0, 0, 6, 6])
     """
 
@@ -152,21 +133,25 @@ class DenseEvalTransform:
         _check_resize(preprocessing)
         self.preprocessing = preprocessing
 
-    def views(self, batch: Batch) -> int:
-        """One."""
-        return 1
-
-    def sample(self, image: Tensor, mask: Tensor, index: int, batch: Batch) -> DenseSample:
+    def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
         """(C, H, W) to its canvas (1, C, h, w); the mask as it is, (1, H, W)."""
         height, width = eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
         canvas = canvas_size(height, width, batch.size)
         top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
-        pixels = cut(tv_tensors.Image(image), (height, width), (-top, -left, *canvas), self.preprocessing)
-        return DenseSample(pixels.as_subclass(Tensor)[None], mask[None], np.array([top, left, height, width]))
+        frame = (-top, -left, *canvas)
+        pixels = resize_into_frame(tv_tensors.Image(image), (height, width), frame, self.preprocessing)
+        return Sample(pixels.as_subclass(Tensor)[None], target[None], np.array([top, left, height, width]))
 
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Normalise."""
-        return normalize(pixels, self.preprocessing)
+
+def _pad(parts: Sequence[Tensor], fill: Tensor) -> Tensor:
+    """Tensors (V, ..., h, w) to one (V * B, ..., H, W), view by view."""
+    height, width = (max(part.shape[side] for part in parts) for side in (-2, -1))
+    if all(part.shape[-2:] == (height, width) for part in parts):
+        return by_view(parts)
+    whole = fill.expand(len(parts[0]), len(parts), *parts[0].shape[1:-2], height, width).clone()
+    for number, part in enumerate(parts):
+        whole[:, number, ..., : part.shape[-2], : part.shape[-1]] = part
+    return whole.flatten(0, 1)
 
 
 def _stack(views: list[Tensor]) -> Tensor:

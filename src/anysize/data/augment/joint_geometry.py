@@ -1,4 +1,4 @@
-"""Where images with masks are cut from, and how: the geometry of `anysize.data.augment.joint`.
+"""The geometry of `anysize.data.augment.joint`: which part of an image and its mask is taken, and how.
 
 It goes through torchvision's tv_tensors: `transforms.v2.functional` interpolates an image and takes the nearest pixel
 of a mask. A mask is read with NEAREST_EXACT, which is PIL's nearest: torchvision's plain NEAREST, which its
@@ -50,24 +50,24 @@ def canvas_size(height: int, width: int, size: int) -> tuple[int, int]:
     return max(height, size), max(width, size)
 
 
-def cut(
-    picture: Tensor, resized: tuple[int, int], box: tuple[int, int, int, int], preprocessing: Preprocessing
+def resize_into_frame(
+    picture: Tensor, resized: tuple[int, int], frame: tuple[int, int, int, int], preprocessing: Preprocessing
 ) -> Tensor:
-    """What `box` (top, left, height, width) shows of a tv_tensor (C, H, W) resized to (height, width) `resized`.
+    """Resize a tv_tensor (C, H, W) to `resized` (height, width) and take the `frame` (top, left, height, width) of it.
 
-    A box may reach beyond the picture: there lies the mean colour, or 255 in a mask. Only the part that the box shows
-    is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized.
+    A frame may reach beyond the picture: there lies the mean colour, or 255 in a mask. Only the part that the frame
+    shows is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized.
 
-    >>> cut(tv_tensors.Mask([[[1, 2]]]), (2, 4), (0, 2, 2, 3), Preprocessing(2)).tolist()
+    >>> resize_into_frame(tv_tensors.Mask([[[1, 2]]]), (2, 4), (0, 2, 2, 3), Preprocessing(2)).tolist()
     [[[2, 2, 255], [2, 2, 255]]]
     """
     mode = _mode(picture, preprocessing)
-    rows = _span(picture.shape[-2], resized[0], box[0], box[2])
-    columns = _span(picture.shape[-1], resized[1], box[1], box[3])
+    rows = _span(picture.shape[-2], resized[0], frame[0], frame[2])
+    columns = _span(picture.shape[-1], resized[1], frame[1], frame[3])
     picture = F.crop(picture, rows.source, columns.source, rows.source_length, columns.source_length)
     picture = F.resize(picture, [rows.length, columns.length], mode, antialias=True)
     picture = F.crop(picture, rows.start, columns.start, rows.shown, columns.shown)
-    if rows.shown < box[2] or columns.shown < box[3]:
+    if rows.shown < frame[2] or columns.shown < frame[3]:
         fill = VOID if isinstance(picture, tv_tensors.Mask) else mean_colour(preprocessing)
         picture = F.pad(picture, [columns.before, rows.before, columns.after, rows.after], fill)
     return picture
@@ -88,7 +88,11 @@ def _mode(picture: Tensor, preprocessing: Preprocessing) -> InterpolationMode:
 
 
 class _Span(NamedTuple):
-    """One dimension of `cut`: pixels of the source, what they become, which of that is shown, and what is padded."""
+    """One dimension of `resize_into_frame`, in pixels.
+
+    `source_length` pixels from `source` on are resized to `length`; of these `shown` are taken from `start` on, and
+    `before` and `after` are padded.
+    """
 
     source: int
     source_length: int
@@ -100,10 +104,10 @@ class _Span(NamedTuple):
 
 
 def _span(source: int, resized: int, start: int, length: int) -> _Span:
-    """Resize no more than what `length` pixels from `start` show of `source` pixels resized to `resized`.
+    """The part of `source` pixels that has to be resized where `length` of `resized` pixels are shown from `start` on.
 
-    The part of the source begins and ends with whole pixels that lie on whole pixels of the resized picture, up to
-    1/32 of one, so that the grid is that of the whole. The first and the last edge of the picture always do.
+    It begins and ends with whole pixels that lie on whole pixels of the resized picture, up to 1/32 of one, so that
+    the grid is that of the whole. The first and the last edge of the picture always do.
     """
     first, last = max(start, 0), min(start + length, resized)  # what is shown
     edges = np.arange(source + 1) * (resized / source)
@@ -130,11 +134,14 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def middle(length: int, size: int) -> int:
-    """Where the middle `size` of `length` pixels begins; negative if there are fewer: evaluation's padding."""
+    """The first of the middle `size` of `length` pixels; negative where there are fewer, which are padded."""
     return (length - size) // 2 if length >= size else -((size - length) // 2)
 
 
 def random_start(length: int, size: int, draw: float) -> int:
-    """Where a random crop begins after padding both sides alike: one more pixel than needed if it does not halve."""
+    """The first pixel of a random crop of `size` out of `length` pixels, which are padded alike on both sides.
+
+    Where the pixels that are missing do not halve, one more is padded.
+    """
     padding = max(0, math.ceil((size - length) / 2))
     return int(draw * (length + 2 * padding - size + 1)) - padding

@@ -1,7 +1,4 @@
-"""What the training transforms of images with a class and of images with masks have in common.
-
-Pixel operations, lighting, the keys of a batch's images, and the check of the settings.
-"""
+"""The base class of the training transforms: pixel operations, lighting, the keys of images, checks of settings."""
 
 from collections.abc import Callable
 
@@ -10,20 +7,24 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from anysize.data.augment.transform import Transform
 from anysize.data.random import Stream, normal, seeded
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
-_GREY = 128  # what AutoAugment fills with, as the authors' code does
+_GREY = 128  # AutoAugment fills with it, as the authors' code does
 # Principal components of ImageNet's colours (Krizhevsky et al., 2012; values as published with fb.resnet.torch).
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
-class Augmentation:
-    """What `TrainTransform` and `DenseTrainTransform` are made of.
+Operation = Callable[[Tensor], Tensor]
+
+
+class Augmentation(Transform):
+    """Random augmentation that depends on (seed, epoch, sample, copy) alone: what all training transforms share.
 
     Args:
         preprocessing: base size, normalisation, interpolation.
@@ -31,33 +32,54 @@ class Augmentation:
         seed: of the run.
 
     Raises:
-        UserError: as `check_augment`.
+        UserError: a setting is out of range or does not fit the images.
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
-        check_augment(preprocessing, augment)
+        _check(preprocessing, augment)
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
         self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
-        self._pixel_ops = pixel_ops(augment)
+        self._pixel_ops = _pixel_ops(augment)
 
     def views(self, batch: Batch) -> int:
         """The augmented copies."""
         return batch.copies
 
+    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
+        """Normalise, then lighting: noise along the principal components of ImageNet's colours.
 
-def check_augment(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
-    """Refuse settings that are not settled, out of range, or do not fit the images.
+        The noise is defined for values in [0, 1]; `augment.lighting` is its standard deviation.
+        """
+        values = super().finish(pixels, indices, batch)
+        if self.augment.lighting:
+            keys, copies = sample_keys(indices, batch)
+            alpha = self.augment.lighting * normal(self.seed, batch.epoch, keys, copies, 3)
+            shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
+            values += torch.from_numpy(shift).to(values)[:, :, None, None]
+        return values
 
-    Raises:
-        UserError: names the setting.
-    """
-    if augment.crop == "auto" or augment.flip < 0:
-        raise UserError(
-            f"augment.crop is {augment.crop!r} and augment.flip {augment.flip}; settle them with "
-            "anysize.data.catalog.resolve_augment"
-        )
+    def _operate(self, pixels: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> Tensor:
+        """AutoAugment and colour jitter of the views (N, C, S, S), which are `copies` of the samples `indices`."""
+        for stream, operation in self._pixel_ops:
+            pixels = self._one_by_one(operation, stream, pixels, indices, copies, batch.epoch)
+        return pixels
+
+    def _one_by_one(
+        self, operation: Operation, stream: Stream, images: Tensor, indices: np.ndarray, copies: np.ndarray, epoch: int
+    ) -> Tensor:
+        """Apply a library transform, which draws from torch's generator, to each image of (N, C, H, W)."""
+        done = []
+        for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
+            with seeded(self.seed, epoch, index, copy, stream):
+                done.append(operation(image))
+        return torch.stack(done)
+
+
+def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
+    assert augment.crop != "auto", "to be settled with `resolve_augment`"
+    assert augment.flip >= 0, "to be settled with `resolve_augment`"
     for name in ("scale", "ratio", "rescale"):
         low, high = getattr(augment, name)
         if not 0 < low <= high:
@@ -80,9 +102,9 @@ def sample_keys(indices: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarr
     return np.tile(indices, batch.copies), np.repeat(np.arange(batch.copies), len(indices))
 
 
-def pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor], Tensor]]]:
+def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Operation]]:
     """The library transforms that work on one uint8 image (C, S, S), each with its stream of random numbers."""
-    operations: list[tuple[Stream, Callable[[Tensor], Tensor]]] = []
+    operations: list[tuple[Stream, Operation]] = []
     if augment.autoaugment:
         policy = v2.AutoAugmentPolicy(augment.autoaugment)
         operations.append((Stream.AUTOAUGMENT, v2.AutoAugment(policy, fill=_GREY)))
@@ -91,34 +113,3 @@ def pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Callable[[Tensor],
         jitter = v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)
         operations.append((Stream.COLOR_JITTER, jitter))
     return operations
-
-
-def one_by_one(
-    operation: Callable[[Tensor], Tensor],
-    stream: Stream,
-    seed: int,
-    images: Tensor,
-    indices: np.ndarray,
-    copies: np.ndarray,
-    epoch: int,
-) -> Tensor:
-    """Apply a library transform, which draws from torch's generator, to each image of (N, C, H, W)."""
-    done = []
-    for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
-        with seeded(seed, epoch, index, copy, stream):
-            done.append(operation(image))
-    return torch.stack(done)
-
-
-def add_lighting(
-    values: Tensor, strength: float, preprocessing: Preprocessing, seed: int, indices: np.ndarray, batch: Batch
-) -> None:
-    """Add noise along the principal components of ImageNet's colours to normalised (copies * B, C, S, S), in place.
-
-    The noise is defined for values in [0, 1]; `strength` is its standard deviation, 0 adds none.
-    """
-    if strength:
-        keys, copies = sample_keys(indices, batch)
-        alpha = strength * normal(seed, batch.epoch, keys, copies, 3)
-        shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(preprocessing.std)
-        values += torch.from_numpy(shift).to(values)[:, :, None, None]

@@ -13,8 +13,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.evaluation import normalize, resize, take, to_square
-from anysize.data.augment.operations import Augmentation, add_lighting, one_by_one, sample_keys
+from anysize.data.augment.operations import Augmentation, sample_keys
+from anysize.data.augment.square import resize, take, to_square
+from anysize.data.augment.transform import PlainTransform
 from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
@@ -22,13 +23,12 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
 
-class TrainTransform(Augmentation):
-    """Random augmentation that depends on (seed, epoch, sample, copy) alone.
+class TrainTransform(Augmentation, PlainTransform):
+    """Random augmentation of images whose targets hold for any part of them.
 
     Args:
         preprocessing: base size, normalisation, interpolation; how images become square for `crop = "none"`.
-        augment: what to do, with `crop` and `flip` settled (`resolve_augment`).
-        seed: of the run.
+        augment, seed: as for `Augmentation`.
 
     Raises:
         UserError: settings that do not fit together or do not fit the images.
@@ -53,7 +53,7 @@ class TrainTransform(Augmentation):
         resized = [self._to_base(chunk.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for chunk in torch.split(images, 1024)]
         return torch.cat(resized).contiguous() if resized[0].shape[1:] != images.shape[1:] else images
 
-    def sample(self, image: Tensor, index: int, batch: Batch) -> Tensor:
+    def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
         """One image as stored (C, H, W) to its augmented copies (copies, C, S, S)."""
         if self.augment.crop == "pad":
             image = self._to_base(image)
@@ -65,10 +65,9 @@ class TrainTransform(Augmentation):
 
     def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
         """Normalise, then lighting and cutout."""
-        values = normalize(pixels, self.preprocessing)
-        add_lighting(values, self.augment.lighting, self.preprocessing, self.seed, indices, batch)
+        values = super().finish(pixels, indices, batch)
         if self.augment.cutout:
-            self._cut_out(values, *sample_keys(indices, batch), batch)
+            self._erase(values, *sample_keys(indices, batch), batch)
         return values
 
     def _augment(self, images: Tensor, rows: np.ndarray, indices: np.ndarray, batch: Batch) -> Tensor:
@@ -86,11 +85,9 @@ class TrainTransform(Augmentation):
                 pixels = to_square(chosen, batch.size, self.preprocessing)
             else:
                 crop = functools.partial(self._resized_crop, size=batch.size)
-                pixels = one_by_one(crop, Stream.RANDOM_RESIZED, self.seed, chosen, indices, copies, batch.epoch)
+                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, indices, copies, batch.epoch)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
-        for stream, operation in self._pixel_ops:
-            pixels = one_by_one(operation, stream, self.seed, pixels, indices, copies, batch.epoch)
-        return pixels
+        return self._operate(pixels, indices, copies, batch)
 
     def _pad_crop(
         self, images: Tensor, rows: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray
@@ -135,7 +132,7 @@ class TrainTransform(Augmentation):
         cropped: Tensor = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
         return cropped
 
-    def _cut_out(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
+    def _erase(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""
         side = max(1, round(self.augment.cutout * batch.size / self.preprocessing.image_size))
         covered = []

@@ -8,7 +8,7 @@
 """
 
 import contextlib
-import functools
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from typing import Literal, get_args
 
 from anysize.data.catalog import DATASETS
 from anysize.data.dataset import Split
-from anysize.data.export.coco import write_coco
-from anysize.data.export.voc import write_voc
+from anysize.data.export.coco_writer import write_coco
+from anysize.data.export.voc_writer import write_voc
 from anysize.data.scenes.compose import Scene, compose
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.sets.scenes import COUNTS
@@ -54,24 +54,20 @@ def export_dataset(
     folder = Path(folder).expanduser().absolute()
     _check(name, format, images, polygons)
     counts = {split: min(images, COUNTS[split]) if images else COUNTS[split] for split in get_args(Split)}
-    write = functools.partial(write_coco, polygons=polygons) if format == "coco" else write_voc
+    total, done = sum(counts.values()), itertools.count(1)
+
+    def scenes(split: Split) -> Iterator[Scene]:
+        for index in range(counts[split]):
+            yield compose(split, index)
+            on_image(next(done), total)
+
     with _new_folder(folder) as beside:
-        done = 0
-        for split, count in counts.items():
-            before, done = done, done + count
-            step = functools.partial(_report, on_image, before, sum(counts.values()))
-            write(beside, split, _scenes(split, count, step), CLASSES)
+        for split in counts:
+            if format == "coco":
+                write_coco(beside, split, scenes(split), CLASSES, polygons=polygons)
+            else:
+                write_voc(beside, split, scenes(split), CLASSES)
     return folder
-
-
-def _scenes(split: Split, count: int, on_image: Callable[[int], None]) -> Iterator[Scene]:
-    for index in range(count):
-        yield compose(split, index)
-        on_image(index + 1)
-
-
-def _report(on_image: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    on_image(before + done, total)
 
 
 def _check(name: str, format: Format, images: int, polygons: bool) -> None:

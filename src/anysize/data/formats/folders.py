@@ -1,8 +1,10 @@
 """Image folders: which files belong to which class and split."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,24 +15,26 @@ from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
 
-_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
+_NAMES = {"train": ("train",), "validation": ("validation", "val", "test")}
 _HELD_OUT = 0.1  # of each class, where there is no validation folder
+_T = TypeVar("_T")
 
 
-def list_images(root: Path, settings: DataSettings, split: Split) -> FileSource:
+def list_images(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The files of a split with their classes, sorted by class and path.
 
     Raises:
         UserError: no folder for the split, no classes, an empty class, or other classes in validation than in training.
     """
-    folder, whole = _split_folder(root, split)
-    classes = _classes(folder)
-    if not whole and split == "validation" and classes != (expected := _classes(_split_folder(root, "train")[0])):
-        odd = sorted(set(classes) ^ set(expected))
+    folder, classes = _class_folders(root, split, expected)
+    training = classes if split == "train" else _class_folders(root, "train", expected)[1]
+    if classes != training:
+        odd = sorted(set(classes) ^ set(training))
         raise UserError(
             f"{folder} has other classes than the train folder beside it: {', '.join(odd[:5])} in only one of them; "
             "expected the same class folders in both"
         )
+    whole = folder == root
     paths: list[str] = []
     targets: list[int] = []
     for target, name in enumerate(classes):
@@ -44,51 +48,58 @@ def list_images(root: Path, settings: DataSettings, split: Split) -> FileSource:
             )
         paths += files
         targets += [target] * len(files)
-    return FileSource(
-        paths, np.array(targets, dtype=np.int64), classes, f"{settings.name} {split}", settings.on_bad_image
-    )
+    return FileSource(paths, np.array(targets, np.int64), classes, f"{settings.name} {split}", settings.on_bad_image)
 
 
-def first_image_size(root: Path) -> tuple[int, int]:
+def first_image_size(root: Path, expected: str) -> tuple[int, int]:
     """Width and height of the first readable image of the training split, from its header.
 
     Raises:
         UserError: no image at all can be read.
     """
-    folder, _ = _split_folder(root, "train")
-    for name in _classes(folder):
-        for path in images_below(folder / name):
-            try:
-                with Image.open(path) as image:
-                    return image.size
-            except OSError:  # damaged: the policy applies when it is loaded
-                continue
-    raise UserError(f"{folder} holds no readable image in its class folders; expected CLASS/IMAGE")
+    folder, classes = _class_folders(root, "train", expected)
+    return first_readable((path for name in classes for path in images_below(folder / name)), folder)
 
 
-def _split_folder(root: Path, split: Split) -> tuple[Path, bool]:
-    """The folder with a split's classes, and whether it holds all images because there is no `train` folder."""
-    if not (root / "train").is_dir():
-        if any((root / name).is_dir() for name in _FOLDERS["validation"]):
-            raise UserError(f"{root} has no folder 'train' beside its validation folder; expected train/CLASS/IMAGE")
-        return root, True
-    for name in _FOLDERS[split]:
-        if (root / name).is_dir():
-            return root / name, False
-    raise UserError(f"{root} has a folder 'train' but none named {' or '.join(_FOLDERS[split])}; add one")
+def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
+    """Width and height of the first of these images in `folder` that can be read, from its header.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    for path in paths:
+        with contextlib.suppress(OSError), Image.open(path) as image:  # the policy applies when it is loaded
+            return image.size
+    raise UserError(f"{folder} holds no training image that can be read; expected at least one")
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder with a split's classes, which is root itself where it holds all images, and the classes."""
+    splits = any((root / name).is_dir() for names in _NAMES.values() for name in names)
+    folder = find_split(root, split, expected) if splits else root
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise UserError(f"{folder} holds no class folders; expected CLASS/IMAGE in it")
-    return tuple(names)
+    return folder, tuple(names)
+
+
+def find_split(root: Path, split: Split, expected: str, ending: str = "") -> Path:
+    """The folder of a split, or its file with this ending: the first of the usual names that is there.
+
+    Raises:
+        UserError: there is none; it says that root should hold what is `expected`.
+    """
+    names = [name + ending for name in _NAMES[split]]
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise UserError(f"{root} has no {'' if ending else 'folder '}{' or '.join(names)}; expected {expected}")
 
 
 def images_below(folder: Path, endings: tuple[str, ...] = ()) -> Iterator[str]:
-    """Image files in a folder and below it; hidden ones are left alone. In no particular order between folders.
+    """Image files in a folder and below it, in no particular order between folders; hidden ones are left alone.
 
-    `endings` are those that are taken, in lower case; by default all that are taken for images.
+    Files with these `endings` (in lower case) are taken, by default all that image files have.
     """
     endings = endings or image_extensions()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -98,8 +109,8 @@ def images_below(folder: Path, endings: tuple[str, ...] = ()) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def hold_out(files: list[str], split: Split) -> list[str]:
-    """A fixed tenth of the files, such as those of a class, (at least one) for validation, or the others."""
-    count = max(1, round(_HELD_OUT * len(files)))
-    held_out = set(np.random.default_rng(0).permutation(len(files))[:count].tolist())
-    return [file for i, file in enumerate(files) if (i in held_out) == (split == "validation")]
+def hold_out(items: Sequence[_T], split: Split) -> list[_T]:
+    """A fixed tenth of the items (at least one), such as the files of a class, for validation, or the others."""
+    count = max(1, round(_HELD_OUT * len(items)))
+    held_out = set(np.random.default_rng(0).permutation(len(items))[:count].tolist())
+    return [item for i, item in enumerate(items) if (i in held_out) == (split == "validation")]

@@ -27,30 +27,43 @@ class MaskFiles:
         self._paths = np.array([os.fsencode(path) for path in paths])  # no Python objects: see `FileSource`
         self.num_classes = num_classes
         self.numbers = numbers
-        self._bad = np.ones(256, dtype=bool)
-        self._bad[[*range(num_classes), VOID]] = False
+        self._known = np.isin(np.arange(256), [*range(num_classes), VOID])
         self._table = np.arange(256, dtype=np.uint8)
-        self._table[:num_classes] = np.arange(num_classes) if numbers is None else numbers
+        if numbers is not None:
+            self._table[:num_classes] = numbers
 
-    def read(self, index: int) -> np.ndarray:
-        """Class numbers, uint8 (H, W). Raises `BadImage`: no mask, damaged, or a number that no class has."""
-        path = self.describe(index)
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Class numbers, uint8 `shape`.
+
+        Raises:
+            BadImage: no mask, one that is damaged or of another size, or a number that no class has.
+        """
+        path = os.fsdecode(bytes(self._paths[index]))
         mask = read_mask(path)
-        wrong = self._bad[mask]
-        if wrong.any():
+        check_shape(mask, shape, path)
+        known = self._known[mask]
+        if not known.all():
             raise BadImage(
-                f"its mask {path} has the class number {mask[wrong].max()}; expected 0 to {self.num_classes - 1}, or "
+                f"its mask {path} has the class number {mask[~known].max()}; expected 0 to {self.num_classes - 1}, or "
                 f"{VOID} where there is no class"
             )
         return mask if self.numbers is None else self._table[mask]
 
-    def describe(self, index: int) -> str:
-        """The file's path."""
-        return os.fsdecode(bytes(self._paths[index]))
-
-    def subset(self, indices: np.ndarray) -> "MaskFiles":
+    def __getitem__(self, indices: np.ndarray) -> "MaskFiles":
         """The masks of the images `indices` (int64), in that order."""
-        return MaskFiles([self.describe(i) for i in indices], self.num_classes, self.numbers)
+        return MaskFiles([os.fsdecode(bytes(path)) for path in self._paths[indices]], self.num_classes, self.numbers)
+
+
+def check_shape(mask: np.ndarray, shape: tuple[int, ...], path: str) -> None:
+    """Raise `BadImage` where a mask, which was read from `path`, has not the height and width of its image."""
+    if mask.shape != tuple(shape):
+        raise BadImage(
+            f"its mask {path} has {mask.shape[0]} x {mask.shape[1]} pixels and the image {shape[0]} x {shape[1]} "
+            "(height x width); expected the same"
+        )
 
 
 def read_mask(path: str) -> np.ndarray:
@@ -89,7 +102,7 @@ def read_mask(path: str) -> np.ndarray:
 
 
 def _bits_of_grey(image: Image.Image, path: str) -> int:
-    """Bits a pixel of a grey PNG, which PIL does not tell: it spreads 2 and 4 bits over 0 to 255. Else 0."""
+    """Bits a pixel of a grey PNG, 0 for other files. PIL does not tell them: it spreads 2 and 4 bits over 0 to 255."""
     if image.format != "PNG" or image.mode != "L":
         return 0
     with open(path, "rb") as file:

@@ -1,66 +1,83 @@
-"""The data sets that torchvision knows, as arrays in memory."""
+"""The data sets that torchvision knows, as arrays in memory. Imports no torch before a data set is loaded."""
 
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
-
-from anysize.data.dataset import Split, data_root
-from anysize.data.formats.idx import read_idx_pair
+from anysize.data.dataset import DataSet, Split, data_root
 from anysize.data.settings import DataSettings
-from anysize.data.source import ArraySource
 from anysize.registry import UserError
 
-
-def load_idx(settings: DataSettings, split: Split, torchvision_name: str, classes: Sequence[str]) -> ArraySource:
-    """MNIST or Fashion-MNIST from IDX files in root or in torchvision's layout; downloaded when asked for.
-
-    Raises:
-        UserError: the files are not there.
-    """
-    expected = (
-        "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the same of t10k (here or in "
-        f"{torchvision_name}/raw)"
-    )
-    root = data_root(settings, expected, downloadable=True)
-    pair = read_idx_pair(root, split, f"{torchvision_name}/raw")
-    if pair is None and settings.download:
-        _torchvision(settings, torchvision_name, root, train=split == "train")
-        pair = read_idx_pair(root, split, f"{torchvision_name}/raw")
-    if pair is None:
-        raise UserError(
-            f"{root} does not hold {settings.name!r}; expected {expected} in it; --data.download true fetches them"
-        )
-    images, labels = pair
-    pixels = torch.from_numpy(images.copy()).unsqueeze(3)  # (N, H, W, 1)
-    return ArraySource(pixels, labels.astype(np.int64), tuple(classes), f"{settings.name} {split}")
+if TYPE_CHECKING:
+    from anysize.data.source import ArraySource
 
 
-def load_torchvision(
-    settings: DataSettings, split: Split, name: str, folder: str, which: dict[str, Any]
-) -> ArraySource:
-    """A torchvision data set that holds its images in memory; torchvision checks the files' published checksums.
+class TorchvisionSet(DataSet):
+    """A data set that torchvision holds in memory; torchvision checks the files' published checksums."""
 
-    `which` are the arguments that choose the split.
+    torchvision_name: ClassVar[str]
+    folder: ClassVar[str]
+    """Where torchvision keeps the files within root."""
 
-    Raises:
-        UserError: the files are not there, or their checksums differ.
-    """
-    root = data_root(settings, f"torchvision's folder {folder}", downloadable=True)
-    dataset = _torchvision(settings, name, root, **which)
-    # STL-10 is stored (N, C, H, W), the others (N, H, W, C).
-    images = dataset.data if dataset.data.shape[3] == 3 else dataset.data.transpose(0, 2, 3, 1)
-    targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
-    return ArraySource(
-        torch.from_numpy(np.ascontiguousarray(images)),
-        np.asarray(targets, dtype=np.int64),
-        tuple(dataset.classes),
-        f"{settings.name} {split}",
-    )
+    def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "ArraySource":
+        """Read torchvision's folder in root; download it when asked for.
+
+        Raises:
+            UserError: the files are not there, or their checksums differ.
+        """
+        import numpy as np
+        import torch
+
+        from anysize.data.source import ArraySource
+
+        root = data_root(settings, f"torchvision's folder {self.folder}", downloadable=True)
+        dataset = _torchvision(settings, self.torchvision_name, root, **self.which(split))
+        # STL-10 is stored (N, C, H, W), the others (N, H, W, C).
+        images = dataset.data if dataset.data.shape[3] == 3 else dataset.data.transpose(0, 2, 3, 1)
+        labels = np.asarray(dataset.targets if hasattr(dataset, "targets") else dataset.labels, dtype=np.int64)
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        return ArraySource(pixels, labels, tuple(dataset.classes), f"{settings.name} {split}")
+
+    def which(self, split: Split) -> dict[str, Any]:
+        """The arguments of torchvision's data set that choose the split."""
+        return {"train": split == "train"}
 
 
-def _torchvision(settings: DataSettings, name: str, root: object, **arguments: Any) -> Any:
+class IdxSet(DataSet):
+    """MNIST or a data set like it: IDX files, plain or gzipped, in root or where torchvision puts them."""
+
+    torchvision_name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+
+    def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "ArraySource":
+        """Read the IDX files; download them when asked for.
+
+        Raises:
+            UserError: the files are not there, or damaged.
+        """
+        import numpy as np
+        import torch
+
+        from anysize.data.formats.idx import read_idx_pair
+        from anysize.data.source import ArraySource
+
+        folder = f"{self.torchvision_name}/raw"
+        files = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the same of t10k"
+        expected = f"{files} (here or in {folder})"
+        root = data_root(settings, expected, downloadable=True)
+        pair = read_idx_pair(root, split, folder)
+        if pair is None and settings.download:
+            _torchvision(settings, self.torchvision_name, root, train=split == "train")
+            pair = read_idx_pair(root, split, folder)
+        if pair is None:
+            raise UserError(
+                f"{root} does not hold {settings.name!r}; expected {expected} in it; --data.download true fetches them"
+            )
+        images, labels = pair
+        pixels = torch.from_numpy(images.copy()).unsqueeze(3)  # (N, H, W, 1)
+        return ArraySource(pixels, labels.astype(np.int64), self.classes, f"{settings.name} {split}")
+
+
+def _torchvision(settings: DataSettings, name: str, root: Path, **arguments: Any) -> Any:
     import torchvision.datasets
 
     try:

@@ -27,8 +27,9 @@ from anysize.data.scenes.parts import (
     textured_ground,
 )
 
-MIN_AREA = 12  # pixels of a garment that stay visible at least ...
-MIN_SHARE = 3  # ... and one in so many
+# Of each garment in a scene at least so many pixels can be seen, and at least one in so many of its pixels.
+MIN_AREA = 12
+MIN_SHARE = 3
 
 _SIDES = tuple(round(8 * 12 ** (step / 63)) for step in range(64))  # pixels, log-uniform
 _PLACES = 8  # tries to place a garment so that those below stay visible
@@ -54,7 +55,7 @@ class Scene(NamedTuple):
     objects: tuple[SceneObject, ...]
 
 
-class Scenes(NamedTuple):
+class SceneArrays(NamedTuple):
     """Many scenes: uint8 images (N, 128, 128, 3), masks (N, 128, 128) of 1 + class, 0: ground, and their objects.
 
     `objects` is int64 (M, 3): scene, class, area in visible pixels.
@@ -74,7 +75,7 @@ def compose(split: Split, index: int) -> Scene:
     )
 
 
-def compose_many(split: Split, count: int) -> Scenes:
+def compose_many(split: Split, count: int) -> SceneArrays:
     """The first `count` scenes of a split.
 
     >>> compose_many("train", 2).masks.shape
@@ -88,7 +89,7 @@ def compose_many(split: Split, count: int) -> Scenes:
         images[index] = image.transpose(1, 2, 0)
         masks[index] = np.array([0, *(1 + label for label in labels)], np.uint8).take(owners)
         objects += [(index, label, area) for label, area in zip(labels, areas, strict=True)]
-    return Scenes(images, masks, np.array(objects, np.int64).reshape(-1, 3))
+    return SceneArrays(images, masks, np.array(objects, np.int64).reshape(-1, 3))
 
 
 def _describe(label: int, mask: npt.NDArray[np.bool_]) -> SceneObject:
@@ -130,7 +131,7 @@ def _paint(split: Split, index: int) -> tuple[Bytes, Bytes, list[int], list[int]
 
 
 def _sides(draws: Draws) -> list[int]:
-    """How large the garments are in pixels: a third 66 to 96, the others log-uniform from 8.
+    """Draw how large the garments are in pixels: a third 66 to 96, the others log-uniform from 8.
 
     The larger ones come first and lie below, as a rule, so that the smaller ones are seen.
     """
@@ -144,7 +145,10 @@ def _sides(draws: Draws) -> list[int]:
 def _place(
     draws: Draws, mask: npt.NDArray[np.bool_], owners: Bytes, visible: list[int], least: list[int]
 ) -> tuple[tuple[slice, slice], list[int]] | None:
-    """Where a garment may lie, and how many pixels of each of those below it hides; None: nowhere that was tried."""
+    """A place for a garment, and how many pixels it hides there of the ground and of each garment.
+
+    None where at each place that was tried it would hide too much.
+    """
     height, width = mask.shape
     for _ in range(_PLACES):
         top, left = draws.below(CANVAS - height + 1), draws.below(CANVAS - width + 1)

@@ -1,4 +1,4 @@
-"""What scenes are made of: random integers, exact resampling, cut-out garments, colours and grounds.
+"""The parts of scenes: random integers, exact resampling, cut-out garments, colours and grounds.
 
 All arithmetic is on integers, or on integers held in floats too small to be rounded, so that a scene has the same
 pixels on every machine and with every version of numpy.
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anysize.data.dataset import Split
+from anysize.data.formats.embedded import read_embedded
 from anysize.data.random import random_bits
 
 Bytes = npt.NDArray[np.uint8]
@@ -19,6 +20,7 @@ CANVAS = 128  # pixels, the side of a scene
 _KEY = 0x5CE9E5  # keeps scenes' numbers apart from those of training
 _SPLITS = {"train": 0, "validation": 1}
 _DRAWS = 256  # numbers a scene, more than one needs
+_HOLLOW = (5, 8)  # labels of sandals and bags, which have straps and handles
 _NOISE = 64 * 64 + 8 * 8  # bytes a scene, as many as one may need
 
 
@@ -92,24 +94,19 @@ class Garments(NamedTuple):
 @functools.cache
 def load_garments(split: Split) -> Garments:
     """The embedded garments without their black background; grey is 0 where they are transparent."""
-    from anysize.data.sets.fashion_mini import FashionMini
-    from anysize.data.settings import DataSettings
-
-    source = FashionMini().load(DataSettings(name="fashion-mini"), split)
-    grey = source.images.numpy()[..., 0]
-    hollow = np.isin(source.targets, [source.classes.index(name) for name in ("Sandal", "Bag")])
-    opaque = cut_out(grey, hollow)
-    return Garments(source.targets, np.stack([grey * opaque, np.uint8(255) * opaque], axis=1))
+    grey, labels = read_embedded(split)
+    opaque = cut_out(grey, np.isin(labels, _HOLLOW))
+    return Garments(labels.astype(np.int64), np.stack([grey * opaque, np.uint8(255) * opaque], axis=1))
 
 
 _FAINT = 10  # grey values up to this are no part of a garment, unless enclosed by one
 
 
 def cut_out(grey: Bytes, hollow: npt.NDArray[np.bool_]) -> Bytes:
-    """Where a garment is (N, H, W), 0 or 1, of images on black (N, H, W), at most 62 wide.
+    """Masks (N, H, W), 1 where the garment is, of grey images on black (N, H, W) that are at most 62 pixels wide.
 
-    Dark parts that a garment encloses are prints or shadows and belong to it; in `hollow` ones (N,), with straps or
-    handles, they do not where they are at least 3 x 3 pixels large.
+    Dark parts that a garment encloses are prints or shadows and belong to it. `hollow` (N,) garments have straps or
+    handles: of them, dark parts of at least 3 x 3 pixels do not belong to the garment.
 
     >>> ring = np.pad(np.zeros((1, 3, 3), np.uint8), ((0, 0), (1, 1), (1, 1)), constant_values=200)
     >>> [int(cut_out(ring, np.array([hollow])).sum()) for hollow in (False, True)]

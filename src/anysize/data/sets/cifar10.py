@@ -1,25 +1,16 @@
 """CIFAR-10 (Krizhevsky, 2009)."""
 
-from typing import TYPE_CHECKING
-
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
-from anysize.data.settings import DataSettings
-
-if TYPE_CHECKING:
-    from anysize.data.source import ArraySource
+from anysize.data.dataset import DATASETS, DatasetInfo
+from anysize.data.formats.torchvision_sets import TorchvisionSet
 
 
 @DATASETS.register("cifar10")
-class Cifar10(DataSet):
+class Cifar10(TorchvisionSet):
     """CIFAR-10: 50,000 + 10,000 colour images, 32 x 32, 10 classes."""
 
     # Normalised by ImageNet's mean and std, as in the code of Mix & Match.
     defaults = DatasetInfo(
         32, resize="stretch", crop="pad", num_classes=10, train_images=50_000, validation_images=10_000
     )
-
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "ArraySource":
-        """Read torchvision's folder `cifar-10-batches-py` in root."""
-        from anysize.data.formats.torchvision_sets import load_torchvision
-
-        return load_torchvision(settings, split, "CIFAR10", "cifar-10-batches-py", {"train": split == "train"})
+    torchvision_name = "CIFAR10"
+    folder = "cifar-10-batches-py"

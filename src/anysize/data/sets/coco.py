@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class Coco(DataSet):
     image_sets = ("2017", "2014")
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """Without a root the numbers of labels and images are those of the published files."""
+        """Add the numbers of classes and images of the published files, unless there is a root with files."""
         if settings.root:
             return self.defaults
         train, validation = _IMAGES.get(settings.image_set or "2017", (0, 0))
         classes = len(settings.categories) or _CLASSES
         return dataclasses.replace(self.defaults, num_classes=classes, train_images=train, validation_images=validation)
 
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "labels") -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: str = "labels") -> "FileSource":
         """Read the split's annotation file, or its index from the last time; decodes no image."""
         from anysize.data.formats.coco.layout import load_coco
 

@@ -1,14 +1,13 @@
 """Your own images: a folder a class."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
     from anysize.data.source import FileSource
 
-_EXPECTED = "train/CLASS/IMAGE and validation/CLASS/IMAGE (or val, or test), or CLASS/IMAGE"
 _SMALL = 96  # pixels
 
 
@@ -25,18 +24,19 @@ class Folder(DataSet):
     """
 
     defaults = DatasetInfo(224)
+    expected: ClassVar[str] = "train/CLASS/IMAGE and validation/CLASS/IMAGE (or val, or test), or CLASS/IMAGE"
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """As the first image suggests: reads its header."""
+        """Read the header of the first image, which tells small squares from photographs."""
         from anysize.data.formats.folders import first_image_size
 
-        width, height = first_image_size(data_root(settings, _EXPECTED))
+        width, height = first_image_size(data_root(settings, self.expected), self.expected)
         if width == height <= _SMALL:
             return DatasetInfo(width, resize="stretch", crop="pad")
         return self.defaults
 
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "class") -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "FileSource":
         """List the files of a split; decodes none."""
         from anysize.data.formats.folders import list_images
 
-        return list_images(data_root(settings, _EXPECTED), settings, split)
+        return list_images(data_root(settings, self.expected), settings, split, self.expected)

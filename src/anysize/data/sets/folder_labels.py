@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
 from anysize.data.settings import DataSettings
 from anysize.registry import UserError
 
@@ -28,10 +28,10 @@ class FolderLabels(DataSet):
     defaults = DatasetInfo(224, resize="stretch")
     offers = ("labels",)
 
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "labels") -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: str = "labels") -> "FileSource":
         """Read the split's file; decodes no image."""
         from anysize.data.formats.label_csv import load_folder_labels
 
         if settings.areas:
             raise UserError("data.areas is set, but labels in CSV files say nothing of areas of objects; remove it")
-        return load_folder_labels(data_root(settings, _EXPECTED), settings, split)
+        return load_folder_labels(data_root(settings, _EXPECTED), settings, split, _EXPECTED)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class FolderMasks(DataSet):
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """Base 512, or the longer side of the first training image where that is smaller: reads its header."""
-        from anysize.data.formats.folder_masks import first_longer_side
+        from anysize.data.formats.mask_pairs import first_longer_side
 
-        side = first_longer_side(data_root(settings, _EXPECTED))
+        side = first_longer_side(data_root(settings, _EXPECTED), _EXPECTED)
         return dataclasses.replace(self.defaults, image_size=min(side, self.defaults.image_size))
 
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "masks") -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: str = "masks") -> "FileSource":
         """List the pairs of a split; decodes no image, and no mask where classes.txt is there."""
-        from anysize.data.formats.folder_masks import load_folder_masks
+        from anysize.data.formats.mask_pairs import load_folder_masks
 
-        return load_folder_masks(data_root(settings, _EXPECTED), settings, split)
+        return load_folder_masks(data_root(settings, _EXPECTED), settings, split, _EXPECTED)

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.settings import DataSettings
-from anysize.registry import UserError
 
 if TYPE_CHECKING:
     from anysize.data.source import ArraySource
@@ -35,21 +34,17 @@ class Scenes(DataSet):
         """128 px; with `settings.categories` so many classes."""
         return dataclasses.replace(self.defaults, num_classes=len(settings.categories or CLASSES))
 
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "labels") -> "ArraySource":
+    def load(self, settings: DataSettings, split: Split, targets: str = "labels") -> "ArraySource":
         """Compose the scenes of a split: the first `settings.limit`, or all."""
         import numpy as np
         import torch
 
-        from anysize.data.catalog import dataset_info
-        from anysize.data.formats.mask_sources import choose_classes
+        from anysize.data.formats.embedded import refuse_folder
+        from anysize.data.formats.file_lists import choose_classes
         from anysize.data.scenes.compose import compose_many
         from anysize.data.source import ArraySource
 
-        if settings.root or settings.download:
-            raise UserError(
-                "data set 'scenes' is embedded in the package and takes no data.root and no data.download; set "
-                "data.name to the data set that is meant"
-            )
+        refuse_folder(settings)
         classes = choose_classes(settings.categories or CLASSES, CLASSES, "data set 'scenes'")
         kept = [CLASSES.index(name) for name in classes]
         scenes = compose_many(split, min(settings.limit or COUNTS[split], COUNTS[split]))
@@ -57,10 +52,8 @@ class Scenes(DataSet):
         if targets == "masks":
             renumbered = np.zeros(1 + len(CLASSES), np.uint8)
             renumbered[1 + np.array(kept)] = np.arange(1, 1 + len(kept))
-            masks = torch.from_numpy(renumbered[scenes.masks])
-            nothing = np.zeros((len(images), 0), np.uint8)
-            return ArraySource(images, nothing, ("background", *classes), f"scenes {split}", masks=masks)
+            return ArraySource(images, renumbered[scenes.masks], ("background", *classes), f"scenes {split}")
         scene, label, area = scenes.objects.T
         labels = np.zeros((len(images), 3, len(CLASSES)), np.uint8)
-        labels[scene, np.digitize(area, dataset_info(settings, "labels").areas), label] = 1
+        labels[scene, np.digitize(area, settings.areas or self.defaults.areas), label] = 1
         return ArraySource(images, labels[:, :, kept], classes, f"scenes {split}")

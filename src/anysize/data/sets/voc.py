@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, Targets, data_root
+from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, Split, data_root
 from anysize.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Voc(DataSet):
         train, validation = _TRAIN_IMAGES.get(settings.image_set, 0), self.defaults.validation_images
         classes = self.defaults.num_classes
         if settings.root:
-            from anysize.data.formats.voc import class_names, count_images, find_year
+            from anysize.data.formats.voc_lists import class_names, count_images, find_year
 
             year = find_year(data_root(settings, _EXPECTED))
             train, validation = count_images(year, settings)
@@ -48,8 +48,8 @@ class Voc(DataSet):
             validation_images=validation,
         )
 
-    def load(self, settings: DataSettings, split: Split, targets: Targets = "masks") -> "FileSource":
+    def load(self, settings: DataSettings, split: Split, targets: str = "masks") -> "FileSource":
         """Read the split's list; decodes no image."""
-        from anysize.data.formats.voc import load_voc
+        from anysize.data.formats.voc_lists import load_voc
 
         return load_voc(data_root(settings, _EXPECTED), settings, split)

@@ -6,7 +6,7 @@ Format: https://cocodataset.org/#format-data, "Object Detection".
 import array
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,57 +15,77 @@ from anysize.registry import UserError
 
 EXPECTED = "expected object instances, as in COCO's instances_*.json"
 _OTHERS = {"caption": "captions", "segments_info": "panoptic segments", "score": "results"}  # other COCO files' keys
-_COLUMNS = {
-    "image_id": "q",
-    "category_id": "q",
-    "area": "d",
-    "crowd": "b",
-    "segmented": "b",
-    "offset": "q",
-    "length": "q",
-}
+_COLUMNS = ("image_id", "category_id", "area", "crowd", "segmented", "offset", "length")
+_CODES = "qqdbbqq"  # of their values, for `array.array`
+
+
+class _Valid(NamedTuple):
+    """A condition on a value: a test, and what it expects in words."""
+
+    test: Callable[[Any], bool]
+    expected: str
+
+
+def _is_segmentation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value.get("counts"), (list, str))
+    return value is None or (isinstance(value, list) and all(isinstance(polygon, list) for polygon in value))
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+
+
+_WHOLE = _Valid(lambda value: type(value) is int and abs(value) < 2**63, "a whole number")
+_SIDE = _Valid(lambda value: type(value) is int and 0 < value < 2**31, "a whole number of pixels")
+_TEXT = _Valid(_is_text, "a text")
+_AREA = _Valid(lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of pixels")  # nor NaN
+_CROWD = _Valid(lambda value: value in (0, 1), "0 or 1")
+_SEGMENTATION = _Valid(_is_segmentation, "a list of polygons [x, y, ...], or {'size', 'counts'}")
+_ANY = _Valid(lambda value: True, "")
+_IMAGE = {"id": _WHOLE, "file_name": _TEXT, "height": _SIDE, "width": _SIDE}
 
 
 def _read_images(elements: Iterator[Element], path: str) -> dict[str, Any]:
-    check = _Check(path, "image")
-    rows = [
-        (
-            check.whole(image, "id"),
-            check.text(image, "file_name").encode(),
-            check.side(image, "height"),
-            check.side(image, "width"),
-        )
-        for image, _, _ in map(check.next, elements)
-    ]
+    take = _Taker(path, "image")
+    rows = [[take(image, key, valid) for key, valid in _IMAGE.items()] for image, _, _ in map(take.next, elements)]
     ids, names, heights, widths = zip(*rows, strict=True) if rows else ((),) * 4
     return {
         "image_ids": _unique(path, "image ids", np.array(ids, np.int64)),
-        "file_names": np.array(names, np.bytes_),
+        "file_names": np.array([name.encode() for name in names], np.bytes_),
         "heights": np.array(heights, np.int32),
         "widths": np.array(widths, np.int32),
     }
 
 
 def _read_categories(elements: Iterator[Element], path: str) -> dict[str, Any]:
-    check = _Check(path, "category")
-    rows = [(check.whole(category, "id"), check.text(category, "name")) for category, _, _ in map(check.next, elements)]
+    take = _Taker(path, "category")
+    rows = [(take(each, "id", _WHOLE), take(each, "name", _TEXT)) for each, _, _ in map(take.next, elements)]
     ids, names = zip(*rows, strict=True) if rows else ((),) * 2
     _unique(path, "category names", np.array(names, np.str_))
     return {"category_ids": _unique(path, "category ids", np.array(ids, np.int64)), "category_names": tuple(names)}
 
 
 def _read_annotations(elements: Iterator[Element], path: str) -> dict[str, Any]:
-    check = _Check(path, "annotation")
+    take = _Taker(path, "annotation")
     # Arrays of the standard library grow in place and hold numbers, not Python objects.
-    columns: dict[str, array.array[Any]] = {name: array.array(code) for name, code in _COLUMNS.items()}
+    columns: dict[str, array.array[Any]] = {
+        name: array.array(code) for name, code in zip(_COLUMNS, _CODES, strict=True)
+    }
     image, category, area, crowd, segmented, offset, length = (column.append for column in columns.values())
-    for annotation, start, size in map(check.next, elements):
-        image(check.whole(annotation, "image_id"))
-        category(check.whole(annotation, "category_id"))
-        area(check.area(annotation))
-        crowd(check.crowd(annotation))
-        segmented(check.segmented(annotation))
-        check.value(annotation, "bbox")
+    for annotation, start, size in map(take.next, elements):
+        image(take(annotation, "image_id", _WHOLE))
+        category(take(annotation, "category_id", _WHOLE))
+        area(take(annotation, "area", _AREA))
+        take(annotation, "bbox", _ANY)
+        annotation.setdefault("iscrowd", 0)
+        annotation.setdefault("segmentation", None)
+        crowd(int(take(annotation, "iscrowd", _CROWD)))
+        shape = take(annotation, "segmentation", _SEGMENTATION)
+        segmented(bool(shape["counts"]) if isinstance(shape, dict) else any(shape or ()))
         offset(start)
         length(size)
     arrays: dict[str, Any] = {name: np.array(values) for name, values in columns.items()}
@@ -80,8 +100,8 @@ READERS: dict[str, Callable[[Iterator[Element], str], dict[str, Any]]] = {
 """The readers of the arrays of a file, by name: each takes the elements and the file's path, and raises `UserError`."""
 
 
-class _Check:
-    """The values of one kind of element, each as it has to be or a `UserError` that names the element."""
+class _Taker:
+    """Takes the values of one kind of element, each as it has to be or a `UserError` that names the element."""
 
     def __init__(self, path: str, kind: str) -> None:
         self.path = path
@@ -94,57 +114,16 @@ class _Check:
             raise self._wrong({}, f"is {_short(element.value)}", "an object")
         return element
 
-    def value(self, element: dict[str, Any], key: str) -> Any:
-        try:
-            return element[key]
-        except KeyError:
+    def __call__(self, element: dict[str, Any], key: str, valid: _Valid) -> Any:
+        if key not in element:
             other = next((what for other, what in _OTHERS.items() if other in element), "")
             received = f"has no {key!r}" + (f" and looks like one of COCO's {other}" if other else "")
             wanted = "the annotations of objects, as in instances_train2017.json" if other else "one"
-            raise self._wrong(element, received, wanted) from None
-
-    def whole(self, element: dict[str, Any], key: str) -> int:
-        value = self.value(element, key)
-        if type(value) is not int or abs(value) >= 2**63:
-            raise self._wrong(element, f"has {key} {_short(value)}", "a whole number")
+            raise self._wrong(element, received, wanted)
+        value = element[key]
+        if not valid.test(value):
+            raise self._wrong(element, f"has {key} {_short(value)}", valid.expected)
         return value
-
-    def side(self, element: dict[str, Any], key: str) -> int:
-        value = self.whole(element, key)
-        if not 0 < value < 2**31:
-            raise self._wrong(element, f"has {key} {value}", "pixels")
-        return value
-
-    def text(self, element: dict[str, Any], key: str) -> str:
-        value = self.value(element, key)
-        if not isinstance(value, str) or not value or not _encodable(value):
-            raise self._wrong(element, f"has {key} {_short(value)}", "a text")
-        return value
-
-    def area(self, element: dict[str, Any]) -> float:
-        value = self.value(element, "area")
-        if type(value) not in (int, float) or not 0 <= value < math.inf:  # also not NaN
-            raise self._wrong(element, f"has area {_short(value)}", "a number of pixels")
-        return float(value)
-
-    def crowd(self, element: dict[str, Any]) -> int:
-        value = element.get("iscrowd", 0)
-        if value not in (0, 1):
-            raise self._wrong(element, f"has iscrowd {_short(value)}", "0 or 1")
-        return int(value)
-
-    def segmented(self, element: dict[str, Any]) -> bool:
-        """Whether there is a segmentation that is not empty."""
-        value = element.get("segmentation")
-        if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
-            return any(value)
-        if isinstance(value, dict) and isinstance(value.get("counts"), (list, str)):
-            return bool(value["counts"])
-        if value is None:
-            return False
-        raise self._wrong(
-            element, f"has segmentation {_short(value)}", "a list of polygons [x, y, ...], or {'size', 'counts'}"
-        )
 
     def _wrong(self, element: dict[str, Any], fault: str, expected: str) -> UserError:
         name = f" (id {element['id']})" if self.kind == "annotation" and "id" in element else ""
@@ -154,13 +133,6 @@ class _Check:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _encodable(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
 
 
 def _unique(path: str, what: str, values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The index of a COCO annotation file: what is in it, as arrays, and where each annotation's JSON lies.
 
 `instances_train2017.json` has 860,001 annotations in 450 MB. As Python objects they take gigabytes, which every worker
-process would copy page by page. The index has some 35 bytes of each; polygons are read again from the file when a mask
-is wanted (`coco_masks`). It is kept beside the file, so that the file is read through once.
+process would copy page by page. The index takes some 35 bytes an annotation; its polygons are read again from the file
+when a mask is painted. The index is kept beside the file, which is therefore read through only once.
 
 Format: https://cocodataset.org/#format-data, "Object Detection".
 """
@@ -56,10 +56,10 @@ _ARRAYS = tuple(field.name for field in dataclasses.fields(CocoIndex) if field.t
 
 
 def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
-    """The index of an annotation file, from the cache beside it where that is of this very file.
+    """Read the index of an annotation file, from the cache beside it if the cache was made of this very file.
 
     The cache is `NAME.anysize.npz`. It is made again when the file's size or time of modification differs, or when it
-    is damaged; where the folder may not be written, there is none.
+    is damaged; a folder that may not be written gets none.
 
     Raises:
         UserError: as `index_coco`.
@@ -94,14 +94,15 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
     logger.info("reading %s (%d MB)", path, size / 1e6)
     found: dict[str, dict[str, Any]] = {}
     others = []
-    for name, elements in read_members(path):
-        if name not in READERS:
-            others.append(name)
-            continue
-        if elements is None or name in found:
-            fault = "no list" if elements is None else "there twice"
-            raise UserError(f"{path}: its {name!r} are {fault}; {EXPECTED}")
-        found[name] = READERS[name](elements, path)
+    with contextlib.closing(read_members(path)) as members:
+        for name, elements in members:
+            if name not in READERS:
+                others.append(name)
+                continue
+            if elements is None or name in found:
+                fault = "no list" if elements is None else "there twice"
+                raise UserError(f"{path}: its {name!r} are {fault}; {EXPECTED}")
+            found[name] = READERS[name](elements, path)
     for name in READERS:
         if name not in found:
             there = ", ".join([*found, *others][:8]) or "nothing"
@@ -146,7 +147,7 @@ def _missing(path: Path) -> UserError:
 
 
 def _rows(path: str, kind: str, wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The row of each id among those that the file lists: int32 (A,)."""
+    """The row of each wanted id among the known ids: int32 (A,)."""
     order = np.argsort(known)
     rows = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
     unknown = np.flatnonzero(known[rows] != wanted)
@@ -168,7 +169,7 @@ def _read_cache(path: str) -> CocoIndex | None:
     """The cached index if it is of this version and of the file as it is."""
     stamp = file_stamp(path)
     try:
-        with np.load(_cache_of(path), allow_pickle=False) as stored:
+        with open(_cache_of(path), "rb") as file, np.load(file, allow_pickle=False) as stored:
             if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
                 return None
             arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}

@@ -6,7 +6,7 @@ Only a window of the file is in memory, so that a file of any size costs what it
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from anysize.registry import UserError
@@ -24,7 +24,7 @@ class Element(NamedTuple):
     length: int
 
 
-def read_members(path: str | os.PathLike[str], window: int = WINDOW) -> Iterator[tuple[str, Iterator[Element] | None]]:
+def read_members(path: str | os.PathLike[str], window: int = WINDOW) -> Generator[tuple[str, Iterator[Element] | None]]:
     """The members of the object in a JSON file, in the file's order: an array's elements, None for any other value.
 
     The elements of an array have to be taken before the next member is; what is not taken is passed over.
@@ -74,40 +74,33 @@ class _Reader:
             raise UserError(f"{self.path} is empty; expected a JSON file")
         if self._peek() == "[":
             raise UserError(f"{self.path} holds a list, as files of results do; expected a JSON object")
-        self._take("{")
-        if self._peek() != "}":
-            yield from self._named()
-            while self._peek() != "}":
-                self._take(",")
-                yield from self._named()
-        self._take("}")
+        for _ in self._items("{", "}"):
+            name = self._value().value
+            if not isinstance(name, str):
+                raise self._not_json(f"a member named {name!r}")
+            self._take(":")
+            self.member = name
+            if self._peek() == "[":
+                elements = (self._value() for _ in self._items("[", "]"))
+                yield name, elements
+                for _ in elements:
+                    pass
+            else:
+                self._value()
+                yield name, None
+            self.member = ""
         if self._peek():
             raise self._not_json("Expecting nothing more")
 
-    def _named(self) -> Iterator[tuple[str, Iterator[Element] | None]]:
-        name = self._value().value
-        if not isinstance(name, str):
-            raise self._not_json(f"a member named {name!r}")
-        self._take(":")
-        self.member = name
-        if self._peek() == "[":
-            elements = self._elements()
-            yield name, elements
-            for _ in elements:
-                pass
-        else:
-            self._value()
-            yield name, None
-        self.member = ""
-
-    def _elements(self) -> Iterator[Element]:
-        self._take("[")
-        if self._peek() != "]":
-            yield self._value()
-            while self._peek() != "]":
+    def _items(self, opening: str, closing: str) -> Iterator[None]:
+        """Stand before each item of an array or object in turn."""
+        self._take(opening)
+        if self._peek() != closing:
+            yield
+            while self._peek() != closing:
                 self._take(",")
-                yield self._value()
-        self._take("]")
+                yield
+        self._take(closing)
 
     def _value(self) -> Element:
         self._peek()
@@ -115,7 +108,7 @@ class _Reader:
             try:
                 value, end = self.scan(self.text, self.place)
             except (ValueError, RecursionError) as error:  # a JSONDecodeError, a number of too many digits, ...
-                if self._cut(error) and self._read_on():
+                if self._truncated(error) and self._read_on():
                     continue
                 raise self._not_json(str(getattr(error, "msg", error)), error) from error
             if end + _NEAR >= len(self.text) and isinstance(value, (int, float)) and self._read_on():
@@ -132,7 +125,7 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self._not_json("its text is not UTF-8") from error
 
-    def _cut(self, error: Exception) -> bool:
+    def _truncated(self, error: Exception) -> bool:
         """Whether the error may come of the end of the window rather than of the file."""
         if not isinstance(error, json.JSONDecodeError):
             return False
@@ -169,7 +162,7 @@ class _Reader:
         where = f" in {self.member!r}" if self.member else ""
         written = self.text.rstrip()
         # Only at the end of the file; a whole file ends with a brace, a part of one may, but then its error lies there.
-        if place >= len(written) or (error is not None and self._cut(error) and not written.endswith("}")):
+        if place >= len(written) or (error is not None and self._truncated(error) and not written.endswith("}")):
             size = self.base + len(self.text)
             return UserError(f"{self.path} is cut off{where}: it ends after {size:,} bytes; copy or unpack it again")
         return UserError(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from anysize.data.dataset import Split, Targets
+from anysize.data.dataset import Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
+from anysize.data.formats.file_lists import BACKGROUND, choose_classes
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +19,8 @@ YEARS = ("2017", "2014")  # the preferred one first
 _NAMES: dict[Split, str] = {"train": "train", "validation": "val"}
 
 
-def load_coco(
-    root: Path, settings: DataSettings, split: Split, targets: Targets, areas: tuple[float, ...]
-) -> FileSource:
-    """The images of a split, all that its annotation file lists and in its order, with labels or masks.
+def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, areas: tuple[float, ...]) -> FileSource:
+    """All images that the annotation file of a split lists, in its order, with labels or masks.
 
     Args:
         root: holds `annotations` and the folders of images.
@@ -34,13 +33,15 @@ def load_coco(
     year = settings.image_set or _year(root)
     folder_name = f"{_NAMES[split]}{year}"
     index = read_coco_index(_annotation_file(root, f"instances_{folder_name}.json"))
-    classes, numbers = choose_categories(index, settings.categories)
-    images, missing = _present(index, _image_folder(root, folder_name), settings.on_bad_image)
+    known = index.category_names
+    classes = choose_classes(settings.categories or known, known, index.path)
+    numbers = np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)  # -1: left out
     folder = os.fspath(_image_folder(root, folder_name))
+    images, missing = _present(index, folder, settings.on_bad_image)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
     name = f"{settings.name} {split}"
     if targets == "masks":
-        from anysize.data.formats.coco.masks import CocoMasks
+        from anysize.data.formats.coco.painting import CocoMasks
 
         if len(classes) >= VOID:
             raise UserError(
@@ -50,35 +51,13 @@ def load_coco(
         if len(index.segmented) and not index.segmented.any():
             raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
         masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
-        empty = np.zeros((len(images), 0), np.uint8)
-        source = FileSource(paths, empty, ("background", *classes), name, settings.on_bad_image, masks)
-    else:
-        labels = object_labels(index, numbers, len(classes), areas)[images]
-        source = FileSource(paths, labels, classes, name, settings.on_bad_image)
-    source.bad_files.update(missing)
-    return source
-
-
-def choose_categories(index: CocoIndex, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The classes (all, or those `wanted` in that order), and the class of each category or -1: int64 (K,).
-
-    Raises:
-        UserError: a name that the file does not have, or one that is given twice.
-    """
-    known = index.category_names
-    for name in wanted:
-        if name not in known:
-            raise UserError(
-                f"data.categories names {name!r}, which {index.path} does not have: {did_you_mean(name, known)}"
-            )
-        if wanted.count(name) > 1:
-            raise UserError(f"data.categories names {name!r} more than once; expected each class once")
-    classes = wanted or known
-    return classes, np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)
+        return FileSource(paths, masks, (BACKGROUND, *classes), name, settings.on_bad_image, missing)
+    labels = object_labels(index, numbers, len(classes), areas)[images]
+    return FileSource(paths, labels, classes, name, settings.on_bad_image, missing)
 
 
 def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:
-    """Which classes each image holds small, medium and large: uint8 (N, len(areas) + 1, classes) of 0 and 1.
+    """Tell which classes each image holds small, medium and large: uint8 (N, len(areas) + 1, classes) of 0 and 1.
 
     Every annotation counts, crowds too; row 0 is for areas below `areas[0]`, row 1 below `areas[1]`, row 2 for the
     others (ELASTIC's protocol; the limits of COCO's own evaluation are 32^2 and 96^2 pixels).
@@ -95,17 +74,13 @@ def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tu
 
 
 def _year(root: Path) -> str:
-    """The year of the annotation files that are there, the same for both splits: those of two years share images."""
+    """The year whose annotation files are there: one for both splits, since the files of two years share images."""
 
     def found(year: str) -> tuple[bool, bool, bool]:
-        train, val = (_annotations(root, f"instances_{name}{year}.json").is_file() for name in ("train", "val"))
+        train, val = ((root / f"annotations/instances_{name}{year}.json").is_file() for name in ("train", "val"))
         return train and val, train, val
 
     return max(YEARS, key=found)  # of equal ones the first
-
-
-def _annotations(root: Path, name: str) -> Path:
-    return root / "annotations" / name
 
 
 def _annotation_file(root: Path, name: str) -> Path:
@@ -114,7 +89,7 @@ def _annotation_file(root: Path, name: str) -> Path:
             f"{root} has no folder 'annotations'; expected annotations/{name} and the images beside it, in train2017 "
             "or images/train2017 and the like"
         )
-    return _annotations(root, name)
+    return root / "annotations" / name
 
 
 def _image_folder(root: Path, name: str) -> Path:
@@ -124,8 +99,8 @@ def _image_folder(root: Path, name: str) -> Path:
     raise UserError(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
 
 
-def _present(index: CocoIndex, folder: Path, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
-    """Rows of the images whose files are there, and the files that are not, with that as reason."""
+def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
+    """The rows of the images whose files are there, and the paths of the others with the reason."""
     there = {entry.name for entry in os.scandir(os.fsencode(folder))}
     names = index.file_names.tolist()
     found = np.array(

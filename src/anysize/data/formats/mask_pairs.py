@@ -6,88 +6,57 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
-
-from PIL import Image
 
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
-from anysize.data.formats.folders import hold_out, images_below
+from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
+from anysize.data.formats.folders import find_split, first_readable, hold_out, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
-from anysize.data.formats.mask_sources import BACKGROUND, mask_source, read_class_names
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
-_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
 _CLASSES = "classes.txt"
 
 
-class _Pairs(NamedTuple):
-    """Images and masks of a split, sorted by name."""
-
-    images: list[str]
-    masks: list[str]
-
-
-def load_folder_masks(root: Path, settings: DataSettings, split: Split) -> FileSource:
+def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their masks.
 
     Raises:
         UserError: folders are missing, an image has no mask or a mask no image, or the names of the classes are wrong.
     """
-    pairs = _pairs(root, split)
+    pairs = _pairs(root, split, expected)
     names = root / _CLASSES
     if names.is_file():
-        return mask_source(*pairs, read_class_names(names), settings, split, str(names))
-    training = pairs if split == "train" else _pairs(root, "train")
-    largest = _largest_number(tuple(training.masks), max(os.stat(mask).st_mtime_ns for mask in training.masks))
+        return mask_source(pairs, read_class_names(names), settings, split, str(names))
+    masks = [mask for _, mask in (pairs if split == "train" else _pairs(root, "train", expected))]
+    largest = _largest_number(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
     classes = (BACKGROUND, *map(str, range(1, max(2, largest + 1))))
-    return mask_source(*pairs, classes, settings, split, f"the numbering of {root} (it has no {_CLASSES})")
+    return mask_source(pairs, classes, settings, split, f"the numbering of {root} (it has no {_CLASSES})")
 
 
-def first_longer_side(root: Path) -> int:
+def first_longer_side(root: Path, expected: str) -> int:
     """The longer side (pixels) of the first readable training image, from its header.
 
     Raises:
         UserError: no image at all can be read, or the folders are not as expected.
     """
-    pairs = _pairs(root, "train")
-    for path in pairs.images:
-        try:
-            with Image.open(path) as image:
-                return max(image.size)
-        except OSError:  # damaged: the policy applies when it is loaded
-            continue
-    raise UserError(f"none of the {len(pairs.images)} training images in {root} can be read")
+    return max(first_readable((image for image, _ in _pairs(root, "train", expected)), root))
 
 
-def _pairs(root: Path, split: Split) -> _Pairs:
-    whole = (root / "images").is_dir() and not (root / "train").is_dir()
-    folder = root if whole else _split_folder(root, split)
-    pairs = _match(folder)
-    if not whole:
-        return pairs
-    chosen = hold_out(list(map(str, range(len(pairs.images)))), split)
+def _pairs(root: Path, split: Split, expected: str) -> list[tuple[str, str]]:
+    """Images and masks of a split, sorted by name."""
+    if (root / "train").is_dir() or not (root / "images").is_dir():
+        return _match(find_split(root, split, expected))
+    chosen = hold_out(_match(root), split)
     if not chosen:
-        raise UserError(f"{folder / 'images'} has one image; expected two at least: a tenth is held out for validation")
-    return _Pairs([pairs.images[int(i)] for i in chosen], [pairs.masks[int(i)] for i in chosen])
+        raise UserError(f"{root / 'images'} has one image; expected two at least: a tenth is held out for validation")
+    return chosen
 
 
-def _split_folder(root: Path, split: Split) -> Path:
-    names = _FOLDERS[split]
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise UserError(
-        f"{root} has no folder {' or '.join(names)}; expected train and validation (or val, or test), each with the "
-        "folders images and masks, or images and masks alone"
-    )
-
-
-def _match(folder: Path) -> _Pairs:
+def _match(folder: Path) -> list[tuple[str, str]]:
     """Each image of `folder/images` with the mask of the same name, up to the ending, in `folder/masks`.
 
     Raises:
@@ -103,8 +72,7 @@ def _match(folder: Path) -> _Pairs:
             raise UserError(
                 f"{path} has no image; expected {folder / 'images' / name}.jpg (png, ...): add it, or remove the mask"
             )
-    names = sorted(images)
-    return _Pairs([images[name] for name in names], [masks[name] for name in names])
+    return [(images[name], masks[name]) for name in sorted(images)]
 
 
 def _by_stem(folder: Path, endings: tuple[str, ...], kind: str) -> dict[str, str]:

@@ -1,12 +1,10 @@
-"""Images to input for evaluation: any image to a square of S pixels, then normalised.
+"""Images to squares of S pixels, as in evaluation.
 
 Every function takes uint8 images (..., C, H, W), one or a batch, on any device. Resizing is antialiased and rounded to
 whole levels, as torchvision's transforms v2 do it for uint8.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,36 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from anysize.data.augment.transform import PlainTransform
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
-
-CROPS = (1, 5, 10)
-
-
-class Transform(Protocol):
-    """What the loader applies: `TrainTransform` or `EvalTransform`.
-
-    Images that are stored alike go through `batch` together, files through `sample` one by one; both give the same
-    pixels. `finish` turns the pixels of a whole batch into input.
-    """
-
-    preprocessing: Preprocessing
-
-    def views(self, batch: Batch) -> int:
-        """Images that come of one sample: augmented copies, or crops."""
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """What can be done to the stored images (N, H, W, C) once and for all."""
-
-    def sample(self, image: Tensor, index: int, batch: Batch) -> Tensor:
-        """An image (C, H, W) to its views (V, C, S, S), uint8."""
-
-    def batch(self, images: Tensor, batch: Batch) -> Tensor:
-        """Samples of a batch, taken from the prepared images (N, H, W, C), to uint8 (V * B, C, S, S), view-major."""
-
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Pixels (V * B, C, S, S) of the samples `indices` to float32 input, channels last in memory."""
 
 
 def take(images: Tensor, rows: np.ndarray) -> Tensor:
@@ -63,7 +35,7 @@ def resize(images: Tensor, side: int | Sequence[int], interpolation: str = "bili
 
 
 def to_square(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
-    """Evaluate's geometry: (..., C, H, W) to (..., C, S, S) by the mode of `preprocessing.resize`.
+    """Make images square as evaluation does, (..., C, H, W) to (..., C, S, S), by the mode `preprocessing.resize`.
 
     >>> to_square(torch.zeros(3, 20, 30, dtype=torch.uint8), 14, Preprocessing(image_size=14)).shape
     torch.Size([3, 14, 14])
@@ -96,8 +68,8 @@ def to_crops(images: Tensor, size: int, preprocessing: Preprocessing, crops: int
             f"{crops} crops of {size} px do not fit into an image of {height} x {width} px; evaluate with one crop, or "
             'resize with data.resize = "stretch"'
         )
-    take = F.five_crop if crops == 5 else F.ten_crop
-    return torch.stack(take(images, [size, size]))
+    cropped = F.five_crop(images, [size, size]) if crops == 5 else F.ten_crop(images, [size, size])
+    return torch.stack(cropped)
 
 
 def _before_crop(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
@@ -108,39 +80,16 @@ def _before_crop(images: Tensor, size: int, preprocessing: Preprocessing) -> Ten
     return resize(images, preprocessing.own_size, preprocessing.interpolation)
 
 
-def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (N, C, H, W) to float32 `(pixels / 255 - mean) / std`, channels last in memory.
-
-    >>> normalize(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), Preprocessing(2, (0.5,), (0.25,))).flatten()
-    tensor([-2., -2., -2., -2.])
-    """
-    nhwc = pixels.permute(0, 2, 3, 1).contiguous()
-    count, height, width, channels = nhwc.shape
-    # A row of the image is one vector, so that the inner loop runs over W * C values rather than over the channels.
-    scale, shift = _scale_and_shift(preprocessing, width, pixels.device)
-    rows = nhwc.view(count * height, width * channels).float()
-    values = torch.addcmul(shift, rows, scale, out=rows)
-    return values.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-@functools.lru_cache(maxsize=64)
-def _scale_and_shift(preprocessing: Preprocessing, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = torch.tensor(preprocessing.mean).double(), torch.tensor(preprocessing.std).double()
-    scale, shift = 1 / (255 * std), -mean / std
-    return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
-
-
-class EvalTransform:
+class EvalTransform(PlainTransform):
     """Deterministic preprocessing for evaluation, with 1, 5 or 10 crops an image.
 
     >>> transform = EvalTransform(Preprocessing(image_size=8, resize="stretch"))
-    >>> transform.sample(torch.zeros(3, 10, 10, dtype=torch.uint8), 0, Batch(0, 6, 1, np.arange(1))).shape
+    >>> transform.image(torch.zeros(3, 10, 10, dtype=torch.uint8), 0, Batch(0, 6, 1, np.arange(1))).shape
     torch.Size([1, 3, 6, 6])
     """
 
     def __init__(self, preprocessing: Preprocessing, crops: int = 1) -> None:
-        if crops not in CROPS:
-            raise UserError(f"crops is {crops}; expected 1, 5 (corners and centre) or 10 (these and mirrored)")
+        assert crops in (1, 5, 10)
         if preprocessing.resize == "pad":
             raise UserError(
                 "data.resize is 'pad', which is for images with masks; expected stretch, center-crop or crop-or-pad"
@@ -152,11 +101,7 @@ class EvalTransform:
         """The crops."""
         return self.crops
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Nothing: an image is evaluated from what is stored."""
-        return images
-
-    def sample(self, image: Tensor, index: int, batch: Batch) -> Tensor:
+    def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
         """(C, H, W) to (crops, C, S, S)."""
         return to_crops(image, batch.size, self.preprocessing, self.crops)
 
@@ -164,7 +109,3 @@ class EvalTransform:
         """(N, H, W, C) to (crops * B, C, S, S)."""
         chosen = take(images, batch.indices).permute(0, 3, 1, 2)
         return to_crops(chosen, batch.size, self.preprocessing, self.crops).flatten(0, 1)
-
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Normalise."""
-        return normalize(pixels, self.preprocessing)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from mask_folders import mask_of, save_grey, save_image, save_palette
 
-from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform
+from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
 from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.settings import AugmentSettings, DataSettings
-from anysize.data.source import Source, read_with_mask
+from anysize.data.source import Source
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
@@ -38,10 +38,9 @@ def test_pairs_are_found_by_name_also_in_folders_below(tmp_path: Path, name: str
     source = load(tmp_path)
     images = [Path(source.describe(i)).relative_to(tmp_path / "train/images").as_posix() for i in range(4)]
     assert images == ["b.jpg", "c.jpg", "deep/er/a.jpg", "e.PNG"]
-    assert source.dense
-    assert source.targets.shape == (4, 0)
-    assert (read_with_mask(source, 2)[1].numpy() == mask_of(0, 1, 2)).all()
-    assert (source.mask(3).numpy() == mask_of(1, 2)).all()
+    assert len(source.targets) == 4
+    assert (source.read(2)[1].numpy() == mask_of(0, 1, 2)).all()
+    assert (source.read(3)[1].numpy() == mask_of(1, 2)).all()
     assert len(load(tmp_path, "validation")) == 1
 
 
@@ -53,7 +52,7 @@ def test_without_train_a_fixed_tenth_is_held_out(tmp_path: Path):
     assert not set(names[0]) & set(names[1])
     assert names[1] == names[2]
     for i in range(3):
-        assert Path(sources[1].masks.describe(i)).stem == Path(names[1][i]).stem
+        assert (sources[1].read(i)[1] == sources[2].read(i)[1]).all()
 
 
 def test_classes_are_numbered_up_to_the_largest_in_the_training_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -65,7 +64,7 @@ def test_classes_are_numbered_up_to_the_largest_in_the_training_masks(tmp_path: 
     assert [record.message for record in caplog.records].count(
         "no classes.txt: reading 2 training masks for the largest class number"
     ) == 1
-    loader = PlanLoader(validation, DenseEvalTransform(build_preprocessing(DataSettings(resize="pad"), info(tmp_path))))
+    loader = PlanLoader(validation, JointEvalTransform(build_preprocessing(DataSettings(resize="pad"), info(tmp_path))))
     with pytest.raises(UserError, match=r"val/masks/c.png has the class number 3; expected 0 to 2"):
         next(loader.load(sequential_batches(1, 40, 1)))
 
@@ -81,7 +80,7 @@ def test_classes_txt_names_them(tmp_path: Path):
     assert load(tmp_path).classes == ("ground", "road", "house")
     source = load(tmp_path, categories=("house",))
     assert source.classes == ("ground", "house")
-    assert (source.mask(0).numpy() == mask_of(0, 0, 1)).all()
+    assert (source.read(0)[1].numpy() == mask_of(0, 0, 1)).all()
     for text, message in (("", "is empty"), ("a\nb\na", "names the class 'a' twice")):
         (tmp_path / "classes.txt").write_text(text)
         with pytest.raises(UserError, match=rf"classes.txt {message}"):
@@ -107,7 +106,7 @@ def test_a_mask_of_another_size_is_named_and_may_be_left_out(tmp_path: Path):
     write(tmp_path / "train", ["a", "b"])
     write(tmp_path / "val", ["c"])
     save_grey(tmp_path / "train/masks/a.png", np.zeros((31, 40), dtype=np.uint8))
-    transform = DenseEvalTransform(build_preprocessing(DataSettings(resize="pad"), info(tmp_path)))
+    transform = JointEvalTransform(build_preprocessing(DataSettings(resize="pad"), info(tmp_path)))
     with pytest.raises(
         UserError, match=r"images/a.jpg .*its mask .*masks/a.png has 31 x 40 pixels and the image 30 x 4"
     ):
@@ -121,7 +120,7 @@ def test_a_mask_of_another_size_is_named_and_may_be_left_out(tmp_path: Path):
 def test_augmented_pairs_are_the_same_for_any_number_of_workers(tmp_path: Path):
     write(tmp_path / "train", ["a", "b", "c"])
     preprocessing = build_preprocessing(DataSettings(resize="pad"), info(tmp_path))
-    transform = DenseTrainTransform(preprocessing, AugmentSettings(crop="rescale", flip=0.5, color_jitter=0.3), seed=2)
+    transform = JointTrainTransform(preprocessing, AugmentSettings(crop="rescale", flip=0.5, color_jitter=0.3), seed=2)
     batches = [Batch(1, 24, 2, np.array([2, 0])), Batch(1, 48, 1, np.array([1]))]
     alone, shared = (list(PlanLoader(load(tmp_path), transform, workers=n).load(batches)) for n in (0, 2))
     for one, other, size, count in zip(alone, shared, (24, 48), (4, 1), strict=True):
@@ -145,7 +144,7 @@ def test_what_is_not_a_pair_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"masks/y.png has no image; expected .*train/images/y.jpg"):
         load(tmp_path)
     (tmp_path / "train/masks/y.png").unlink()
-    with pytest.raises(UserError, match="has no folder validation or val or test; expected train and validation"):
+    with pytest.raises(UserError, match="has no folder validation or val or test; expected train/images"):
         load(tmp_path, "validation")
     (tmp_path / "val/images").mkdir(parents=True)
     with pytest.raises(UserError, match="val/images holds no images"):
@@ -153,7 +152,7 @@ def test_what_is_not_a_pair_is_named(tmp_path: Path):
 
 
 def test_folders_that_are_not_as_expected_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="has no folder train; expected train and validation"):
+    with pytest.raises(UserError, match="has no folder train; expected train/images"):
         load(tmp_path)
     save_image(tmp_path / "images/a.jpg")
     with pytest.raises(UserError, match="masks is no folder; expected one with masks"):

@@ -3,10 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from anysize.data.dataset import Split
-from anysize.data.formats.mask_sources import BACKGROUND, keep_present, mask_source, read_class_names, read_text
+from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -28,14 +27,6 @@ _LISTS = {
 }
 
 
-class _Line(NamedTuple):
-    """A line of a list: where it stands, and the files that it names."""
-
-    origin: str
-    image: str
-    mask: str
-
-
 def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     """The images of a split with their masks, in the order of its list.
 
@@ -46,13 +37,10 @@ def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     image_set = (settings.image_set or "train") if split == "train" else "val"
     path = _list_file(year, image_set)
     lines = _read_list(path, year, "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass")
-    good, missing = keep_present(
-        [(line.image, line.mask) for line in lines], [line.origin for line in lines], settings.on_bad_image
-    )
-    kept = [lines[i] for i in good]
-    images, masks = [line.image for line in kept], [line.mask for line in kept]
+    pairs = list(lines.values())
+    good, missing = keep_present(pairs, list(lines), settings.on_bad_image)
     classes, origin = class_names(year)
-    return mask_source(images, masks, classes, settings, split, origin, missing)
+    return mask_source([pairs[i] for i in good], classes, settings, split, origin, missing)
 
 
 def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
@@ -66,7 +54,7 @@ def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
 
 
 def class_names(year: Path) -> tuple[tuple[str, ...], str]:
-    """VOC's classes, or those that a file classes.txt beside JPEGImages names, and what says so in messages."""
+    """The names of the classes, VOC's unless classes.txt beside JPEGImages has others; and their origin in messages."""
     path = year / "classes.txt"
     return (read_class_names(path), str(path)) if path.is_file() else (CLASSES, "VOC")
 
@@ -104,25 +92,24 @@ def _list_file(year: Path, image_set: str) -> Path:
     raise UserError(f"{year} has no list of the images of {image_set!r}; expected {' or '.join(names)}{hint}")
 
 
-def _read_list(path: Path, year: Path, masks: str) -> list[_Line]:
-    """The files of each line: the name of an image, or two paths that begin at the folder of the year.
+def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]:
+    """The image and the mask of each line, by what names the line in messages.
+
+    A line is the name of an image, or two paths that begin at the folder of the year.
 
     Raises:
         UserError: the list is empty, or a line is neither.
     """
-    lines: list[_Line] = []
+    lines: dict[str, tuple[str, str]] = {}
     folder = os.fspath(year)
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         origin = f"{path} line {number}"
         if len(words) == 1 and not words[0].startswith("/"):
-            image, mask = (
-                os.path.join(folder, "JPEGImages", f"{words[0]}.jpg"),
-                os.path.join(folder, masks, f"{words[0]}.png"),
-            )
-            lines.append(_Line(origin, image, mask))
+            image, mask = f"JPEGImages/{words[0]}.jpg", f"{masks}/{words[0]}.png"
+            lines[origin] = os.path.join(folder, image), os.path.join(folder, mask)
         elif len(words) == 2 and all(word.startswith("/") for word in words):
-            lines.append(_Line(origin, folder + words[0], folder + words[1]))
+            lines[origin] = folder + words[0], folder + words[1]
         elif words:
             raise UserError(
                 f"{origin} is {line.strip()[:80]!r}; expected the name of an image, or the paths of an image and a "

@@ -9,9 +9,9 @@ from mask_folders import mask_of, save_image, save_palette
 
 from anysize.data.catalog import dataset_info, load_dataset
 from anysize.data.decode import BadImage
-from anysize.data.formats.voc import CLASSES
+from anysize.data.formats.voc_lists import CLASSES
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, Source, read_with_mask
+from anysize.data.source import FileSource, Source
 from anysize.registry import UserError
 
 NAMES = [f"2007_{i:06d}" for i in range(6)]
@@ -51,15 +51,13 @@ def test_a_split_is_its_list_with_images_and_masks_from_any_root(year: Path):
         assert stems(train) == NAMES[:3]
         assert stems(validation) == NAMES[3:5]
     assert isinstance(train, FileSource)
-    assert train.dense
-    assert train.targets.shape == (3, 0)
     assert train.classes == CLASSES
     assert len(CLASSES) == 21
     assert (CLASSES[0], CLASSES[15], CLASSES[20]) == ("background", "person", "tvmonitor")
-    image, mask = read_with_mask(validation, 1)
+    image, mask = validation.read(1)
     assert image.shape == (3, 30, 40)
     assert torch.equal(mask, torch.from_numpy(mask_of(0, 5, 255)))
-    assert (train.subset(np.array([2])).mask(0).numpy() == mask_of(0, 3, 255)).all()
+    assert (train.subset(np.array([2])).read(0)[1].numpy() == mask_of(0, 3, 255)).all()
 
 
 def test_the_augmented_set_comes_as_a_list_of_names_or_of_paths(year: Path):
@@ -70,7 +68,7 @@ def test_the_augmented_set_comes_as_a_list_of_names_or_of_paths(year: Path):
         path.write_text("\n".join(NAMES[1:]))
         source = load(year, image_set="train_aug")
         assert stems(source) == NAMES[1:]
-        assert (source.mask(4).numpy() == mask_of(0, 15)).all()
+        assert (source.read(4)[1].numpy() == mask_of(0, 15)).all()
         path.unlink()
     (year / "list").mkdir()
     for name, chosen in (("train_aug", NAMES[4:]), ("val", NAMES[:1])):
@@ -78,12 +76,12 @@ def test_the_augmented_set_comes_as_a_list_of_names_or_of_paths(year: Path):
         (year / f"list/{name}.txt").write_text("".join(lines))
     source = load(year, image_set="train_aug")
     assert stems(source) == NAMES[4:]
-    assert (source.mask(1).numpy() == mask_of(0, 15)).all()
+    assert (source.read(1)[1].numpy() == mask_of(0, 15)).all()
     assert stems(load(year, "validation", image_set="train_aug")) == NAMES[3:5]  # VOC's own list comes first
     (year / "ImageSets/Segmentation/val.txt").unlink()
     source = load(year, "validation", image_set="train_aug")
     assert stems(source) == NAMES[:1]
-    assert (source.mask(0).numpy() == mask_of(0, 10)).all()
+    assert (source.read(0)[1].numpy() == mask_of(0, 10)).all()
 
 
 def test_trainval_is_for_training_alone(year: Path):
@@ -104,9 +102,9 @@ def test_its_usual_preparation_and_the_number_of_images(year: Path):
 def test_categories_make_background_of_the_others(year: Path):
     source = load(year, categories=("bird", "aeroplane"))
     assert source.classes == ("background", "bird", "aeroplane")
-    assert (source.mask(0).numpy() == mask_of(0, 2, 255)).all()  # aeroplane
-    assert (source.mask(1).numpy() == mask_of(0, 0, 255)).all()  # bicycle
-    assert (source.mask(2).numpy() == mask_of(0, 1, 255)).all()  # bird
+    assert (source.read(0)[1].numpy() == mask_of(0, 2, 255)).all()  # aeroplane
+    assert (source.read(1)[1].numpy() == mask_of(0, 0, 255)).all()  # bicycle
+    assert (source.read(2)[1].numpy() == mask_of(0, 1, 255)).all()  # bird
     assert dataset_info(settings(year, categories=("bird",)), "masks").num_classes == 2
     with pytest.raises(UserError, match=r"names 'brid', which VOC does not have: did you mean 'bird'\?"):
         load(year, categories=("brid",))
@@ -118,7 +116,7 @@ def test_other_classes_in_this_layout_are_named_in_a_file(year: Path):
     assert dataset_info(settings(year.parent), "masks").num_classes == 4
     source = load(year, "validation")
     with pytest.raises(BadImage, match=r"2007_000003.png has the class number 4; expected 0 to 3"):
-        source.mask(0)
+        source.read(0)
 
 
 def test_of_several_years_2012_is_taken(year: Path):

@@ -1,4 +1,4 @@
-"""Pairs of image and mask files as a source: which are there, and which classes are kept."""
+"""Functions that formats with lists of files share: names of classes, missing files, masks beside images."""
 
 import logging
 import os
@@ -18,8 +18,7 @@ BACKGROUND = "background"
 
 
 def mask_source(
-    images: Sequence[str],
-    masks: Sequence[str],
+    pairs: Sequence[tuple[str, ...]],
     classes: tuple[str, ...],
     settings: DataSettings,
     split: Split,
@@ -29,10 +28,10 @@ def mask_source(
     """A source of images with their mask files.
 
     Args:
-        images, masks: paths, a mask an image.
+        pairs: the paths of each image and its mask.
         classes: names of the numbers in the files, the background first.
         settings: `categories` keeps some classes and makes background of the others.
-        origin: what says which classes there are, in messages.
+        origin: the file or format that names the classes, for messages.
         missing: images that were left out, with the reason.
 
     Raises:
@@ -46,11 +45,9 @@ def mask_source(
         chosen = choose_classes(settings.categories, classes[1:], origin)
         kept = (classes[0], *chosen)
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
-    files = MaskFiles(masks, len(classes), numbers)
-    empty = np.zeros((len(images), 0), dtype=np.uint8)
-    source = FileSource(images, empty, kept, f"{settings.name} {split}", settings.on_bad_image, files)
-    source.bad_files.update(missing or {})
-    return source
+    files = MaskFiles([mask for _, mask in pairs], len(classes), numbers)
+    images = [image for image, _ in pairs]
+    return FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:
@@ -75,11 +72,11 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> 
 def keep_present(
     rows: Sequence[tuple[str, ...]], origins: Sequence[str], on_bad_image: str
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Which rows have all of their files, and the images of the others with the reason.
+    """The numbers of the rows whose files are all there, and for each other image why it is left out.
 
     Args:
         rows: the files of each image, itself first.
-        origins: what names each row, such as "train.txt line 3".
+        origins: the name of each row for messages, such as "train.txt line 3".
         on_bad_image: "error" or "skip", as in the settings of the data.
 
     Raises:

@@ -1,9 +1,10 @@
 """Masks painted from COCO's segmentations: polygons and run lengths, read again from the annotation file.
 
 pycocotools (the extra `coco`) turns polygons into pixels, so that a mask has the pixels that COCO's own tools give.
-What it would not survive, or answer with memory that nobody wrote, is refused before it.
+It is given only polygons that it can take: others make it crash.
 """
 
+import copy
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 
 from anysize.data.decode import BadImage
 from anysize.data.formats.coco.index import CocoIndex, file_stamp
+from anysize.data.formats.mask_files import check_shape
 from anysize.data.source import VOID
 from anysize.registry import UserError
 
@@ -26,7 +28,7 @@ _FAR = 10  # sides of the image; pycocotools takes memory for each pixel along a
 
 
 class CocoMasks:
-    """The masks of the images of a COCO file, painted when they are read; `Masks` for a `FileSource`.
+    """The masks of the images of a COCO file, painted when they are read: targets of a `FileSource`.
 
     Larger objects are painted first, so that smaller ones lie on top; crowds are void where nothing else is painted;
     empty segmentations are passed over. A mask has the height and width that the file says of its image.
@@ -35,7 +37,7 @@ class CocoMasks:
 
     Args:
         index: of the annotation file.
-        numbers: uint8 (K,), what an object of each category of the file is in the mask; 0 (background): not painted.
+        numbers: uint8 (K,), the class number of each category of the file; objects of number 0 are not painted.
         images: which images (rows of the index), in this order; by default all.
 
     Raises:
@@ -56,11 +58,14 @@ class CocoMasks:
         self._values = np.where(index.crowd[chosen], VOID, numbers[index.category[chosen]]).astype(np.uint8)
         self._images = np.arange(len(index.image_ids)) if images is None else images
 
-    def read(self, index: int) -> np.ndarray:
-        """Class numbers, uint8 (H, W).
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Class numbers, uint8 `shape`.
 
         Raises:
-            BadImage: a segmentation that does not fit the image.
+            BadImage: a segmentation that does not fit the image, or an image of another size than the file says.
             UserError: the annotation file is gone or was changed since it was indexed.
         """
         image = self._images[index]
@@ -74,24 +79,18 @@ class CocoMasks:
             for offset, length, value in zip(offsets, lengths, values, strict=True):
                 annotation = json.loads(os.pread(file.fileno(), length, offset))
                 try:
-                    rle = run_lengths(annotation["segmentation"], height, width)
+                    objects.append((segmentation_counts(annotation["segmentation"], height, width), value))
                 except ValueError as error:
-                    name = (
-                        f"annotation {annotation['id']}" if "id" in annotation else f"the annotation at byte {offset}"
-                    )
-                    raise BadImage(f"{name} in {self._path} {error}") from error
-                if rle is not None:
-                    objects.append((rle, value))
-        return paint(objects, height, width)
+                    name = annotation.get("id", f"at byte {offset}")
+                    raise BadImage(f"annotation {name} in {self._path} {error}") from error
+        mask = paint(objects, height, width)
+        check_shape(mask, shape, self._path)
+        return mask
 
-    def describe(self, index: int) -> str:
-        """The annotation file."""
-        return self._path
-
-    def subset(self, indices: np.ndarray) -> "CocoMasks":
+    def __getitem__(self, indices: np.ndarray) -> "CocoMasks":
         """The masks of the images `indices`, in that order; the annotations are shared."""
-        subset = object.__new__(CocoMasks)
-        subset.__dict__.update(self.__dict__, _images=self._images[indices])
+        subset = copy.copy(self)
+        subset._images = self._images[indices]
         return subset
 
 
@@ -107,22 +106,25 @@ def require_pycocotools() -> None:
         )
 
 
-def paint(objects: Iterable[tuple[dict[str, Any], int]], height: int, width: int) -> np.ndarray:
+def paint(objects: Iterable[tuple[Sequence[int], int]], height: int, width: int) -> np.ndarray:
     """Paint objects, given as run lengths and a value, one after the other on background: uint8 (H, W).
 
-    >>> square = run_lengths([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
-    >>> paint([(square, 7)], 2, 4)
+    >>> paint([([2, 4, 2], 7)], 2, 4)
     array([[0, 7, 7, 0],
            [0, 7, 7, 0]], dtype=uint8)
     """
-    columns = np.zeros((width, height), np.uint8)  # run lengths go down the columns
-    for rle, value in objects:
-        columns[pycocomask.decode(rle).T.view(bool)] = value
-    return np.ascontiguousarray(columns.T)
+    pixels = np.zeros(height * width, np.uint8)
+    for counts, value in objects:
+        ends = np.cumsum(counts).tolist()
+        for start, end in zip(ends[0::2], ends[1::2], strict=False):
+            pixels[start:end] = value
+    return np.ascontiguousarray(pixels.reshape(width, height).T)  # run lengths go down the columns
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """A segmentation as pycocotools' run lengths; None where it has no pixels.
+def segmentation_counts(segmentation: Any, height: int, width: int) -> list[int]:
+    """Count the pixels that lie outside and inside of a segmentation in turn, column by column.
+
+    The list is empty where no pixel lies inside.
 
     Args:
         segmentation: polygons [[x, y, x, y, ...], ...] in pixels, or {"size": [H, W], "counts": ...} with the lengths
@@ -131,7 +133,9 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any] | 
     Raises:
         ValueError: it is malformed, or does not fit an image of `height` x `width` pixels.
 
-    >>> run_lengths({"size": [2, 2], "counts": [1, 2]}, 2, 2)
+    >>> segmentation_counts([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
+    [2, 4, 2]
+    >>> segmentation_counts({"size": [2, 2], "counts": [1, 2]}, 2, 2)
     Traceback (most recent call last):
     ...
     ValueError: has run lengths of 3 pixels in all; expected 4
@@ -144,13 +148,14 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any] | 
             counts = expand_counts(counts)
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("has counts that are no run lengths; expected whole numbers")
-        if sum(counts) != height * width:  # pycocotools would leave the other pixels to chance
+        if sum(counts) != height * width:
             raise ValueError(f"has run lengths of {sum(counts)} pixels in all; expected {height * width}")
-        rle: dict[str, Any] = pycocomask.frPyObjects({"size": size, "counts": counts}, height, width)
-        return rle
+        return counts
     polygons = [_polygon(polygon, height, width) for polygon in segmentation or []]
     closed = [polygon for polygon in polygons if len(polygon) >= 6]  # points and lines have no pixels
-    return pycocomask.merge(pycocomask.frPyObjects(closed, height, width)) if closed else None
+    if not closed:
+        return []
+    return expand_counts(pycocomask.merge(pycocomask.frPyObjects(closed, height, width))["counts"].decode())
 
 
 def _polygon(polygon: Sequence[Any], height: int, width: int) -> Sequence[float]:

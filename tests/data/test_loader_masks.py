@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 from image_files import damage
+from loading import eval_batches
 from mask_folders import save_grey
 from PIL import Image
 
-from anysize.data.augment.evaluation import normalize
-from anysize.data.augment.joint import DenseEvalTransform, DenseTrainTransform
+from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
 from anysize.data.augment.joint_geometry import mean_colour
+from anysize.data.augment.transform import normalize
 from anysize.data.catalog import load_dataset
 from anysize.data.formats.mask_files import MaskFiles
-from anysize.data.loader import LoadedBatch, PlanLoader, eval_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import VOID, ArraySource, FileSource
 from anysize.preprocessing import Preprocessing
@@ -51,9 +52,8 @@ def write(root: Path) -> Path:
 def open_pairs(root: Path, policy: str = "error") -> FileSource:
     count = len(SHAPES)
     masks = MaskFiles([str(root / f"masks/{i}.png") for i in range(count)], CLASSES)
-    nothing = np.zeros((count, 0), np.uint8)
     names = tuple(str(i) for i in range(CLASSES))
-    return FileSource([str(root / f"images/{i}.png") for i in range(count)], nothing, names, "pairs", policy, masks)
+    return FileSource([str(root / f"images/{i}.png") for i in range(count)], masks, names, "pairs", policy)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def assert_equal(ours: list[LoadedBatch], expected: list[LoadedBatch]) -> None:
 
 
 def test_at_the_base_size_each_image_of_a_batch_keeps_its_pixels_and_its_mask(pairs: FileSource) -> None:
-    loaded = list(eval_batches(pairs, DenseEvalTransform(INPUT), BASE, batch_size=4))
+    loaded = list(eval_batches(pairs, JointEvalTransform(INPUT), BASE, batch_size=4))
     assert [batch.indices.tolist() for batch in loaded] == [[0, 1, 2, 3], [4, 5, 6]]
     for batch in loaded:
         own = np.array([SHAPES[i] for i in batch.indices])
@@ -105,7 +105,7 @@ def test_at_the_base_size_each_image_of_a_batch_keeps_its_pixels_and_its_mask(pa
 
 
 def test_at_half_the_base_size_images_shrink_and_masks_do_not(pairs: FileSource) -> None:
-    (batch,) = eval_batches(pairs, DenseEvalTransform(INPUT), BASE // 2, batch_size=7)
+    (batch,) = eval_batches(pairs, JointEvalTransform(INPUT), BASE // 2, batch_size=7)
     assert [tuple(box[2:]) for box in batch.boxes] == [(round(h / 2), round(w / 2)) for h, w in SHAPES]
     assert [tuple(shape) for shape in batch.shapes] == list(SHAPES)
     for row in range(len(SHAPES)):
@@ -118,7 +118,7 @@ def test_at_half_the_base_size_images_shrink_and_masks_do_not(pairs: FileSource)
 
 
 def test_stretched_images_fill_their_squares(pairs: FileSource) -> None:
-    transform = DenseEvalTransform(Preprocessing(BASE, resize="stretch"))
+    transform = JointEvalTransform(Preprocessing(BASE, resize="stretch"))
     (batch,) = eval_batches(pairs, transform, 32, batch_size=7)
     assert batch.images.shape == (7, 3, 32, 32)
     assert (batch.boxes == [0, 0, 32, 32]).all()
@@ -127,7 +127,7 @@ def test_stretched_images_fill_their_squares(pairs: FileSource) -> None:
 
 def test_copies_come_copy_by_copy_each_with_the_mask_of_its_own_crop(pairs: FileSource) -> None:
     """At factor 1 no pixel is interpolated, so that an image's red tells what its mask must be."""
-    transform = DenseTrainTransform(INPUT, AugmentSettings(crop="rescale", rescale=(1.0, 1.0), flip=0.5), seed=1)
+    transform = JointTrainTransform(INPUT, AugmentSettings(crop="rescale", rescale=(1.0, 1.0), flip=0.5), seed=1)
     order = np.array([5, 0, 4])
     batch = next(PlanLoader(pairs, transform).load([Batch(0, BASE, 3, order)]))
     assert batch.images.shape == (9, 3, BASE, BASE)
@@ -148,7 +148,7 @@ def test_copies_come_copy_by_copy_each_with_the_mask_of_its_own_crop(pairs: File
 @pytest.mark.parametrize("crop", ["rescale", "random-resized"])
 def test_workers_change_nothing_and_going_on_is_slicing(pairs: FileSource, crop: str) -> None:
     augment = AugmentSettings(crop=crop, flip=0.5, color_jitter=0.3, lighting=0.1)
-    transform = DenseTrainTransform(INPUT, augment, seed=7)
+    transform = JointTrainTransform(INPUT, augment, seed=7)
     mix = SizeMix.custom({24: 0.5, 48: 0.5}, base=BASE, budget="D+")
     plan = BatchPlan(len(pairs), SizeSchedule.constant(mix), 2, seed=5)
     with_workers = PlanLoader(pairs, transform, workers=2)
@@ -163,7 +163,7 @@ def test_workers_change_nothing_and_going_on_is_slicing(pairs: FileSource, crop:
 
 
 def test_workers_change_nothing_in_evaluation(pairs: FileSource) -> None:
-    transform = DenseEvalTransform(INPUT)
+    transform = JointEvalTransform(INPUT)
     ours, theirs = (list(eval_batches(pairs, transform, 36, 3, workers=workers)) for workers in (2, 0))
     assert_equal(ours, theirs)
 
@@ -174,10 +174,10 @@ def test_images_in_memory_come_as_files_do(tmp_path: Path) -> None:
     for number in range(len(SHAPES)):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(scenes.image(number).permute(1, 2, 0).numpy()).save(tmp_path / f"images/{number}.png")
-        save_grey(tmp_path / f"masks/{number}.png", scenes.mask(number).numpy())
+        save_grey(tmp_path / f"masks/{number}.png", scenes.read(number)[1].numpy())
     files = open_pairs(tmp_path)
-    files.masks = MaskFiles([str(tmp_path / f"masks/{i}.png") for i in range(len(SHAPES))], 11)
-    transform = DenseTrainTransform(Preprocessing(128, resize="pad"), AugmentSettings(crop="rescale", flip=0.5), 3)
+    files.targets = MaskFiles([str(tmp_path / f"masks/{i}.png") for i in range(len(SHAPES))], 11)
+    transform = JointTrainTransform(Preprocessing(128, resize="pad"), AugmentSettings(crop="rescale", flip=0.5), 3)
     batches = [Batch(1, 64, 2, np.array([3, 1])), Batch(1, 128, 1, np.array([6, 0, 2]))]
     assert_equal(list(PlanLoader(scenes, transform).load(batches)), list(PlanLoader(files, transform).load(batches)))
 
@@ -186,7 +186,7 @@ def test_images_in_memory_come_as_files_do(tmp_path: Path) -> None:
 def test_a_mask_of_another_size_than_its_image_is_told_with_both_files(tmp_path: Path, workers: int) -> None:
     root = write(tmp_path)
     save_grey(root / "masks/3.png", pair(3)[1][:-1])
-    loaded = eval_batches(open_pairs(root), DenseEvalTransform(INPUT), BASE, 2, workers=workers)
+    loaded = eval_batches(open_pairs(root), JointEvalTransform(INPUT), BASE, 2, workers=workers)
     expected = (
         rf"^{root}/images/3\.png cannot be used: its mask {root}/masks/3\.png has 32 x 47 pixels and the image "
         r"33 x 47 \(height x width\); expected the same; mend or remove the file, or .*--data\.on_bad_image skip$"
@@ -205,7 +205,7 @@ def test_pairs_that_cannot_be_used_are_left_out_and_named_once(
     (root / "masks/5.png").unlink()
     save_grey(root / "masks/6.png", pair(6)[1] + CLASSES)
     source = open_pairs(root, "skip")
-    loader = PlanLoader(source, DenseEvalTransform(INPUT), workers=workers)
+    loader = PlanLoader(source, JointEvalTransform(INPUT), workers=workers)
     batches = [Batch(0, BASE, 1, np.array(indices)) for indices in ([0, 1], [4, 5, 6], [2, 3])]
     for _ in range(2):
         loaded = list(loader.load(batches))
@@ -222,5 +222,5 @@ def test_pairs_that_cannot_be_used_are_left_out_and_named_once(
 
 
 def test_finish_normalises_as_for_images_with_a_class(pairs: FileSource) -> None:
-    (batch,) = eval_batches(pairs.subset(np.array([5])), DenseEvalTransform(INPUT), BASE, 1)
+    (batch,) = eval_batches(pairs.subset(np.array([5])), JointEvalTransform(INPUT), BASE, 1)
     assert torch.equal(batch.images, normalize(torch.from_numpy(pair(5)[0]).permute(2, 0, 1)[None], INPUT))

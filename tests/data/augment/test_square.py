@@ -6,7 +6,8 @@ import torch
 from image_files import smooth_image
 from torchvision.transforms import v2
 
-from anysize.data.augment.evaluation import EvalTransform, normalize, to_crops, to_square
+from anysize.data.augment.square import EvalTransform, to_crops, to_square
+from anysize.data.augment.transform import normalize
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
@@ -86,12 +87,10 @@ def test_crops_of_a_batch_come_crop_by_crop():
     batch = Batch(0, 28, 1, np.array([2, 0]))
     together = transform.batch(images, batch).unflatten(0, (5, 2))
     for place, index in enumerate((2, 0)):
-        assert torch.equal(together[:, place], transform.sample(images[index].permute(2, 0, 1), index, batch))
+        assert torch.equal(together[:, place], transform.image(images[index].permute(2, 0, 1), index, batch))
 
 
-def test_wrong_crops_are_refused():
-    with pytest.raises(UserError, match="crops is 3; expected 1, 5"):
-        EvalTransform(CIFAR, crops=3)
+def test_crops_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="5 crops of 48 px do not fit"):
         to_crops(tensor(32, 32), 48, AUTHORS, 5)
 

@@ -1,0 +1,1 @@
+"""The kinds of targets, one file a kind: what loading, evaluation, pictures and checks do otherwise for each."""

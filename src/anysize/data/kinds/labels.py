@@ -1,0 +1,19 @@
+"""Any number of labels an image: targets are uint8 (N, R, classes) of 0 and 1, R rows by the size of objects."""
+
+import numpy as np
+
+from anysize.data.kinds.base import TARGET_KINDS, TargetKind
+
+
+@TARGET_KINDS.register("labels")
+class Labels(TargetKind):
+    """Each image has any number of labels, in rows of small, medium and large objects, or in one row."""
+
+    in_words = "labels"
+    settings = ("data.areas",)
+
+    def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
+        return np.asarray(target.any(axis=0))
+
+    def unknown(self, images: int) -> np.ndarray:
+        return np.zeros((images, 1, 1), dtype=np.uint8)

@@ -1,0 +1,72 @@
+"""A mask an image: targets are uint8 (H, W) of each image, the class of each pixel, 255 where there is none."""
+
+import dataclasses
+
+import numpy as np
+from torch import Tensor
+
+from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
+from anysize.data.augment.transform import Transform
+from anysize.data.dataset import DataSet, DatasetInfo
+from anysize.data.kinds.base import TARGET_KINDS, TargetKind
+from anysize.data.loader import LoadedBatch
+from anysize.data.settings import AugmentSettings
+from anysize.data.source import VOID
+from anysize.preprocessing import Preprocessing
+from anysize.registry import UserError
+
+
+@TARGET_KINDS.register("masks")
+class Masks(TargetKind):
+    """Each pixel has a class. It matters where an object lies, so that images keep their shapes."""
+
+    in_words = "masks"
+    one_shape = False
+    evaluation_batch = 1  # outputs are as large as images
+
+    def info(self, info: DatasetInfo, dataset: DataSet) -> DatasetInfo:
+        """Images are padded and rescaled; a data set that counts its labels has the background besides."""
+        if info.num_classes and "labels" in dataset.offers:
+            info = dataclasses.replace(info, num_classes=info.num_classes + 1)
+        return dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
+
+    def train_transform(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int) -> Transform:
+        return JointTrainTransform(preprocessing, augment, seed)
+
+    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int) -> Transform:
+        for key, value in (("crops", crops), ("copies", copies)):
+            if value != 1:
+                raise UserError(
+                    f"evaluation.{key} is {value}, but the outputs for images with masks are not averaged over {key}; "
+                    "expected 1: evaluation.scales and evaluation.flip average over scales and mirrored images"
+                )
+        return JointEvalTransform(preprocessing)
+
+    def target_of(self, batch: LoadedBatch, row: int) -> Tensor:
+        """The mask without its padding."""
+        assert batch.shapes is not None
+        height, width = batch.shapes[row]
+        return batch.targets[row, :height, :width]
+
+    def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
+        return np.isin(np.arange(count), target[target != VOID])
+
+    def unknown(self, images: int) -> "VoidMasks":
+        return VoidMasks(images)
+
+
+class VoidMasks:
+    """Stands for the masks of images that have none: all pixels are void, so that images keep their shapes."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return self.images
+
+    def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Void of the image's height and width."""
+        return np.full(shape, VOID, np.uint8)
+
+    def __getitem__(self, indices: np.ndarray) -> "VoidMasks":
+        return VoidMasks(len(indices))
