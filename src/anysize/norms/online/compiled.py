@@ -97,7 +97,7 @@ def _(
     *settings: Any,
 ) -> list[Tensor]:
     options, backend = _read(*settings)
-    name = choose_backend(x, backend).__name__.rpartition("_")[2]  # type: ignore[attr-defined]
+    name = choose_backend(x, backend).__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     N, C, *positions = x.shape
     if name == "cpp":
