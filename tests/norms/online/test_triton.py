@@ -307,38 +307,63 @@ def test_without_triton_it_is_not_available() -> None:
         assert online_triton.why_not(torch.ones(1, 1)) == "triton is not installed"
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="interpreted kernels are not compiled")
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels_compile_for_a_gpu(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter checks no types; and a compiled kernel gets each integer that is 1 as a constant."""
-    from triton import compile as build
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+# ------------------------------------------------------------------------------------------ compiled ahead of time
 
-    from anysize.norms.online.backends import triton_kernels as online_triton_kernels
+not_interpreted = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="interpreted kernels are not compiled")
 
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Compiles what a step launches, from nothing, and checks what the interpreter does not: types."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = getattr(online_triton_kernels, kernel)
-    scalars = {"decay", "eps", "lowest"} & set(function.arg_names)
-    for values, integers, full in (("bf16", "i32", True), ("fp64", "constexpr", False)):
-        wide = "*fp64" if values == "fp64" else "*fp32"
-        constants = {"CHANNELS_LAST": full, "BLOCK_C": 64, "BLOCK_D": 32 if full else 1, "BLOCK": 32}
-        constants |= {"AFFINE": full, "SCALED": full, "LIMIT": 0.0 if full else 0.7}
-        if not full:
-            constants |= dict.fromkeys(("weight", "bias", "grad_weight", "grad_bias", "scale", "z2", "coupling"))
-        if integers == "constexpr":
-            constants |= dict.fromkeys(("N", "C", "D", "CHUNK", "SPLITS", "TILES", "GROUP"), 1)
-        signature = {}
-        for parameter in function.params:
-            name = parameter.name
-            kind = integers if name.isupper() else f"*{values}" if name in ("x", "grad", "out") else wide
-            if name in scalars:
-                kind = parameter.annotation_type or "fp32"  # as the launcher does
-            signature[name] = "constexpr" if name in constants else kind
-        used = {name: value for name, value in constants.items() if name in signature}
-        built = build(ASTSource(function, signature, used), GPUTarget("cuda", 80, 32), {"num_warps": 1})
-        ptx, ir = built.asm["ptx"], built.asm["ttir"]
-        assert (".f64" in ptx) == ("recurrence" in kernel or values == "fp64"), "float64 is slow on most GPUs"
-        assert ptx.count(".param .f64") == len(scalars), "a decay factor of 0.999 is not exact in float32"
-        assert re.search(r"tt\.addptr.*xi64>", ir)
-        assert not re.search(r"tt\.addptr.*<\d+x\d+xi32>", ir), "offsets into activations pass 2^31"
+
+    def check(x: Tensor, options: Options, capability: int, **how: Any) -> None:
+        from ahead_of_time import compile_step  # imports triton
+
+        built = compile_step(x, options, capability, **how)
+        assert set(built) == set(KERNELS)
+        for name, kernel in built.items():
+            ptx, ir, recurrence = kernel.asm["ptx"], kernel.asm["ttir"], name.endswith("recurrence")
+            assert f".target sm_{capability}" in ptx
+            assert len(kernel.asm["cubin"]) > 1000
+            assert (".f64" in ptx) == (recurrence or x.dtype == torch.float64), "float64 is slow on most GPUs"
+            assert ptx.count(".param .f64") == 2 * recurrence, "a decay factor of 0.999 is not exact in float32"
+            assert x.numel() == 1 or re.search(r"tt\.addptr.*xi64>", ir)
+            assert not re.search(r"tt\.addptr.*<\d+x\d+xi32>", ir), "offsets into activations pass 2^31"
+
+    return check
+
+
+@not_interpreted
+def test_all_kernels_compile_for_a_gpu(compiled: Callable[..., None]) -> None:
+    from ahead_of_time import example
+
+    compiled(example(torch.bfloat16, channels_last=True), LS, 90)
+
+
+@not_interpreted
+@pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_all_kernels_compile_for_all_inputs(
+    compiled: Callable[..., None], capability: int, dtype: torch.dtype, channels_last: bool
+) -> None:
+    from ahead_of_time import example
+
+    for options in (LS, AC, NONE):
+        compiled(example(dtype, channels_last=channels_last), options, capability)
+
+
+@not_interpreted
+@pytest.mark.slow
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_kernels_compile_where_all_integers_are_one(
+    compiled: Callable[..., None], dtype: torch.dtype, affine: bool
+) -> None:
+    """A compiled kernel gets each integer that is 1 as a constant."""
+    from ahead_of_time import example
+
+    for options in (LS, AC):
+        compiled(example(dtype, shape=(1, 1)), options, 80, affine=affine)
