@@ -12,9 +12,10 @@ about 1.6 ms: seeding torch 0.7, the gradient's norm 0.6, the seed's bits 0.2, t
 """
 
 import argparse
+import dataclasses
 import io
-import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +40,94 @@ from anysize.training.guards import StopRequest
 from anysize.training.length import Progress, run_length
 from anysize.training.loop import Parts, Validation, train_epoch
 from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 from harness import compare, print_environment, report
 
-STEPS, BATCH, SIZE = 24, 64, 32
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network and its batches; one call of a loop trains `steps` of them."""
+
+    model: str
+    size: int
+    batch: int
+    steps: int
+    device: str = "cpu"
+    precision: str = "float32"
+
+    @property
+    def images(self) -> int:
+        """In a call of a loop."""
+        return self.steps * self.batch
 
 
-def make_loader(plan: BatchPlan) -> PlanLoader:
+RESNET20 = Case("resnet20", size=32, batch=64, steps=24)
+
+
+def loops(case: Case) -> dict[str, Callable[[], None]]:
+    """An epoch by the bare loop, and one by the trainer's."""
+    plan = BatchPlan(case.images, SizeSchedule.constant(SizeMix.fixed(case.size)), batch_size=case.batch)
+    loader = make_loader(plan, case)
+    return {"bare loop": bare_loop(case, plan, loader), "anysize": trainers_loop(case, plan, loader)}
+
+
+def make_loader(plan: BatchPlan, case: Case) -> PlanLoader:
     """Random images in memory, augmented as CIFAR's."""
     rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (plan.length, SIZE, SIZE, 3), dtype=np.uint8))
+    images = torch.from_numpy(rng.integers(0, 256, (plan.length, case.size, case.size, 3), dtype=np.uint8))
     source = ArraySource(images, rng.integers(0, 10, plan.length), tuple("abcdefghij"), "random")
-    preprocessing = Preprocessing(SIZE, resize="stretch", classes=source.classes)
-    return PlanLoader(source, TrainTransform(preprocessing, AugmentSettings(crop="pad", flip=0.5)))
+    preprocessing = Preprocessing(case.size, resize="stretch", classes=source.classes)
+    return PlanLoader(source, TrainTransform(preprocessing, AugmentSettings(crop="pad", flip=0.5)), device=case.device)
+
+
+def bare_loop(case: Case, plan: BatchPlan, loader: PlanLoader) -> Callable[[], None]:
+    """What a user would write."""
+    model = create_model(case.model).to(case.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    half = case.precision != "float32"
+
+    def epoch() -> None:
+        model.train()
+        for batch in loader.load(plan.batches(0)):
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(case.device, getattr(torch, case.precision), enabled=half):
+                loss = F.cross_entropy(model(images), batch.targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def trainers_loop(case: Case, plan: BatchPlan, loader: PlanLoader) -> Callable[[], None]:
+    """The trainer's loop, without validation and checkpoints."""
+    model = create_model(case.model).to(memory_format=torch.channels_last)
+    flops = count_flops(model, case.size).total
+    folder = Path(tempfile.mkdtemp())
+    training = TrainingSettings(epochs=1000, precision=case.precision)
+    parts = Parts(
+        model=model.to(case.device),
+        task=Classification(list("0123456789")),
+        plan=plan,
+        loader=loader,
+        optimizer=RegimeOptimizer(model, OptimizerSettings(lr=constant(0.01))),
+        training=training,
+        length=run_length(plan, training, case.size, lambda size: flops),
+        validate=lambda stop: Validation({}, {}, case.size, False),
+        store=CheckpointStore(folder / "checkpoints", {}),
+        log=RunLog(folder, epochs=1000, console=Console(file=io.StringIO())),
+        describe=loader.source.describe,
+        report=lambda: None,
+        device=torch.device(case.device),
+    )
+    progress = Progress()
+
+    def epoch() -> None:
+        progress.epoch, progress.step_in_epoch = 0, 0
+        train_epoch(parts, progress, StopRequest())
+
+    return epoch
 
 
 def main() -> None:
@@ -59,48 +135,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     print_environment()
-    plan = BatchPlan(STEPS * BATCH, SizeSchedule.constant(SizeMix.fixed(SIZE)), batch_size=BATCH)
-    loader = make_loader(plan)
-    bare_model = create_model("resnet20").to(memory_format=torch.channels_last)
-    bare_optimizer = torch.optim.SGD(bare_model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-
-    def bare() -> None:
-        bare_model.train()
-        for batch in loader.load(plan.batches(0)):
-            loss = F.cross_entropy(bare_model(batch.images), batch.targets)
-            bare_optimizer.zero_grad()
-            loss.backward()
-            bare_optimizer.step()
-
-    model = create_model("resnet20").to(memory_format=torch.channels_last)
-    flops = count_flops(model, SIZE).total
-    folder = Path(tempfile.mkdtemp())
-    training = TrainingSettings(epochs=1000)
-    parts = Parts(
-        model=model,
-        task=Classification(list("0123456789")),
-        plan=plan,
-        loader=loader,
-        optimizer=RegimeOptimizer(model, OptimizerSettings()),
-        training=training,
-        length=run_length(plan, training, SIZE, lambda size: flops),
-        validate=lambda stop: Validation({}, {}, SIZE, False),
-        store=CheckpointStore(folder / "checkpoints", {}),
-        log=RunLog(folder, epochs=1000, console=Console(file=io.StringIO())),
-        describe=loader.source.describe,
-        report=lambda: None,
-        device=torch.device("cpu"),
-    )
-    progress, epochs = Progress(), itertools.count()
-
-    def ours() -> None:
-        progress.epoch, progress.step_in_epoch = 0, 0
-        next(epochs)
-        train_epoch(parts, progress, StopRequest())
-
-    medians = compare({"bare loop": bare, "anysize": ours}, arguments.repeats)
+    medians = compare(loops(RESNET20), arguments.repeats)
     for name, seconds in medians.items():
-        print(f"  {name}: {STEPS * BATCH / seconds:,.0f} images/s")
+        print(f"  {name}: {RESNET20.images / seconds:,.0f} images/s")
     report("images a second, anysize / bare loop", medians["bare loop"] / medians["anysize"], 0.97)
 
 
