@@ -14,8 +14,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from anysize.norms.online.backends import statistics_dtype, triton_kernels
 from anysize.norms.online.backends import triton as backend
-from anysize.norms.online.backends import triton_kernels
 from anysize.norms.online.options import Options
 
 CAPABILITIES = (80, 90)  # compute capability 8.0 and 9.0: A100 and H100
@@ -36,15 +36,15 @@ def compile_step(x: Tensor, options: Options, capability: int, *, affine: bool =
         get_current_device=lambda: capability,  # Triton keeps what it has compiled apart by device
         get_current_stream=lambda device: 0,
     )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    m, var, u, v, *vectors = x.new_empty((6, x.shape[1]), dtype=wide).unbind()
-    weight, bias = vectors if affine else (None, None)
+    wide = statistics_dtype(x.dtype)
+    m, var, u, v, weight, bias = x.new_empty((6, x.shape[1]), dtype=wide).unbind()
+    vectors = (weight, bias) if affine else None
     with (
         mock.patch.object(backend, "_kernels", return_value=_Compiled(built)),
         mock.patch.object(driver, "_active", target),
     ):
-        _, saved = backend.forward(x, weight, bias, m, var, options)
-        backend.backward(torch.empty_like(x), x, weight, bias, saved, u, v, options)
+        _, saved = backend.forward(x, vectors, m, var, options)
+        backend.backward(torch.empty_like(x), x, vectors, saved, u, v, options)
     return built
 
 

@@ -103,11 +103,11 @@ def test_the_number_of_threads_changes_no_bit(
         m, var, u, v = torch.zeros(channels), torch.ones(channels), torch.zeros(channels), torch.zeros(channels)
         torch.set_num_threads(threads)
         try:
-            out, saved = backend.forward(x, weight, bias, m, var, Options(0.9, 0.8, **options))
-            gradients = backend.backward(grad, x, weight, bias, saved, u, v, Options(0.9, 0.8, **options))
+            out, saved = backend.forward(x, (weight, bias), m, var, Options(0.9, 0.8, **options))
+            of_x, of_affine = backend.backward(grad, x, (weight, bias), saved, u, v, Options(0.9, 0.8, **options))
         finally:
             torch.set_num_threads(before)
-        results.append((out, m, var, u, v, *gradients))
+        results.append((out, m, var, u, v, of_x, *of_affine))
     for other in results[1:3]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     close = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]  # the state is float32
@@ -123,7 +123,7 @@ def test_large_images_are_added_up_exactly(shape: tuple[int, ...], channels_last
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
     m, var = torch.zeros(shape[1]), torch.zeros(shape[1])
-    online_cpp.forward(x, None, None, m, var, Options(1e-6))  # a decay that leaves the sample's own statistics
+    online_cpp.forward(x, None, m, var, Options(1e-6))  # a decay that leaves the sample's own statistics
     exact = x.double().flatten(2)[0]
     torch.testing.assert_close(m.double(), exact.mean(1), rtol=3e-6, atol=0)
     torch.testing.assert_close(var.double(), exact.var(1, correction=0), rtol=3e-6, atol=0)

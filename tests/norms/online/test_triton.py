@@ -104,8 +104,10 @@ def step(
     x: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None, state: dict[str, Tensor], options: Options
 ) -> list[Tensor | None]:
     """The same as `reference`, by the backend."""
-    out, saved = online_triton.forward(x, weight, bias, state["m"], state["var"], options)
-    return [out, *online_triton.backward(grad, x, weight, bias, saved, state["u"], state["v"], options)]
+    affine = None if weight is None or bias is None else (weight, bias)
+    out, saved = online_triton.forward(x, affine, state["m"], state["var"], options)
+    of_x, of_affine = online_triton.backward(grad, x, affine, saved, state["u"], state["v"], options)
+    return [out, of_x, *(of_affine or (None, None))]
 
 
 def new_state(channels: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -246,7 +248,7 @@ def test_cutting_a_batch_changes_nothing(interpreter: Run, options: Options) -> 
 def check_saved() -> None:
     x, m, var = torch.randn(2, 3, 8, 8, dtype=torch.bfloat16), torch.zeros(3), torch.ones(3)
     for options in (LS, AC):
-        _, saved = online_triton.forward(x, None, None, m, var, options)
+        _, saved = online_triton.forward(x, None, m, var, options)
         assert all(value.numel() <= 2 * 3 and value.dtype == torch.float32 for value in saved)
 
 

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anysize.norms.online.backends import Affine, Saved, statistics_dtype
+from anysize.norms.online.backends.pytorch import empty_saved as empty_saved
 from anysize.norms.online.options import Options
 
 _TILE = 2048  # values a program has in flight: 16 a thread
@@ -58,30 +60,16 @@ def why_not(x: Tensor) -> str:
     return ""
 
 
-def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Normalise a batch and advance `m` and `var`, in place.
-
-    Args:
-        x: (N, C, *), dense in memory, contiguous or channels last.
-        weight, bias: (C,) in the statistics' dtype, both or neither.
-        m, var: (C,), float32 or float64.
-        options: hyper-parameters.
-
-    Returns:
-        The output, in x's dtype and memory format, and what `backward` wants to see again, all of it (N, C) or less.
-    """
+def forward(x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options) -> tuple[Tensor, Saved]:
+    """Normalise a batch and advance `m` and `var`: see `Backend`."""
     kernels, grid = _kernels(), _Grid.of(x)
-    assert m.is_contiguous()
-    assert var.is_contiguous()
-    weight, bias = _dense(weight), _dense(bias)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight, bias = affine or (None, None)
+    dtype = statistics_dtype(x.dtype)
     centre = m.to(dtype, copy=True)
     new = x.new_empty
     pivots, shift, inverse, y1, y2 = new((5, *grid.statistics), dtype=dtype).unbind()
     sums = new((2, grid.splits, *grid.statistics), dtype=dtype)
-    scaled, affine = options.ecm == "ls", weight is not None
+    scaled = options.ecm == "ls"
     z2 = new(grid.statistics, dtype=dtype) if scaled else None
     out = torch.empty_like(x)
     with _on(x):
@@ -89,75 +77,66 @@ def forward(
         kernels.forward_recurrence[grid.recurrence](
             pivots, *_pooled(sums), centre, m, var, shift, inverse, y1, y2, z2, weight, bias,
             options.alpha_fwd, options.eps, grid.n, grid.c, grid.d,
-            AFFINE=affine, SCALED=scaled, BLOCK=_CHANNELS, num_warps=1,
+            AFFINE=affine is not None, SCALED=scaled, BLOCK=_CHANNELS, num_warps=1,
         )  # fmt: skip
         scale = None
         if z2 is not None:
             scale = (z2.view(grid.n, options.groups(grid.c), -1).mean(2) + options.ls_eps).rsqrt_()
         kernels.normalize[grid.elementwise](
             x, out, centre, shift, inverse, scale, weight, bias, grid.c, grid.d, grid.tiles, _group(options, grid),
-            AFFINE=affine, SCALED=scaled, LIMIT=_limit(options), **grid.tile,
+            AFFINE=affine is not None, SCALED=scaled, LIMIT=_limit(options), **grid.tile,
         )  # fmt: skip
     saved = (centre, shift, inverse, y1, y2)
     return out, saved if scale is None else (*saved, scale)
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: tuple[Tensor, ...],
-    u: Tensor,
-    v: Tensor,
-    options: Options,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias; advances `u` and `v`, in place.
-
-    Args:
-        grad: gradient of the output, in x's memory format.
-        x, weight, bias: as given to `forward`.
-        saved: what `forward` returned.
-        u, v: (C,), float32 or float64.
-        options: hyper-parameters.
-    """
+    grad: Tensor, x: Tensor, affine: Affine, saved: Saved, u: Tensor, v: Tensor, options: Options
+) -> tuple[Tensor, Affine]:
+    """Gradients of x and of weight and bias; advances `u` and `v`: see `Backend`."""
     kernels, grid = _kernels(), _Grid.of(x)
-    assert u.is_contiguous()
-    assert v.is_contiguous()
-    assert _memory(grad, grid.channels_last).is_contiguous()
-    weight, bias = _dense(weight), _dense(bias)
+    weight, bias = affine or (None, None)
     centre, shift, inverse, y1, y2, *rest = saved
     scale = rest[0] if rest else None
-    affine = weight is not None
     sums = x.new_empty((2, grid.splits, *grid.statistics), dtype=centre.dtype)
     slope, constant = x.new_empty((2, *grid.statistics), dtype=centre.dtype).unbind()
-    grad_weight = None if weight is None else torch.empty_like(weight)
-    grad_bias = None if bias is None else torch.empty_like(bias)
+    of_affine = affine and (torch.empty_like(affine[0]), torch.empty_like(affine[1]))
     out = torch.empty_like(x)
     group, limit = _group(options, grid), _limit(options)
     with _on(x):
         kernels.gradient_moments[grid.reduction](
-            grad, x, centre, shift, inverse, weight, bias, *sums, *grid.reduced, AFFINE=affine, LIMIT=limit, **grid.tile
+            grad,
+            x,
+            centre,
+            shift,
+            inverse,
+            weight,
+            bias,
+            *sums,
+            *grid.reduced,
+            AFFINE=affine is not None,
+            LIMIT=limit,
+            **grid.tile,
         )
         sum_grad, sum_product = _pooled(sums)
         coupling = None
         if scale is not None:
-            z_dz = sum_product if weight is None else sum_product * weight + sum_grad * bias
+            z_dz = sum_product if affine is None else sum_product * affine[0] + sum_grad * affine[1]
             z_dz = z_dz.view(*scale.shape, group).sum(2)
             coupling = z_dz.mul_(scale * scale * scale).div_(group * grid.d)
         kernels.backward_recurrence[grid.recurrence](
             sum_grad, sum_product, inverse, y1, y2, scale, coupling, weight, bias, u, v,
-            slope, constant, grad_weight, grad_bias,
+            slope, constant, *(of_affine or (None, None)),
             options.alpha_bkw, -math.inf if options.alpha_min is None else options.alpha_min,
             grid.n, grid.c, grid.d, group,
-            AFFINE=affine, SCALED=scale is not None, BLOCK=_CHANNELS, num_warps=1,
+            AFFINE=affine is not None, SCALED=scale is not None, BLOCK=_CHANNELS, num_warps=1,
         )  # fmt: skip
         kernels.input_gradient[grid.elementwise](
             grad, x, out, centre, shift, inverse, scale, slope, constant, weight, bias,
             grid.c, grid.d, grid.tiles, group,
-            AFFINE=affine, SCALED=scale is not None, LIMIT=limit, **grid.tile,
+            AFFINE=affine is not None, SCALED=scale is not None, LIMIT=limit, **grid.tile,
         )  # fmt: skip
-    return out, grad_weight, grad_bias
+    return out, of_affine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +155,6 @@ class _Grid:
         n, c = x.shape[:2]
         d = math.prod(x.shape[2:])
         channels_last = not x.is_contiguous()
-        assert _memory(x, channels_last).is_contiguous()
         wide_c, wide_d = _power_of_two(c), _power_of_two(d)
         if channels_last:  # 64 channels in a row fill the lines of the memory, and leave a program some positions
             block_c = min(wide_c, 64, _TILE)
@@ -235,14 +213,6 @@ def _kernels() -> types.ModuleType:
 def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device, whichever the tensors are on."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
-def _memory(x: Tensor, channels_last: bool) -> Tensor:
-    return x.movedim(1, -1) if channels_last else x
-
-
-def _dense(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()
 
 
 def _pooled(sums: Tensor) -> Tensor:
