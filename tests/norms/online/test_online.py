@@ -11,15 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import anysize
-from anysize.norms.online.norm import (
-    OnlineNorm1d,
-    OnlineNorm2d,
-    OnlineNorm3d,
-    layer_scaling,
-    online_norm,
-    online_norms,
-    scale_gradient_state,
-)
+from anysize.norms.online.function import layer_scaling, online_norm
+from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d, online_norms, scale_gradient_state
 from anysize.norms.online.options import Options
 from anysize.registry import UserError
 

@@ -47,6 +47,6 @@ class Backend(Protocol):
         """Tensors of the shapes and types that `forward` would save for x."""
 
 
-def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of what is computed from activations of `dtype`: float64 for float64, otherwise float32."""
+def statistics_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of the statistics of activations of `dtype`: float64 for float64, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -66,11 +66,10 @@ def forward(x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options)
     weight, bias = affine or (None, None)
     dtype = statistics_dtype(x.dtype)
     centre = m.to(dtype, copy=True)
-    new = x.new_empty
-    pivots, shift, inverse, y1, y2 = new((5, *grid.statistics), dtype=dtype).unbind()
-    sums = new((2, grid.splits, *grid.statistics), dtype=dtype)
+    pivots, shift, inverse, y1, y2 = x.new_empty((5, *grid.statistics), dtype=dtype).unbind()
+    sums = x.new_empty((2, grid.splits, *grid.statistics), dtype=dtype)
     scaled = options.ecm == "ls"
-    z2 = new(grid.statistics, dtype=dtype) if scaled else None
+    z2 = x.new_empty(grid.statistics, dtype=dtype) if scaled else None
     out = torch.empty_like(x)
     with _on(x):
         kernels.sample_moments[grid.reduction](x, centre, pivots, *sums, *grid.reduced, **grid.tile)
@@ -105,19 +104,9 @@ def backward(
     group, limit = _group(options, grid), _limit(options)
     with _on(x):
         kernels.gradient_moments[grid.reduction](
-            grad,
-            x,
-            centre,
-            shift,
-            inverse,
-            weight,
-            bias,
-            *sums,
-            *grid.reduced,
-            AFFINE=affine is not None,
-            LIMIT=limit,
-            **grid.tile,
-        )
+            grad, x, centre, shift, inverse, weight, bias, *sums, *grid.reduced,
+            AFFINE=affine is not None, LIMIT=limit, **grid.tile,
+        )  # fmt: skip
         sum_grad, sum_product = _pooled(sums)
         coupling = None
         if scale is not None:
