@@ -13,7 +13,8 @@ read twice and the output written; backward, the gradient and x are read twice a
                input_gradient   -> the gradient of x
 
 The mathematics is in `pytorch.py`. Sums are float32 (float64 for float64), recurrences float64, in a fixed order, so
-that two runs are equal to the bit. The kernels are tested under `TRITON_INTERPRET=1` on a CPU.
+that two runs are equal to the bit. The tests run the kernels under `TRITON_INTERPRET=1` on a CPU, and compile them for
+GPUs that are not there.
 """
 
 import contextlib
@@ -66,10 +67,10 @@ def forward(x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options)
     weight, bias = affine or (None, None)
     dtype = statistics_dtype(x.dtype)
     centre = m.to(dtype, copy=True)
-    pivots, shift, inverse, y1, y2 = x.new_empty((5, *grid.statistics), dtype=dtype).unbind()
-    sums = x.new_empty((2, grid.splits, *grid.statistics), dtype=dtype)
+    pivots, shift, inverse, y1, y2 = x.new_empty((5, grid.n, grid.c), dtype=dtype).unbind()
+    sums = x.new_empty((2, grid.splits, grid.n, grid.c), dtype=dtype)
     scaled = options.ecm == "ls"
-    z2 = x.new_empty(grid.statistics, dtype=dtype) if scaled else None
+    z2 = x.new_empty((grid.n, grid.c), dtype=dtype) if scaled else None
     out = torch.empty_like(x)
     with _on(x):
         kernels.sample_moments[grid.reduction](x, centre, pivots, *sums, *grid.reduced, **grid.tile)
@@ -97,8 +98,8 @@ def backward(
     weight, bias = affine or (None, None)
     centre, shift, inverse, y1, y2, *rest = saved
     scale = rest[0] if rest else None
-    sums = x.new_empty((2, grid.splits, *grid.statistics), dtype=centre.dtype)
-    slope, constant = x.new_empty((2, *grid.statistics), dtype=centre.dtype).unbind()
+    sums = x.new_empty((2, grid.splits, grid.n, grid.c), dtype=centre.dtype)
+    slope, constant = x.new_empty((2, grid.n, grid.c), dtype=centre.dtype).unbind()
     of_affine = affine and (torch.empty_like(affine[0]), torch.empty_like(affine[1]))
     out = torch.empty_like(x)
     group, limit = _group(options, grid), _limit(options)
@@ -130,67 +131,45 @@ def backward(
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """How a tensor (N, C, D) is cut into programs."""
+    """How a tensor (N, C, D) is cut into programs: what kernels are launched with."""
 
     n: int
     c: int
     d: int
-    channels_last: bool
-    block_c: int
-    block_d: int
+    splits: int
+    """Parts of a sample's positions that are added up apart."""
+    tiles: int
+    """Of the positions."""
+    reduction: tuple[int]
+    elementwise: tuple[int]
+    recurrence: tuple[int]
+    reduced: tuple[int, ...]
+    """Arguments that the kernels which add up over positions end with."""
+    tile: dict[str, Any]
 
     @classmethod
     def of(cls, x: Tensor) -> "_Grid":
-        n, c = x.shape[:2]
-        d = math.prod(x.shape[2:])
-        channels_last = not x.is_contiguous()
+        n, c, *positions = x.shape
+        d, channels_last = math.prod(positions), not x.is_contiguous()
         wide_c, wide_d = _power_of_two(c), _power_of_two(d)
         if channels_last:  # 64 channels in a row fill the lines of the memory, and leave a program some positions
             block_c = min(wide_c, 64, _TILE)
-            return cls(n, c, d, channels_last, block_c, min(wide_d, _TILE // block_c))
-        block_d = min(wide_d, _TILE)
-        return cls(n, c, d, channels_last, min(wide_c, _TILE // block_d), block_d)
-
-    @property
-    def statistics(self) -> tuple[int, int]:
-        return self.n, self.c
-
-    @property
-    def tiles(self) -> int:
-        """Of the positions."""
-        return _cdiv(self.d, self.block_d)
-
-    @property
-    def chunk(self) -> int:
-        """Positions of a split, whole tiles."""
-        wanted = _cdiv(_PROGRAMS, self.n * _cdiv(self.c, self.block_c))
-        splits = max(1, min(wanted, self.tiles // _MIN_TILES))
-        return _cdiv(self.tiles, splits) * self.block_d
-
-    @property
-    def splits(self) -> int:
-        return _cdiv(self.d, self.chunk)
-
-    @property
-    def reduction(self) -> tuple[int]:
-        return (self.n * _cdiv(self.c, self.block_c) * self.splits,)
-
-    @property
-    def elementwise(self) -> tuple[int]:
-        return (self.n * _cdiv(self.c, self.block_c) * self.tiles,)
-
-    @property
-    def recurrence(self) -> tuple[int]:
-        return (_cdiv(self.c, _CHANNELS),)
-
-    @property
-    def reduced(self) -> tuple[int, ...]:
-        """Arguments that the kernels which add up over positions end with."""
-        return self.n, self.c, self.d, self.chunk, self.splits
-
-    @property
-    def tile(self) -> dict[str, Any]:
-        return {"CHANNELS_LAST": self.channels_last, "BLOCK_C": self.block_c, "BLOCK_D": self.block_d}
+            block_d = min(wide_d, _TILE // block_c)
+        else:
+            block_d = min(wide_d, _TILE)
+            block_c = min(wide_c, _TILE // block_d)
+        tiles, rows = _cdiv(d, block_d), n * _cdiv(c, block_c)
+        splits = max(1, min(_cdiv(_PROGRAMS, rows), tiles // _MIN_TILES))
+        chunk = _cdiv(tiles, splits) * block_d  # positions of a split, whole tiles
+        splits = _cdiv(d, chunk)
+        return cls(
+            n, c, d, splits, tiles,
+            reduction=(rows * splits,),
+            elementwise=(rows * tiles,),
+            recurrence=(_cdiv(c, _CHANNELS),),
+            reduced=(n, c, d, chunk, splits),
+            tile={"CHANNELS_LAST": channels_last, "BLOCK_C": block_c, "BLOCK_D": block_d},
+        )  # fmt: skip
 
 
 def _kernels() -> types.ModuleType:
