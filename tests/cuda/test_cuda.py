@@ -8,13 +8,13 @@ import contextlib
 import csv
 import importlib
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruption import stopped_after
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -115,25 +115,6 @@ def losses(run: Path) -> list[float]:
 
 
 # ------------------------------------------------------------------------------------------------- whole runs
-
-
-@contextlib.contextmanager
-def stopped_after(backward_passes: int) -> Iterator[None]:
-    """Ask the run to stop, as Ctrl-C and SIGTERM do, after so many backward passes from a loss."""
-    original, count = torch.autograd.backward, 0
-
-    def counted(tensors: Any, *arguments: Any, **named: Any) -> None:
-        nonlocal count
-        count += isinstance(tensors, Tensor) and tensors.ndim == 0
-        if count == backward_passes:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(tensors, *arguments, **named)
-
-    torch.autograd.backward = counted
-    try:
-        yield
-    finally:
-        torch.autograd.backward = original
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in ("float32", "compiled")])

@@ -38,6 +38,11 @@ KERNELS = (
 )
 
 
+def slow(*values: Any) -> Any:
+    """A case that shows the same in another guise."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[Run]:
     """Runs a function of this module, with its arguments, where Triton's interpreter is on."""
@@ -165,66 +170,77 @@ def near(name: str, ours: Tensor, theirs: Tensor, **tolerance: Any) -> None:
 # ------------------------------------------------------------------------------------------------- against it
 
 
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("options", [LS, AC, NONE], ids=["ls", "ac", "none"])
+@pytest.mark.parametrize(
+    ("options", "affine"),
+    [(LS, True), (AC, False), slow(LS, False), slow(AC, True), slow(NONE, False), slow(NONE, True)],
+)
 def test_float64_is_the_definition(interpreter: Run, options: Options, affine: bool) -> None:
-    interpreter(check_batches, (5, 3, 4, 5), options, affine)
+    interpreter(check_batches, (3, 3, 2, 5), options, affine)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 2, 3, 2), (7, 5), (3, 6, 1, 1), (1, 4, 3, 3), (2, 1, 6), (1, 1), (2, 40)])
+@pytest.mark.parametrize(
+    "shape", [(2, 40), slow((7, 5)), slow((3, 6, 1, 1)), slow((1, 4, 3, 3)), slow((2, 1, 6)), slow((1, 1))]
+)
 def test_any_shape(interpreter: Run, shape: tuple[int, ...]) -> None:
-    """Volumes and vectors, sizes of one, and more channels than a program of the recurrences takes."""
-    interpreter(check_batches, shape, LS)
+    """Vectors, sizes of one, and more channels than a program of the recurrences takes."""
+    interpreter(check_batches, shape, LS, batches=2)
 
 
-@pytest.mark.parametrize(("shape", "options"), [((5, 3, 4, 5), LS), ((2, 3, 2, 3, 2), AC), ((2, 5, 3), NONE)])
+@pytest.mark.parametrize(
+    ("shape", "options"), [((2, 3, 2, 3, 2), AC), slow((2, 3, 2, 3, 2), LS), slow((5, 3, 4, 5), LS), ((2, 5, 3), NONE)]
+)
 def test_channels_last(interpreter: Run, shape: tuple[int, ...], options: Options) -> None:
-    interpreter(check_batches, shape, options, channels_last=True)
+    """Volumes among them."""
+    interpreter(check_batches, shape, options, channels_last=True, batches=2)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("options", [LS, AC], ids=["ls", "ac"])
+@pytest.mark.parametrize(("options", "channels_last"), [(LS, True), slow(LS, False), slow(AC, True), (AC, False)])
 def test_positions_and_channels_in_several_tiles(interpreter: Run, options: Options, channels_last: bool) -> None:
     """Tiles of 4 values, sums in parts of at least 2 tiles."""
-    interpreter(check_batches, (2, 5, 3, 5), options, channels_last=channels_last, tile=(4, 2), batches=1)
+    interpreter(check_batches, (2, 3, 3, 5), options, channels_last=channels_last, tile=(4, 2), batches=1)
 
 
-@pytest.mark.parametrize(("group_size", "affine"), [(1, True), (2, False), (2, True), (6, True)])
+@pytest.mark.parametrize(("group_size", "affine"), [(2, True), slow(1, True), slow(2, False), slow(6, True)])
 def test_layer_scaling_in_groups_of_channels(interpreter: Run, group_size: int, affine: bool) -> None:
-    interpreter(check_batches, (3, 6, 2, 3), Options(0.9, 0.8, group_size=group_size), affine, batches=2)
+    interpreter(check_batches, (2, 6, 2, 3), Options(0.9, 0.8, group_size=group_size), affine, batches=2)
 
 
-@pytest.mark.parametrize("alpha_min", [None, 1e-5, 0.5])
+@pytest.mark.parametrize("alpha_min", [0.5, slow(None), slow(1e-5)])
 def test_decay_of_v_is_bounded_where_asked(interpreter: Run, alpha_min: float | None) -> None:
     """With a decay of 0.2 the unbounded one goes below 0."""
-    interpreter(check_batches, (6, 3, 2, 2), Options(0.9, 0.2, ecm="none", alpha_min=alpha_min))
+    interpreter(check_batches, (6, 3, 2, 2), Options(0.9, 0.2, ecm="none", alpha_min=alpha_min), batches=2)
 
 
+@pytest.mark.slow
 def test_decays_of_one_keep_the_state(interpreter: Run) -> None:
     interpreter(check_batches, (3, 2, 4), Options(1.0, 1.0, ecm="none"))
 
 
-@pytest.mark.parametrize("options", [LS, AC, NONE], ids=["ls", "ac", "none"])
+@pytest.mark.parametrize("options", [LS, slow(AC), slow(NONE)])
 def test_float32_is_exact_to_rounding(interpreter: Run, options: Options) -> None:
-    interpreter(check_batches, (6, 4, 3, 3), options, dtype=torch.float32)
+    interpreter(check_batches, (4, 4, 3, 3), options, dtype=torch.float32, batches=2)
 
 
+@pytest.mark.parametrize("options", [LS, slow(AC)])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)], ids=str)
-def test_half_precision_is_rounded_once_at_the_end(interpreter: Run, dtype: torch.dtype, rtol: float) -> None:
+def test_half_precision_is_rounded_once_at_the_end(
+    interpreter: Run, dtype: torch.dtype, rtol: float, options: Options
+) -> None:
     """The interpreter cuts bfloat16 off where a GPU rounds it: a whole unit in the last place."""
-    interpreter(check_batches, (4, 3, 2, 3), LS, dtype=dtype, batches=2, rtol=rtol, atol=1e-5)
-    interpreter(check_batches, (4, 3, 2, 3), AC, dtype=dtype, channels_last=True, batches=2, rtol=rtol, atol=1e-5)
+    how: dict[str, Any] = {"dtype": dtype, "channels_last": options is AC, "batches": 2, "rtol": rtol, "atol": 1e-5}
+    interpreter(check_batches, (3, 3, 2, 3), options, **how)
 
 
 def test_variance_does_not_cancel_at_a_mean_of_1000(interpreter: Run) -> None:
     """A decay of 0.5 forgets the jump from the mean of 0, so that the variance is soon the samples' own."""
     options = Options(0.5, 1.0, ecm="none")
-    interpreter(check_batches, (30, 2, 5), options, dtype=torch.float32, batches=1, mean=1000.0, rtol=1e-4, atol=1e-4)
+    interpreter(check_batches, (24, 1, 5), options, dtype=torch.float32, batches=1, mean=1000.0, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_zero_are_no_obstacle(interpreter: Run) -> None:
-    interpreter(check_batches, (3, 4, 2, 2), LS, weights=0.0, batches=2)
-    interpreter(check_batches, (3, 4, 2, 2), AC, weights=0.0, batches=2)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [LS, AC], ids=["ls", "ac"])
+def test_weights_of_zero_are_no_obstacle(interpreter: Run, options: Options) -> None:
+    interpreter(check_batches, (3, 4, 2, 2), options, weights=0.0, batches=2)
 
 
 def check_halves(options: Options) -> None:
@@ -240,7 +256,7 @@ def check_halves(options: Options) -> None:
         near(name, cut[name], value, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [LS, AC], ids=["ls", "ac"])
+@pytest.mark.parametrize("options", [LS, slow(AC)])
 def test_cutting_a_batch_changes_nothing(interpreter: Run, options: Options) -> None:
     interpreter(check_halves, options)
 
@@ -287,7 +303,7 @@ def check_module(channels_last: bool) -> None:
         near(str(index), ours, theirs, rtol=2e-5, atol=5e-6)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels_last", [slow(False), True])
 def test_the_module_gives_what_it_gives_with_pytorch(interpreter: Run, channels_last: bool) -> None:
     interpreter(check_module, channels_last)
 
