@@ -24,6 +24,8 @@ from anysize.training.guards import Diverged, Interrupted
 from anysize.training.length import Progress
 
 Make = Callable[..., Recipe]
+# Online norm follows the size, and FLOPs are counted for each.
+TWO_SIZES = {"sizes__mix": "custom", "sizes__weights": {"20": 0.5, "28": 0.5}}
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
@@ -34,7 +36,7 @@ def norms(model: nn.Module) -> list[nn.Module]:
 def online(tiny: Make) -> Recipe:
     return tiny(
         data__limit=64,
-        sizes__mix="D+",
+        **TWO_SIZES,
         training__chunks=2,
         model__norm="online",
         model__norm_options={"alpha_fwd": 0.9, "ecm": "ac"},
@@ -114,7 +116,7 @@ def test_chunks_change_nothing_with_online_norm(tmp_path: Path, tiny: Make) -> N
         "model__options": {"depth": 8, "widths": [4, 8, 16], "stem": 4, "zero_init_residual": False},
         "data__limit": 24,
         "training__epochs": 1,
-        "sizes__mix": "B+",
+        **TWO_SIZES,
     }
     runs = [train(tiny(**changes, training__chunks=n), run=tmp_path / str(n)) for n in (1, 4)]
     one, four = (read_checkpoint(run / "checkpoints/last").model for run in runs)
