@@ -68,19 +68,15 @@ def layer_dims(model: nn.Module) -> dict[str, int]:
     >>> layer_dims(nn.Sequential(nn.Conv1d(3, 4, 3), nn.GroupNorm(1, 4), nn.Flatten(), nn.GroupNorm(1, 4)))
     {'': 1, '0': 1, '1': 1, '2': 0, '3': 0}
     """
-    dims = {name: _dims(module) for name, module in model.named_modules()}
-    last = next((value for value in dims.values() if value is not None), 0)
+    made: dict[str, int | None] = {}
+    for name, module in model.named_modules():
+        flat = isinstance(module, (nn.Linear, nn.Flatten))
+        made[name] = 0 if flat else len(module.kernel_size) if isinstance(module, _ConvNd) else None
+    last = next((dims for dims in made.values() if dims is not None), 0)
     result = {}
-    for name, value in dims.items():
-        last = last if value is None else value
-        result[name] = last
+    for name, dims in made.items():
+        result[name] = last = last if dims is None else dims
     return result
-
-
-def _dims(module: nn.Module) -> int | None:
-    if isinstance(module, _ConvNd):
-        return len(module.kernel_size)
-    return 0 if isinstance(module, (nn.Linear, nn.Flatten)) else None
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:
