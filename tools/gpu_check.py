@@ -1,4 +1,4 @@
-"""What a person with one GPU runs: the tests that need it, then the figures that need it, in one Markdown table.
+"""The check that a person with one GPU runs: tests that need it, then figures that need it, in one Markdown table.
 
     make gpu-check                                  # in a checkout that is set up
     PYTHONPATH=src python tools/gpu_check.py        # with a Python of one's own: 3.11 or later, torch 2.11 or later
@@ -56,7 +56,7 @@ def main() -> int:
             lines += part(bool(gpu))
         except ImportError as error:
             lines.append(Line(title, f"left out: {error}"))
-        except Exception as error:  # whatever it is, the other parts are worth having
+        except Exception as error:  # the other parts are worth having all the same
             failed = True
             lines.append(Line(title, f"FAILED, {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"))
     print(f"\n### {gpu or 'No GPU'}\n")
@@ -78,7 +78,7 @@ def unfit() -> str:
 
 
 def versions() -> str:
-    """What the figures depend on beside the card."""
+    """The versions that the figures depend on beside the card."""
     there = [name for name in ("torch", "triton") if importlib.util.find_spec(name)]
     names = [f"{name} {importlib.import_module(name).__version__}" for name in there]
     git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What a GPU has to show: every task trains and resumes on it, in each precision, and no step waits for the device.
+"""A GPU trains and resumes every task, in each precision, and no step waits for it.
 
 make gpu-check                                           # with a GPU
 ANYSIZE_CHECK_DEVICE=cpu pytest -m cuda tests/cuda       # the same tests on a CPU

@@ -213,7 +213,7 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
 
 
 def _normalise_by_batch(norm: Any, x: Tensor) -> Tensor:
-    """What an online norm would give with the statistics of this batch, which are left in it."""
+    """Normalise x by its own statistics, as an online norm does by its running ones; they are left in the norm."""
     wide = statistics_dtype(x.dtype)
     mean, var = (value.to(wide) for value in _statistics(norm))
     weight, bias = (None if value is None else value.to(wide) for value in (norm.weight, norm.bias))
@@ -237,7 +237,7 @@ def _refuse_single_values(name: str) -> Any:
 
 def _collect(pool: _Pool) -> Any:
     def hook(norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        device = "cpu" if args[0].device.type == "mps" else args[0].device  # which has no float64
+        device = "cpu" if args[0].device.type == "mps" else args[0].device  # MPS has no float64
         mean, var = (value.to(device, torch.float64) for value in _statistics(norm))
         images, channels = args[0].shape[:2]
         count = images if pool.per_image else args[0].numel() // channels

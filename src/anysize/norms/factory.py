@@ -60,7 +60,7 @@ def norm_options(name: str) -> dict[str, Any]:
     >>> norm_options("group")
     {'num_groups': 8, 'eps': 1e-05, 'affine': True}
     """
-    builders = {"online": OnlineNorm2d, "sync_batch": batch}  # which say the options of builders that hand them on
+    builders = {"online": OnlineNorm2d, "sync_batch": batch}  # NORMS has builders that hand their options on
     parameters = inspect.signature(builders.get(name) or NORMS[name]).parameters
     return {
         option: parameter.default

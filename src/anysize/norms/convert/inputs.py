@@ -1,4 +1,4 @@
-"""What the norms of a model see: measured with one image, or told from the layers around them."""
+"""The inputs of a model's norms: measured with one image, or told from the layers around them."""
 
 import copy
 from collections.abc import Collection
@@ -51,7 +51,7 @@ def measure_inputs(
             with torch.no_grad():
                 probe(torch.zeros(2, in_channels, image_size, image_size, device=device, dtype=dtype))
             return seen
-        except Exception as error:  # whatever a model says to a size that it cannot take
+        except Exception as error:  # models answer a size that they cannot take with any exception
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise UserError(
         f"{type(model).__name__} does not take images ({in_channels}, {image_size}, {image_size}), with which the "

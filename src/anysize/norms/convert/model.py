@@ -23,7 +23,7 @@ from anysize.registry import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What `convert_norms` did, by the names of the modules; a module with two names is listed under its first.
+    """The result of `convert_norms`, by the names of the modules; a module with two names is listed under its first.
 
     Args:
         swapped: the class that was there and the one that is there now.
@@ -153,7 +153,7 @@ def convert_norms(
 
 
 class _Inputs:
-    """What the norms see, by name: the shapes behind the channels, if an image size was given to measure them with."""
+    """The inputs of the norms, by name: shapes behind the channels, if an image size was given to measure them with."""
 
     def __init__(self, model: nn.Module, norms: list[Found], image_size: int | None, in_channels: int) -> None:
         self.measured = image_size is not None

@@ -130,7 +130,7 @@ def _keep_processes(old: nn.Module, new: nn.Module) -> None:
 
 
 def _state(norm: Any) -> dict[str, Tensor]:
-    """What a norm keeps over samples, by the names that batch norm and online norm have in common."""
+    """The tensors that a norm keeps over samples, by names that batch norm and online norm have in common."""
     if isinstance(norm, _InstanceNorm):
         return {}  # its mean and variance are those within an image
     names = {"mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"}

@@ -59,7 +59,7 @@ def online_norm_compiled(
     " -> Tensor[]",
 )
 def _forward(x: Tensor, m: Tensor, var: Tensor, u: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
-    """The output, m and var after the batch, and what the backward pass wants to see again.
+    """The output, m and var after the batch, and the tensors that the backward pass needs again.
 
     Raises:
         UserError: the pass is run again by activation checkpointing.
@@ -137,7 +137,7 @@ def _affine(weight: Tensor | None, bias: Tensor | None) -> Affine:
 
 
 def _apart(*tensors: Tensor) -> list[Tensor]:
-    """The tensors, copied where they share memory, which the results of an operator must not."""
+    """The tensors, copied where they share memory: the results of an operator must not."""
     seen: set[int] = set()
     result = []
     for tensor in tensors:

@@ -79,7 +79,7 @@ def online_norm(
 
 
 def check_input(x: Tensor, channels: int) -> None:
-    """Raise a UserError for what is not (N, channels, *) of floating point."""
+    """Raise a UserError unless x is (N, channels, *) of floating point."""
     if not x.is_floating_point():
         raise UserError(f"online norm received {x.dtype} values; expected floating point, such as x.float()")
     if x.dim() < 2 or x.shape[1] != channels:
@@ -90,7 +90,7 @@ def check_input(x: Tensor, channels: int) -> None:
 
 
 def _check_vectors(x: Tensor, state: Tensor | None, vectors: tuple[tuple[str, Tensor], ...]) -> None:
-    """Raise a UserError for vectors that are not (C,) beside x, or a state of mixed or of half precision.
+    """Raise a UserError for vectors that are not (C,) beside x, or a state of mixed or half precision or not dense.
 
     The C++ backend reads them by their address.
     """

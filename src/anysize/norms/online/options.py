@@ -1,4 +1,4 @@
-"""What Online Normalization can be told, checked once, for the modules and for every backend."""
+"""The hyper-parameters of Online Normalization, checked once, for the modules and for every backend."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What computes Online Normalization: PyTorch, C++, Triton; and what the three have in common."""
+"""The backends that compute Online Normalization, PyTorch, C++ and Triton, and the interface they share."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ Affine = tuple[Tensor, Tensor] | None
 """Weight and bias, or their gradients, (C,) each in the dtype of the statistics; None where there are none."""
 
 Saved = tuple[Tensor, ...]
-"""What a forward pass leaves for its backward pass beside x: (N, C) numbers or fewer."""
+"""Tensors that a forward pass keeps for its backward pass beside x, (N, C) or smaller."""
 
 
 class Backend(Protocol):
@@ -27,7 +27,7 @@ class Backend(Protocol):
             options: hyper-parameters.
 
         Returns:
-            The output, in x's dtype and memory format, and what `backward` wants to see again.
+            The output, in x's dtype and memory format, and the tensors that `backward` needs again.
         """
 
     def backward(

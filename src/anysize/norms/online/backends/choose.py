@@ -1,4 +1,4 @@
-"""Which backend normalises a tensor."""
+"""The choice of a backend for a tensor."""
 
 import functools
 import importlib
@@ -39,7 +39,7 @@ def choose_backend(x: Tensor, name: str = "auto") -> Backend:
 
 
 def check_backend(name: str) -> None:
-    """Raise a UserError for a name that is none of the backends'."""
+    """Raise a UserError unless `name` is a backend's or "auto"."""
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r} of online norm: {did_you_mean(str(name), BACKENDS)}")
 

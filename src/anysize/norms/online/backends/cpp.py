@@ -90,13 +90,13 @@ def backward(
 
 
 def empty_saved(x: Tensor, options: Options) -> Saved:
-    """What `forward` saves, not filled: see `Backend`.
+    """Tensors as `forward` saves them, not filled: see `Backend`.
 
     Of each channel the centre and the state at the start; of each plane the mean, relative to m, and the variance. A
     plane of one value needs neither.
     """
     samples, channels, *positions = x.shape
-    start = torch.empty((3, channels), dtype=torch.float64, device=x.device)  # whatever the default device is
+    start = torch.empty((3, channels), dtype=torch.float64, device=x.device)  # the default device may be another
     if math.prod(positions) == 1:
         return start, start
     return start, torch.empty((2, samples, channels), dtype=statistics_dtype(x.dtype), device=x.device)
@@ -201,7 +201,7 @@ def _compile(compiler: str) -> Path:
 
 
 def _folders() -> list[Path]:
-    """Where the compiled kernel may be kept, the best first."""
+    """The folders that may keep the compiled kernel, the best first."""
     if os.environ.get("ANYSIZE_CACHE"):
         folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser()]
     else:
@@ -213,13 +213,13 @@ def _folders() -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else could have put a library there: the folder for temporary files is everybody's."""
+    """Whether this user alone can write to the folder: the folder for temporary files is everybody's."""
     status = folder.stat()
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 def _fingerprint(compiler: str) -> str:
-    """Changes with all that the compiled code depends on: source, flags, compiler, processor."""
+    """A digest of all that the compiled code depends on: source, flags, compiler, processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     parts = (_SOURCE.read_text(), str(_FLAGS), str(_TRIES), version, sys.platform, platform.machine(), _processor())
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()

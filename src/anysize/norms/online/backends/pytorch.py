@@ -98,7 +98,7 @@ def backward(
         mean_grad = wide(outer.squeeze(dim))
         mean_product = wide(buffer.squeeze(dim)).mul_(mean_grad)
     product = (mean_product - before * mean_grad).mul_(inverse)  # mean of g y
-    own = None  # what layer scaling takes off along z itself
+    own = None  # the part of the gradient along z, which layer scaling takes off
     if options.ecm == "ls":
         (zeta,) = scaling
         weighted = product if affine is None else product * affine[0] + mean_grad * affine[1]
@@ -140,7 +140,7 @@ def backward(
 
 
 def empty_saved(x: Tensor, options: Options) -> Saved:
-    """What `forward` would save, not filled: see `Backend`."""
+    """Tensors as `forward` saves them, not filled: see `Backend`."""
     dtype, (samples, channels) = statistics_dtype(x.dtype), x.shape[:2]
     scaling = [x.new_empty(samples, options.groups(channels), dtype=dtype)] if options.ecm == "ls" else []
     return (

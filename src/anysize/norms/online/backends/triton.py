@@ -38,7 +38,7 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def available(x: Tensor) -> bool:
-    """Tell whether this backend takes `x`: Triton is installed, and x is on CUDA or Triton's interpreter is on.
+    """Whether this backend can normalise `x`: Triton is installed, and x is on CUDA or Triton's interpreter is on.
 
     >>> available(torch.ones(1, 1, dtype=torch.int32))
     False
@@ -47,7 +47,7 @@ def available(x: Tensor) -> bool:
 
 
 def why_not(x: Tensor) -> str:
-    """Why this backend does not take `x`, or nothing where it does.
+    """The reason why `available` is false; empty where it is true.
 
     >>> why_not(torch.ones(1, 1, dtype=torch.int32))
     'it takes float32, float64, float16 and bfloat16'
@@ -131,7 +131,7 @@ def backward(
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """How a tensor (N, C, D) is cut into programs: what kernels are launched with."""
+    """The cut of a tensor (N, C, D) into programs, with which kernels are launched."""
 
     n: int
     c: int
@@ -139,12 +139,12 @@ class _Grid:
     splits: int
     """Parts of a sample's positions that are added up apart."""
     tiles: int
-    """Of the positions."""
+    """Parts of a sample's positions that are normalised apart."""
     reduction: tuple[int]
     elementwise: tuple[int]
     recurrence: tuple[int]
     reduced: tuple[int, ...]
-    """Arguments that the kernels which add up over positions end with."""
+    """The last arguments of kernels that add up over positions."""
     tile: dict[str, Any]
 
     @classmethod
@@ -179,7 +179,7 @@ def _kernels() -> types.ModuleType:
 
 
 def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, whichever the tensors are on."""
+    """Make the device of x the current one, on which Triton launches."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
