@@ -91,6 +91,7 @@ def run_tests(gpu: bool) -> list[Line]:
     """The tests marked `cuda`."""
     if importlib.util.find_spec("pytest") is None:
         raise ImportError("No module named 'pytest'")
+    importlib.import_module("anysize.experiment.train")  # says what the tests would lack
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "cuda", "--tb=short", "tests/cuda"]
     if not gpu:
         command += ["-k", "not compiled"]  # inductor's C++ would take longer than all the rest

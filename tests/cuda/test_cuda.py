@@ -32,9 +32,10 @@ pytestmark = [
 ]
 
 DEVICE = os.environ.get("ANYSIZE_CHECK_DEVICE", "cuda")
-SMALL = {"data__limit": 96, "sizes__mix": "fixed"}
+# Without dropout, whose random numbers depend on the memory order and on the compiler.
+SMALL = {"data__limit": 96, "sizes__mix": "fixed", "model__options": {"depth": 8, "widths": [8, 8, 16]}}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "classification": ("", {**SMALL, "sizes__mix": "B+"}),
+    "classification": ("", {"data__limit": 96}),
     "float32": ("", SMALL),
     "bfloat16": ("", {**SMALL, "training__precision": "bfloat16"}),
     "float16": ("", {**SMALL, "training__precision": "float16"}),
@@ -77,7 +78,8 @@ def deterministic() -> Iterator[None]:
         pytest.skip("there is no CUDA device; ANYSIZE_CHECK_DEVICE=cpu runs these tests on the CPU")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        patch.setattr(guards, "_cpu_has", lambda precision: True)  # emulated it is slow, and good enough for a test
+        if DEVICE == "cpu":  # emulated arithmetic is slow, and good enough for a test
+            patch.setattr(guards, "_cpu_has", lambda precision: True)
         torch.use_deterministic_algorithms(True, warn_only=True)
         yield
         torch.use_deterministic_algorithms(False)
@@ -121,7 +123,7 @@ def losses(run: Path) -> list[float]:
 def test_a_run_that_is_stopped_and_resumed_ends_as_an_unbroken_one(
     name: str, make: Callable[[str], Recipe], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    with stopped_after(4), pytest.raises(Interrupted):
+    with stopped_after(2), pytest.raises(Interrupted):
         train(make(name), run=tmp_path / "run")
     resumed = train(make(name), run=tmp_path / "run")
     for file in ("model", "optimizer"):
