@@ -117,22 +117,12 @@ def _call(
 ) -> _Call:
     samples, channels = shape[:2]
     return _Call(
-        samples,
-        channels,
-        math.prod(shape[2:]),
-        options.alpha_fwd,
-        options.alpha_bkw,
-        options.eps,
-        options.ls_eps,
-        options.clamp_val,
-        -float("inf") if options.alpha_min is None else options.alpha_min,
-        _TYPES[dtype],
-        state == torch.float64,
-        not contiguous,
-        _COMPENSATION[options.ecm],
-        options.groups(channels),
-        threads,
-    )
+        samples, channels, math.prod(shape[2:]),
+        options.alpha_fwd, options.alpha_bkw, options.eps, options.ls_eps, options.clamp_val,
+        -math.inf if options.alpha_min is None else options.alpha_min,
+        _TYPES[dtype], state == torch.float64, not contiguous,
+        _COMPENSATION[options.ecm], options.groups(channels), threads,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
