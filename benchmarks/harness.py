@@ -95,7 +95,10 @@ def report(claim: str, ratio: float, target: float, *, at_least: bool = True, di
 
 
 def training_step(
-    model: nn.Module, shape: tuple[int, ...], order: torch.memory_format = torch.channels_last
+    model: nn.Module,
+    shape: tuple[int, ...],
+    order: torch.memory_format = torch.channels_last,
+    precision: str = "float32",
 ) -> Callable[[], None]:
     """Forward, loss, backward and step of a classifier of ten classes on random images of `shape` (N, C, H, W)."""
     torch.manual_seed(0)
@@ -106,7 +109,9 @@ def training_step(
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(images), targets).backward()
+        with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
+            loss = F.cross_entropy(model(images), targets)
+        loss.backward()
         optimizer.step()
 
     return step

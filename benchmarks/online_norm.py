@@ -66,6 +66,7 @@ class Row:
     channels_last: bool = False
     keep: bool = False
     rounds: int = 25
+    dtype: torch.dtype = torch.float32
 
     @property
     def dims(self) -> int:
@@ -74,7 +75,8 @@ class Row:
 
     def __str__(self) -> str:
         notes = (", channels last" * self.channels_last, ", allocator keeps its memory" * self.keep)
-        return f"{self.shape}{''.join(notes)}"
+        dtype = "" if self.dtype == torch.float32 else f", {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.shape}{dtype}{''.join(notes)}"
 
 
 LARGE = (32, 256, 56, 56)
@@ -168,7 +170,9 @@ def inputs(row: Row) -> tuple[Tensor, Tensor]:
     """An input and a gradient of the output, a little off centre."""
     torch.manual_seed(0)
     order = torch.channels_last if row.channels_last else torch.contiguous_format
-    x, grad = ((torch.randn(row.shape, device=DEVICE) + mean).to(memory_format=order) for mean in (0.25, 0.125))
+    x, grad = (
+        (torch.randn(row.shape, device=DEVICE) + mean).to(row.dtype, memory_format=order) for mean in (0.25, 0.125)
+    )
     return x.requires_grad_(), grad
 
 
@@ -214,11 +218,14 @@ def measure_step(channels_last: bool, quick: bool) -> Missed:
     return missed
 
 
-def resnet_step(model: str, batch: int, size: int, side: str, channels_last: bool = True) -> Callable[[], None]:
+def resnet_step(
+    model: str, batch: int, size: int, side: str, channels_last: bool = True, precision: str = "float32"
+) -> Callable[[], None]:
     """A training step with batch norm, or with online norm on the backend `side`."""
     norm = {} if side == "batch" else {"norm": "online", "norm_options": {**DECAY, "backend": side}}
     order = torch.channels_last if channels_last else torch.contiguous_format
-    return training_step(create_model(model, **norm).to(DEVICE, memory_format=order), (batch, 3, size, size), order)
+    network = create_model(model, **norm).to(DEVICE, memory_format=order)
+    return training_step(network, (batch, 3, size, size), order, precision)
 
 
 def measure_memory() -> Missed:

@@ -1,14 +1,13 @@
 """A recipe's norm is what trains, what a checkpoint holds, and what comes back from it."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruption import stopped_after
 from torch import nn
 
 from anysize.experiment import build
@@ -23,26 +22,41 @@ from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write
 from anysize.training.guards import Diverged, Interrupted
 
 Make = Callable[..., Recipe]
+# Online norm follows the size, and FLOPs are counted for each.
+TWO_SIZES = {"sizes__mix": "custom", "sizes__weights": {"20": 0.5, "28": 0.5}}
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith(("bn1", "bn2"))]
 
 
-def test_online_norm_trains_and_comes_back_with_its_options(tmp_path: Path, tiny: Make) -> None:
-    recipe = tiny(
-        data__limit=64, training__epochs=1, model__norm="online", model__norm_options={"alpha_fwd": 0.9, "ecm": "ac"}
+@pytest.fixture(scope="module")
+def online(tiny: Make) -> Recipe:
+    return tiny(
+        data__limit=64,
+        **TWO_SIZES,
+        training__chunks=2,
+        model__norm="online",
+        model__norm_options={"alpha_fwd": 0.9, "ecm": "ac"},
     )
-    loaded = load_run(train(recipe, run=tmp_path / "run"), "last")
+
+
+@pytest.fixture(scope="module")
+def online_run(online: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(online, run=tmp_path_factory.mktemp("online") / "run")
+
+
+def test_online_norm_trains_and_comes_back_with_its_options(online_run: Path) -> None:
+    loaded = load_run(online_run, "last")
     for norm in norms(loaded.model):
         assert isinstance(norm, OnlineNorm2d)
         assert (norm.options.alpha_fwd, norm.options.ecm) == (0.9, "ac")
         assert norm.norm.m.any()  # the state that training left
-    assert len(evaluate(tmp_path / "run", [28], calibrate=False)) == 1
+    assert len(evaluate(online_run, [28], calibrate=False)) == 1
 
 
 def test_norm_with_a_weight_a_value_takes_the_base_size(tmp_path: Path, tiny: Make) -> None:
-    recipe = tiny(data__limit=64, training__epochs=1, sizes__mix="fixed", model__norm="layer_elementwise")
+    recipe = tiny(data__limit=16, training__epochs=1, sizes__mix="fixed", model__norm="layer_elementwise")
     run = train(recipe, run=tmp_path / "run")
     loaded = load_run(run)
     assert isinstance(loaded.model.bn1, ElementwiseLayerNorm)
@@ -54,7 +68,7 @@ def test_norm_with_a_weight_a_value_takes_the_base_size(tmp_path: Path, tiny: Ma
 
 
 def test_checkpoints_without_a_word_on_norms_load_and_others_are_compared(tmp_path: Path, tiny: Make) -> None:
-    run = train(tiny(data__limit=64, training__epochs=1), run=tmp_path / "run")
+    run = train(tiny(data__limit=16, training__epochs=1), run=tmp_path / "run")
     saved = read_checkpoint(run / "checkpoints/last")
     assert (saved.state["model"]["norm"], saved.state["model"]["norm_options"]) == ("", {})
     kept = {key: saved.state["model"][key] for key in ("name", "options", "num_classes", "in_channels")}
@@ -81,22 +95,13 @@ def test_command_line_values_become_options(tiny: Make) -> None:
 
 
 def test_online_norm_stopped_and_resumed_ends_with_the_same_bits(
-    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, online: Recipe, online_run: Path
 ) -> None:
-    recipe = tiny(model__norm="online", sizes__mix="D+", training__chunks=2, data__limit=150)
-    whole = read_checkpoint(train(recipe, run=tmp_path / "whole") / "checkpoints/last")
-    original = loop.record
-
-    def record(progress: Any, *arguments: Any) -> None:
-        original(progress, *arguments)
-        if progress.step in (2, 7):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "record", record)
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            train(recipe, run=tmp_path / "broken")
-    broken = read_checkpoint(train(recipe, run=tmp_path / "broken") / "checkpoints/last")
+    for backward_passes in (3, 4):  # of two chunks a step
+        with pytest.raises(Interrupted), stopped_after(backward_passes):
+            train(online, run=tmp_path / "broken")
+    whole = read_checkpoint(online_run / "checkpoints/last")
+    broken = read_checkpoint(train(online, run=tmp_path / "broken") / "checkpoints/last")
     assert whole.model["bn1.norm.u"].any()
     assert all(torch.equal(value, broken.model[name]) for name, value in whole.model.items())
     assert broken.state["control"] == whole.state["control"]
@@ -107,9 +112,9 @@ def test_chunks_change_nothing_with_online_norm(tmp_path: Path, tiny: Make) -> N
         "model__norm": "online",
         # layer scaling behind a weight of zero divides by the root of 1e-5 and would blow rounding up
         "model__options": {"depth": 8, "widths": [4, 8, 16], "stem": 4, "zero_init_residual": False},
-        "data__limit": 50,
+        "data__limit": 24,
         "training__epochs": 1,
-        "sizes__mix": "B+",
+        **TWO_SIZES,
     }
     runs = [train(tiny(**changes, training__chunks=n), run=tmp_path / str(n)) for n in (1, 4)]
     one, four = (read_checkpoint(run / "checkpoints/last").model for run in runs)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from anysize.norms.online.backends import statistics_dtype
 from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.registry import UserError
 
@@ -45,17 +46,17 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
     batch variances plus the variance of the batch means, weighted by the number of values and summed in float64. The
     statistics of a norm that sees the images through convolutions alone hence do not depend on how the images are cut
     into batches; those of deeper ones depend on it a little, through the normalisation of the batches before them.
-    The variance that is stored is the unbiased one, because it is what torch stores: one batch gives exactly what a
-    training step with momentum 1 would leave.
+    The variance that is stored is the unbiased one, which torch stores: one batch gives exactly what a training step
+    with momentum 1 would leave.
 
-    The method is that of Mix & Match (arXiv 1908.08986), whose code averaged the statistics of 201 augmented training
-    batches with the same weight each and left the variance of the batch means out. It also kept dropout active; here
-    all but the norms is in evaluation mode, so that the statistics are those of the network that will be evaluated.
+    The method is that of Mix & Match (arXiv 1908.08986). Its code averaged the statistics of 201 augmented training
+    batches with the same weight each, left the variance of the batch means out, and kept dropout active. Here all but
+    the norms is in evaluation mode, so that the statistics are those of the network that will be evaluated.
 
     Norms are recognised by `running_mean`, `running_var` and `momentum`: torch's batch norms, instance norms that
     track statistics, timm's fused `BatchNormAct2d`. An instance norm gets the mean over images of the statistics of an
     image, which is torch's definition. An online norm normalises by the batch's statistics for once, so that the norms
-    behind it see what they will see in evaluation, and gets the pooled mean and (biased) variance as `m` and `var`; its
+    behind it see what they will see in evaluation. It gets the pooled mean and (biased) variance as `m` and `var`; its
     control variables stay. A norm that no image reaches keeps its statistics. `SyncBatchNorm` pools over the processes
     by itself, so that all of them must calibrate on equally many batches.
 
@@ -186,46 +187,34 @@ def _restored(norms: dict[str, Any]) -> Iterator[Any]:
 @contextlib.contextmanager
 def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, _Pool]) -> Iterator[None]:
     """Let the norms alone train with momentum 1, and collect in `pools` what each call of them leaves behind."""
-    training = {module: module.training for module in model.modules()}
-    counts = {name: getattr(norm, "num_batches_tracked", None) for name, norm in norms.items()}
-    before = {name: None if count is None else count.clone() for name, count in counts.items()}
-    own_forward = {name: norm.__dict__["forward"] for name, norm in norms.items() if "forward" in norm.__dict__}
-    momenta = {name: norm.momentum for name, norm in norms.items() if not isinstance(norm, _ONLINE)}
-    hooks = []
-    # A compiled model would be compiled again, for the hooks and for every size: calibration is too short for that.
-    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
-    try:
+    with contextlib.ExitStack() as undo:
+        if "torch._dynamo" in sys.modules:
+            # A compiled model would be compiled again, for the hooks and for every size: calibration is too short.
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
+        for module in model.modules():
+            undo.callback(setattr, module, "training", module.training)
         model.eval()
         for name, norm in norms.items():
-            if name in momenta:
+            if isinstance(norm, _ONLINE):
+                undo.callback(vars(norm).update, {key: norm.forward for key in ("forward",) if key in vars(norm)})
+                undo.callback(vars(norm).pop, "forward")
+                norm.forward = functools.partial(_normalise_by_batch, norm)  # type: ignore[method-assign]
+            else:
+                undo.callback(setattr, norm, "momentum", norm.momentum)
                 norm.training = True  # not .train(): a fused norm may hold an activation and a dropout
                 norm.momentum = 1.0
-            else:
-                norm.forward = functools.partial(_normalise_by_batch, norm)
+                if (count := getattr(norm, "num_batches_tracked", None)) is not None:
+                    undo.callback(count.copy_, count.clone())
             for value in _statistics(norm):
                 value.zero_()  # with momentum 1 the old value still enters as 0 times itself, NaN for NaN
-            hooks.append(norm.register_forward_pre_hook(_refuse_single_values(name)))
-            hooks.append(norm.register_forward_hook(_collect(pools[name])))
-        with eager:
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for name, norm in norms.items():
-            if name in momenta:
-                norm.momentum = momenta[name]
-            else:
-                norm.__dict__.pop("forward", None)
-                norm.__dict__.update({"forward": own_forward[name]} if name in own_forward else {})
-            if (count := counts[name]) is not None:
-                count.copy_(before[name])
-        for module, mode in training.items():
-            module.training = mode
+            undo.callback(norm.register_forward_pre_hook(_refuse_single_values(name)).remove)
+            undo.callback(norm.register_forward_hook(_collect(pools[name])).remove)
+        yield
 
 
 def _normalise_by_batch(norm: Any, x: Tensor) -> Tensor:
-    """What an online norm would give with the statistics of this batch, which are left in it."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    """Normalise x by its own statistics, as an online norm does by its running ones; they are left in the norm."""
+    wide = statistics_dtype(x.dtype)
     mean, var = (value.to(wide) for value in _statistics(norm))
     weight, bias = (None if value is None else value.to(wide) for value in (norm.weight, norm.bias))
     out = F.batch_norm(x, mean, var, weight, bias, True, 1.0, norm.options.eps)
@@ -248,7 +237,7 @@ def _refuse_single_values(name: str) -> Any:
 
 def _collect(pool: _Pool) -> Any:
     def hook(norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        device = "cpu" if args[0].device.type == "mps" else args[0].device  # which has no float64
+        device = "cpu" if args[0].device.type == "mps" else args[0].device  # MPS has no float64
         mean, var = (value.to(device, torch.float64) for value in _statistics(norm))
         images, channels = args[0].shape[:2]
         count = images if pool.per_image else args[0].numel() // channels

@@ -60,7 +60,8 @@ def norm_options(name: str) -> dict[str, Any]:
     >>> norm_options("group")
     {'num_groups': 8, 'eps': 1e-05, 'affine': True}
     """
-    parameters = inspect.signature(OnlineNorm2d if name == "online" else NORMS[name]).parameters
+    builders = {"online": OnlineNorm2d, "sync_batch": batch}  # NORMS has builders that hand their options on
+    parameters = inspect.signature(builders.get(name) or NORMS[name]).parameters
     return {
         option: parameter.default
         for option, parameter in parameters.items()
@@ -109,18 +110,9 @@ def batch(
 
 
 @NORMS.register("sync_batch")
-def sync_batch(
-    num_features: int,
-    dims: int,
-    *,
-    eps: float = 1e-5,
-    momentum: float | None = 0.1,
-    affine: bool = True,
-    track_running_stats: bool = True,
-    **factory: Any,
-) -> nn.Module:
+def sync_batch(num_features: int, dims: int, **options: Any) -> nn.Module:
     """Batch norm with the statistics of the batches of all processes; batch norm in a single one."""
-    return nn.SyncBatchNorm(num_features, eps, momentum, affine, track_running_stats, **factory)
+    return nn.SyncBatchNorm(num_features, **options)
 
 
 @NORMS.register("frozen_batch")

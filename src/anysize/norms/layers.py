@@ -18,7 +18,7 @@ class FrozenBatchNorm(nn.Module):
     Args:
         num_features: channels C.
         eps: added to the variance, inside the root.
-        device, dtype: of the buffers.
+        factory: device and dtype of the buffers.
 
     >>> norm = FrozenBatchNorm(2, eps=0.0)
     >>> norm.running_mean[0] = 1.0
@@ -31,12 +31,12 @@ class FrozenBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, **factory: Any) -> None:
         super().__init__()
         self.num_features = num_features
         self.eps = eps
         for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
-            self.register_buffer(name, torch.full((num_features,), value, device=device, dtype=dtype))
+            self.register_buffer(name, torch.full((num_features,), value, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.num_features:
@@ -68,7 +68,7 @@ class ElementwiseLayerNorm(nn.LayerNorm):
         shape: (H, W), or (L,), (D, H, W), () for other inputs.
         eps: added to the variance, inside the root.
         affine: learn weight and bias.
-        device, dtype: of weight and bias.
+        factory: device and dtype of weight and bias.
 
     Raises:
         UserError: in `forward`, an input of another shape.
@@ -83,16 +83,9 @@ class ElementwiseLayerNorm(nn.LayerNorm):
     """
 
     def __init__(
-        self,
-        num_features: int,
-        shape: tuple[int, ...],
-        eps: float = 1e-5,
-        affine: bool = True,
-        *,
-        device: Any = None,
-        dtype: Any = None,
+        self, num_features: int, shape: tuple[int, ...], eps: float = 1e-5, affine: bool = True, **factory: Any
     ) -> None:
-        super().__init__([num_features, *shape], eps, affine, device=device, dtype=dtype)
+        super().__init__([num_features, *shape], eps, affine, **factory)
         self.num_features = num_features
 
     def forward(self, input: Tensor) -> Tensor:

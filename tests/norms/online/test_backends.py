@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anysize.norms.online.backends.choose import choose_backend
-from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d, online_norm
+from anysize.norms.online.function import online_norm
+from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.norms.online.options import Options
 from anysize.registry import UserError
 

@@ -1,8 +1,5 @@
 """The compiled kernel is built once, found again, done without where it cannot be had, and the same on any threads."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +8,80 @@ import torch
 
 from anysize.norms.online.backends import cpp as online_cpp
 from anysize.norms.online.backends import pytorch as online_torch
+from anysize.norms.online.backends.choose import choose_backend
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.norms.online.options import Options
 
-PROGRAM = """
-import torch
-from anysize.norms.online.norm import OnlineNorm2d
-torch.manual_seed(0)
-x = torch.randn(3, 4, 5, 5, requires_grad=True)
-OnlineNorm2d(4)(x).pow(3).sum().backward()
-print(f"{x.grad.abs().sum():.3g}")
-"""
-
-
-def run(cache: Path, **environment: str) -> tuple[str, list[str]]:
-    """What a fresh process computes, and the notices it gives."""
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "ANYSIZE_CACHE": str(cache), "TMPDIR": str(cache.parent), **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return result.stdout, result.stderr.splitlines()
-
-
+SLOWER = "online norm runs on its PyTorch backend, which is slower: "
 needs_compiler = pytest.mark.skipif(online_cpp._compiler() is None, reason="there is no C++ compiler")
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder with nothing in it, and no other."""
+    monkeypatch.setenv("ANYSIZE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ANYSIZE_CPP", "1")
+    monkeypatch.setattr(online_cpp.tempfile, "gettempdir", lambda: str(tmp_path))
+    return tmp_path / "cache"
+
+
+def load() -> tuple[Any, str]:
+    """The kernel as a fresh process finds it, or None and the reason."""
+    return online_cpp._library.__wrapped__()
+
+
+@pytest.mark.slow
 @needs_compiler
-def test_the_kernel_is_compiled_once_and_kept(tmp_path: Path) -> None:
-    first, notices = run(tmp_path / "cache")
-    assert notices == ["compiling online norm's kernel for this processor, once; it takes about ten seconds"]
-    (kept,) = (tmp_path / "cache").iterdir()
-    again, notices = run(tmp_path / "cache")
-    assert (again, notices) == (first, [])
-    plain, notices = run(tmp_path / "cache", ANYSIZE_CPP="0")
-    assert plain == first
-    assert notices == ["online norm runs on its PyTorch backend, which is slower: it is switched off (ANYSIZE_CPP=0)"]
-    kept.write_bytes(b"not a library")
-    damaged, notices = run(tmp_path / "cache")
-    assert damaged == first
-    assert len(notices) == 1
-    assert "PyTorch backend" in notices[0]
+def test_the_kernel_is_compiled_once_and_kept(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        library, reason = load()
+        assert library.anysize_online_has(0)
+        assert reason == ""
+    assert caplog.messages == ["compiling online norm's kernel for this processor, once; it takes about ten seconds"]
+    assert [path.suffix for path in cache.iterdir()] == [".so"]
 
 
-def test_without_a_compiler_one_line_says_so_and_the_result_is_the_same(tmp_path: Path) -> None:
-    result, notices = run(tmp_path / "cache", CXX=str(tmp_path / "no-compiler"))
-    assert notices == [
-        f"online norm runs on its PyTorch backend, which is slower: CXX is {str(tmp_path / 'no-compiler')!r}, which is "
-        "not found; unset it or name a compiler"
-    ]
-    assert result == run(tmp_path / "cache", ANYSIZE_CPP="0")[0]
-    assert not (tmp_path / "cache").exists()
+@needs_compiler
+def test_a_kernel_that_is_no_library_is_done_without(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.mkdir(mode=0o700)
+    (cache / f"online_kernel-{online_cpp._fingerprint(online_cpp._compiler() or '')}.so").write_bytes(b"no library")
+    assert load()[0] is None
+    (notice,) = caplog.messages
+    assert notice.startswith(SLOWER)
 
 
-def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("ANYSIZE_CPP", "0", "it is switched off (ANYSIZE_CPP=0)"),
+        ("CXX", "/no-compiler", "CXX is '/no-compiler', which is not found; unset it or name a compiler"),
+        ("PATH", "/nowhere", "there is no C++ compiler (c++, g++ or clang++); name one with CXX"),
+    ],
+)
+def test_without_a_compiler_one_line_says_so_and_pytorch_does_the_work(
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+    value: str,
+    reason: str,
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv(variable, value)
+    assert load() == (None, reason)
+    assert caplog.messages == [SLOWER + reason]
+    assert not cache.exists()
+    monkeypatch.setattr(online_cpp, "_library", lambda: (None, reason))
+    assert choose_backend(torch.ones(1, 1)) is online_torch
+    assert online_cpp.why_not(torch.ones(1, 1)) == reason
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'x.cpp:1: error: no such language' >&2\nexit 1\n")
     compiler.chmod(0o755)
-    _, notices = run(tmp_path / "cache", CXX=str(compiler))
-    assert notices[-1].endswith(f"{compiler} does not compile the kernel: x.cpp:1: error: no such language")
+    monkeypatch.setenv("CXX", str(compiler))
+    assert load() == (None, f"{compiler} does not compile the kernel: x.cpp:1: error: no such language")
 
 
 CASES = [  # shape, channels last, options, dtype; the second and third have fewer samples than threads
@@ -103,11 +113,11 @@ def test_the_number_of_threads_changes_no_bit(
         m, var, u, v = torch.zeros(channels), torch.ones(channels), torch.zeros(channels), torch.zeros(channels)
         torch.set_num_threads(threads)
         try:
-            out, saved = backend.forward(x, weight, bias, m, var, Options(0.9, 0.8, **options))
-            gradients = backend.backward(grad, x, weight, bias, saved, u, v, Options(0.9, 0.8, **options))
+            out, saved = backend.forward(x, (weight, bias), m, var, Options(0.9, 0.8, **options))
+            of_x, of_affine = backend.backward(grad, x, (weight, bias), saved, u, v, Options(0.9, 0.8, **options))
         finally:
             torch.set_num_threads(before)
-        results.append((out, m, var, u, v, *gradients))
+        results.append((out, m, var, u, v, of_x, *of_affine))
     for other in results[1:3]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     close = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]  # the state is float32
@@ -123,7 +133,7 @@ def test_large_images_are_added_up_exactly(shape: tuple[int, ...], channels_last
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
     m, var = torch.zeros(shape[1]), torch.zeros(shape[1])
-    online_cpp.forward(x, None, None, m, var, Options(1e-6))  # a decay that leaves the sample's own statistics
+    online_cpp.forward(x, None, m, var, Options(1e-6))  # a decay that leaves the sample's own statistics
     exact = x.double().flatten(2)[0]
     torch.testing.assert_close(m.double(), exact.mean(1), rtol=3e-6, atol=0)
     torch.testing.assert_close(var.double(), exact.var(1, correction=0), rtol=3e-6, atol=0)

@@ -5,6 +5,7 @@ import copy
 import multiprocessing
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -62,6 +63,7 @@ def on_rank(rank: int, meeting: str) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_states_of_two_ranks(tmp_path: Path) -> None:
     meeting = (tmp_path / "meeting").as_uri()
     context = multiprocessing.get_context("spawn")

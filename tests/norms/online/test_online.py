@@ -11,15 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import anysize
-from anysize.norms.online.norm import (
-    OnlineNorm1d,
-    OnlineNorm2d,
-    OnlineNorm3d,
-    layer_scaling,
-    online_norm,
-    online_norms,
-    scale_gradient_state,
-)
+from anysize.norms.online.function import layer_scaling, online_norm
+from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d, online_norms, scale_gradient_state
 from anysize.norms.online.options import Options
 from anysize.registry import UserError
 
@@ -335,7 +328,8 @@ def test_resetting() -> None:
 
 
 def test_printing_names_the_options() -> None:
-    text = repr(OnlineNorm2d(4, 1023 / 1024, 0.99, ecm="ac"))
+    text = repr(OnlineNorm2d(4, 1023 / 1024, 0.99, ecm="ac", clamp_val=3.0))
+    assert "ecm='ac', clamp_val=3.0" in text
     assert text.startswith("OnlineNorm2d(\n  4, alpha_fwd=0.999023, alpha_bkw=0.99, eps=1e-05, affine=True, ecm='ac'")
 
 
@@ -438,6 +432,8 @@ def test_vectors_that_do_not_belong_to_the_input_are_refused() -> None:
         online_norm(x, *state, torch.ones(3), torch.zeros(4))
     with pytest.raises(UserError, match=r"var of shape \(5,\)"):
         online_norm(x, state[0], torch.ones(5), *state[2:])
+    with pytest.raises(UserError, match=r"a state with u that is not contiguous; expected \.contiguous\(\)"):
+        online_norm(x, *state[:2], torch.zeros(1).expand(4), state[3])
     with pytest.raises(UserError, match=r"a state with var in torch\.float64 and m in torch\.float32"):
         online_norm(x, state[0], torch.ones(4, dtype=torch.float64), *state[2:])
     norm = OnlineNorm2d(4)

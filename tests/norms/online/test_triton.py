@@ -38,6 +38,11 @@ KERNELS = (
 )
 
 
+def slow(*values: Any) -> Any:
+    """A case that shows the same in another guise."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[Run]:
     """Runs a function of this module, with its arguments, where Triton's interpreter is on."""
@@ -104,8 +109,10 @@ def step(
     x: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None, state: dict[str, Tensor], options: Options
 ) -> list[Tensor | None]:
     """The same as `reference`, by the backend."""
-    out, saved = online_triton.forward(x, weight, bias, state["m"], state["var"], options)
-    return [out, *online_triton.backward(grad, x, weight, bias, saved, state["u"], state["v"], options)]
+    affine = None if weight is None or bias is None else (weight, bias)
+    out, saved = online_triton.forward(x, affine, state["m"], state["var"], options)
+    of_x, of_affine = online_triton.backward(grad, x, affine, saved, state["u"], state["v"], options)
+    return [out, of_x, *(of_affine or (None, None))]
 
 
 def new_state(channels: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -163,66 +170,77 @@ def near(name: str, ours: Tensor, theirs: Tensor, **tolerance: Any) -> None:
 # ------------------------------------------------------------------------------------------------- against it
 
 
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("options", [LS, AC, NONE], ids=["ls", "ac", "none"])
+@pytest.mark.parametrize(
+    ("options", "affine"),
+    [(LS, True), (AC, False), slow(LS, False), slow(AC, True), slow(NONE, False), slow(NONE, True)],
+)
 def test_float64_is_the_definition(interpreter: Run, options: Options, affine: bool) -> None:
-    interpreter(check_batches, (5, 3, 4, 5), options, affine)
+    interpreter(check_batches, (3, 3, 2, 5), options, affine)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 2, 3, 2), (7, 5), (3, 6, 1, 1), (1, 4, 3, 3), (2, 1, 6), (1, 1), (2, 40)])
+@pytest.mark.parametrize(
+    "shape", [(2, 40), slow((7, 5)), slow((3, 6, 1, 1)), slow((1, 4, 3, 3)), slow((2, 1, 6)), slow((1, 1))]
+)
 def test_any_shape(interpreter: Run, shape: tuple[int, ...]) -> None:
-    """Volumes and vectors, sizes of one, and more channels than a program of the recurrences takes."""
-    interpreter(check_batches, shape, LS)
+    """Vectors, sizes of one, and more channels than a program of the recurrences takes."""
+    interpreter(check_batches, shape, LS, batches=2)
 
 
-@pytest.mark.parametrize(("shape", "options"), [((5, 3, 4, 5), LS), ((2, 3, 2, 3, 2), AC), ((2, 5, 3), NONE)])
+@pytest.mark.parametrize(
+    ("shape", "options"), [((2, 3, 2, 3, 2), AC), slow((2, 3, 2, 3, 2), LS), slow((5, 3, 4, 5), LS), ((2, 5, 3), NONE)]
+)
 def test_channels_last(interpreter: Run, shape: tuple[int, ...], options: Options) -> None:
-    interpreter(check_batches, shape, options, channels_last=True)
+    """Volumes among them."""
+    interpreter(check_batches, shape, options, channels_last=True, batches=2)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("options", [LS, AC], ids=["ls", "ac"])
+@pytest.mark.parametrize(("options", "channels_last"), [(LS, True), slow(LS, False), slow(AC, True), (AC, False)])
 def test_positions_and_channels_in_several_tiles(interpreter: Run, options: Options, channels_last: bool) -> None:
     """Tiles of 4 values, sums in parts of at least 2 tiles."""
-    interpreter(check_batches, (2, 5, 3, 5), options, channels_last=channels_last, tile=(4, 2), batches=1)
+    interpreter(check_batches, (2, 3, 3, 5), options, channels_last=channels_last, tile=(4, 2), batches=1)
 
 
-@pytest.mark.parametrize(("group_size", "affine"), [(1, True), (2, False), (2, True), (6, True)])
+@pytest.mark.parametrize(("group_size", "affine"), [(2, True), slow(1, True), slow(2, False), slow(6, True)])
 def test_layer_scaling_in_groups_of_channels(interpreter: Run, group_size: int, affine: bool) -> None:
-    interpreter(check_batches, (3, 6, 2, 3), Options(0.9, 0.8, group_size=group_size), affine, batches=2)
+    interpreter(check_batches, (2, 6, 2, 3), Options(0.9, 0.8, group_size=group_size), affine, batches=2)
 
 
-@pytest.mark.parametrize("alpha_min", [None, 1e-5, 0.5])
+@pytest.mark.parametrize("alpha_min", [0.5, slow(None), slow(1e-5)])
 def test_decay_of_v_is_bounded_where_asked(interpreter: Run, alpha_min: float | None) -> None:
     """With a decay of 0.2 the unbounded one goes below 0."""
-    interpreter(check_batches, (6, 3, 2, 2), Options(0.9, 0.2, ecm="none", alpha_min=alpha_min))
+    interpreter(check_batches, (6, 3, 2, 2), Options(0.9, 0.2, ecm="none", alpha_min=alpha_min), batches=2)
 
 
+@pytest.mark.slow
 def test_decays_of_one_keep_the_state(interpreter: Run) -> None:
     interpreter(check_batches, (3, 2, 4), Options(1.0, 1.0, ecm="none"))
 
 
-@pytest.mark.parametrize("options", [LS, AC, NONE], ids=["ls", "ac", "none"])
+@pytest.mark.parametrize("options", [LS, slow(AC), slow(NONE)])
 def test_float32_is_exact_to_rounding(interpreter: Run, options: Options) -> None:
-    interpreter(check_batches, (6, 4, 3, 3), options, dtype=torch.float32)
+    interpreter(check_batches, (4, 4, 3, 3), options, dtype=torch.float32, batches=2)
 
 
+@pytest.mark.parametrize("options", [LS, slow(AC)])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)], ids=str)
-def test_half_precision_is_rounded_once_at_the_end(interpreter: Run, dtype: torch.dtype, rtol: float) -> None:
+def test_half_precision_is_rounded_once_at_the_end(
+    interpreter: Run, dtype: torch.dtype, rtol: float, options: Options
+) -> None:
     """The interpreter cuts bfloat16 off where a GPU rounds it: a whole unit in the last place."""
-    interpreter(check_batches, (4, 3, 2, 3), LS, dtype=dtype, batches=2, rtol=rtol, atol=1e-5)
-    interpreter(check_batches, (4, 3, 2, 3), AC, dtype=dtype, channels_last=True, batches=2, rtol=rtol, atol=1e-5)
+    how: dict[str, Any] = {"dtype": dtype, "channels_last": options is AC, "batches": 2, "rtol": rtol, "atol": 1e-5}
+    interpreter(check_batches, (3, 3, 2, 3), options, **how)
 
 
 def test_variance_does_not_cancel_at_a_mean_of_1000(interpreter: Run) -> None:
     """A decay of 0.5 forgets the jump from the mean of 0, so that the variance is soon the samples' own."""
     options = Options(0.5, 1.0, ecm="none")
-    interpreter(check_batches, (30, 2, 5), options, dtype=torch.float32, batches=1, mean=1000.0, rtol=1e-4, atol=1e-4)
+    interpreter(check_batches, (24, 1, 5), options, dtype=torch.float32, batches=1, mean=1000.0, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_zero_are_no_obstacle(interpreter: Run) -> None:
-    interpreter(check_batches, (3, 4, 2, 2), LS, weights=0.0, batches=2)
-    interpreter(check_batches, (3, 4, 2, 2), AC, weights=0.0, batches=2)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [LS, AC], ids=["ls", "ac"])
+def test_weights_of_zero_are_no_obstacle(interpreter: Run, options: Options) -> None:
+    interpreter(check_batches, (3, 4, 2, 2), options, weights=0.0, batches=2)
 
 
 def check_halves(options: Options) -> None:
@@ -238,7 +256,7 @@ def check_halves(options: Options) -> None:
         near(name, cut[name], value, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [LS, AC], ids=["ls", "ac"])
+@pytest.mark.parametrize("options", [LS, slow(AC)])
 def test_cutting_a_batch_changes_nothing(interpreter: Run, options: Options) -> None:
     interpreter(check_halves, options)
 
@@ -246,7 +264,7 @@ def test_cutting_a_batch_changes_nothing(interpreter: Run, options: Options) -> 
 def check_saved() -> None:
     x, m, var = torch.randn(2, 3, 8, 8, dtype=torch.bfloat16), torch.zeros(3), torch.ones(3)
     for options in (LS, AC):
-        _, saved = online_triton.forward(x, None, None, m, var, options)
+        _, saved = online_triton.forward(x, None, m, var, options)
         assert all(value.numel() <= 2 * 3 and value.dtype == torch.float32 for value in saved)
 
 
@@ -285,7 +303,7 @@ def check_module(channels_last: bool) -> None:
         near(str(index), ours, theirs, rtol=2e-5, atol=5e-6)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels_last", [slow(False), True])
 def test_the_module_gives_what_it_gives_with_pytorch(interpreter: Run, channels_last: bool) -> None:
     interpreter(check_module, channels_last)
 
@@ -307,38 +325,63 @@ def test_without_triton_it_is_not_available() -> None:
         assert online_triton.why_not(torch.ones(1, 1)) == "triton is not installed"
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="interpreted kernels are not compiled")
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels_compile_for_a_gpu(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter checks no types; and a compiled kernel gets each integer that is 1 as a constant."""
-    from triton import compile as build
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+# ------------------------------------------------------------------------------------------ compiled ahead of time
 
-    from anysize.norms.online.backends import triton_kernels as online_triton_kernels
+not_interpreted = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="interpreted kernels are not compiled")
 
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Compiles what a step launches, from nothing, and checks what the interpreter does not: types."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = getattr(online_triton_kernels, kernel)
-    scalars = {"decay", "eps", "lowest"} & set(function.arg_names)
-    for values, integers, full in (("bf16", "i32", True), ("fp64", "constexpr", False)):
-        wide = "*fp64" if values == "fp64" else "*fp32"
-        constants = {"CHANNELS_LAST": full, "BLOCK_C": 64, "BLOCK_D": 32 if full else 1, "BLOCK": 32}
-        constants |= {"AFFINE": full, "SCALED": full, "LIMIT": 0.0 if full else 0.7}
-        if not full:
-            constants |= dict.fromkeys(("weight", "bias", "grad_weight", "grad_bias", "scale", "z2", "coupling"))
-        if integers == "constexpr":
-            constants |= dict.fromkeys(("N", "C", "D", "CHUNK", "SPLITS", "TILES", "GROUP"), 1)
-        signature = {}
-        for parameter in function.params:
-            name = parameter.name
-            kind = integers if name.isupper() else f"*{values}" if name in ("x", "grad", "out") else wide
-            if name in scalars:
-                kind = parameter.annotation_type or "fp32"  # as the launcher does
-            signature[name] = "constexpr" if name in constants else kind
-        used = {name: value for name, value in constants.items() if name in signature}
-        built = build(ASTSource(function, signature, used), GPUTarget("cuda", 80, 32), {"num_warps": 1})
-        ptx, ir = built.asm["ptx"], built.asm["ttir"]
-        assert (".f64" in ptx) == ("recurrence" in kernel or values == "fp64"), "float64 is slow on most GPUs"
-        assert ptx.count(".param .f64") == len(scalars), "a decay factor of 0.999 is not exact in float32"
-        assert re.search(r"tt\.addptr.*xi64>", ir)
-        assert not re.search(r"tt\.addptr.*<\d+x\d+xi32>", ir), "offsets into activations pass 2^31"
+
+    def check(x: Tensor, options: Options, capability: int, **how: Any) -> None:
+        from ahead_of_time import compile_step  # imports triton
+
+        built = compile_step(x, options, capability, **how)
+        assert set(built) == set(KERNELS)
+        for name, kernel in built.items():
+            ptx, ir, recurrence = kernel.asm["ptx"], kernel.asm["ttir"], name.endswith("recurrence")
+            assert f".target sm_{capability}" in ptx
+            assert len(kernel.asm["cubin"]) > 1000
+            assert (".f64" in ptx) == (recurrence or x.dtype == torch.float64), "float64 is slow on most GPUs"
+            assert ptx.count(".param .f64") == 2 * recurrence, "a decay factor of 0.999 is not exact in float32"
+            assert x.numel() == 1 or re.search(r"tt\.addptr.*xi64>", ir)
+            assert not re.search(r"tt\.addptr.*<\d+x\d+xi32>", ir), "offsets into activations pass 2^31"
+
+    return check
+
+
+@not_interpreted
+def test_all_kernels_compile_for_a_gpu(compiled: Callable[..., None]) -> None:
+    from ahead_of_time import example
+
+    compiled(example(torch.bfloat16, channels_last=True), LS, 90)
+
+
+@not_interpreted
+@pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_all_kernels_compile_for_all_inputs(
+    compiled: Callable[..., None], capability: int, dtype: torch.dtype, channels_last: bool
+) -> None:
+    from ahead_of_time import example
+
+    for options in (LS, AC, NONE):
+        compiled(example(dtype, channels_last=channels_last), options, capability)
+
+
+@not_interpreted
+@pytest.mark.slow
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_kernels_compile_where_all_integers_are_one(
+    compiled: Callable[..., None], dtype: torch.dtype, affine: bool
+) -> None:
+    """A compiled kernel gets each integer that is 1 as a constant."""
+    from ahead_of_time import example
+
+    for options in (LS, AC):
+        compiled(example(dtype, shape=(1, 1)), options, 80, affine=affine)

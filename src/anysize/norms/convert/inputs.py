@@ -1,4 +1,4 @@
-"""What the norms of a model see: measured with one image, or told from the layers around them."""
+"""The inputs of a model's norms: measured with one image, or told from the layers around them."""
 
 import copy
 from collections.abc import Collection
@@ -51,7 +51,7 @@ def measure_inputs(
             with torch.no_grad():
                 probe(torch.zeros(2, in_channels, image_size, image_size, device=device, dtype=dtype))
             return seen
-        except Exception as error:  # whatever a model says to a size that it cannot take
+        except Exception as error:  # models answer a size that they cannot take with any exception
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise UserError(
         f"{type(model).__name__} does not take images ({in_channels}, {image_size}, {image_size}), with which the "
@@ -68,19 +68,15 @@ def layer_dims(model: nn.Module) -> dict[str, int]:
     >>> layer_dims(nn.Sequential(nn.Conv1d(3, 4, 3), nn.GroupNorm(1, 4), nn.Flatten(), nn.GroupNorm(1, 4)))
     {'': 1, '0': 1, '1': 1, '2': 0, '3': 0}
     """
-    dims = {name: _dims(module) for name, module in model.named_modules()}
-    last = next((value for value in dims.values() if value is not None), 0)
+    made: dict[str, int | None] = {}
+    for name, module in model.named_modules():
+        flat = isinstance(module, (nn.Linear, nn.Flatten))
+        made[name] = 0 if flat else len(module.kernel_size) if isinstance(module, _ConvNd) else None
+    last = next((dims for dims in made.values() if dims is not None), 0)
     result = {}
-    for name, value in dims.items():
-        last = last if value is None else value
-        result[name] = last
+    for name, dims in made.items():
+        result[name] = last = last if dims is None else dims
     return result
-
-
-def _dims(module: nn.Module) -> int | None:
-    if isinstance(module, _ConvNd):
-        return len(module.kernel_size)
-    return 0 if isinstance(module, (nn.Linear, nn.Flatten)) else None
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ from anysize.registry import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What `convert_norms` did, by the names of the modules; a module with two names is listed under its first.
+    """The result of `convert_norms`, by the names of the modules; a module with two names is listed under its first.
 
     Args:
         swapped: the class that was there and the one that is there now.
@@ -39,10 +39,13 @@ class Conversion:
     unchanged: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"{_norms(n)}: {old} to {new}" for (old, new), n in Counter(self.swapped.values()).items()]
-        lines += [f"{_norms(n)} unchanged: {name}" for name, n in Counter(self.unchanged.values()).items()]
-        lines += [f"{_norms(n)} skipped: {name}" for name, n in Counter(self.skipped.values()).items()]
-        return "\n".join(lines)
+        swapped = [f"{old} to {new}" for old, new in self.swapped.values()]
+        kinds = {"": swapped, " unchanged": self.unchanged.values(), " skipped": self.skipped.values()}
+        return "\n".join(
+            f"{count} norm{'s' * (count > 1)}{what}: {classes}"
+            for what, names in kinds.items()
+            for classes, count in Counter(names).items()
+        )
 
 
 def convert_norms(
@@ -123,7 +126,7 @@ def convert_norms(
     _refuse_unknown(chosen)
     renew = bool(options) or (name == "layer_elementwise" and image_size is not None)
     todo = [norm for norm in chosen if norm.kind.name != name or renew]
-    inputs = _Inputs.of(model, todo, image_size, in_channels)
+    inputs = _Inputs(model, todo, image_size, in_channels)
     _check_inputs(name, todo, inputs, options)
     like = next(model.parameters(), None)
     new: dict[str, nn.Module] = {}
@@ -149,19 +152,14 @@ def convert_norms(
     )
 
 
-@dataclasses.dataclass(frozen=True)
 class _Inputs:
-    """What the norms see, by name: the shapes behind the channels, where they were measured."""
+    """The inputs of the norms, by name: shapes behind the channels, if an image size was given to measure them with."""
 
-    measured: bool
-    shapes: dict[str, list[tuple[int, ...]]]
-    behind: dict[str, int]  # the dimensions that the layer before a norm makes
-
-    @classmethod
-    def of(cls, model: nn.Module, norms: list[Found], image_size: int | None, in_channels: int) -> "_Inputs":
+    def __init__(self, model: nn.Module, norms: list[Found], image_size: int | None, in_channels: int) -> None:
+        self.measured = image_size is not None
         names = [norm.name for norm in norms]
-        shapes = {} if image_size is None else measure_inputs(model, names, image_size, in_channels)
-        return cls(image_size is not None, shapes, layer_dims(model))
+        self.shapes = {} if image_size is None else measure_inputs(model, names, image_size, in_channels)
+        self.behind = layer_dims(model)  # the dimensions that the layer before a norm makes
 
     def dims(self, norm: Found) -> int:
         """1 for (N, C) and (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W)."""
@@ -224,10 +222,6 @@ def _label(norm: nn.Module) -> str:
     if not isinstance(norm, NormAct):
         return type(norm).__name__
     return f"NormAct({type(norm.norm).__name__}, {type(norm.act).__name__})"
-
-
-def _norms(count: int) -> str:
-    return f"{count} norm" + ("s" if count > 1 else "")
 
 
 __all__ = ["Conversion", "convert_norms"]

@@ -1,4 +1,4 @@
-"""Which modules of a model are norms, of which kind, and which of them cannot be told.
+"""Finding the norms of a model, each with its kind, or with the reason why it cannot be swapped.
 
 torch's, torchvision's, timm's and our own are known by name, so that neither torchvision nor timm is imported. A norm
 whose `forward` is not that of a known class is not guessed at.

@@ -46,10 +46,7 @@ def replacement(old: Any, name: str, dims: int, options: dict[str, Any], like: T
     """
     kind = recognise(old)
     assert kind is not None
-    like = next(itertools.chain(old.parameters(), old.buffers()), like)
-    factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
-    kept = {key: value for key, value in _kept(old, kind, name).items() if key in norm_options(name)}
-    new = create_norm(name, channels(old), dims, **factory, **{**kept, **options})
+    new = create_norm(name, channels(old), dims, **{**_kept(old, kind, name, like), **options})
     _carry_over(old, new)
     new.train(old.training)
     drop, act = (getattr(old, part, nn.Identity()) if kind.fused else nn.Identity() for part in ("drop", "act"))
@@ -76,41 +73,34 @@ def resized(old: nn.Module, num_features: int) -> nn.Module:
     if isinstance(old, nn.Identity):
         return nn.Identity()
     kind = recognise(old)
-    if (
-        kind is None
-        or not kind.name
-        or kind.refused
-        or kind.fused
-        or kind.name in ("layer_elementwise", "frozen_batch")
-    ):
+    if kind is None or kind.refused or kind.fused or kind.name in ("", "layer_elementwise", "frozen_batch"):
         reason = (kind and kind.refused) or "cannot be made for another number of channels"
         raise UserError(f"{type(old).__name__} {reason}; expected batch, group, layer, instance or online norm")
-    options = {key: value for key, value in _kept(old, kind, kind.name).items() if key in norm_options(kind.name)}
+    options = _kept(old, kind, kind.name)
     if kind.name == "group":
         options["num_groups"] = largest_divisor(num_features, options["num_groups"])
-    like = next(itertools.chain(old.parameters(), old.buffers()), None)
-    factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
-    new = create_norm(kind.name, num_features, kind.dims or 2, **factory, **options).train(old.training)
+    new = create_norm(kind.name, num_features, kind.dims or 2, **options).train(old.training)
     for key in ("weight", "bias"):
         one, other = getattr(old, key, None), getattr(new, key, None)
         if isinstance(other, nn.Parameter):
             setattr(new, key, None if one is None else other.requires_grad_(one.requires_grad))
-    if isinstance(old, nn.SyncBatchNorm) and isinstance(new, nn.SyncBatchNorm):
-        new.process_group = old.process_group
+    _keep_processes(old, new)
     return new
 
 
-def _kept(old: Any, kind: Kind, name: str) -> dict[str, Any]:
-    """The options that a norm `name` takes over from `old`."""
+def _kept(old: Any, kind: Kind, name: str, like: Tensor | None = None) -> dict[str, Any]:
+    """The options, dtype and device of a norm `name` in the place of `old`; `like` is for an `old` without tensors."""
     kept: dict[str, Any] = {"affine": getattr(old, "weight", None) is not None}
-    if kind.name == "online":
-        kept |= {**dataclasses.asdict(old.options), "backend": old.backend} if name == "online" else {}
-        return {"eps": old.options.eps, **kept}
+    kept["eps"] = old.options.eps if kind.name == "online" else old.eps
+    if kind.name == name == "online":
+        kept |= {**dataclasses.asdict(old.options), "backend": old.backend}
     if kind.name == name == "group":
         kept["num_groups"] = old.num_groups
     if {kind.name, name} <= {"batch", "sync_batch"}:
         kept |= {"momentum": old.momentum, "track_running_stats": old.track_running_stats}
-    return {"eps": old.eps, **kept}
+    like = next(itertools.chain(old.parameters(), old.buffers()), like)
+    factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
+    return {**factory, **{key: value for key, value in kept.items() if key in norm_options(name)}}
 
 
 @torch.no_grad()
@@ -131,12 +121,16 @@ def _carry_over(old: Any, new: Any) -> None:
     before, after = _state(old), _state(new)
     for key in before.keys() & after.keys():
         after[key].copy_(before[key])
+    _keep_processes(old, new)
+
+
+def _keep_processes(old: nn.Module, new: nn.Module) -> None:
     if isinstance(old, nn.SyncBatchNorm) and isinstance(new, nn.SyncBatchNorm):
         new.process_group = old.process_group
 
 
 def _state(norm: Any) -> dict[str, Tensor]:
-    """What a norm keeps over samples, by the names that batch norm and online norm have in common."""
+    """The tensors that a norm keeps over samples, by names that batch norm and online norm have in common."""
     if isinstance(norm, _InstanceNorm):
         return {}  # its mean and variance are those within an image
     names = {"mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"}

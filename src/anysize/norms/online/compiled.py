@@ -13,12 +13,12 @@ cost of a graph break each, can be checkpointed:
 """
 
 import functools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anysize.norms.online.backends import Affine
 from anysize.norms.online.backends.choose import choose_backend
 from anysize.norms.online.backends.pytorch import in_order_of
 from anysize.norms.online.options import Options
@@ -58,17 +58,8 @@ def online_norm_compiled(
     schema=f"(Tensor x, Tensor m, Tensor var, Tensor u, Tensor v, Tensor? weight, Tensor? bias, {_SETTINGS})"
     " -> Tensor[]",
 )
-def _forward(
-    x: Tensor,
-    m: Tensor,
-    var: Tensor,
-    u: Tensor,
-    v: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *settings: Any,
-) -> list[Tensor]:
-    """The output, m and var after the batch, and what the backward pass wants to see again.
+def _forward(x: Tensor, m: Tensor, var: Tensor, u: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    """The output, m and var after the batch, and the tensors that the backward pass needs again.
 
     Raises:
         UserError: the pass is run again by activation checkpointing.
@@ -79,37 +70,18 @@ def _forward(
             "without torch.compile or checkpointing, or keep the norms out of the compiled graph: "
             "OnlineNorm2d.forward = torch.compiler.disable(OnlineNorm2d.forward)"
         )
+    weight, bias, *settings = rest
     options, backend = _read(*settings)
     m, var = m.clone(), var.clone()
-    out, saved = choose_backend(x, backend).forward(x, weight, bias, m, var, options)
+    out, saved = choose_backend(x, backend).forward(x, _affine(weight, bias), m, var, options)
     return _apart(out, m, var, *saved)
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    m: Tensor,
-    var: Tensor,
-    u: Tensor,
-    v: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *settings: Any,
-) -> list[Tensor]:
-    options, backend = _read(*settings)
-    name = choose_backend(x, backend).__name__.rpartition("_")[2]  # type: ignore[attr-defined]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    N, C, *positions = x.shape
-    if name == "cpp":
-        start = x.new_empty(3, C, dtype=torch.float64)
-        planes = torch.empty_like(start) if math.prod(positions) == 1 else x.new_empty(2, N, C, dtype=dtype)
-        saved = [start, planes]
-    else:
-        centre, *moments = x.new_empty(C, dtype=dtype), *(x.new_empty(N, C, dtype=dtype) for _ in range(4))
-        saved = [centre, *moments]
-        if options.ecm == "ls":
-            saved.append(x.new_empty(N, options.groups(C), dtype=dtype))
-    return [torch.empty_like(x), torch.empty_like(m), torch.empty_like(var), *saved]
+def _(x: Tensor, m: Tensor, var: Tensor, u: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    options, backend = _read(*rest[2:])
+    saved = choose_backend(x, backend).empty_saved(x, options)
+    return [torch.empty_like(value) for value in (x, m, var, *saved)]
 
 
 @torch.library.custom_op(
@@ -118,34 +90,18 @@ def _(
     schema="(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor[] saved, Tensor u, Tensor v, "
     f"{_SETTINGS}) -> Tensor[]",
 )
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: list[Tensor],
-    u: Tensor,
-    v: Tensor,
-    *settings: Any,
-) -> list[Tensor]:
+def _backward(grad: Tensor, x: Tensor, *rest: Any) -> list[Tensor]:
     """The gradient of x, u and v after the batch, and the gradients of weight and bias."""
+    weight, bias, saved, u, v, *settings = rest
     options, backend = _read(*settings)
     u, v = u.clone(), v.clone()
-    of_x, *affine = choose_backend(x, backend).backward(grad, x, weight, bias, tuple(saved), u, v, options)
-    return _apart(of_x, u, v, *(value.to(weight.dtype) for value in affine if value is not None and weight is not None))
+    of_x, of_affine = choose_backend(x, backend).backward(grad, x, _affine(weight, bias), tuple(saved), u, v, options)
+    return _apart(of_x, u, v, *(of_affine or ()))
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: list[Tensor],
-    u: Tensor,
-    v: Tensor,
-    *settings: Any,
-) -> list[Tensor]:
+def _(grad: Tensor, x: Tensor, *rest: Any) -> list[Tensor]:
+    weight, bias, _, u, v, *_ = rest
     return [torch.empty_like(value) for value in (x, u, v, weight, bias) if value is not None]
 
 
@@ -171,17 +127,17 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 @functools.lru_cache(maxsize=256)
-def _options(*values: Any) -> Options:
-    return Options(*values)
-
-
 def _read(*settings: Any) -> tuple[Options, str]:
     *values, backend = settings
-    return _options(*values), backend
+    return Options(*values), backend
+
+
+def _affine(weight: Tensor | None, bias: Tensor | None) -> Affine:
+    return None if weight is None or bias is None else (weight, bias)
 
 
 def _apart(*tensors: Tensor) -> list[Tensor]:
-    """The tensors, copied where they share memory, which the results of an operator must not."""
+    """The tensors, copied where they share memory: the results of an operator must not."""
     seen: set[int] = set()
     result = []
     for tensor in tensors:

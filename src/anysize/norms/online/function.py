@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysize.norms.online.backends.choose import Backend, choose_backend
+from anysize.norms.online.backends import Backend, statistics_dtype
+from anysize.norms.online.backends.choose import choose_backend
 from anysize.norms.online.backends.pytorch import in_order_of
 from anysize.norms.online.compiled import online_norm_compiled
 from anysize.norms.online.options import Options
@@ -65,7 +66,7 @@ def online_norm(
     if not x.is_contiguous() and not x.movedim(1, -1).is_contiguous():
         x = x.contiguous()
     if weight is not None and bias is not None:
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = statistics_dtype(x.dtype)
         _check_vectors(x, None, (("weight", weight), ("bias", bias)))
         weight, bias = (
             value if value.dtype == dtype and value.is_contiguous() else value.to(dtype).contiguous()
@@ -78,7 +79,7 @@ def online_norm(
 
 
 def check_input(x: Tensor, channels: int) -> None:
-    """Raise a UserError for what is not (N, channels, *) of floating point."""
+    """Raise a UserError unless x is (N, channels, *) of floating point."""
     if not x.is_floating_point():
         raise UserError(f"online norm received {x.dtype} values; expected floating point, such as x.float()")
     if x.dim() < 2 or x.shape[1] != channels:
@@ -89,7 +90,7 @@ def check_input(x: Tensor, channels: int) -> None:
 
 
 def _check_vectors(x: Tensor, state: Tensor | None, vectors: tuple[tuple[str, Tensor], ...]) -> None:
-    """Raise a UserError for vectors that are not (C,) beside x, or a state of mixed or of half precision.
+    """Raise a UserError for vectors that are not (C,) beside x, or a state of mixed or half precision or not dense.
 
     The C++ backend reads them by their address.
     """
@@ -100,6 +101,8 @@ def _check_vectors(x: Tensor, state: Tensor | None, vectors: tuple[tuple[str, Te
                 f"online norm received {name} of shape {tuple(value.shape)} on {value.device} for an input of shape "
                 f"{tuple(x.shape)} on {device}; expected {shape} on the same device"
             )
+        if not value.is_contiguous() and state is not None:
+            raise UserError(f"online norm received a state with {name} that is not contiguous; expected .contiguous()")
         if state is not None and (value.dtype != state.dtype or value.dtype not in (torch.float32, torch.float64)):
             raise UserError(
                 f"online norm received a state with {name} in {value.dtype} and m in {state.dtype}; expected all four "
@@ -121,7 +124,8 @@ class _OnlineNorm(torch.autograd.Function):
         options: Options,
         backend: Backend,
     ) -> Tensor:
-        out, saved = backend.forward(x, weight, bias, m, var, options)
+        affine = None if weight is None or bias is None else (weight, bias)
+        out, saved = backend.forward(x, affine, m, var, options)
         ctx.save_for_backward(x, weight, bias, *saved)
         ctx.state, ctx.options, ctx.backend = (u, v), options, backend
         return out
@@ -130,9 +134,9 @@ class _OnlineNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *saved = ctx.saved_tensors
-        grad = in_order_of(x, grad)
-        gradients = ctx.backend.backward(grad, x, weight, bias, tuple(saved), *ctx.state, ctx.options)
-        return *gradients, None, None, None, None, None, None
+        affine = None if weight is None else (weight, bias)
+        of_x, of_affine = ctx.backend.backward(in_order_of(x, grad), x, affine, saved, *ctx.state, ctx.options)
+        return of_x, *(of_affine or (None, None)), None, None, None, None, None, None
 
 
 def layer_scaling(x: Tensor, groups: int = 1, eps: float = 1e-5) -> Tensor:

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysize.norms.online.backends.choose import check_backend, choose_backend
+from anysize.norms.online.backends import statistics_dtype
+from anysize.norms.online.backends.choose import check_backend
 from anysize.norms.online.function import check_input, layer_scaling, online_norm
 from anysize.norms.online.options import Options
 from anysize.norms.online.recomputation import Passes, may_run_again, runs_again
@@ -57,6 +58,8 @@ class _State(nn.Module):
 class _Base(nn.Module):
     """Online Normalization of (N, C, *); the subclasses say how many dimensions they take."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter
     dimensions: tuple[int, ...] = ()
     shape = "(N, C, ...)"
 
@@ -86,14 +89,10 @@ class _Base(nn.Module):
         self.options.groups(num_features)
         self.backend = backend
         self.affine = affine
-        if affine:
-            self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
-            self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
-        else:
-            self.register_parameter("weight", None)
-            self.register_parameter("bias", None)
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        self.norm = _State(num_features, device=device, dtype=wide)
+        for name in ("weight", "bias"):
+            value = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, value)
+        self.norm = _State(num_features, device=device, dtype=statistics_dtype(dtype))
         self._passes = Passes()
         self.reset_parameters()
 
@@ -130,7 +129,7 @@ class _Base(nn.Module):
     def _evaluate(self, x: Tensor) -> Tensor:
         check_input(x, self.num_features)
         options, state = self.options, self.norm
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = statistics_dtype(x.dtype)
         weight, bias = (None if value is None else value.to(dtype) for value in (self.weight, self.bias))
         out = F.batch_norm(x, state.m.to(dtype), state.var.to(dtype), weight, bias, eps=options.eps)
         return self.compensate(out)
@@ -177,11 +176,13 @@ class OnlineNorm2d(_Base):
 
     Args:
         num_features: channels C.
-        alpha_fwd: decay factor of the running mean and variance per sample, in (0, 1] (equations 8a to 8c).
+        alpha_fwd: decay factor of the running mean and variance a sample, in (0, 1] (equations 8a to 8c); the norm
+            remembers about 1 / (1 - alpha_fwd) samples.
         alpha_bkw: decay factor of the control variables of the backward pass (equations 11 and 12).
         eps: added to the variance, inside the root.
         affine: learn a weight and a bias a channel, applied before the error compensation.
-        ecm: error compensation: "ls" layer scaling, "ac" activation clamping, "none".
+        ecm: error compensation: "ls" layer scaling (each sample divided by the root mean square of all its values,
+            equations 9 and 10), "ac" activation clamping to +-clamp_val, "none".
         ls_eps: added to the mean square in layer scaling.
         clamp_val: bound of activation clamping.
         group_size: channels scaled together in layer scaling; -1: all.
@@ -264,13 +265,4 @@ def scale_gradient_state(model: nn.Module, factor: float) -> None:
             module.norm.v.mul_(factor)
 
 
-__all__ = [
-    "OnlineNorm1d",
-    "OnlineNorm2d",
-    "OnlineNorm3d",
-    "choose_backend",
-    "layer_scaling",
-    "online_norm",
-    "online_norms",
-    "scale_gradient_state",
-]
+__all__ = ["OnlineNorm1d", "OnlineNorm2d", "OnlineNorm3d", "online_norms", "scale_gradient_state"]

@@ -1,4 +1,4 @@
-"""What Online Normalization can be told, checked once, for the modules and for every backend."""
+"""The hyper-parameters of Online Normalization, checked once, for the modules and for every backend."""
 
 import dataclasses
 import math
@@ -10,19 +10,7 @@ ERROR_COMPENSATION = ("ls", "ac", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The hyper-parameters of Online Normalization (arXiv 1905.05894), as the backends receive them.
-
-    Args:
-        alpha_fwd: decay factor of the running mean and variance, a sample; 1 / (1 - alpha_fwd) samples are remembered.
-        alpha_bkw: decay factor of the control variables of the backward pass.
-        eps: added to the variance, inside the root.
-        ecm: error compensation after the affine transform: `ls` layer scaling (each sample divided by the root mean
-            square of all its values, equations 9 and 10), `ac` activation clamping, `none`.
-        ls_eps: added to the mean square in layer scaling.
-        clamp_val: activations are clamped to +-clamp_val.
-        group_size: channels that are scaled together in layer scaling; -1: all.
-        alpha_min: lower bound of the decay of the control variable `v`, None: none. 1e-5 gives the variant that the
-            paper's own experiments ran with.
+    """The hyper-parameters of Online Normalization, as the backends receive them; `OnlineNorm2d` says what each is.
 
     Raises:
         UserError: a value out of range.

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anysize.norms.online.backends import statistics_dtype
+
 _REMEMBERED = 4096  # passes: so many may precede their backward passes, as in an unrolled recurrent network
 _SAME = 1e-3  # of the sums: not every device adds up to the same bit twice
 
@@ -74,8 +76,7 @@ def runs_again() -> bool:
 
 def _sums(x: Tensor) -> Tensor:
     """(N, C, *) to (C,)."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.detach().sum([dim for dim in range(x.dim()) if dim != 1], dtype=wide)
+    return x.detach().sum([dim for dim in range(x.dim()) if dim != 1], dtype=statistics_dtype(x.dtype))
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -1,36 +1,15 @@
-"""The backends of Online Normalization, and which one normalises a tensor."""
+"""The choice of a backend for a tensor."""
 
 import functools
 import importlib
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from torch import Tensor
 
-from anysize.norms.online.backends import pytorch
-from anysize.norms.online.options import Options
+from anysize.norms.online.backends import Backend, pytorch
 from anysize.registry import UserError, did_you_mean
 
 BACKENDS = ("auto", "torch", "cpp", "triton")
-
-
-class Backend(Protocol):
-    """What the three backends have in common; `pytorch.py` says what the arguments are."""
-
-    def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
-    ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
-
-    def backward(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        saved: tuple[Tensor, ...],
-        u: Tensor,
-        v: Tensor,
-        options: Options,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]: ...
 
 
 def choose_backend(x: Tensor, name: str = "auto") -> Backend:
@@ -60,7 +39,7 @@ def choose_backend(x: Tensor, name: str = "auto") -> Backend:
 
 
 def check_backend(name: str) -> None:
-    """Raise a UserError for a name that is none of the backends'."""
+    """Raise a UserError unless `name` is a backend's or "auto"."""
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r} of online norm: {did_you_mean(str(name), BACKENDS)}")
 
@@ -70,4 +49,4 @@ def _load(name: str) -> Any:
     return importlib.import_module(f"anysize.norms.online.backends.{name}")
 
 
-__all__ = ["BACKENDS", "Backend", "check_backend", "choose_backend"]
+__all__ = ["BACKENDS", "check_backend", "choose_backend"]

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anysize.norms.online.backends import Affine, Saved, statistics_dtype
 from anysize.norms.online.options import Options
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -57,7 +58,8 @@ class _Call(ctypes.Structure):
 
 def available(x: Tensor) -> bool:
     """Whether this backend can normalise `x`; compiles it if need be."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and _library()[0] is not None and x.dtype in _supported()
+    library = _library()[0] if x.device.type == "cpu" and x.dtype in _TYPES else None
+    return library is not None and bool(library.anysize_online_has(_TYPES[x.dtype]))
 
 
 def why_not(x: Tensor) -> str:
@@ -67,50 +69,46 @@ def why_not(x: Tensor) -> str:
     return _library()[1] or f"the compiler has no type for {x.dtype}"
 
 
-def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Normalise a batch and advance `m` and `var`: see `pytorch.forward`."""
-    call = _call(x.shape, x.dtype, x.is_contiguous(), m.dtype, options, _threads(x))
-    samples, channels = x.shape[:2]
-    out = torch.empty_like(x)
-    start = torch.empty((3, channels), dtype=torch.float64, device=x.device)  # whatever the default device is
-    # of each plane the mean, relative to m, and the variance; a plane of one value needs neither
-    planes = start
-    if call.positions > 1:
-        planes = torch.empty((2, samples, channels), dtype=_statistics(x), device=x.device)
-    state = m.contiguous(), var.contiguous()
-    arguments = (x, out, weight, bias, *state, start, planes)
-    status = _library()[0].anysize_online_forward(ctypes.byref(call), *map(_address, arguments))
-    assert status == 0
-    _write_back((m, var), state)
-    return out, (start, planes)
+def forward(x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options) -> tuple[Tensor, Saved]:
+    """Normalise a batch and advance `m` and `var`: see `Backend`."""
+    out, saved = torch.empty_like(x), empty_saved(x, options)
+    _run("forward", x, m.dtype, options, x, out, *(affine or (None, None)), m, var, *saved)
+    return out, saved
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: tuple[Tensor, ...],
-    u: Tensor,
-    v: Tensor,
-    options: Options,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias; advances `u` and `v`: see `pytorch.backward`."""
-    start, planes = saved
-    call = _call(x.shape, x.dtype, x.is_contiguous(), u.dtype, options, _threads(x))
+    grad: Tensor, x: Tensor, affine: Affine, saved: Saved, u: Tensor, v: Tensor, options: Options
+) -> tuple[Tensor, Affine]:
+    """Gradients of x and of weight and bias; advances `u` and `v`: see `Backend`."""
     out = torch.empty_like(x)
     gradients = torch.empty((2, x.shape[1]), dtype=torch.float64, device=x.device)
-    state = u.contiguous(), v.contiguous()
-    arguments = (grad, x, out, weight, bias, *state, start, planes, gradients)
-    status = _library()[0].anysize_online_backward(ctypes.byref(call), *map(_address, arguments))
+    _run("backward", x, u.dtype, options, grad, x, out, *(affine or (None, None)), u, v, *saved, gradients)
+    if affine is None:
+        return out, None
+    of_weight, of_bias = gradients.to(affine[0].dtype).unbind()
+    return out, (of_weight, of_bias)
+
+
+def empty_saved(x: Tensor, options: Options) -> Saved:
+    """Tensors as `forward` saves them, not filled: see `Backend`.
+
+    Of each channel the centre and the state at the start; of each plane the mean, relative to m, and the variance. A
+    plane of one value needs neither.
+    """
+    samples, channels, *positions = x.shape
+    start = torch.empty((3, channels), dtype=torch.float64, device=x.device)  # the default device may be another
+    if math.prod(positions) == 1:
+        return start, start
+    return start, torch.empty((2, samples, channels), dtype=statistics_dtype(x.dtype), device=x.device)
+
+
+def _run(direction: str, x: Tensor, state: torch.dtype, options: Options, *tensors: Tensor | None) -> None:
+    """Call the compiled function with the addresses of `tensors`."""
+    threads = 1 if x.numel() <= _SMALL else torch.get_num_threads()
+    call = _call(x.shape, x.dtype, x.is_contiguous(), state, options, threads)
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    status = getattr(_library()[0], f"anysize_online_{direction}")(ctypes.byref(call), *addresses)
     assert status == 0
-    _write_back((u, v), state)
-    if weight is None:
-        return out, None, None
-    grad_weight, grad_bias = gradients.to(weight.dtype).unbind()
-    return out, grad_weight, grad_bias
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,53 +117,12 @@ def _call(
 ) -> _Call:
     samples, channels = shape[:2]
     return _Call(
-        samples,
-        channels,
-        math.prod(shape[2:]),
-        options.alpha_fwd,
-        options.alpha_bkw,
-        options.eps,
-        options.ls_eps,
-        options.clamp_val,
-        -float("inf") if options.alpha_min is None else options.alpha_min,
-        _TYPES[dtype],
-        state == torch.float64,
-        not contiguous,
-        _COMPENSATION[options.ecm],
-        options.groups(channels),
-        threads,
-    )
-
-
-def _threads(x: Tensor) -> int:
-    return 1 if x.numel() <= _SMALL else torch.get_num_threads()
-
-
-def _statistics(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _write_back(state: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
-    for own, value in zip(state, values, strict=True):
-        if own is not value:  # it was not contiguous
-            own.copy_(value)
-
-
-@functools.lru_cache(maxsize=1)
-def _supported() -> frozenset[torch.dtype]:
-    """The element types that were compiled in, told by a call for one value of each."""
-    library, found = _library()[0], set()
-    memory = (ctypes.c_double * 7)()  # no tensors: while torch.compile traces, they have no memory
-    x, out, m, var, start = (ctypes.addressof(memory) + 8 * place for place in range(5))
-    for dtype, number in _TYPES.items():
-        call = _Call(1, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, number, 0, 0, 0, 1, 1)
-        if library.anysize_online_forward(ctypes.byref(call), x, out, None, None, m, var, start, start) == 0:
-            found.add(dtype)
-    return frozenset(found)
+        samples, channels, math.prod(shape[2:]),
+        options.alpha_fwd, options.alpha_bkw, options.eps, options.ls_eps, options.clamp_val,
+        -math.inf if options.alpha_min is None else options.alpha_min,
+        _TYPES[dtype], state == torch.float64, not contiguous,
+        _COMPENSATION[options.ecm], options.groups(channels), threads,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
@@ -234,7 +191,7 @@ def _compile(compiler: str) -> Path:
 
 
 def _folders() -> list[Path]:
-    """Where the compiled kernel may be kept, the best first."""
+    """The folders that may keep the compiled kernel, the best first."""
     if os.environ.get("ANYSIZE_CACHE"):
         folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser()]
     else:
@@ -246,13 +203,13 @@ def _folders() -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else could have put a library there: the folder for temporary files is everybody's."""
+    """Whether this user alone can write to the folder: the folder for temporary files is everybody's."""
     status = folder.stat()
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 def _fingerprint(compiler: str) -> str:
-    """Changes with all that the compiled code depends on: source, flags, compiler, processor."""
+    """A digest of all that the compiled code depends on: source, flags, compiler, processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     parts = (_SOURCE.read_text(), str(_FLAGS), str(_TRIES), version, sys.platform, platform.machine(), _processor())
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()

@@ -712,6 +712,9 @@ struct Call {
   int32_t type, state_is_double, channels_last, ecm, groups, threads;
 };
 
+// Whether the element type is compiled in.
+int anysize_online_has(int type) { return with_type(type, [](auto) {}) == 0; }
+
 int anysize_online_forward(const Call* call, const void* x, void* out, const void* weight, const void* bias, void* m, void* var,
                            double* start, void* planes) {
   const Shape s{call->N, call->C, call->D, call->channels_last != 0};

@@ -18,6 +18,7 @@ products twice as fast as `addcmul` with broadcasting: hence the operations chos
 import torch
 from torch import Tensor
 
+from anysize.norms.online.backends import Affine, Saved, statistics_dtype
 from anysize.norms.online.options import Options
 from anysize.norms.online.recurrence import constant_decay, varying_decay
 
@@ -25,22 +26,11 @@ _CACHED = 1 << 17  # values whose squares stay in a second-level cache
 _ROW = 512  # values that a row of a channels-last view has at most, unless there are more channels
 
 
-def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Normalise a batch and advance `m` and `var`, in place.
-
-    Args:
-        x: (N, C, *), dense in memory, contiguous or channels last.
-        weight, bias: (C,) in the statistics' dtype, both or neither.
-        m, var: (C,), float32 or float64.
-        options: hyper-parameters.
-
-    Returns:
-        The output, in x's dtype and memory format, and what `backward` wants to see again, all of it (N, C) or less.
-    """
+def forward(x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options) -> tuple[Tensor, Saved]:
+    """Normalise a batch and advance `m` and `var`: see `Backend`."""
+    weight, bias = affine or (None, None)
     planes, dim = as_planes(x)
-    values = planes if planes.dtype == torch.float64 else planes.float()
+    values = planes.to(statistics_dtype(x.dtype))
     decay, channels = options.alpha_fwd, len(m)
     length = planes[0].numel() // channels
     # Centred on a mean of the data, so that nothing cancels however far the data is from zero.
@@ -69,39 +59,24 @@ def forward(
     y1, y2 = first.mul_(inverse), second.mul_(inverse).mul_(inverse)
     scale = inverse if weight is None else inverse * weight
     offset = -before * scale if bias is None else bias - before * scale
-    scaling: tuple[Tensor, ...] = ()
+    scaling: Saved = ()
     if options.ecm == "ls":
-        zeta = root_mean_square(y1, y2, weight, bias, options)
+        zeta = root_mean_square(y1, y2, affine, options)
         scale, offset = scale / _by_channel(zeta, scale), offset / _by_channel(zeta, scale)
         scaling = (zeta,)
-    out.mul_(spread(scale.to(out.dtype), planes, dim)).add_(spread(offset.to(out.dtype), planes, dim))
+    out.mul_(spread(scale, planes, dim)).add_(spread(offset, planes, dim))
     if options.ecm == "ac":
         out.clamp_(-options.clamp_val, options.clamp_val)
     if out.dtype != x.dtype:
         as_planes(result)[0].copy_(out)
-    dtype = values.dtype
-    return result, (centre, *(value.to(dtype) for value in (before, inverse, y1, y2, *scaling)))
+    return result, (centre, *(value.to(values.dtype) for value in (before, inverse, y1, y2, *scaling)))
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: tuple[Tensor, ...],
-    u: Tensor,
-    v: Tensor,
-    options: Options,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias; advances `u` and `v`, in place.
-
-    Args:
-        grad: gradient of the output, in x's memory format.
-        x, weight, bias: as given to `forward`.
-        saved: what `forward` returned.
-        u, v: (C,), float32 or float64.
-        options: hyper-parameters.
-    """
+    grad: Tensor, x: Tensor, affine: Affine, saved: Saved, u: Tensor, v: Tensor, options: Options
+) -> tuple[Tensor, Affine]:
+    """Gradients of x and of weight and bias; advances `u` and `v`: see `Backend`."""
+    weight, bias = affine or (None, None)
     centre = saved[0]
     before, inverse, y1, y2, *scaling = (wide(value) for value in saved[1:])
     planes, dim = as_planes(x)
@@ -114,12 +89,8 @@ def backward(
     torch.sub(planes, spread(centre[None], planes, dim), out=buffer)
     if options.ecm == "ac":
         offset = -before * scale if bias is None else bias - before * scale
-        z = (
-            (buffer * spread(scale.to(buffer.dtype), planes, dim))
-            .add_(spread(offset.to(buffer.dtype), planes, dim))
-            .abs_()
-        )
-        outer = outer.masked_fill(z > options.clamp_val, 0)
+        z = (buffer * spread(scale, planes, dim)).add_(spread(offset, planes, dim))
+        outer = outer.masked_fill(z.abs_() > options.clamp_val, 0)
     if length > 1:
         mean_grad = fold(wide(outer.sum(dim)), channels) / length
         mean_product = fold(wide(buffer.mul_(outer).sum(dim)), channels) / length
@@ -127,20 +98,18 @@ def backward(
         mean_grad = wide(outer.squeeze(dim))
         mean_product = wide(buffer.squeeze(dim)).mul_(mean_grad)
     product = (mean_product - before * mean_grad).mul_(inverse)  # mean of g y
-    own = None  # what layer scaling takes off along z itself
+    own = None  # the part of the gradient along z, which layer scaling takes off
     if options.ecm == "ls":
         (zeta,) = scaling
-        weighted = product if weight is None else product * weight
-        if bias is not None:
-            weighted = weighted + mean_grad * bias
+        weighted = product if affine is None else product * affine[0] + mean_grad * affine[1]
         own = _by_channel(_group_mean(weighted, options) / zeta**3, product)
         zeta = _by_channel(zeta, product)
-        affine1 = y1 if weight is None or bias is None else y1 * weight + bias
-        affine2 = y2 if weight is None or bias is None else y2 * weight + y1 * bias
-        mean_grad, product = mean_grad / zeta - affine1 * own, product / zeta - affine2 * own
-    grad_weight = None if weight is None else product.sum(0).mul_(length)
-    grad_bias = None if bias is None else mean_grad.sum(0).mul_(length)
+        z1, z2 = (y1, y2) if affine is None else (y1 * affine[0] + affine[1], y2 * affine[0] + y1 * affine[1])
+        mean_grad, product = mean_grad / zeta - z1 * own, product / zeta - z2 * own
+    of_affine = None
     if weight is not None:
+        of_weight, of_bias = (value.sum(0).mul_(length).to(weight.dtype) for value in (product, mean_grad))
+        of_affine = of_weight, of_bias
         mean_grad, product = mean_grad * weight, product * weight
 
     control, decay = 1 - options.alpha_bkw, options.alpha_bkw
@@ -158,23 +127,34 @@ def backward(
         along = along + (own if weight is None else own * weight * weight)
     slope = -(along * inverse * inverse)
     rest = -slope * (before + centre) - control * u_before
-    if own is not None and weight is not None and bias is not None:
-        rest = rest - weight * bias * own * inverse
-    dtype = centre.dtype
-    if planes.dtype == dtype:
-        torch.mul(planes, spread(slope.to(dtype), planes, dim), out=buffer)
+    if own is not None and affine is not None:
+        rest = rest - affine[0] * affine[1] * own * inverse
+    if planes.dtype == buffer.dtype:
+        torch.mul(planes, spread(slope, planes, dim), out=buffer)
     else:
-        buffer.copy_(planes).mul_(spread(slope.to(dtype), planes, dim))
-    buffer.add_(spread(rest.to(dtype), planes, dim)).addcmul_(outer, spread(scale.to(dtype), planes, dim))
+        buffer.copy_(planes).mul_(spread(slope, planes, dim))
+    buffer.add_(spread(rest, planes, dim)).addcmul_(outer, spread(scale, planes, dim))
     if buffer.dtype != x.dtype:
         as_planes(result)[0].copy_(buffer)
-    return result, grad_weight, grad_bias
+    return result, of_affine
 
 
-def root_mean_square(y1: Tensor, y2: Tensor, weight: Tensor | None, bias: Tensor | None, options: Options) -> Tensor:
+def empty_saved(x: Tensor, options: Options) -> Saved:
+    """Tensors as `forward` saves them, not filled: see `Backend`."""
+    dtype, (samples, channels) = statistics_dtype(x.dtype), x.shape[:2]
+    scaling = [x.new_empty(samples, options.groups(channels), dtype=dtype)] if options.ecm == "ls" else []
+    return (
+        x.new_empty(channels, dtype=dtype),
+        *(x.new_empty(samples, channels, dtype=dtype) for _ in range(4)),
+        *scaling,
+    )
+
+
+def root_mean_square(y1: Tensor, y2: Tensor, affine: Affine, options: Options) -> Tensor:
     """Layer scaling's divisor, (N, groups): the root mean square of weight y + bias, from the moments (N, C) of y."""
     square = y2
-    if weight is not None and bias is not None:
+    if affine is not None:
+        weight, bias = affine
         square = weight * weight * y2 + 2 * weight * bias * y1 + bias * bias
     return (_group_mean(square, options) + options.ls_eps).sqrt_()
 
@@ -216,7 +196,8 @@ def sums_of_squares(planes: Tensor, dim: int) -> Tensor:
 
 
 def spread(values: Tensor, planes: Tensor, dim: int) -> Tensor:
-    """(N, C) as it broadcasts over planes whose positions are dimension `dim`."""
+    """(N, C) as it broadcasts over planes whose positions are dimension `dim`, in the statistics' dtype."""
+    values = values.to(statistics_dtype(planes.dtype))
     together = 1 if dim == 2 else planes.shape[2] // values.shape[1]
     return (values if together == 1 else values.repeat(1, together)).unsqueeze(dim)
 

@@ -13,7 +13,8 @@ read twice and the output written; backward, the gradient and x are read twice a
                input_gradient   -> the gradient of x
 
 The mathematics is in `pytorch.py`. Sums are float32 (float64 for float64), recurrences float64, in a fixed order, so
-that two runs are equal to the bit. The kernels are tested under `TRITON_INTERPRET=1` on a CPU.
+that two runs are equal to the bit. The tests run the kernels under `TRITON_INTERPRET=1` on a CPU, and compile them for
+GPUs that are not there.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anysize.norms.online.backends import Affine, Saved, statistics_dtype
+from anysize.norms.online.backends.pytorch import empty_saved as empty_saved
 from anysize.norms.online.options import Options
 
 _TILE = 2048  # values a program has in flight: 16 a thread
@@ -35,7 +38,7 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def available(x: Tensor) -> bool:
-    """Tell whether this backend takes `x`: Triton is installed, and x is on CUDA or Triton's interpreter is on.
+    """Whether this backend can normalise `x`: Triton is installed, and x is on CUDA or Triton's interpreter is on.
 
     >>> available(torch.ones(1, 1, dtype=torch.int32))
     False
@@ -44,7 +47,7 @@ def available(x: Tensor) -> bool:
 
 
 def why_not(x: Tensor) -> str:
-    """Why this backend does not take `x`, or nothing where it does.
+    """The reason why `available` is false; empty where it is true.
 
     >>> why_not(torch.ones(1, 1, dtype=torch.int32))
     'it takes float32, float64, float16 and bfloat16'
@@ -58,172 +61,115 @@ def why_not(x: Tensor) -> str:
     return ""
 
 
-def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, m: Tensor, var: Tensor, options: Options
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Normalise a batch and advance `m` and `var`, in place.
-
-    Args:
-        x: (N, C, *), dense in memory, contiguous or channels last.
-        weight, bias: (C,) in the statistics' dtype, both or neither.
-        m, var: (C,), float32 or float64.
-        options: hyper-parameters.
-
-    Returns:
-        The output, in x's dtype and memory format, and what `backward` wants to see again, all of it (N, C) or less.
-    """
+def forward(x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options) -> tuple[Tensor, Saved]:
+    """Normalise a batch and advance `m` and `var`: see `Backend`."""
     kernels, grid = _kernels(), _Grid.of(x)
-    assert m.is_contiguous()
-    assert var.is_contiguous()
-    weight, bias = _dense(weight), _dense(bias)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight, bias = affine or (None, None)
+    dtype = statistics_dtype(x.dtype)
     centre = m.to(dtype, copy=True)
-    new = x.new_empty
-    pivots, shift, inverse, y1, y2 = new((5, *grid.statistics), dtype=dtype).unbind()
-    sums = new((2, grid.splits, *grid.statistics), dtype=dtype)
-    scaled, affine = options.ecm == "ls", weight is not None
-    z2 = new(grid.statistics, dtype=dtype) if scaled else None
+    pivots, shift, inverse, y1, y2 = x.new_empty((5, grid.n, grid.c), dtype=dtype).unbind()
+    sums = x.new_empty((2, grid.splits, grid.n, grid.c), dtype=dtype)
+    scaled = options.ecm == "ls"
+    z2 = x.new_empty((grid.n, grid.c), dtype=dtype) if scaled else None
     out = torch.empty_like(x)
     with _on(x):
         kernels.sample_moments[grid.reduction](x, centre, pivots, *sums, *grid.reduced, **grid.tile)
         kernels.forward_recurrence[grid.recurrence](
             pivots, *_pooled(sums), centre, m, var, shift, inverse, y1, y2, z2, weight, bias,
             options.alpha_fwd, options.eps, grid.n, grid.c, grid.d,
-            AFFINE=affine, SCALED=scaled, BLOCK=_CHANNELS, num_warps=1,
+            AFFINE=affine is not None, SCALED=scaled, BLOCK=_CHANNELS, num_warps=1,
         )  # fmt: skip
         scale = None
         if z2 is not None:
             scale = (z2.view(grid.n, options.groups(grid.c), -1).mean(2) + options.ls_eps).rsqrt_()
         kernels.normalize[grid.elementwise](
             x, out, centre, shift, inverse, scale, weight, bias, grid.c, grid.d, grid.tiles, _group(options, grid),
-            AFFINE=affine, SCALED=scaled, LIMIT=_limit(options), **grid.tile,
+            AFFINE=affine is not None, SCALED=scaled, LIMIT=_limit(options), **grid.tile,
         )  # fmt: skip
     saved = (centre, shift, inverse, y1, y2)
     return out, saved if scale is None else (*saved, scale)
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: tuple[Tensor, ...],
-    u: Tensor,
-    v: Tensor,
-    options: Options,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias; advances `u` and `v`, in place.
-
-    Args:
-        grad: gradient of the output, in x's memory format.
-        x, weight, bias: as given to `forward`.
-        saved: what `forward` returned.
-        u, v: (C,), float32 or float64.
-        options: hyper-parameters.
-    """
+    grad: Tensor, x: Tensor, affine: Affine, saved: Saved, u: Tensor, v: Tensor, options: Options
+) -> tuple[Tensor, Affine]:
+    """Gradients of x and of weight and bias; advances `u` and `v`: see `Backend`."""
     kernels, grid = _kernels(), _Grid.of(x)
-    assert u.is_contiguous()
-    assert v.is_contiguous()
-    assert _memory(grad, grid.channels_last).is_contiguous()
-    weight, bias = _dense(weight), _dense(bias)
+    weight, bias = affine or (None, None)
     centre, shift, inverse, y1, y2, *rest = saved
     scale = rest[0] if rest else None
-    affine = weight is not None
-    sums = x.new_empty((2, grid.splits, *grid.statistics), dtype=centre.dtype)
-    slope, constant = x.new_empty((2, *grid.statistics), dtype=centre.dtype).unbind()
-    grad_weight = None if weight is None else torch.empty_like(weight)
-    grad_bias = None if bias is None else torch.empty_like(bias)
+    sums = x.new_empty((2, grid.splits, grid.n, grid.c), dtype=centre.dtype)
+    slope, constant = x.new_empty((2, grid.n, grid.c), dtype=centre.dtype).unbind()
+    of_affine = affine and (torch.empty_like(affine[0]), torch.empty_like(affine[1]))
     out = torch.empty_like(x)
     group, limit = _group(options, grid), _limit(options)
     with _on(x):
         kernels.gradient_moments[grid.reduction](
-            grad, x, centre, shift, inverse, weight, bias, *sums, *grid.reduced, AFFINE=affine, LIMIT=limit, **grid.tile
-        )
+            grad, x, centre, shift, inverse, weight, bias, *sums, *grid.reduced,
+            AFFINE=affine is not None, LIMIT=limit, **grid.tile,
+        )  # fmt: skip
         sum_grad, sum_product = _pooled(sums)
         coupling = None
         if scale is not None:
-            z_dz = sum_product if weight is None else sum_product * weight + sum_grad * bias
+            z_dz = sum_product if affine is None else sum_product * affine[0] + sum_grad * affine[1]
             z_dz = z_dz.view(*scale.shape, group).sum(2)
             coupling = z_dz.mul_(scale * scale * scale).div_(group * grid.d)
         kernels.backward_recurrence[grid.recurrence](
             sum_grad, sum_product, inverse, y1, y2, scale, coupling, weight, bias, u, v,
-            slope, constant, grad_weight, grad_bias,
+            slope, constant, *(of_affine or (None, None)),
             options.alpha_bkw, -math.inf if options.alpha_min is None else options.alpha_min,
             grid.n, grid.c, grid.d, group,
-            AFFINE=affine, SCALED=scale is not None, BLOCK=_CHANNELS, num_warps=1,
+            AFFINE=affine is not None, SCALED=scale is not None, BLOCK=_CHANNELS, num_warps=1,
         )  # fmt: skip
         kernels.input_gradient[grid.elementwise](
             grad, x, out, centre, shift, inverse, scale, slope, constant, weight, bias,
             grid.c, grid.d, grid.tiles, group,
-            AFFINE=affine, SCALED=scale is not None, LIMIT=limit, **grid.tile,
+            AFFINE=affine is not None, SCALED=scale is not None, LIMIT=limit, **grid.tile,
         )  # fmt: skip
-    return out, grad_weight, grad_bias
+    return out, of_affine
 
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """How a tensor (N, C, D) is cut into programs."""
+    """The cut of a tensor (N, C, D) into programs, with which kernels are launched."""
 
     n: int
     c: int
     d: int
-    channels_last: bool
-    block_c: int
-    block_d: int
+    splits: int
+    """Parts of a sample's positions that are added up apart."""
+    tiles: int
+    """Parts of a sample's positions that are normalised apart."""
+    reduction: tuple[int]
+    elementwise: tuple[int]
+    recurrence: tuple[int]
+    reduced: tuple[int, ...]
+    """The last arguments of kernels that add up over positions."""
+    tile: dict[str, Any]
 
     @classmethod
     def of(cls, x: Tensor) -> "_Grid":
-        n, c = x.shape[:2]
-        d = math.prod(x.shape[2:])
-        channels_last = not x.is_contiguous()
-        assert _memory(x, channels_last).is_contiguous()
+        n, c, *positions = x.shape
+        d, channels_last = math.prod(positions), not x.is_contiguous()
         wide_c, wide_d = _power_of_two(c), _power_of_two(d)
         if channels_last:  # 64 channels in a row fill the lines of the memory, and leave a program some positions
             block_c = min(wide_c, 64, _TILE)
-            return cls(n, c, d, channels_last, block_c, min(wide_d, _TILE // block_c))
-        block_d = min(wide_d, _TILE)
-        return cls(n, c, d, channels_last, min(wide_c, _TILE // block_d), block_d)
-
-    @property
-    def statistics(self) -> tuple[int, int]:
-        return self.n, self.c
-
-    @property
-    def tiles(self) -> int:
-        """Of the positions."""
-        return _cdiv(self.d, self.block_d)
-
-    @property
-    def chunk(self) -> int:
-        """Positions of a split, whole tiles."""
-        wanted = _cdiv(_PROGRAMS, self.n * _cdiv(self.c, self.block_c))
-        splits = max(1, min(wanted, self.tiles // _MIN_TILES))
-        return _cdiv(self.tiles, splits) * self.block_d
-
-    @property
-    def splits(self) -> int:
-        return _cdiv(self.d, self.chunk)
-
-    @property
-    def reduction(self) -> tuple[int]:
-        return (self.n * _cdiv(self.c, self.block_c) * self.splits,)
-
-    @property
-    def elementwise(self) -> tuple[int]:
-        return (self.n * _cdiv(self.c, self.block_c) * self.tiles,)
-
-    @property
-    def recurrence(self) -> tuple[int]:
-        return (_cdiv(self.c, _CHANNELS),)
-
-    @property
-    def reduced(self) -> tuple[int, ...]:
-        """Arguments that the kernels which add up over positions end with."""
-        return self.n, self.c, self.d, self.chunk, self.splits
-
-    @property
-    def tile(self) -> dict[str, Any]:
-        return {"CHANNELS_LAST": self.channels_last, "BLOCK_C": self.block_c, "BLOCK_D": self.block_d}
+            block_d = min(wide_d, _TILE // block_c)
+        else:
+            block_d = min(wide_d, _TILE)
+            block_c = min(wide_c, _TILE // block_d)
+        tiles, rows = _cdiv(d, block_d), n * _cdiv(c, block_c)
+        splits = max(1, min(_cdiv(_PROGRAMS, rows), tiles // _MIN_TILES))
+        chunk = _cdiv(tiles, splits) * block_d  # positions of a split, whole tiles
+        splits = _cdiv(d, chunk)
+        return cls(
+            n, c, d, splits, tiles,
+            reduction=(rows * splits,),
+            elementwise=(rows * tiles,),
+            recurrence=(_cdiv(c, _CHANNELS),),
+            reduced=(n, c, d, chunk, splits),
+            tile={"CHANNELS_LAST": channels_last, "BLOCK_C": block_c, "BLOCK_D": block_d},
+        )  # fmt: skip
 
 
 def _kernels() -> types.ModuleType:
@@ -233,16 +179,8 @@ def _kernels() -> types.ModuleType:
 
 
 def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, whichever the tensors are on."""
+    """Make the device of x the current one, on which Triton launches."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
-def _memory(x: Tensor, channels_last: bool) -> Tensor:
-    return x.movedim(1, -1) if channels_last else x
-
-
-def _dense(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()
 
 
 def _pooled(sums: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
-"""The Triton kernels of Online Normalization; `triton.py` launches them and says what the passes are.
+"""The Triton kernels of Online Normalization; `triton.py` launches them and lists the passes.
 
 A tile is (BLOCK_C, BLOCK_D): channels times positions of one sample. x lies in memory as (N, C, D) or, channels last,
 as (N, D, C); CHANNELS_LAST tells which. Statistics (N, C) are float32, or float64 for float64 values; recurrences run
@@ -23,7 +23,7 @@ interpreted = bool(triton and triton.knobs.runtime.interpret)  # TRITON_INTERPRE
 
 @jit
 def _tile(SPLITS, C, BLOCK_C: tl.constexpr):
-    """Where this program is: (sample, channels, which are channels, split of the positions)."""
+    """The place of this program: its sample, its channels, whether these exist, and its split of the positions."""
     program = tl.program_id(0)
     blocks = tl.cdiv(C, BLOCK_C)
     c = (program // SPLITS) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
