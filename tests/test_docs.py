@@ -12,7 +12,8 @@ import pytest
 from torch import nn
 
 from anysize.cli import build_app, parse_settings
-from anysize.recipe import Recipe, load_recipe, override, recipe_names
+from anysize.recipe import Recipe, load_recipe, override
+from anysize.recipes import recipe_names
 from anysize.sizes.schedule import build_schedule
 from anysize.training.optimizer import RegimeOptimizer
 

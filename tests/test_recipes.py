@@ -11,7 +11,8 @@ import anysize
 from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info
 from anysize.experiment import build
-from anysize.recipe import differences, dump, load_recipe, override, read_header, recipe_names
+from anysize.recipe import differences, dump, load_recipe, override
+from anysize.recipes import read_header, recipe_names
 from anysize.training.optimizer import regime_at
 from anysize.training.regime import value_at
 
