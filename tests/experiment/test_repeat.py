@@ -17,6 +17,7 @@ from anysize.experiment.repeat import repeat, repeats_table, summarize_repeats
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
+from anysize.reports.console import show_table
 from anysize.training import loop
 from anysize.training.guards import Diverged, Interrupted
 
@@ -112,7 +113,7 @@ def test_one_run_has_no_deviation() -> None:
     table = summarize_repeats([pd.DataFrame({"validation_top1": [0.5]}, index=[1])])
     assert table["sd"].isna().all()
     console = Console(record=True, width=100)
-    console.print(repeats_table(table))
+    show_table(repeats_table(table), console)
     shown = console.export_text()
     assert "validation top-1" in shown
     assert "50.0%" in shown

@@ -4,6 +4,7 @@ A verb's file imports the library inside its function, so that `anysize --help` 
 """
 
 import importlib
+import itertools
 import pkgutil
 import signal
 import sys
@@ -46,6 +47,16 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
             value = rest.pop(0)
         settings[key.replace("-", "_")] = value
     return settings
+
+
+def split_images(tokens: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """The image files of a command line, and the settings that follow them.
+
+    >>> split_images(("a.png", "b.png", "--evaluation.flip", "true"))
+    (['a.png', 'b.png'], {'evaluation.flip': 'true'})
+    """
+    images = list(itertools.takewhile(lambda token: not token.startswith("--"), tokens))
+    return images, parse_settings(tokens[len(images) :])
 
 
 def build_app() -> cyclopts.App:

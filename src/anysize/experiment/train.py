@@ -196,7 +196,7 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
     """What the report shows of the trained model, where it is not there yet; then the report."""
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
     from anysize.experiment.policy import measure
-    from anysize.reports.scale_policy import write_scale_policy
+    from anysize.reports.policy_report import write_scale_policy
 
     base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
     if not (folder / files.PREDICTIONS).exists():

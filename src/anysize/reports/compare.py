@@ -18,7 +18,8 @@ from anysize.reports.files import write_atomically
 from anysize.reports.page import card, cards, page, plot, section, table
 from anysize.reports.runs import Run
 from anysize.reports.setting_values import known_settings
-from anysize.reports.tables import accuracy_by_size, by_metric, comparison_cells, setting_cells, setting_key
+from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
+from anysize.reports.text_table import TextTable
 
 X_AXES = ("epoch", "step", "images", "flops", "seconds")
 
@@ -159,11 +160,11 @@ def _colors(colors: Sequence[str] | None, runs: Sequence[Run]) -> dict[str, str]
 
 def _by_setting(found: BySetting) -> str:
     marks = ["Large marks: medians; bars: lowest to highest run; small marks: the runs."] if found.several else []
-    header, rows, best = setting_cells(found)
+    medians = setting_table(found)
     return section(
         found.title[0].upper() + found.title[1:],
         cards(plot("", setting_figure(found), " ".join([*marks, *found.notes]))),
-        card("", table(header, rows, best=best), setting_key(found).capitalize()),
+        card("", table(medians), medians.caption.capitalize()),
     )
 
 
@@ -176,7 +177,7 @@ def _summary(runs: Sequence[Run]) -> str:
         header.append(f"{first} {label(rest)}" if first in ("best", "last") else label(column))
         for row, value in zip(rows, summary[column], strict=True):
             row.append(value if column == "run" else show("epoch" if "epoch" in column else metric, value))
-    return section("Summary", card("", table(header, rows)))
+    return section("Summary", card("", table(TextTable(header, rows))))
 
 
 def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str], groups: dict[str, str]) -> str:
@@ -211,10 +212,10 @@ def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
         frames = [(run.name, run.evaluation) for run in evaluated]
         figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
         note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
-        header, rows, best = comparison_cells(accuracy_by_size(evaluated, metric))
+        compared = comparison_table(accuracy_by_size(evaluated, metric))
         parts += [
             cards(*(plot(title, figure, note) for title, figure in figures.items())),
-            card(f"{label(metric)} by image size", table(header, rows, best=best, labels=2)),
+            card(compared.title, table(compared)),
         ]
     return section("Evaluation by image size", *parts) if parts else ""
 
@@ -226,4 +227,4 @@ def _recipes(runs: Sequence[Run]) -> str:
     values = differences.fillna("-").to_numpy()
     rows = [[str(key), *row] for key, row in zip(differences.index, values, strict=True)]
     names = [str(name) for name in differences.columns]
-    return section("Where the recipes differ", card("", table(["", *names], rows, labels=len(names) + 1)))
+    return section("Where the recipes differ", card("", table(TextTable(["", *names], rows, labels=len(names) + 1))))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from anysize.reports import files
 from anysize.reports.columns import show
+from anysize.reports.text_table import TextTable
 from anysize.tasks.records import Table
 
 
@@ -34,8 +35,8 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
     files.write_rows(folder / files.EVALUATION_TABLES, rows)
 
 
-def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, tuple[list[str], list[list[str]]]]]:
-    """The tables at the size nearest to `size`, calibrated where that was done: how, and header and rows by title."""
+def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, TextTable]]:
+    """The tables at the size nearest to `size`, calibrated where that was done: how, and the tables by title."""
     if not len(frame):
         return "", {}
     nearest = min(frame["size"].unique(), key=lambda other: (abs(other - size), other))
@@ -47,8 +48,5 @@ def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, tuple[list
         columns, rows = (list(dict.fromkeys(table[key].astype(str))) for key in ("column", "row"))
         values = {(row, column): value for row, column, value in table[["row", "column", "value"]].to_numpy()}
         cells = [[row, *(show(column, values.get((row, column))) for column in columns)] for row in rows]
-        found[str(title)] = (["", *columns], cells)
+        found[str(title)] = TextTable(["", *columns], cells)
     return f"at {nearest} px{', calibrated' if calibrated else ''}", found
-
-
-__all__ = ["table_rows", "tables_at", "write_tables"]

@@ -10,6 +10,8 @@
     log.txt           messages with their time
     report.html       the report, renewed after each epoch
 
+The folder of `train --repeat` holds such folders, and `repeats.csv` with the spread of their last and best figures.
+
 `metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
 of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
 images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
@@ -39,6 +41,7 @@ SCALE_POLICY = "scale_policy.csv"
 PREDICTIONS = "predictions"
 LOG = "log.txt"
 REPORT = "report.html"
+REPEATS = "repeats.csv"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

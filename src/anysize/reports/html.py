@@ -15,10 +15,11 @@ from anysize.reports.figures import (
     sizes_figure,
 )
 from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
+from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
 from anysize.reports.runs import Run
-from anysize.reports.scale_policy import class_figure, policy_figure
-from anysize.reports.tables import evaluation_cells, evaluation_metrics
+from anysize.reports.tables import evaluation_metrics, evaluation_table
+from anysize.reports.text_table import TextTable
 from anysize.tasks.records import OBJECT_SIZES
 
 
@@ -99,11 +100,10 @@ def _evaluation(run: Run) -> str:
         return ""
     figures = size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
     figures |= object_size_figure(frame)
-    header, rows, best = evaluation_cells(frame, all_twice=True)
     drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
     how, tables = tables_at(run.evaluation_tables, run.base_size)
-    details = [card(f"{title}, {how}", table(*cells), tall=True) for title, cells in tables.items()]
-    whole = cards(card("by image size", table(header, rows, best=best)))  # wider than half the page
+    details = [card(f"{title}, {how}", table(cells), tall=True) for title, cells in tables.items()]
+    whole = cards(card("by image size", table(evaluation_table(frame, all_twice=True))))  # wider than half the page
     return section("Evaluation by image size", drawn, whole, cards(*details) if details else "")
 
 
@@ -129,6 +129,6 @@ def _settings(run: Run) -> str:
     if run.recipe:
         parts.append(card("Recipe", preformatted(run.recipe)))
     if run.environment:
-        rows = [(key.replace("_", " "), str(value)) for key, value in run.environment.items()]
-        parts.append(card("Environment", table(("", ""), rows, labels=2)))
+        rows = [[key.replace("_", " "), str(value)] for key, value in run.environment.items()]
+        parts.append(card("Environment", table(TextTable(["", ""], rows, labels=2))))
     return section("How it was made", cards(*parts)) if parts else ""
