@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,25 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from anysize.cli import build_app
 from anysize.experiment import repeat as repeat_module
 from anysize.experiment.repeat import repeat, repeats_table, summarize_repeats
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
+from anysize.reports import html
 from anysize.reports.console import show_table
 from anysize.training import loop
 from anysize.training.guards import Diverged, Interrupted
 
 Make = Callable[..., Recipe]
 SMALL: dict[str, Any] = {"data__limit": 60, "sizes__mix": "fixed"}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a report takes several times as long as training these runs."""
+    monkeypatch.setattr(html, "write_report", lambda folder: folder / "report.html")
 
 
 def metrics(folder: Path, seed: int) -> pd.DataFrame:
@@ -128,13 +134,15 @@ def test_no_runs_are_refused(tiny: Make, tmp_path: Path, n: int) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_from_the_command_line(tiny: Make, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(dump(tiny(**SMALL, training__epochs=1)))
-    command = [sys.executable, "-m", "anysize", "train", "mine.toml", "--repeat", "2", "--training.seed", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_from_the_command_line(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(dump(tiny(**SMALL, training__epochs=1)))
+    command = ["train", "mine.toml", "--repeat", "2", "--training.seed", "3"]
+    build_app()(command, result_action="return_value")
+    shown = capsys.readouterr().out
     for expected in ("run 2 of 2: seed 4", "validation top-1", "1 (last)", "1 (best)"):
-        assert expected in done.stdout
+        assert expected in shown
     (folder,) = (tmp_path / "runs").iterdir()
     assert load_recipe(str(folder / "seed-4/recipe.toml")).training.seed == 4

@@ -79,7 +79,7 @@ def build_app() -> cyclopts.App:
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
     try:
-        build_app()()
+        build_app()(sys.argv[1:])
     except UserError as error:
         print(f"anysize: {error}", file=sys.stderr)
         sys.exit(2)
