@@ -54,9 +54,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     """
     tree: dict[str, Any] = {}
     for path, own in read_files(name).items():
-        recipe: Recipe = build_settings(
-            Recipe, own, str(path)
-        )  # each by itself: a message names the file that is wrong
+        recipe: Recipe = build_settings(Recipe, own, str(path))  # by itself, so that a message names the right file
         tree = merge(tree, own)
     recipe = build_settings(Recipe, tree, str(path))
     return override(recipe, overrides or {})

@@ -85,8 +85,7 @@ def repeat(
     if not finished:
         raise UserError(f"all {n} runs in {folder} diverged; lower optimizer.lr or set optimizer.clip_norm")
     table = summarize_repeats(finished)
-    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    files.write_rows(folder / files.REPEATS, rows)
+    files.write_rows(folder / files.REPEATS, table.to_dict("records"))
     if diverged:
         seeds = ", ".join(map(str, diverged))
         console.print(f"{len(finished)} of {n} runs reached their end; these seeds diverged: {seeds}", soft_wrap=True)
@@ -130,7 +129,7 @@ def summarize_repeats(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def repeats_table(summary: pd.DataFrame) -> TextTable:
-    """What `repeat` returns, for the console."""
+    """The table that `repeat` returns, for people."""
     rows = [
         [
             label(str(row["metric"])),

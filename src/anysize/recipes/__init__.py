@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parent
 
 
 class RecipeHeader(NamedTuple):
-    """What the comment at the top of a recipe file says: purpose, command, published and measured results, cost."""
+    """The comment at the top of a recipe file: purpose, command, published and measured results, cost."""
 
     title: str
     command: str = ""

@@ -94,7 +94,7 @@ def to_toml(value: Any) -> str:
     >>> to_toml({"16": 0.5, "a b": [True, "x"]})
     '{ 16 = 0.5, "a b" = [true, "x"] }'
     """
-    if isinstance(value, dict):
+    if isinstance(value, dict):  # tomli_w quotes a key that needs it; [:-5] takes its " = 0" and the line's end away
         inner = ", ".join(f"{tomli_w.dumps({key: 0})[:-5]} = {to_toml(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list) and value and isinstance(value[0], dict):

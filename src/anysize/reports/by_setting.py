@@ -49,22 +49,22 @@ class BySetting:
 
     @property
     def title(self) -> str:
-        """What is compared by what."""
+        """The heading of a figure or table."""
         return f"{self.label} by {self.x}" + (f" and {self.line}" if self.line else "")
 
     @property
     def numeric(self) -> bool:
-        """Whether x holds numbers."""
+        """True if x holds numbers."""
         return all(map(is_number, self.where))
 
     @property
     def logarithmic(self) -> bool:
-        """Whether x is best read on a logarithmic axis."""
+        """True if x is best read on a logarithmic axis."""
         return self.numeric and self.where[0] > 0 and bool(self.where[-1] >= _LOGARITHMIC * self.where[0])
 
     @property
     def several(self) -> bool:
-        """Whether a point has more than one run."""
+        """True if a point has more than one run."""
         return bool(self.points.duplicated(["line", "x"]).any())
 
     def summary(self) -> pd.DataFrame:

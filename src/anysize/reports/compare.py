@@ -170,14 +170,13 @@ def _by_setting(found: BySetting) -> str:
 
 def _summary(runs: Sequence[Run]) -> str:
     summary = compare_runs(runs)
-    header, rows = [], [[] for _ in runs]  # type: tuple[list[str], list[list[str]]]
-    for column in summary.columns:
-        first, _, rest = column.partition("_")
-        metric = rest if rest.startswith("validation_") else column
-        header.append(f"{first} {label(rest)}" if first in ("best", "last") else label(column))
-        for row, value in zip(rows, summary[column], strict=True):
-            row.append(value if column == "run" else show("epoch" if "epoch" in column else metric, value))
-    return section("Summary", card("", table(TextTable(header, rows))))
+    header, columns = [], []
+    for column, values in summary.items():
+        first, _, rest = str(column).partition("_")
+        header.append(f"{first} {label(rest)}" if first in ("best", "last") else label(str(column)))
+        metric = rest if rest.startswith("validation_") else "epoch" if "epoch" in str(column) else str(column)
+        columns.append(list(values) if column == "run" else [show(metric, value) for value in values])
+    return section("Summary", card("", table(TextTable(header, list(zip(*columns, strict=True))))))
 
 
 def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str], groups: dict[str, str]) -> str:

@@ -39,7 +39,7 @@ def draw_table(table: TextTable, width: int = 80) -> RenderableType:
 
 
 def fits(table: TextTable, width: int) -> bool:
-    """Whether a table can be drawn whole in `width` characters."""
+    """True if a table can be drawn whole in `width` characters."""
     return _width(table, close=True) <= width
 
 

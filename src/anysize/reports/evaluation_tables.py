@@ -1,4 +1,4 @@
-"""What an evaluation says by class, by object size and the like: its file in a run folder, and its tables on screen.
+"""The tables of an evaluation by class, by object size and the like: their file in a run folder, and how they look.
 
 `evaluation_tables.csv` has a row a value: `checkpoint`, `size`, `calibrated`, then `table`, `row` and `column`, which
 say what the `value` is of.

@@ -149,7 +149,7 @@ def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
 
 
 def _told_by_object_size(frame: pd.DataFrame) -> list[str]:
-    """What comes before "_small" in the names of columns."""
+    """The metrics that are told by object size: of a column `map_small` it is `map`."""
     smallest = f"_{OBJECT_SIZES[0]}"
     return [str(column).removesuffix(smallest) for column in frame if str(column).endswith(smallest)]
 
@@ -231,7 +231,7 @@ def setting_figure(found: BySetting) -> Any:
 
 
 def _beside(found: BySetting, values: Iterable[Any], aside: float) -> list[Any]:
-    """Where to draw values of x; `aside` is from -0.5 to 0.5."""
+    """The places at which values of x are drawn; `aside` is from -0.5 to 0.5."""
     if not found.numeric:
         return [(value, 0.6 * aside) for value in values]
     shift = _APART * aside * found.several

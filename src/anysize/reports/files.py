@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside `path` and rename it into place: `path` holds the old or the new content, never a part.
 
     Raises:
-        UserError: the disk is full, the folder is missing or may not be written. What was at `path` is still there.
+        UserError: the disk is full, the folder is missing or may not be written. The old file is still there.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -92,7 +92,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     """Write rows as CSV, atomically; columns are those of all rows, in order of appearance. No rows: no file.
 
     A missing value, None and NaN become empty cells, a dict becomes JSON.

@@ -1,4 +1,4 @@
-"""What a run folder and its report say of an elastic network's scale policy: the file, tables and pictures."""
+"""An elastic network's scale policy in a run folder, on the console and in the report: a file, tables and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,19 +41,20 @@ def summarise(table: pd.DataFrame, classes: Sequence[str], size: int) -> pd.Data
 
 def write_scale_policy(folder: Path, summary: pd.DataFrame) -> None:
     """Write `scale_policy.csv`, in place of an earlier one."""
-    rows = [{str(column): value for column, value in row.items()} for row in summary.to_dict("records")]
-    files.write_rows(folder / files.SCALE_POLICY, rows)
+    files.write_rows(folder / files.SCALE_POLICY, summary.to_dict("records"))
 
 
 def summary_table(summary: pd.DataFrame) -> TextTable:
-    """What part of each block's output comes from half resolution, over all images of what `summarise` returns."""
+    """The part of each block's output that comes from half resolution, over all images; `summary` is by `summarise`."""
     rows = summary[summary["label"] == ""][["block", "low_share", "low_share_sd"]].to_numpy()
     header = ["block", "from half resolution", "deviation over images"]
     return TextTable(header, [[block, f"{mean:.1%}", f"{deviation:.1%}"] for block, mean, deviation in rows])
 
 
 def images_table(table: pd.DataFrame) -> TextTable:
-    """The same of each image of what `scale_policy` returns: a row a block; of many images a row each, with the mean.
+    """The part that comes from half resolution, image by image; `table` is as `scale_policy` returns it.
+
+    A few images have a column each and the blocks a row; of many images each has a row, with the mean over blocks.
 
     Images are named by their files, or by their paths where two files have one name.
     """
@@ -70,7 +71,7 @@ def images_table(table: pd.DataFrame) -> TextTable:
 
 
 def policy_figure(summary: pd.DataFrame) -> Any:
-    """What part of each block's output comes from half resolution: mean and deviation over images."""
+    """Draw the part of each block's output that comes from half resolution: mean and deviation over images."""
     data = summary[summary["label"] == ""]
     blocks = data["block"].tolist()
     source = ColumnDataSource(
@@ -95,7 +96,7 @@ def policy_figure(summary: pd.DataFrame) -> Any:
 
 
 def class_figure(summary: pd.DataFrame) -> Any | None:
-    """By how much each class uses half resolution more or less than all images do, block by block; None: no classes."""
+    """Draw how much more or less half resolution each class uses than all images, by block; None: no classes."""
     every = summary[summary["label"] == ""].set_index("block")["low_share"]
     wide = summary[summary["label"] != ""].pivot(index="label", columns="block", values="low_share")
     if wide.empty:

@@ -69,7 +69,7 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(folder: Path) -> dict[str, Any]:
-    """What `write_predictions` wrote, with each picture's bytes in place of its name; empty where there is none."""
+    """Read predictions, with each picture's name and bytes in place of its name; empty where there are none."""
     path = folder / files.PREDICTIONS / _FILE
     if not path.is_file():
         return {}
@@ -145,6 +145,3 @@ def _save(folder: Path, name: str, pixels: np.ndarray) -> str:
     image.save(content, "JPEG" if photograph else "PNG", **({"quality": 90} if photograph else {"optimize": True}))
     files.write_atomically(folder / name, content.getvalue())
     return name
-
-
-__all__ = ["Predictions", "predictions_section", "read_predictions", "write_predictions"]

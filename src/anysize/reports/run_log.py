@@ -153,7 +153,7 @@ class RunLog:
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:
-    """Those metrics of a split that have a value: `loss 0.512  top-1 81.2%`."""
+    """The metrics of a split that have a value: `loss 0.512  top-1 81.2%`."""
     shown = [(name, show(name, row.get(f"{split}_{name}"))) for name in metrics_of(row)]
     return "  ".join(f"{label(name)} {value}" for name, value in shown if value != "-")
 

@@ -15,7 +15,7 @@ from anysize.reports.columns import error_of, lower_is_better, main_metric, metr
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What a run folder holds; `metrics` (with error columns added) and `evaluation` are empty without their file."""
+    """The content of a run folder; `metrics` (with errors added) and `evaluation` are empty without their file."""
 
     folder: Path
     name: str
@@ -96,8 +96,7 @@ class Run:
 
 def write_evaluation(folder: Path, evaluation: pd.DataFrame) -> None:
     """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
-    rows = [{str(column): value for column, value in row.items()} for row in evaluation.to_dict("records")]
-    files.write_rows(folder / files.EVALUATION, rows)
+    files.write_rows(folder / files.EVALUATION, evaluation.to_dict("records"))
 
 
 def write_environment(folder: Path, environment: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
 
 
 def comparison_table(accuracy: pd.DataFrame) -> TextTable:
-    """What `accuracy_by_size` returns; the best run at each size stands out."""
+    """The runs by size; `accuracy` is by `accuracy_by_size`. The best run at each size stands out."""
     metric = str(accuracy.columns.name)
     columns = [(f"{size} px", metric, accuracy[size]) for size in accuracy.columns]
     names = [[str(run), str(how)] for run, how in accuracy.index]
@@ -153,7 +153,7 @@ def _table(
 
 
 def _best(metric: str, values: "pd.Series[float]") -> list[int]:
-    """Where the best values are; nowhere if there is one row."""
+    """The rows that hold the best value; none if there is one row."""
     top = values.min() if lower_is_better(metric) else values.max()
     return [place for place, value in enumerate(values) if value == top and len(values) > 1]
 
