@@ -33,7 +33,12 @@ def commands(path: Path) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("path", [path for path in TEXTS if blocks(path, "python")], ids=lambda path: path.stem)
+def by_length(path: Path):
+    """The examples of the first text that a reader meets run in `make test`; those of the others train for longer."""
+    return pytest.param(path, id=path.stem, marks=() if path.stem in ("README", "online_norm") else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", [by_length(path) for path in TEXTS if blocks(path, "python")])
 def test_python_examples_run(path, tmp_path):
     """The blocks of a text run one after the other in a fresh interpreter, in an empty folder."""
     script = tmp_path / "example.py"
