@@ -91,7 +91,7 @@ def test_bench_prints_and_writes_a_row_for_each_case(capsys, tmp_path: Path):
     )
     assert "resnet8, float32, channels last, inference with norms folded" in text
     assert "medians of 1 repetitions" in text
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [(row["mode"], row["size"], row["folded"]) for row in rows] == [
         ("inference", "16", "True"),
         ("inference", "24", "True"),

@@ -4,13 +4,13 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.cli import build_app
 from anysize.experiment import repeat as repeat_module
 from anysize.experiment.repeat import repeat, repeats_table, summarize_repeats
 from anysize.experiment.train import train
@@ -134,15 +134,11 @@ def test_no_runs_are_refused(tiny: Make, tmp_path: Path, n: int) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_from_the_command_line(
-    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_from_the_command_line(tiny: Make, tmp_path: Path, anysize: Callable[..., CompletedProcess[str]]) -> None:
     Path("mine.toml").write_text(dump(tiny(**SMALL, training__epochs=1)))
-    command = ["train", "mine.toml", "--repeat", "2", "--training.seed", "3"]
-    build_app()(command, result_action="return_value")
-    shown = capsys.readouterr().out
+    done = anysize("train", "mine.toml", "--repeat", "2", "--training.seed", "3")
+    assert done.returncode == 0, done.stderr
     for expected in ("run 2 of 2: seed 4", "validation top-1", "1 (last)", "1 (best)"):
-        assert expected in shown
+        assert expected in done.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     assert load_recipe(str(folder / "seed-4/recipe.toml")).training.seed == 4
