@@ -25,7 +25,7 @@ from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.reports.console import show_table
 from anysize.reports.evaluation_tables import table_rows
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_table
 from anysize.tasks.records import Summary
 from anysize.training.guards import Interrupted

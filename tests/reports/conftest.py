@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anysize.reports import files
-from anysize.reports.runs import write_environment, write_evaluation
+from anysize.reports.files import write_environment, write_evaluation
 
 RECIPE = """# A comment with <b>markup</b>
 [data]

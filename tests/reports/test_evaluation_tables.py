@@ -16,8 +16,9 @@ from anysize.reports import files
 from anysize.reports.console import show_table
 from anysize.reports.evaluation_tables import table_rows, tables_at, write_tables
 from anysize.reports.figures import object_size_curves, object_size_figure
+from anysize.reports.files import write_evaluation
 from anysize.reports.html import write_report
-from anysize.reports.runs import Run, write_evaluation
+from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_table
 
 NAN = math.nan

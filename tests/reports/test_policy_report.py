@@ -8,7 +8,7 @@ import pytest
 from anysize.reports import files
 from anysize.reports.html import write_report
 from anysize.reports.policy_report import class_figure, policy_figure, summarise, write_scale_policy
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from anysize.reports import files, run_log
+from anysize.reports.reading import Run
 from anysize.reports.run_log import RunLog
-from anysize.reports.runs import Run
 
 Row = Callable[..., dict[str, Any]]
 

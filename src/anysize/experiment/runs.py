@@ -26,8 +26,8 @@ from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import files
 from anysize.reports.evaluation_tables import table_rows, write_tables
+from anysize.reports.files import write_evaluation
 from anysize.reports.html import write_report
-from anysize.reports.runs import write_evaluation
 from anysize.training.checkpoint.files import (
     Checkpoint,
     find_checkpoint,

@@ -20,8 +20,8 @@ from anysize.recipe import Recipe, dump, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import files
 from anysize.reports.environment import describe_environment
+from anysize.reports.files import write_environment
 from anysize.reports.run_log import RunLog
-from anysize.reports.runs import write_environment
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state

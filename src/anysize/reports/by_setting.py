@@ -17,7 +17,7 @@ import pandas as pd
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import files
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
 
 _LOGARITHMIC = 8  # a horizontal axis whose largest value is at least this many times its smallest

@@ -16,7 +16,7 @@ from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metr
 from anysize.reports.figures import Line, line_color, line_figure, setting_figure, size_figures
 from anysize.reports.files import write_atomically
 from anysize.reports.page import card, cards, page, plot, section, table
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.setting_values import known_settings
 from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
 from anysize.reports.text_table import TextTable

@@ -28,9 +28,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anysize.registry import UserError
+
+if TYPE_CHECKING:  # the log of a run starts without it
+    import pandas as pd
 
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
@@ -106,6 +109,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     writer.writeheader()
     writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue())
+
+
+def write_evaluation(folder: Path, evaluation: "pd.DataFrame") -> None:
+    """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
+    write_rows(folder / EVALUATION, evaluation.to_dict("records"))
+
+
+def write_environment(folder: Path, environment: dict[str, Any]) -> None:
+    """Write `environment.json`."""
+    write_atomically(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
 def _cell(value: Any) -> Any:

@@ -17,7 +17,7 @@ from anysize.reports.figures import (
 from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_metrics, evaluation_table
 from anysize.reports.text_table import TextTable
 from anysize.tasks.records import OBJECT_SIZES

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 
 _SEED = "training.seed"
 _EMPTY = {"model.norm": "the model's own"}  # what an empty setting means

@@ -9,7 +9,7 @@ import pandas as pd
 from anysize.reports.by_setting import BySetting
 from anysize.reports.columns import EVALUATION_FACTS, label, lower_is_better, main_metric, show
 from anysize.reports.console import fits
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.setting_values import show_setting
 from anysize.reports.text_table import TextTable
 

@@ -94,16 +94,6 @@ class Run:
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
 
 
-def write_evaluation(folder: Path, evaluation: pd.DataFrame) -> None:
-    """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
-    files.write_rows(folder / files.EVALUATION, evaluation.to_dict("records"))
-
-
-def write_environment(folder: Path, environment: dict[str, Any]) -> None:
-    """Write `environment.json`."""
-    files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-
-
 def _read_table(path: Path, boolean: str = "", *, missing: bool = True, text: tuple[str, ...] = ()) -> pd.DataFrame:
     """A table; without `missing` values an empty cell is empty text, and a class may be called "NA".
 
