@@ -12,7 +12,7 @@ from bokeh.models import CategoricalScale, LinearScale, LogScale
 from rich.console import Console
 
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.by_setting import accuracy_by_setting, by_setting
 from anysize.reports.compare import read_runs, write_comparison
 from anysize.reports.console import show_table
@@ -38,7 +38,7 @@ def sweep(make_run: MakeRun) -> Sweep:
             ]
             folders.append(make_run(f"run{len(folders)}", recipe=recipe, rows=rows or [{"epoch": 0}]))
             if not rows:
-                (folders[-1] / files.METRICS).unlink()
+                (folders[-1] / run_files.METRICS).unlink()
         return folders
 
     return make
@@ -110,7 +110,7 @@ def test_the_log_says_how_long_a_run_of_equal_flops_is(sweep: Sweep) -> None:
     folders = sweep((equal, [0.5, 0.7, 0.8]), (equal, [0.5, 0.6, 0.6]))
     for folder, done in zip(folders, (3, 2), strict=True):
         log = "".join(f"2026-01-01T00:00:00+00:00 INFO epoch {i + 1}/{5 - done + 1}  loss 1\n" for i in range(done))
-        (folder / files.LOG).write_text(log)
+        (folder / run_files.LOG).write_text(log)
     assert by_setting(folders, BATCH).notes == ("Left out, not finished: run1 (3 of 4 epochs).",)
 
 
@@ -145,7 +145,7 @@ def test_other_settings_that_differ_are_named(sweep: Sweep) -> None:
 def test_the_batch_of_all_processes_is_no_secret(sweep: Sweep) -> None:
     folders = sweep(({BATCH: 2}, [0, 0.5]), ({BATCH: 4}, [0, 0.5]), ({BATCH: 8}, [0, 0.5]))
     for folder, processes in zip(folders, (1, 1, 4), strict=True):
-        (folder / files.ENVIRONMENT).write_text(json.dumps({"world_size": processes}))
+        (folder / run_files.ENVIRONMENT).write_text(json.dumps({"world_size": processes}))
     assert by_setting(folders, BATCH).notes == (
         f"Other settings differ from point to point: world_size (goes with {BATCH}).",
     )
@@ -224,8 +224,8 @@ def test_a_table_that_is_too_wide_for_the_console_changes_its_shape(sweep: Sweep
 
 
 def test_the_page(norms: list[Path], tmp_path: Path) -> None:
-    (norms[0] / files.METRICS).unlink()  # it ended before its first epoch did
-    (norms[5] / files.METRICS).write_text("epoch,validation_loss,validation_top1\n1,0.5,0.5\n")
+    (norms[0] / run_files.METRICS).unlink()  # it ended before its first epoch did
+    (norms[5] / run_files.METRICS).write_text("epoch,validation_loss,validation_top1\n1,0.5,0.5\n")
     path = write_comparison(norms, tmp_path / "c.html", x=BATCH, line=NORM)
     body = path.read_text().split("<main>")[1]
     headings = re.findall(r"<h[23]>(.*?)</h", body)

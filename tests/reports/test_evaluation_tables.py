@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.console import show_table
 from anysize.reports.evaluation_tables import table_rows, tables_at, write_tables
 from anysize.reports.figures import object_size_curves, object_size_figure
-from anysize.reports.files import write_evaluation
 from anysize.reports.html import write_report
 from anysize.reports.reading import Run
+from anysize.reports.run_files import write_evaluation
 from anysize.reports.tables import evaluation_table
 
 NAN = math.nan
@@ -148,7 +148,7 @@ def test_tables_come_back_from_their_file_as_they_were(make_run: Callable[..., P
     assert turned.header == ["", "objects", "IoU"]
     assert turned.rows == [["dog", "1,200", "31.0%"], ["cat", "1,200", "30.0%"]]
     write_tables(run, [])
-    assert not (run / files.EVALUATION_TABLES).exists()
+    assert not (run / run_files.EVALUATION_TABLES).exists()
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(64, 64), (70, 64), (80, 64), (81, 96), (500, 96), (0, 64)])

@@ -66,7 +66,7 @@ def command(
     from anysize.models.measure.speed import bench
     from anysize.reports.console import show_table
     from anysize.reports.environment import describe_environment
-    from anysize.reports.files import check_writable, write_atomically
+    from anysize.reports.run_files import check_writable, write_atomically
     from anysize.reports.text_table import TextTable
 
     given = {**parse_settings(settings), **({"model.norm": norm} if norm else {})}

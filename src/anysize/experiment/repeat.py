@@ -18,7 +18,7 @@ from anysize.experiment import build
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.text_table import TextTable
 from anysize.training.guards import Diverged
@@ -81,11 +81,11 @@ def repeat(
             diverged.append(seed)
             console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
         else:
-            finished.append(pd.read_csv(done / files.METRICS, index_col="epoch"))
+            finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
     if not finished:
         raise UserError(f"all {n} runs in {folder} diverged; lower optimizer.lr or set optimizer.clip_norm")
     table = summarize_repeats(finished)
-    files.write_rows(folder / files.REPEATS, table.to_dict("records"))
+    run_files.write_rows(folder / run_files.REPEATS, table.to_dict("records"))
     if diverged:
         seeds = ", ".join(map(str, diverged))
         console.print(f"{len(finished)} of {n} runs reached their end; these seeds diverged: {seeds}", soft_wrap=True)

@@ -24,10 +24,10 @@ from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, did_you_mean
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.evaluation_tables import table_rows, write_tables
-from anysize.reports.files import write_evaluation
 from anysize.reports.html import write_report
+from anysize.reports.run_files import write_evaluation
 from anysize.training.checkpoint.files import (
     Checkpoint,
     find_checkpoint,
@@ -62,11 +62,11 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         UserError: not a run folder, no such checkpoint, or a damaged one.
     """
     folder = Path(run)
-    if not (folder / files.RECIPE).is_file():
+    if not (folder / run_files.RECIPE).is_file():
         raise UserError(
-            f"{folder} is not a run folder: it has no {files.RECIPE}; give a folder that anysize train wrote"
+            f"{folder} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )
-    recipe = override(load_recipe(str(folder / files.RECIPE)), overrides or {})
+    recipe = override(load_recipe(str(folder / run_files.RECIPE)), overrides or {})
     path = folder / "checkpoints" / checkpoint
     if not path.is_dir():
         path = find_checkpoint(path) or path

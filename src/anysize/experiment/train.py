@@ -18,9 +18,9 @@ from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, load_recipe, override
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.environment import describe_environment
-from anysize.reports.files import write_environment
+from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
@@ -89,14 +89,14 @@ def train(
         progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
         if progress and progress.epoch >= len(parts.length.steps):
             _finish(folder, evaluator, parts)  # what is missing: it was stopped meanwhile
-            log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
+            log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
             return folder
         _introduce(parts, prepared, folder, progress)
         log.truncate(progress.epoch if progress else 0)
         with stop_on_signals() as stop:
             fit(parts, progress or Progress(), stop)
         _finish(folder, evaluator, parts)
-        log.message(f"done; the report is {folder / files.REPORT}")
+        log.message(f"done; the report is {folder / run_files.REPORT}")
     return folder
 
 
@@ -199,10 +199,10 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
     from anysize.reports.policy_report import write_scale_policy
 
     base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
-    if not (folder / files.PREDICTIONS).exists():
+    if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(parts.model, base) as calibrated:
             picture_predictions(folder, evaluator, parts.model, base, calibrated=calibrated)
-    if has_scales(parts.model) and not (folder / files.SCALE_POLICY).exists():
+    if has_scales(parts.model) and not (folder / run_files.SCALE_POLICY).exists():
         write_scale_policy(folder, measure(evaluator, parts.model, base))
     parts.report()
 
@@ -228,7 +228,7 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
         world_size=plan.world_size,
         total_batch=plan.batch_size * plan.world_size,
     )
-    files.write_atomically(folder / files.RECIPE, dump(recipe))
+    run_files.write_atomically(folder / run_files.RECIPE, dump(recipe))
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from anysize.registry import UserError, did_you_mean
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
 from anysize.reports.reading import Run
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
@@ -201,7 +201,7 @@ def _epochs(run: Run) -> tuple[int, int]:
     done = int(run.metrics["epoch"].iloc[-1]) if len(run.metrics) else 0
     planned = int(run.settings.get("training.epochs", done))
     if done and run.settings.get("training.equal_flops"):
-        log = run.folder / files.LOG
+        log = run.folder / run_files.LOG
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
         lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
         planned = int(lines[-1]) if lines else done

@@ -10,13 +10,13 @@ import pandas as pd
 from bokeh.core.properties import Color
 
 from anysize.registry import UserError, did_you_mean
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.by_setting import BySetting, by_setting
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of, show, split_of
 from anysize.reports.figures import Line, line_color, line_figure, setting_figure, size_figures
-from anysize.reports.files import write_atomically
 from anysize.reports.page import card, cards, page, plot, section, table
 from anysize.reports.reading import Run
+from anysize.reports.run_files import write_atomically
 from anysize.reports.setting_values import known_settings
 from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
 from anysize.reports.text_table import TextTable
@@ -60,9 +60,9 @@ def read_runs(
 
 def _seeds(folder: Path) -> list[Path]:
     """The runs of a folder that `train --repeat` wrote, else the folder itself."""
-    if (folder / files.RECIPE).is_file():
+    if (folder / run_files.RECIPE).is_file():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"seed-*/{files.RECIPE}")) or [folder]
+    return sorted(path.parent for path in folder.glob(f"seed-*/{run_files.RECIPE}")) or [folder]
 
 
 def compare_runs(runs: Sequence[Run]) -> pd.DataFrame:

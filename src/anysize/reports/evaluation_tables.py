@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import show
 from anysize.reports.text_table import TextTable
 from anysize.tasks.records import Table
@@ -32,7 +32,7 @@ def table_rows(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
 
 def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write `evaluation_tables.csv`, in place of an earlier one; without rows there is none."""
-    files.write_rows(folder / files.EVALUATION_TABLES, rows)
+    run_files.write_rows(folder / run_files.EVALUATION_TABLES, rows)
 
 
 def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, TextTable]]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
 from anysize.reports.figures import (
@@ -30,10 +30,10 @@ def write_report(folder: str | Path) -> Path:
         UserError: the folder is not a run, or cannot be written.
     """
     run = Run.read(folder)
-    path = run.folder / files.REPORT
+    path = run.folder / run_files.REPORT
     predictions = predictions_section(read_predictions(run.folder))
     parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), _settings(run)]
-    files.write_atomically(path, page(run.name, _subtitle(run), parts))
+    run_files.write_atomically(path, page(run.name, _subtitle(run), parts))
     return path
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from bokeh.models import ColorBar, ColumnDataSource, FixedTicker, HoverTool, LinearColorMapper, Range1d, Span
 from bokeh.transform import transform
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.figures import COLORS, empty_figure
 from anysize.reports.text_table import TextTable
 
@@ -41,7 +41,7 @@ def summarise(table: pd.DataFrame, classes: Sequence[str], size: int) -> pd.Data
 
 def write_scale_policy(folder: Path, summary: pd.DataFrame) -> None:
     """Write `scale_policy.csv`, in place of an earlier one."""
-    files.write_rows(folder / files.SCALE_POLICY, summary.to_dict("records"))
+    run_files.write_rows(folder / run_files.SCALE_POLICY, summary.to_dict("records"))
 
 
 def summary_table(summary: pd.DataFrame) -> TextTable:
