@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from anysize.registry import UserError
 from anysize.training import loop
 from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write_checkpoint
 from anysize.training.guards import Diverged, Interrupted
-from anysize.training.length import Progress
 
 Make = Callable[..., Recipe]
 
@@ -101,7 +99,7 @@ def test_online_norm_stopped_and_resumed_ends_with_the_same_bits(
     broken = read_checkpoint(train(recipe, run=tmp_path / "broken") / "checkpoints/last")
     assert whole.model["bn1.norm.u"].any()
     assert all(torch.equal(value, broken.model[name]) for name, value in whole.model.items())
-    assert broken.state["progress"]["gradient_unit"] == whole.state["progress"]["gradient_unit"]
+    assert broken.state["control"] == whole.state["control"]
 
 
 def test_chunks_change_nothing_with_online_norm(tmp_path: Path, tiny: Make) -> None:
@@ -119,28 +117,15 @@ def test_chunks_change_nothing_with_online_norm(tmp_path: Path, tiny: Make) -> N
         torch.testing.assert_close(value, four[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_control_variables_follow_the_unit_of_the_gradient() -> None:
-    model = nn.Sequential(OnlineNorm2d(2))
-    model(torch.randn(3, 2, 4, 4)).pow(3).mean().backward()
-    u = model[0].norm.u.clone()
-    assert u.any()
-    parts: Any = SimpleNamespace(control=[model[0].norm.u, model[0].norm.v])
-    progress = Progress()
-    loop.follow_gradient_unit(parts, progress, 1 / (64 * 32**2))
-    assert torch.equal(model[0].norm.u, u)  # the first step has nothing to follow
-    loop.follow_gradient_unit(parts, progress, 1 / (32 * 16**2))
-    assert torch.equal(model[0].norm.u, 8 * u)
-
-
 def test_values_that_are_not_finite_are_told_with_the_norm_that_met_them(
     tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = loop.train_step
 
-    def poisoned(parts: Any, progress: Any, batch: Any) -> dict[str, float]:
-        if progress.step == 2:
+    def poisoned(parts: Any, state: Any, batch: Any, seed: int) -> None:
+        if state.progress.step == 2:
             batch.images[1] = float("nan")
-        return original(parts, progress, batch)
+        original(parts, state, batch, seed)
 
     monkeypatch.setattr(loop, "train_step", poisoned)
     with pytest.raises(Diverged, match=r"loss is nan .*; the first of the model that is not finite is bn1\.norm\.m;"):

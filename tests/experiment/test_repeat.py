@@ -60,15 +60,15 @@ def test_stopped_in_the_second_run_the_same_call_goes_on(
 ) -> None:
     recipe = tiny(**SMALL, training__epochs=1)
     whole = repeat(recipe, n=2, run=tmp_path / "whole")
-    record, steps = loop.record, []
+    train_step, steps = loop.train_step, []
 
-    def stopping(progress: Any, *arguments: Any) -> None:
-        record(progress, *arguments)
-        steps.append(progress.step)
+    def stopping(parts: Any, state: Any, *arguments: Any) -> None:
+        train_step(parts, state, *arguments)
+        steps.append(state.progress.step + 1)
         if len(steps) == 5:  # three steps a run: the second step of the second run
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "record", stopping)
+    monkeypatch.setattr(loop, "train_step", stopping)
     with pytest.raises(Interrupted, match="step 2"):
         repeat(recipe, n=2, run=tmp_path / "broken")
     assert not (tmp_path / "broken/repeats.csv").exists()

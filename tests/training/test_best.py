@@ -1,15 +1,19 @@
 """Which validation leaves the best checkpoint."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
+from anysize.training import loop
 from anysize.training.guards import StopRequest
-from anysize.training.length import Progress
-from anysize.training.loop import Parts, Validation, validate
+from anysize.training.loop import validate
+from anysize.training.parts import Parts, Validation
+from anysize.training.state import Progress, TrainState
+from anysize.world import World
 
 NAN = float("nan")
 
@@ -22,17 +26,22 @@ NAN = float("nan")
         ([NAN, NAN], [NAN, NAN]),
     ],
 )
-def test_a_score_beats_what_is_lower_and_what_is_none(scores: list[float], saved: list[float]) -> None:
+def test_a_score_beats_what_is_lower_and_what_is_none(
+    scores: list[float], saved: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[float] = []
-    store = SimpleNamespace(save_best=lambda tensors, progress, metrics: kept.append(metrics["map"]))
+    monkeypatch.setattr(loop, "write_checkpoint", lambda folder, best: kept.append(best.state["metrics"]["map"]))
     progress = Progress()
+    state: Any = SimpleNamespace(progress=progress, evaluated=None)
     for score in scores:
         parts: Any = SimpleNamespace(
             task=SimpleNamespace(best="map"),
-            store=store,
-            validate=lambda stop, score=score: Validation({"map": score}, {"w": torch.zeros(1)}, 28, False),
+            world=World(),
+            checkpoints=tmp_path,
+            description={},
+            validate=lambda model, stop, score=score: Validation({"map": score}, {"w": torch.zeros(1)}, 28, False),
         )
-        validate(cast(Parts, parts), progress, StopRequest())
+        validate(cast(Parts, parts), cast(TrainState, state), StopRequest())
     assert kept == pytest.approx(saved, nan_ok=True)
     assert progress.best is not None
     assert math.isnan(progress.best) == math.isnan(saved[-1])

@@ -13,16 +13,17 @@ from anysize.training.checkpoint import files as module
 from anysize.training.checkpoint.files import (
     Checkpoint,
     DamagedCheckpoint,
-    find_checkpoint,
     load_model,
     model_tensors,
     read_checkpoint,
     write_checkpoint,
 )
+from anysize.training.checkpoint.store import find_checkpoint
 
 
 def make(value: float) -> Checkpoint:
-    return Checkpoint({"w": torch.full((4, 3), value)}, {"w/momentum": torch.ones(4, 3)}, {"progress": {"step": value}})
+    tensors = {"model": {"w": torch.full((4, 3), value)}, "optimizer": {"w/momentum": torch.ones(4, 3)}}
+    return Checkpoint(tensors, {"progress": {"step": value}})
 
 
 def test_what_is_written_is_read_and_the_last_save_becomes_previous(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_what_is_written_is_read_and_the_last_save_becomes_previous(tmp_path: Pa
     assert float(read_checkpoint(last).model["w"][0, 0]) == 3.0
     assert float(read_checkpoint(previous).model["w"][0, 0]) == 2.0
     assert read_checkpoint(last).state["progress"] == {"step": 3.0}
-    assert torch.equal(read_checkpoint(last).optimizer["w/momentum"], torch.ones(4, 3))
+    assert torch.equal(read_checkpoint(last).tensors["optimizer"]["w/momentum"], torch.ones(4, 3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "previous"]
 
 
@@ -51,14 +52,14 @@ def test_tensors_of_any_layout_and_type(tmp_path: Path) -> None:
         "complex": torch.randn(3, dtype=torch.complex64).conj(),
         "unsigned": torch.tensor([1, 65535], dtype=torch.uint16),
     }
-    write_checkpoint(tmp_path / "last", Checkpoint(tensors, {}, {}))
+    write_checkpoint(tmp_path / "last", Checkpoint({"model": tensors}, {}))
     read = read_checkpoint(tmp_path / "last").model
     assert read.keys() == tensors.keys()
     for name, value in tensors.items():
         assert read[name].dtype == value.dtype
         assert torch.equal(read[name], value), name
     with pytest.raises(UserError, match=r"tensor w is of type torch\.complex128, which safetensors does not hold"):
-        write_checkpoint(tmp_path / "last", Checkpoint({"w": torch.ones(1, dtype=torch.complex128)}, {}, {}))
+        write_checkpoint(tmp_path / "last", Checkpoint({"model": {"w": torch.ones(1, dtype=torch.complex128)}}, {}))
     assert read_checkpoint(tmp_path / "last").model.keys() == tensors.keys()
 
 
@@ -79,11 +80,11 @@ def test_after_a_crash_between_two_renames_the_old_one_is_found(
         write_checkpoint(best, make(2.0))
     monkeypatch.undo()
     assert not best.exists()
-    found = find_checkpoint(best)
+    found = find_checkpoint(tmp_path, "best")
     assert found is not None
     assert float(read_checkpoint(found).model["w"][0, 0]) == 1.0
     write_checkpoint(best, make(3.0))
-    assert find_checkpoint(best) == best
+    assert find_checkpoint(tmp_path, "best") == best
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
@@ -138,6 +139,6 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path:
 
 def test_another_format_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "last", make(1.0))
-    monkeypatch.setattr(module, "FORMAT", 98)
-    with pytest.raises(UserError, match="has format 1; this version of anysize reads format 98"):
+    monkeypatch.setattr(module, "READ", (98, 99))
+    with pytest.raises(UserError, match="has format 2; this version of anysize reads formats 98 and 99"):
         read_checkpoint(tmp_path / "last")

@@ -1,5 +1,6 @@
 """The regime: values by progress, and the optimizers it drives."""
 
+import copy
 import math
 
 import pytest
@@ -131,13 +132,13 @@ def test_the_optimizer_changes_between_phases_and_keeps_its_state_in_a_checkpoin
     assert isinstance(optimizer.torch, torch.optim.Adam)
 
     # A new optimizer that takes the state over makes the same next step.
-    state = {name: value.clone() for name, value in optimizer.state().items()}
+    state = copy.deepcopy(optimizer.state_dict())
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     step(optimizer, 3.0)
     expected = model.weight.detach().clone()
     model.load_state_dict(weights)
     resumed = RegimeOptimizer(model, settings)
-    resumed.load_state("adam", state)
+    resumed.load_state_dict(state)
     step(resumed, 3.0)
     assert torch.equal(model.weight, expected)
     assert not torch.equal(expected, weights["weight"])
@@ -166,7 +167,7 @@ def test_the_head_has_a_learning_rate_of_its_own() -> None:
     model(torch.ones(2, 3)).sum().backward()
     optimizer.torch.step()
     resumed = RegimeOptimizer(model, settings)
-    resumed.load_state("adam", optimizer.state())
+    resumed.load_state_dict(optimizer.state_dict())
     resumed.apply(3.0)
     assert rates(resumed) == expected(0.001)
     decays = {name: group["weight_decay"] for group in resumed.torch.param_groups for name in map(id, group["params"])}

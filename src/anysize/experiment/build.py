@@ -32,21 +32,6 @@ from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a run: `auto` is the first GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch says which devices it knows, or that CUDA is not there
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu or cuda"
-        ) from None
-    return device
-
-
 @dataclasses.dataclass(frozen=True)
 class Data:
     """The training images with all that the rest of a run needs to know of them."""

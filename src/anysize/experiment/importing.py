@@ -97,7 +97,7 @@ def import_checkpoint(
     }
     tensors, fitted = _tensors(plan, recipe, description, foreign, partial)
     damaged = next((key for key, value in tensors.items() if not _finite(value)), None)
-    _write(folder, Checkpoint(tensors, {}, state), recipe)
+    _write(folder, Checkpoint({"model": tensors}, state), recipe)
     for line in (
         *foreign.lines(),
         *fitted,
@@ -113,7 +113,7 @@ def import_checkpoint(
 
 def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Write the run folder whole or not at all, so that the same command may be given again."""
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / run_files.CHECKPOINTS
     try:
         write_checkpoint(checkpoints / "last", checkpoint)
         shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)

@@ -18,6 +18,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+def make_run_folder(folder: Path) -> None:
+    """Make the run folder, or say why it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run folder {folder}: {error.strerror}; give another one with --run"
+        ) from None
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold the run folder, so that two processes never write one run."""
@@ -55,7 +66,7 @@ def warnings_into(log: RunLog) -> Iterator[None]:
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise a `UserError` if the folder holds a run of another recipe."""
-    if not (folder / run_files.RECIPE).exists() or not any((folder / "checkpoints").glob("*")):
+    if not (folder / run_files.RECIPE).exists() or not any((folder / run_files.CHECKPOINTS).glob("*")):
         return  # nothing was trained there
     before = load_recipe(str(folder / run_files.RECIPE))
     changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
@@ -78,6 +89,6 @@ def clear(folder: Path) -> None:
     """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
     if (folder / run_files.RECIPE).exists():
         forget_results(folder)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / run_files.CHECKPOINTS, ignore_errors=True)
         for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
             (folder / name).unlink(missing_ok=True)

@@ -30,12 +30,13 @@ from anysize.reports.html import write_report
 from anysize.reports.run_files import write_evaluation
 from anysize.training.checkpoint.files import (
     Checkpoint,
-    find_checkpoint,
     load_model,
     model_tensors,
     read_checkpoint,
     write_checkpoint,
 )
+from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint
+from anysize.world import pick_device
 
 
 @dataclasses.dataclass
@@ -67,11 +68,9 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
             f"{folder} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )
     recipe = override(load_recipe(str(folder / run_files.RECIPE)), overrides or {})
-    path = folder / "checkpoints" / checkpoint
-    if not path.is_dir():
-        path = find_checkpoint(path) or path
-    if not path.is_dir():
-        known = [p.name for p in sorted((folder / "checkpoints").glob("[!.]*"))]
+    path = find_checkpoint(folder / run_files.CHECKPOINTS, checkpoint)
+    if path is None:
+        known = checkpoint_names(folder / run_files.CHECKPOINTS)
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
@@ -85,8 +84,8 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
                 f"{wanted!r}; give the run folder it comes from"
             )
     model = rebuild_model(described)
-    load_model(model, loaded.model, path)
-    device = build.pick_device(recipe.training.device)
+    load_model(model, loaded.weights, path)
+    device = pick_device(recipe.training.device)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     preprocessing = Preprocessing.from_dict(loaded.state["preprocessing"])
@@ -234,7 +233,7 @@ def calibrate(
     check_size(loaded.model, size, loaded.preprocessing.channels)
     if not has_running_statistics(loaded.model):
         raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
-    folder = Path(out).absolute() if out else loaded.folder / "checkpoints" / f"calibrated-{size}"
+    folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
     if folder.exists() and not (folder / "state.json").is_file():
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
     evaluator = make_evaluator(loaded)
@@ -245,5 +244,5 @@ def calibrate(
     state["preprocessing"] = preprocessing.to_dict()
     state["calibrated"] = {"size": size, "from": checkpoint}
     with evaluator.calibrated(loaded.model, size):
-        write_checkpoint(folder, Checkpoint(model_tensors(loaded.model), {}, state))
+        write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
     return folder

@@ -11,7 +11,14 @@ from rich.console import Console
 
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
-from anysize.experiment.run_folder import alone_in, check_same_recipe, clear, forget_results, warnings_into
+from anysize.experiment.run_folder import (
+    alone_in,
+    check_same_recipe,
+    clear,
+    forget_results,
+    make_run_folder,
+    warnings_into,
+)
 from anysize.experiment.targets import build_task, open_split
 from anysize.experiment.validation import Evaluator
 from anysize.experiment.weights import describe_input, find_weights
@@ -21,15 +28,19 @@ from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.environment import describe_environment
 from anysize.reports.run_files import write_environment
-from anysize.reports.run_log import RunLog
+from anysize.reports.run_log import RunLog, SilentLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
-from anysize.training.checkpoint.store import CheckpointStore, resume
+from anysize.training.checkpoint.store import checkpoint_to_resume, remove_newer, with_remedy
 from anysize.training.guards import StopRequest, check_precision, stop_on_signals
-from anysize.training.length import Progress, RunLength, run_length
-from anysize.training.loop import Parts, Validation, fit
+from anysize.training.length import RunLength, run_length
+from anysize.training.loop import fit
 from anysize.training.optimizer import RegimeOptimizer, stretch
+from anysize.training.parts import Parts, Validation, new_state
+from anysize.training.shapes import compiled
+from anysize.training.state import TrainState
+from anysize.world import World, pick_device
 
 
 def train(
@@ -68,34 +79,36 @@ def train(
         raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
     if resume_from != "never" and not allow_changes:
         check_same_recipe(folder, resolved)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
-    except OSError as error:
-        raise UserError(
-            f"cannot write the run folder {folder}: {error.strerror}; give another one with --run"
-        ) from None
+    world = World.here()
+    with world.together():
+        if world.main:
+            make_run_folder(folder)
     with (
-        alone_in(folder),
-        RunLog(folder, epochs=resolved.training.epochs, console=console) as log,
+        alone_in(folder) if world.main else contextlib.nullcontext(),
+        (RunLog if world.main else SilentLog)(folder, epochs=resolved.training.epochs, console=console) as log,
         warnings_into(log),
     ):
-        resumed = _resumed_input(folder, resume_from) if resolved.model.weights else None
-        prepared = prepare(resolved, resumed)
-        log.epochs = len(prepared.length.steps)
-        parts, evaluator = _assemble(prepared, folder, log)
-        if resume_from == "never":
-            clear(folder)  # only now that nothing is wrong with what is to take its place
-        progress = resume(parts.store, resume_from, parts.model, parts.optimizer, allow_changes=allow_changes)
-        if progress and progress.epoch >= len(parts.length.steps):
-            _finish(folder, evaluator, parts)  # what is missing: it was stopped meanwhile
+        checkpoints = folder / run_files.CHECKPOINTS
+        with world.together():
+            resumed = _resumed_input(checkpoints, resume_from) if resolved.model.weights else None
+            prepared = prepare(resolved, resumed, world)
+            log.epochs = len(prepared.length.steps)
+            parts, state, evaluator = _assemble(prepared, folder, log)
+        with world.together():
+            if resume_from == "never" and world.main:
+                clear(folder)  # only now that nothing is wrong with what is to take its place
+        with world.together():
+            goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
+        if goes_on and state.progress.epoch >= len(parts.length.steps):
+            _finish(folder, evaluator, parts, state)  # what is missing: it was stopped meanwhile
             log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
             return folder
-        _introduce(parts, prepared, folder, progress)
-        log.truncate(progress.epoch if progress else 0)
+        if world.main:
+            _introduce(parts, state, prepared, folder, goes_on)
+        log.truncate(state.progress.epoch)
         with stop_on_signals() as stop:
-            fit(parts, progress or Progress(), stop)
-        _finish(folder, evaluator, parts)
+            fit(parts, state, stop)
+        _finish(folder, evaluator, parts, state)
         log.message(f"done; the report is {folder / run_files.REPORT}")
     return folder
 
@@ -105,6 +118,7 @@ class Prepared:
     """A recipe's data, model and plan, before anything is trained."""
 
     recipe: Recipe
+    world: World
     device: torch.device
     data: build.Data
     model: torch.nn.Module
@@ -114,12 +128,13 @@ class Prepared:
     """What was done to get the first weights."""
 
 
-def prepare(recipe: Recipe, resumed: Preprocessing | None = None) -> Prepared:
+def prepare(recipe: Recipe, resumed: Preprocessing | None = None, world: World | None = None) -> Prepared:
     """Build and check all that a run needs, so that what is wrong is said before the first step.
 
     `resumed` is the input of a run that goes on: its weights are in its checkpoint, and model.weights is not read.
     """
-    device = build.pick_device(recipe.training.device)
+    world = world or World()
+    device = pick_device(recipe.training.device)
     check_precision(recipe.training.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -130,28 +145,47 @@ def prepare(recipe: Recipe, resumed: Preprocessing | None = None) -> Prepared:
         weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
     data = build.build_data(recipe, weights.preprocessing if weights else resumed)
     model = build.build_model(recipe, data.preprocessing, weights)
-    plan = build.build_plan(recipe, len(data.train))
+    plan = build.build_plan(recipe, len(data.train), world.rank, world.size)
     flops = build.flops_by_size(model, data.preprocessing.channels)
     length = run_length(plan, recipe.training, data.preprocessing.image_size, lambda size: flops(size).total)
     build.check_phases(plan.schedule, len(length.steps))
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
-    return Prepared(recipe, device, data, model.to(device), plan, length, notes)
+    return Prepared(recipe, world, device, data, model.to(device), plan, length, notes)
 
 
-def _resumed_input(folder: Path, resume_from: str) -> Preprocessing | None:
+def _resumed_input(checkpoints: Path, resume_from: str) -> Preprocessing | None:
     """How the images were prepared in a run that is to go on; None: it starts."""
-    store = CheckpointStore(folder / "checkpoints", {})
-    path = store.to_resume(resume_from)
+    path = checkpoint_to_resume(checkpoints, resume_from)
     if path is None:
         return None
     try:
         return Preprocessing.from_dict(read_state(path)["preprocessing"])
     except DamagedCheckpoint as error:
-        raise store.damaged(path, error) from None
+        raise with_remedy(path, error) from None
 
 
-def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Evaluator]:
-    recipe, data, device = prepared.recipe, prepared.data, prepared.device
+def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes: bool) -> bool:
+    """Let the state go on from a checkpoint; whether there is one.
+
+    Raises:
+        UserError: `previous` was asked for and is not there, or the number of training images has changed.
+    """
+    path = checkpoint_to_resume(parts.checkpoints, resume_from)
+    if path is None:
+        return False
+    before, now = state.load(path)["images"], parts.description["images"]
+    if before != now and not allow_changes:
+        raise UserError(
+            f"the run was trained on {before:,} images and the data now has {now:,}; give the data it began with, or "
+            "go on with --allow-changes"
+        )
+    if resume_from == "previous" and parts.world.main:
+        remove_newer(parts.checkpoints)
+    return True
+
+
+def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, TrainState, Evaluator]:
+    recipe, data, device, world = prepared.recipe, prepared.data, prepared.device, prepared.world
     loader = data.loader(recipe.data, device)
     task = build_task(recipe, data.preprocessing)
     validation = open_split(recipe, "validation")
@@ -165,45 +199,47 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Eva
 
     fits = evaluator.fits(prepared.plan, len(prepared.length.steps))
 
-    def validate(stop: StopRequest) -> Validation:
-        with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base, stop) as calibrated:
-            metrics = _metrics(evaluator.evaluate(model, base, stop).values)
-            return Validation(metrics, model_tensors(model), base, calibrated)
+    def validate(evaluated: torch.nn.Module, stop: StopRequest) -> Validation:
+        with contextlib.nullcontext(False) if fits else evaluator.calibrated(evaluated, base, stop) as calibrated:
+            metrics = _metrics(evaluator.evaluate(evaluated, base, stop).values)
+            return Validation(metrics, model_tensors(evaluated), base, calibrated)
 
+    regime = stretch(recipe.optimizer, recipe.training.epochs)
+    optimizer = RegimeOptimizer(model, regime, recipe.training.batch_size * world.size)
     parts = Parts(
-        model=model,
+        forward=compiled(model, prepared.plan, prepared.length, recipe.training),
         task=task,
         plan=prepared.plan,
         loader=loader,
-        optimizer=RegimeOptimizer(
-            model,
-            stretch(recipe.optimizer, recipe.training.epochs),
-            prepared.plan.batch_size * prepared.plan.world_size,
-        ),
         training=recipe.training,
         length=prepared.length,
         validate=validate,
-        store=CheckpointStore(folder / "checkpoints", build.describe(recipe, data.preprocessing, len(data.train))),
+        checkpoints=folder / run_files.CHECKPOINTS,
+        description=build.describe(recipe, data.preprocessing, len(data.train)),
         log=log,
         describe=data.train.describe,
-        report=lambda: _write_report(folder),
+        report=(lambda: _write_report(folder)) if world.main else (lambda: None),
         device=device,
+        world=world,
     )
-    return parts, evaluator
+    return parts, new_state(model, optimizer, recipe.training, device, world), evaluator
 
 
-def _finish(folder: Path, evaluator: Evaluator, parts: Parts) -> None:
+def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
     """What the report shows of the trained model, where it is not there yet; then the report."""
+    if not parts.world.main:
+        return
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
     from anysize.experiment.policy import measure
     from anysize.reports.policy_report import write_scale_policy
 
+    model = state.evaluated
     base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
-        with contextlib.nullcontext(False) if fits else evaluator.calibrated(parts.model, base) as calibrated:
-            picture_predictions(folder, evaluator, parts.model, base, calibrated=calibrated)
-    if has_scales(parts.model) and not (folder / run_files.SCALE_POLICY).exists():
-        write_scale_policy(folder, measure(evaluator, parts.model, base))
+        with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
+            picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
+    if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
+        write_scale_policy(folder, measure(evaluator, model, base))
     parts.report()
 
 
@@ -217,7 +253,7 @@ def _metrics(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if name not in ("images", "images_per_second")}
 
 
-def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progress | None) -> None:
+def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool) -> None:
     """Say what is about to be trained, and write down on what."""
     recipe, plan, length = prepared.recipe, prepared.plan, prepared.length
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -244,7 +280,7 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
             f"{size} px is never trained at: its share of {plan.length:,} images is less than two; use fewer sizes or "
             "more images"
         )
-    for note in () if progress else prepared.notes:
+    for note in () if goes_on else prepared.notes:
         parts.log.message(note)
     if len(length.steps) != recipe.training.epochs:
         parts.log.message(
@@ -262,5 +298,5 @@ def _introduce(parts: Parts, prepared: Prepared, folder: Path, progress: Progres
             f"the optimizer's lr and momentum, written for batches of {written_for}, are scaled to batches of {total} "
             "(optimizer.batch_size)"
         )
-    if progress:
-        parts.log.message(f"going on at epoch {progress.epoch + 1}, step {progress.step:,}")
+    if goes_on:
+        parts.log.message(f"going on at epoch {state.progress.epoch + 1}, step {state.progress.step:,}")

@@ -15,7 +15,9 @@ from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.training.checkpoint.files import find_checkpoint, read_checkpoint
+from anysize.reports import run_files
+from anysize.training.checkpoint.files import read_checkpoint
+from anysize.training.checkpoint.store import find_checkpoint
 
 _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
 
@@ -151,7 +153,7 @@ def _checkpoint_folder(path: Path) -> Path:
     if (path / "state.json").is_file():
         return path
     for name in ("best", "last"):
-        if found := find_checkpoint(path / "checkpoints" / name):
+        if found := find_checkpoint(path / run_files.CHECKPOINTS, name):
             return found
     raise UserError(
         f"{path} is neither a run folder with checkpoints nor a checkpoint folder; expected one that anysize train or "
@@ -164,7 +166,7 @@ def _ours(folder: Path) -> Weights:
     described = checkpoint.state["model"]
     note = f"weights: {folder}, a checkpoint of {described['name']} with {described['num_classes']} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
-    return Weights(checkpoint.model, preprocessing, str(folder), [note])
+    return Weights(checkpoint.weights, preprocessing, str(folder), [note])
 
 
 __all__ = ["Weights", "describe_input", "find_weights", "fits", "load_weights", "start_from"]

@@ -35,6 +35,7 @@ from anysize.registry import UserError
 if TYPE_CHECKING:  # the log of a run starts without it
     import pandas as pd
 
+CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"

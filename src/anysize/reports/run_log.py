@@ -152,6 +152,25 @@ class RunLog:
         self.console.print(Text(text, style=style), soft_wrap=True)
 
 
+class SilentLog(RunLog):
+    """The log of a process that neither shows nor writes: another one of the same run does."""
+
+    def __init__(self, folder: Path, epochs: int, console: Console | None = None) -> None:
+        self.epochs = epochs
+
+    def message(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def step(self, *where: Any, **values: Any) -> None: ...
+
+    def epoch(self, row: Mapping[str, Any]) -> None: ...
+
+    def truncate(self, epoch: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _metrics(row: Mapping[str, Any], split: str) -> str:
     """The metrics of a split that have a value: `loss 0.512  top-1 81.2%`."""
     shown = [(name, show(name, row.get(f"{split}_{name}"))) for name in metrics_of(row)]

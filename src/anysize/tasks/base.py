@@ -66,8 +66,8 @@ class Task(Protocol):
         """The training loss of a batch: a scalar, a mean over its images or pixels; auxiliary classifiers count."""
         ...
 
-    def weight(self, targets: Tensor) -> int:
-        """How much a part of a batch counts in the loss and metrics of the whole: that which they are means over."""
+    def weight(self, targets: Tensor) -> Tensor:
+        """How many images or pixels of a part of a batch its loss is the mean over: a whole number on its device."""
         ...
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:

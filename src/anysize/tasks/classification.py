@@ -81,8 +81,8 @@ class Classification:
 
         return loss_with_auxiliary(cross_entropy, outputs, self.auxiliary_weight)
 
-    def weight(self, targets: Tensor) -> int:
-        return len(targets)
+    def weight(self, targets: Tensor) -> Tensor:
+        return torch.full((), len(targets), device=targets.device)
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         if targets.ndim == 2:  # mixed targets: the class with the largest share

@@ -118,8 +118,8 @@ class MultiLabel:
         true = targets.amax(1)
         return loss_with_auxiliary(lambda logits: self._loss(logits, true), outputs, self.auxiliary_weight)
 
-    def weight(self, targets: Tensor) -> int:
-        return len(targets)
+    def weight(self, targets: Tensor) -> Tensor:
+        return torch.full((), len(targets), device=targets.device)
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         predicted, true = outputs > 0, targets.amax(1) > 0

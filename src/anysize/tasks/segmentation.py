@@ -128,8 +128,8 @@ class Segmentation:
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         return loss_with_auxiliary(lambda logits: pixel_cross_entropy(logits, targets), outputs, self.auxiliary_weight)
 
-    def weight(self, targets: Tensor) -> int:
-        return int((targets != VOID).sum())
+    def weight(self, targets: Tensor) -> Tensor:
+        return (targets != VOID).sum()
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         predicted = dense_inference.fit(outputs, targets.shape[-2:]).argmax(1)

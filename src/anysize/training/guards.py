@@ -1,10 +1,9 @@
 """What stops a run before it does harm: non-finite numbers, too little memory, signals, unsuitable precision."""
 
 import contextlib
-import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import torch
@@ -54,31 +53,21 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-Guard = Callable[[str, float], None]
-"""Raises `Diverged` if the named value is not finite."""
-
-
-def check_finite(
-    name: str, value: float, epoch: int, step: int, size: int, samples: Iterable[str], where: str | None = None
-) -> None:
-    """Raise `Diverged` unless `value` is finite, naming where in training it was met.
+def diverged(
+    name: str, value: float, epoch: int, step: int, size: int, samples: Sequence[str], where: str | None
+) -> Diverged:
+    """The error that names where in training something was not finite.
 
     Args:
         name, value: what was computed.
-        epoch, step: when.
+        epoch, step: when; epochs count from 0, steps from 1.
         size: image size, pixels.
         samples: names of those of the batch.
         where: the first tensor of the model that is not finite, such as the running statistics of a norm.
-
-    Raises:
-        Diverged: names the step, the image size, the samples of the batch and the tensor.
     """
-    if math.isfinite(value):
-        return
-    names = list(samples)
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
     first = f"; the first of the model that is not finite is {where}" if where else ""
-    raise Diverged(
+    return Diverged(
         f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {shown}{first}; the "
         "weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "
         "optimizer.clip_norm and go on with --allow-changes, or look at these samples"

@@ -1,57 +1,14 @@
-"""How far a run is and how long it will be."""
+"""How long a run is: steps and FLOPs of each epoch, known before it starts. Imports no torch."""
 
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.training.settings import TrainingSettings
-
-
-@dataclasses.dataclass
-class Progress:
-    """Everything but tensors that a resumed run needs to go on as if it had never stopped."""
-
-    epoch: int = 0
-    """Epochs that are done, validation included."""
-    step_in_epoch: int = 0
-    step: int = 0
-    images: int = 0
-    flops: int = 0
-    seconds: float = 0.0
-    lr: float = 0.0
-    smoothing_norm: float | None = None
-    scaler: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of float16's loss scaling."""
-    gradient_unit: float | None = None
-    """Of the last step: loss scale / (images x size^2)."""
-    copies_factors: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of adaptive scaling, by image size."""
-    copies_steps: dict[str, int] = dataclasses.field(default_factory=dict)
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of the epoch's training metrics, each weighted by its images."""
-    epoch_images: int = 0
-    epoch_seconds: float = 0.0
-    best: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; floats keep every bit."""
-        return dataclasses.asdict(self)
-
-    def start_epoch(self) -> None:
-        """Forget the sums of the epoch that is done and count it."""
-        self.epoch += 1
-        self.step_in_epoch = self.epoch_images = 0
-        self.epoch_seconds = 0.0
-        self.sums = {}
-
-    def mean(self, name: str) -> float:
-        """A training metric over the epoch so far."""
-        return self.sums[name] / self.epoch_images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The optimizer that a regime drives: torch.optim's, with its settings renewed before every step."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class RegimeOptimizer:
         if not self.parameters:
             raise UserError("the model has no parameters to train; expected at least one that requires a gradient")
         self.name = ""
+        self.warming_up = False
         self.torch: torch.optim.Optimizer
         self._check_every_point()
         self.apply(0.0)
@@ -87,6 +89,7 @@ class RegimeOptimizer:
     def apply(self, epoch: float) -> dict[str, Any]:
         """Set the optimizer to what the regime says at `epoch` epochs of progress; return it."""
         name, values = regime_at(self.settings, epoch, self.batch_size)
+        self.warming_up = epoch < self.settings.warmup_epochs
         if name != self.name:
             self._switch(name, values)
         for group in self.torch.param_groups:
@@ -104,22 +107,41 @@ class RegimeOptimizer:
         self.name = name
         self.torch = OPTIMIZERS[name][0]([dict(group) for group in self._groups], **values)
 
-    def state(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by `parameter name/state name`, for a checkpoint."""
-        return {
-            f"{self._names[id(parameter)]}/{key}": value
-            for parameter, values in self.torch.state.items()
-            for key, value in values.items()
-            if isinstance(value, Tensor)
-        }
+    def step(self, fine: Tensor) -> None:
+        """One step where `fine`, a truth on the device, holds; otherwise weights and state stay as they are.
 
-    def load_state(self, name: str, state: dict[str, Tensor]) -> None:
-        """Become the optimizer `name` with the tensors that its `state` returned; `apply` then moves on from it."""
+        The host does not learn which: the step is made, and what was there before is put back.
+        """
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        states = {key: value.clone() for key, value in self._state_tensors()}
+        self.torch.step()
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, before, strict=True):
+                parameter.copy_(torch.where(fine, parameter, value))
+            for key, value in self._state_tensors():
+                old = states.get(key)  # a state that the step has made was 0 before it
+                value.copy_(torch.where(fine.to(value.device), value, torch.zeros_like(value) if old is None else old))
+
+    def _state_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for parameter, values in self.torch.state.items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    yield f"{self._names[id(parameter)]}/{key}", value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's `name`, and its tensors by `parameter name/state name`."""
+        return {"name": self.name, **dict(self._state_tensors())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the optimizer that `state_dict` described; `apply` then moves on from it."""
+        name = state["name"]
         values = {key: value_at(v, 0) if is_schedule(v) else v for key, v in vars(self.settings).items()}
         self._switch(name, {key: values[key] for key in OPTIMIZERS[name][1]})
         parameters = {self._names[id(parameter)]: parameter for parameter in self.parameters}
         for key, value in state.items():
             parameter_name, _, kind = key.rpartition("/")
+            if not parameter_name:
+                continue
             parameter = parameters[parameter_name]
             # A moment lies in memory as its parameter does; a step count is a scalar on the CPU.
             like = value if kind == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -75,5 +75,21 @@ class TrainingSettings:
     channels_last: bool = setting(True, "keep images and weights in channels-last memory order (faster)")
     compile: bool = setting(False, "compile the model with torch.compile, once for each distinct input shape")
     compile_shapes: int = setting(12, "refuse to compile a run with more distinct input shapes than this", low=1)
+    average_steps: int = setting(
+        0,
+        "steps between two updates of averaged weights (exponential moving average), which validation, the best "
+        "checkpoint and evaluation then use; 32 in torchvision's reference training; 0: none",
+        low=0,
+    )
+    average_decay: float = setting(
+        0.99998,
+        "decay of the averaged weights, adjusted to batch size and length as torchvision's reference training does: "
+        "1 - (1 - decay) x batch of all processes x average_steps / epochs",
+        low=0,
+        high=1,
+    )
+    log_every: int = setting(
+        10, "steps between two looks of the host at losses and failures, which are that many steps old", low=1
+    )
     validate_every: int = setting(1, "epochs between validations; the last epoch is always validated", low=1)
     checkpoint_minutes: float = setting(10.0, "save at least this often within an epoch; 0: after every step", low=0)

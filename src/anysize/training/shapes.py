@@ -12,7 +12,7 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
 from anysize.tasks.base import Outputs
-from anysize.training.gradients import cut
+from anysize.training.gradients import chunk_slices
 from anysize.training.guards import out_of_memory_says
 from anysize.training.length import RunLength
 from anysize.training.settings import TrainingSettings
@@ -27,7 +27,7 @@ def distinct_shapes(plan: BatchPlan, length: RunLength, chunks: int) -> dict[tup
         (piece.stop - piece.start, batch.size): (len(batch.indices), batch.copies)
         for epoch in first.values()
         for batch in plan.batches(epoch)
-        for piece in cut(batch.images, chunks)
+        for piece in chunk_slices(batch.images, chunks)
     }
 
 
@@ -101,7 +101,7 @@ def check_smallest_steps(
 
 def too_few_images(model: nn.Module, images: int, size: int, chunks: int, channels: int) -> bool:
     """Whether a batch of so many images has a part of one, and the norms of `model` need two."""
-    return any(piece.stop - piece.start == 1 for piece in cut(images, chunks)) and needs_two_images(
+    return any(piece.stop - piece.start == 1 for piece in chunk_slices(images, chunks)) and needs_two_images(
         model, size, channels
     )
 

@@ -1,9 +1,8 @@
 """Checkpoints: safetensors and JSON in a folder, written beside and renamed into place.
 
-A run keeps `checkpoints/last` (where training is), `previous` (the save before it) and `best` (the best validation,
-with the statistics it was validated with). Each holds `model.safetensors`, `state.json` and, but for `best`,
-`optimizer.safetensors`. `state.json` lists the other files with length and checksum, so that a damaged checkpoint is
-told apart from a good one before it is used. Nothing is ever unpickled.
+A checkpoint holds `state.json` and a file of tensors for each part of the training state that has some:
+`model.safetensors`, `optimizer.safetensors`, `averaged.safetensors`. `state.json` lists these files with length and
+checksum, so that a damaged checkpoint is told apart from a good one before it is used. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -23,7 +22,9 @@ from torch import Tensor, nn
 from anysize.registry import UserError
 from anysize.training.checkpoint.tensors import write_tensors
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that are read. In 1 the numbers of all parts stand under "progress"; `TrainState` knows where."""
 
 
 class DamagedCheckpoint(UserError):
@@ -32,11 +33,20 @@ class DamagedCheckpoint(UserError):
 
 @dataclasses.dataclass
 class Checkpoint:
-    """Tensors of the model and of the optimizer, by name, and everything else as JSON-ready data."""
+    """Tensors by part ("model", "optimizer", ...) and name, and everything else as JSON-ready data."""
 
-    model: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict[str, Any]
+
+    @property
+    def model(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers of the model."""
+        return self.tensors["model"]
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers to use the model with: the averaged ones where the run keeps such."""
+        return self.tensors.get("averaged", self.model)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
@@ -47,10 +57,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
     Raises:
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
     """
-    beside, aside = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    contents = {"model.safetensors": checkpoint.model}
-    if checkpoint.optimizer:
-        contents["optimizer.safetensors"] = checkpoint.optimizer
+    beside, replaced = folder.with_name(f".{folder.name}.new"), aside(folder)
+    contents = {f"{part}.safetensors": tensors for part, tensors in checkpoint.tensors.items() if tensors}
     files = {}
     try:
         shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
@@ -62,13 +70,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         _write_synced(beside / "state.json", _serialise_state(state))
         _sync_folder(beside)
         if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
             if keep is not None:
                 shutil.rmtree(keep, ignore_errors=True)
-            folder.rename(keep or aside)
+            folder.rename(keep or replaced)
         beside.rename(folder)
         _sync_folder(folder.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
@@ -80,12 +88,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         ) from error
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in `folder`, or, where a crash fell between two renames, the one that it was to replace."""
-    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
-        if (candidate / "state.json").is_file():
-            return candidate
-    return None
+def aside(folder: Path) -> Path:
+    """Where a checkpoint lies while its successor takes its place."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -107,8 +112,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"checkpoint {folder} is damaged: {name} has {len(data)} bytes that do not match the checksum of the "
                 f"{expected['bytes']} bytes written"
             )
-        tensors[name] = safetensors.torch.load(data)
-    return Checkpoint(tensors["model.safetensors"], tensors.get("optimizer.safetensors", {}), state)
+        tensors[Path(name).stem] = safetensors.torch.load(data)
+    return Checkpoint(tensors, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -126,9 +131,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error!r}") from None
     if checksum != _checksum(json.dumps(state).encode()):
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json does not match its checksum")
-    if state.get("format") != FORMAT:
+    if state.get("format") not in READ:
         raise UserError(
-            f"checkpoint {folder} has format {state.get('format')}; this version of anysize reads format {FORMAT}"
+            f"checkpoint {folder} has format {state.get('format')}; this version of anysize reads formats "
+            f"{' and '.join(map(str, READ))}"
         )
     return state
 

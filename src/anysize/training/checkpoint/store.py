@@ -1,126 +1,62 @@
-"""The checkpoints of a run: `last`, `previous` and `best` in its `checkpoints` folder."""
+"""The checkpoints of a run, in its folder `checkpoints`: which there are, and which one stands for a name.
 
-import dataclasses
+`last` is where training is, `previous` the save before it, `best` the best validation, with the weights and statistics
+that were validated. A copy that was calibrated for a size lies beside them.
+"""
+
 import shutil
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
 
 from anysize.registry import UserError
-from anysize.training.checkpoint.files import (
-    Checkpoint,
-    DamagedCheckpoint,
-    find_damaged,
-    load_model,
-    model_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
-from anysize.training.guards import Diverged
-from anysize.training.length import Progress
-from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.checkpoint.files import DamagedCheckpoint, aside
 
-NAMES = ("last", "previous", "best")
+LAST, PREVIOUS, BEST = "last", "previous", "best"
 
 
-class CheckpointStore:
-    """Saves and restores; `description` (model, preprocessing, task) goes into every checkpoint."""
+def find_checkpoint(checkpoints: Path, name: str = LAST) -> Path | None:
+    """The folder of the checkpoint `name`, if there is one.
 
-    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
-        self.folder = folder
-        self.description = description
-
-    def save(self, model: nn.Module, optimizer: RegimeOptimizer, progress: Progress, *, replace: bool = False) -> None:
-        """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`).
-
-        Raises:
-            Diverged: the weights are not finite; the checkpoints that are there are kept.
-            UserError: the disk is full or refuses.
-        """
-        damaged = find_damaged(model)
-        if damaged:
-            raise Diverged(
-                f"{damaged} is not finite after step {progress.step}; the checkpoints written before are kept: lower "
-                "optimizer.lr or set optimizer.clip_norm, and go on with --allow-changes"
-            )
-        state = {**self.description, "progress": progress.to_dict(), "optimizer": optimizer.name}
-        checkpoint = Checkpoint(model_tensors(model), optimizer.state(), state)
-        write_checkpoint(self.folder / "last", checkpoint, keep=None if replace else self.folder / "previous")
-
-    def save_best(self, tensors: dict[str, Tensor], progress: Progress, metrics: dict[str, float]) -> None:
-        """Write `best`: the tensors that were validated and how well they did."""
-        state = {**self.description, "progress": progress.to_dict(), "metrics": metrics}
-        write_checkpoint(self.folder / "best", Checkpoint(tensors, {}, state))
-
-    def find(self, name: str = "last") -> Path | None:
-        """The folder of a checkpoint; where a crash fell between two renames, the one before stands for `last`."""
-        for candidate in (name, ".last.old", "previous") if name == "last" else (name,):
-            if (self.folder / candidate).is_dir():
-                return self.folder / candidate
-        return None
-
-    def to_resume(self, name: str) -> Path | None:
-        """The checkpoint that a run goes on from: `last`, `previous`, or for `never` and where there is none yet None.
-
-        Raises:
-            UserError: `previous` was asked for and is not there.
-        """
-        path = None if name == "never" else self.find(name)
-        if path is None and name == "previous":
-            raise UserError(f"{self.folder} has no checkpoint {name!r}; leave --resume out to start or to go on")
-        return path
-
-    def damaged(self, path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
-        """What is damaged about the checkpoint `path`, with `previous` or `last` as the remedy where it is there."""
-        other = "last" if path.name == "previous" else "previous"
-        remedy = "no other checkpoint is left: start again with --resume never"
-        if (self.folder / other).is_dir():
-            remedy = f"go on from the other save with --resume {other}"
-        return DamagedCheckpoint(f"{error}; {remedy}")
-
-    def restore(self, path: Path, model: nn.Module) -> tuple[Progress, Checkpoint]:
-        """Load the weights of a checkpoint into `model`; return its progress and the rest of it.
-
-        Raises:
-            DamagedCheckpoint: names the damaged file and offers `previous` where there is one.
-            UserError: a checkpoint of another model, or one that was never trained here.
-        """
-        try:
-            checkpoint = read_checkpoint(path)
-        except DamagedCheckpoint as error:
-            raise self.damaged(path, error) from None
-        if "progress" not in checkpoint.state:
-            raise UserError(
-                f"{path} holds weights alone, as anysize import writes them, and no training to go on with; train from "
-                "them with --model.weights and another run folder"
-            )
-        load_model(model, checkpoint.model, path)
-        known = {field.name for field in dataclasses.fields(Progress)}
-        progress = Progress(**{k: v for k, v in checkpoint.state["progress"].items() if k in known})
-        return progress, checkpoint
+    A crash may fall between the two renames that replace a checkpoint. Then the one that was to be replaced stands for
+    it: it has been set aside, or for `last` kept as `previous`.
+    """
+    folder = checkpoints / name
+    candidates = (folder, aside(folder), *([checkpoints / PREVIOUS] if name == LAST else []))
+    return next((candidate for candidate in candidates if candidate.is_dir()), None)
 
 
-def resume(
-    store: CheckpointStore, name: str, model: nn.Module, optimizer: RegimeOptimizer, *, allow_changes: bool = False
-) -> Progress | None:
-    """Restore model, optimizer and progress from `last` or `previous`; None for `never` and where there is none yet.
+def checkpoint_names(checkpoints: Path) -> list[str]:
+    """Names of the checkpoints that are there."""
+    return [path.name for path in sorted(checkpoints.glob("[!.]*")) if path.is_dir()]
+
+
+def checkpoint_to_resume(checkpoints: Path, name: str) -> Path | None:
+    """The checkpoint that a run goes on from: `last`, `previous`, or for `never` and where there is none yet None.
 
     Raises:
-        UserError: `previous` was asked for and is not there, or the number of training images has changed.
+        UserError: `previous` was asked for and is not there.
     """
-    path = store.to_resume(name)
-    if path is None:
-        return None
-    progress, checkpoint = store.restore(path, model)
-    before, now = checkpoint.state["images"], store.description["images"]
-    if before != now and not allow_changes:
-        raise UserError(
-            f"the run was trained on {before:,} images and the data now has {now:,}; give the data it began with, or "
-            "go on with --allow-changes"
-        )
-    optimizer.load_state(checkpoint.state["optimizer"], dict(checkpoint.optimizer))
-    if name == "previous":  # it must not be replaced by what it was chosen over, which may be damaged
-        for other in ("last", ".last.old"):
-            shutil.rmtree(store.folder / other, ignore_errors=True)
-    return progress
+    path = None if name == "never" else find_checkpoint(checkpoints, name)
+    if path is None and name == PREVIOUS:
+        raise UserError(f"{checkpoints} has no checkpoint {name!r}; leave --resume out to start or to go on")
+    return path
+
+
+def remove_newer(checkpoints: Path) -> None:
+    """Remove `last`, which may be damaged, where a run goes on from `previous`: the next save would keep it as such."""
+    for folder in (checkpoints / LAST, aside(checkpoints / LAST)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def with_remedy(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
+    """What is damaged about the checkpoint `path`, with `previous` or `last` as the remedy where it is there."""
+    other = LAST if path.name == PREVIOUS else PREVIOUS
+    remedy = "no other checkpoint is left: start again with --resume never"
+    if (path.parent / other).is_dir():
+        remedy = f"go on from the other save with --resume {other}"
+    return DamagedCheckpoint(f"{error}; {remedy}")
+
+
+__all__ = [
+    "BEST", "LAST", "PREVIOUS", "checkpoint_names", "checkpoint_to_resume", "find_checkpoint",
+    "remove_newer", "with_remedy",
+]  # fmt: skip

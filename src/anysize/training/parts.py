@@ -1,0 +1,93 @@
+"""What a training runs on: all that stays the same from its first step to its last."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anysize.data.loader import PlanLoader
+from anysize.reports.run_log import RunLog
+from anysize.sizes.batch_plan import BatchPlan
+from anysize.tasks.base import Outputs, Task
+from anysize.training.averaging import AveragedWeights, average_decay
+from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
+from anysize.training.guards import StopRequest
+from anysize.training.length import RunLength
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.recorder import Recorder
+from anysize.training.settings import TrainingSettings
+from anysize.training.state import TrainState
+from anysize.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Metrics of a validation and the tensors, calibrated where sizes are mixed, that they were measured with."""
+
+    metrics: dict[str, float]
+    tensors: Mapping[str, Tensor]
+    size: int
+    calibrated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the loop runs on.
+
+    `forward` is the model as a step calls it, compiled where the recipe says so. `checkpoints` is their folder, and
+    `description` what each of them says of itself. `describe` names a sample of the training set.
+    """
+
+    forward: Callable[..., Outputs]
+    task: Task
+    plan: BatchPlan
+    loader: PlanLoader
+    training: TrainingSettings
+    length: RunLength
+    validate: Callable[[nn.Module, StopRequest], Validation]
+    checkpoints: Path
+    description: Mapping[str, Any]
+    log: RunLog
+    describe: Callable[[int], str]
+    report: Callable[[], object]
+    device: torch.device
+    world: World = dataclasses.field(default_factory=World)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Order of images in memory."""
+        return torch.channels_last if self.training.channels_last else torch.contiguous_format
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        if self.training.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.training.precision))
+
+
+def new_state(
+    model: nn.Module, optimizer: RegimeOptimizer, training: TrainingSettings, device: torch.device, world: World
+) -> TrainState:
+    """The state of a run before its first step; `model` is on `device`."""
+    smoothing = optimizer.settings.gradient_smoothing
+    averaged = None
+    if every := training.average_steps:
+        decay = average_decay(training.average_decay, every, training.batch_size * world.size, training.epochs)
+        averaged = AveragedWeights(model, every, decay)
+    return TrainState(
+        model=model,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
+        smoothing=GradientSmoothing(smoothing, device) if smoothing else None,
+        copies=AdaptiveCopies(optimizer.settings.adapt_copies),
+        control=ControlVariables(model),
+        recorder=Recorder(device, training.log_every, world),
+        averaged=averaged,
+    )
+
+
+__all__ = ["Parts", "Validation", "new_state"]

@@ -1,0 +1,165 @@
+"""What the steps of an epoch leave behind: sums of their metrics and the first failure, kept on the device.
+
+A step only adds to them. The host learns of them later: at log points a copy is sent on its way, which is read at the
+next one, when it has long arrived. So no step waits for the device.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anysize.training.gradients import wide
+from anysize.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRecord:
+    """What a step was made on."""
+
+    epoch: int
+    step: int
+    size: int
+    indices: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """The first step whose loss or gradient is not finite: what of them, and its value."""
+
+    record: StepRecord
+    name: str
+    value: float
+
+
+class Recorder:
+    """Sums over the steps of an epoch, weighted by images, and the first failure.
+
+    Args:
+        device: of the model.
+        every: steps between two log points.
+        world: whose processes `drain` sums over.
+
+    >>> recorder = Recorder(torch.device("cpu"))
+    >>> for step, loss in enumerate((0.5, 1.0), start=1):
+    ...     recorder.add(StepRecord(0, step, 28, np.arange(4)), 4, ("loss",), torch.tensor([loss]))
+    >>> recorder.drain(), recorder.sums, recorder.mean("loss")
+    (None, {'loss': 6.0}, 0.75)
+    """
+
+    def __init__(self, device: torch.device, every: int = 1, world: World | None = None) -> None:
+        self.dtype = wide(device)
+        self.last: dict[str, float] = {}
+        """Metrics of the last step that the host knows of."""
+        self.sums: dict[str, float] = {}
+        """Of the metrics over the epoch, as far as the host knows."""
+        self.images = 0
+        """Images that `sums` are over."""
+        self.count = 0
+        """Images of this process in the epoch."""
+        self._names: Sequence[str] = ()
+        self._failed = torch.zeros(3, dtype=self.dtype, device=device)  # step (0: none), loss, norm of the gradient
+        self._totals = self._latest = self._failed[:0]
+        self._records: collections.deque[StepRecord] = collections.deque(maxlen=2 * every + 1)
+        self._sent: _Copy | None = None
+        self._world = world or World()
+
+    def check(self, step: int, loss: Tensor, norm: Tensor, bad: Tensor) -> Tensor:
+        """Note `step` as failed where `bad` holds and no step has failed before; return whether none has.
+
+        `bad` and the result are truths on the device.
+        """
+        now = torch.stack([torch.full_like(self._failed[0], step), loss.to(self._failed), norm.to(self._failed)])
+        self._failed = torch.where((self._failed[0] == 0) & bad, now, self._failed)
+        return self._failed[0] == 0
+
+    def add(self, record: StepRecord, images: int, names: Sequence[str], values: Tensor) -> None:
+        """Add the metrics `names` of a step, `values` (M,) on the device: means over its images."""
+        self._records.append(record)
+        if len(names) != len(self._totals):
+            self._names, self._totals = names, values.new_zeros(len(names), dtype=self.dtype)
+        self._latest = values.to(self.dtype)
+        # The norm of a gradient that float16's loss scaling skips is not finite, and adds nothing.
+        self._totals += (self._latest * images).nan_to_num_(0.0, 0.0, 0.0)
+        self.count += images
+
+    def send(self) -> None:
+        """Send a copy of what there is to the host, without waiting for it."""
+        self._sent = _Copy(torch.cat([self._failed, self._latest, self._totals]), self.count)
+
+    def read(self) -> Failure | None:
+        """Take note of the copy that was sent last; return the first failure, if it shows one."""
+        return None if self._sent is None else self._learn(self._sent)
+
+    def drain(self) -> Failure | None:
+        """`read` as of now, for which the device is waited for, with the sums of all processes."""
+        self.send()
+        failure = self.read()
+        images, *sums = self._world.sum([self.images, *self.sums.values()])
+        self.images, self.sums = int(images), dict(zip(self._names, sums, strict=True))
+        return failure
+
+    def _learn(self, copy: "_Copy") -> Failure | None:
+        self._sent = None
+        step, loss, norm, *metrics = copy.values()
+        self.images = copy.images
+        self.last = dict(zip(self._names, metrics[: len(self._names)], strict=True))
+        self.sums = dict(zip(self._names, metrics[len(self._names) :], strict=True))
+        if not step:
+            return None
+        record = next(record for record in self._records if record.step == step)
+        if not math.isfinite(loss):
+            return Failure(record, "loss", loss)
+        if not math.isfinite(norm):
+            return Failure(record, "gradient norm", norm)
+        return Failure(record, "loss of another process", math.nan)
+
+    def mean(self, name: str) -> float:
+        """A metric over the epoch, as far as the host knows."""
+        return self.sums[name] / self.images if self.images else math.nan
+
+    def start_epoch(self) -> None:
+        """Forget the sums."""
+        self._totals = torch.zeros_like(self._totals)
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready sums; call `drain` before."""
+        return {"sums": self.sums, "images": self.images}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums that `state_dict` returned; those of all processes go on in the main one."""
+        self._names, self.count = tuple(state["sums"]), state["images"] * self._world.main
+        self._totals = torch.tensor(list(state["sums"].values()), dtype=self.dtype) * self._world.main
+        self._totals = self._totals.to(self._failed.device)
+        self._latest = torch.zeros_like(self._totals)
+
+
+class _Copy:
+    """Values of a device on their way to the host."""
+
+    def __init__(self, values: Tensor, images: int) -> None:
+        self.images = images
+        self._event: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._values = values
+
+    def values(self) -> list[float]:
+        """The values, once they have arrived."""
+        if self._event:
+            self._event.synchronize()
+        values: list[float] = self._values.tolist()
+        return values
+
+
+__all__ = ["Failure", "Recorder", "StepRecord"]

@@ -1,0 +1,179 @@
+"""All that changes while a run trains, in one place: saved, restored and compared part by part.
+
+A checkpoint is written by `TrainState.save` and read by `TrainState.load`, and in no other way. A part that is added to
+`parts` is saved, restored, and covered by the test that resumes a run, by itself.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from anysize.registry import UserError
+from anysize.training.averaging import AveragedWeights
+from anysize.training.checkpoint.files import (
+    Checkpoint,
+    DamagedCheckpoint,
+    find_damaged,
+    load_model,
+    read_checkpoint,
+    write_checkpoint,
+)
+from anysize.training.checkpoint.store import with_remedy
+from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
+from anysize.training.guards import Diverged
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.recorder import Recorder
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is; `images` and `flops` are those of all processes."""
+
+    epoch: int = 0
+    """Epochs that are done, validation included."""
+    step_in_epoch: int = 0
+    step: int = 0
+    images: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+    lr: float = 0.0
+    epoch_images: int = 0
+    epoch_seconds: float = 0.0
+    best: float | None = None
+
+    def start_epoch(self) -> None:
+        """Count the epoch that is done."""
+        self.epoch += 1
+        self.step_in_epoch = self.epoch_images = 0
+        self.epoch_seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready; floats keep every bit."""
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, state.get(field.name, field.default))
+
+
+class Part(Protocol):
+    """A part of the state: tensors and JSON-ready values by name."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
+
+@dataclasses.dataclass
+class TrainState:
+    """Model, optimizer, and everything else that a step changes.
+
+    `scaler` is float16's loss scaling (disabled in other precisions), `smoothing` that of gradients (None: off),
+    `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
+    epoch, `averaged` the averaged weights (None: off).
+    """
+
+    model: nn.Module
+    optimizer: RegimeOptimizer
+    scaler: torch.amp.GradScaler
+    smoothing: GradientSmoothing | None
+    copies: AdaptiveCopies
+    control: ControlVariables
+    recorder: Recorder
+    averaged: AveragedWeights | None = None
+    progress: Progress = dataclasses.field(default_factory=Progress)
+
+    def parts(self) -> dict[str, Part]:
+        """What a checkpoint holds, by name."""
+        parts: dict[str, Part | None] = {
+            "model": self.model,
+            "averaged": self.averaged,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler if self.scaler.is_enabled() else None,
+            "smoothing": self.smoothing,
+            "copies": self.copies,
+            "control": self.control,
+            "recorder": self.recorder,
+            "progress": self.progress,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model to evaluate: that of the averaged weights where there are some."""
+        return self.averaged.model if self.averaged else self.model
+
+    def save(self, folder: Path, description: Mapping[str, Any], *, keep: Path | None = None) -> None:
+        """Write a checkpoint to `folder`; the one that was there becomes `keep`, or goes once it is replaced.
+
+        `description` is what else the checkpoint says of itself: the model's spec, its preprocessing, the task.
+
+        Raises:
+            Diverged: the weights are not finite; the checkpoints that are there are kept.
+            UserError: the disk is full or refuses.
+        """
+        damaged = find_damaged(self.model)
+        if damaged:
+            raise Diverged(
+                f"{damaged} is not finite after step {self.progress.step}; the checkpoints written before are kept: "
+                "lower optimizer.lr or set optimizer.clip_norm, and go on with --allow-changes"
+            )
+        tensors: dict[str, dict[str, Tensor]] = {}
+        values: dict[str, dict[str, Any]] = {}
+        for name, part in self.parts().items():
+            held = part.state_dict()
+            tensors[name] = {key: value for key, value in held.items() if isinstance(value, Tensor)}
+            if rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)}:
+                values[name] = rest
+        write_checkpoint(folder, Checkpoint(tensors, {**description, **values}), keep)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Take over a checkpoint; returns all that its `state.json` says.
+
+        A part that it has not starts as it is: averaged weights begin with the model's.
+
+        Raises:
+            DamagedCheckpoint: names the damaged file and offers another checkpoint where there is one.
+            UserError: a checkpoint of another model, or one that was never trained here.
+        """
+        try:
+            checkpoint = read_checkpoint(folder)
+        except DamagedCheckpoint as error:
+            raise with_remedy(folder, error) from None
+        if "progress" not in checkpoint.state:
+            raise UserError(
+                f"{folder} holds weights alone, as anysize import writes them, and no training to go on with; train "
+                "from them with --model.weights and another run folder"
+            )
+        values = by_part(checkpoint.state)
+        load_model(self.model, checkpoint.model, folder)
+        if self.averaged:
+            load_model(self.averaged.model, checkpoint.weights, folder)
+        for name, part in self.parts().items():
+            if name not in ("model", "averaged") and name in values:
+                part.load_state_dict({**checkpoint.tensors.get(name, {}), **values[name]})
+        return checkpoint.state
+
+
+def by_part(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values of each part in what a `state.json` of any format says."""
+    if state["format"] > 1:
+        return {name: values for name, values in state.items() if isinstance(values, dict)}
+    old = state["progress"]
+    parts = {
+        "progress": old,
+        "optimizer": {"name": state["optimizer"]},
+        "smoothing": {"norm": old["smoothing_norm"]},
+        "copies": {"factors": old["copies_factors"], "steps": old["copies_steps"]},
+        "control": {"unit": old["gradient_unit"]},
+        "recorder": {"sums": old["sums"], "images": old["epoch_images"]},
+    }
+    return {**parts, "scaler": old["scaler"]} if old["scaler"] else parts
+
+
+__all__ = ["Part", "Progress", "TrainState", "by_part"]

@@ -1,0 +1,151 @@
+"""One step of the optimizer. It never waits for the device.
+
+    seed; mix the samples among themselves
+    for each chunk: forward, loss, backward            # the loss of a chunk weighs what it has of the global batch
+    add the gradients of all processes up
+    is the loss finite, is the gradient?               # on the device: a truth that the host does not ask for
+    clip, smooth, step where it is; averaged weights follow
+    add the metrics up                                 # on the device, too
+
+A step that is not finite leaves the weights as they are, and so does every step after it, until the host learns of it
+at one of the next log points and stops the run.
+"""
+
+import torch
+from torch import Tensor
+
+from anysize.data.loader import LoadedBatch
+from anysize.tasks.base import main_logits
+from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, gradients_of, scale_gradients
+from anysize.training.parts import Parts
+from anysize.training.recorder import StepRecord
+from anysize.training.shapes import unchanged_buffers
+from anysize.training.state import TrainState
+
+
+def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -> None:
+    """Train on a batch; what is random within the step (dropout, mixup) follows from `seed`."""
+    seed_generators(seed, parts.device)
+    images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
+    targets = batch.targets.to(parts.device, non_blocking=True)
+    images, targets = parts.task.mix(images, targets)
+    optimizer, settings, scaler = state.optimizer, state.optimizer.settings, state.scaler
+    scale = loss_scale(state)
+    step = state.progress.step + 1
+
+    factor = state.copies.factor(
+        batch.size, batch.copies, lambda: measure_copies(parts, state, images, targets, batch.copies, batch.size)
+    )
+    optimizer.torch.zero_grad(set_to_none=True)
+    state.control.follow(scale * factor / (len(images) * batch.size**2))
+    control = state.control.copies() if scaler.is_enabled() else []
+    names, metrics, loss = backward(parts, state, images, targets, factor)
+    lost = (~loss.isfinite()).float()
+    parts.world.add(*gradients_of(optimizer.parameters), lost)
+    scaler.unscale_(optimizer.torch)
+
+    norm = gradient_norm(optimizer.parameters)
+    finite = norm.isfinite()
+    bad = ~finite
+    if scaler.is_enabled():
+        bad = bad & (scale <= 1)  # while its scale is large, float16's scaler skips such a step and lowers it
+    fine = state.recorder.check(step, loss, norm, bad | (lost > 0)) & finite
+    if settings.clip_norm or state.smoothing:
+        scale_gradients(optimizer.parameters, gradient_factor(state, norm, fine))
+    optimizer.step(fine)
+    if scaler.is_enabled():
+        state.control.keep(control, finite)
+        scaler.update()
+    if state.averaged:
+        state.averaged.update(state.model, step, restart=optimizer.warming_up)
+    values = torch.cat([metrics, norm.to(metrics.dtype)[None]])
+    record = StepRecord(state.progress.epoch, step, batch.size, batch.indices)
+    state.recorder.add(record, len(batch.images), (*names, "gradient_norm"), values)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step draws from: `torch.manual_seed` visits every accelerator, which takes longer."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def loss_scale(state: TrainState) -> Tensor | float:
+    """What float16's loss scaling multiplies the loss by, on the device; 1 in other precisions."""
+    if not state.scaler.is_enabled():
+        return 1.0
+    scale: Tensor = state.scaler.scale(torch.ones((), device=state.optimizer.parameters[0].device))
+    return scale.double()
+
+
+def gradient_factor(state: TrainState, norm: Tensor, fine: Tensor) -> Tensor:
+    """What clipping and smoothing multiply a gradient of this norm by."""
+    norm = norm.to(state.recorder.dtype)
+    clip = state.optimizer.settings.clip_norm
+    factor = torch.where(norm > clip, clip / norm, 1.0) if clip else torch.ones_like(norm)
+    return factor * state.smoothing.factor(norm * factor, fine) if state.smoothing else factor
+
+
+def backward(
+    parts: Parts, state: TrainState, images: Tensor, targets: Tensor, factor: Tensor | float, *, alone: bool = False
+) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """Forward and backward in chunks, adding to the gradients.
+
+    The loss of each chunk is multiplied by `factor` and by its share in the batch of all processes, or, if `alone`, in
+    that of this one.
+
+    Returns:
+        Names of the metrics of a step, their means (M,) over the batch of this process, and the loss: of the first
+        chunk whose loss is not finite, or of the last.
+    """
+    pieces = chunk_slices(len(images), parts.training.chunks)
+    share_of_own = share_of_all = None
+    if len(pieces) > 1 or parts.world.size > 1:
+        weights = torch.stack([parts.task.weight(targets[piece]) for piece in pieces])
+        everyone = weights.sum()
+        if not alone:
+            parts.world.add(everyone)
+        share_of_own, share_of_all = (
+            weights.to(state.recorder.dtype) / whole.clamp(min=1) for whole in (weights.sum(), everyone)
+        )
+    means: Tensor | None = None
+    seen: Tensor | None = None
+    for number, piece in enumerate(pieces):
+        with parts.autocast():
+            outputs = parts.forward(images[piece])
+            loss = parts.task.loss(outputs, targets[piece])
+        metrics = {"loss": loss, **parts.task.step_metrics(main_logits(outputs).detach(), targets[piece])}
+        values = torch.stack([value.detach().float() for value in metrics.values()]).to(state.recorder.dtype)
+        if share_of_own is not None:
+            values = values * share_of_own[number]
+        means = values if means is None else means + values
+        seen = loss.detach() if seen is None else torch.where(seen.isfinite(), loss.detach(), seen)
+        if share_of_all is not None:
+            loss = loss * (share_of_all[number] * factor).to(loss.dtype)
+        elif isinstance(factor, Tensor):
+            loss = loss * factor.to(loss.dtype)
+        torch.autograd.backward(state.scaler.scale(loss))
+    assert means is not None
+    assert seen is not None
+    return tuple(metrics), means, seen
+
+
+def measure_copies(parts: Parts, state: TrainState, images: Tensor, targets: Tensor, copies: int, size: int) -> Tensor:
+    """The factor of adaptive gradient scaling for a batch, the mean over the processes."""
+    control, unit, scale = state.control, state.control.unit, loss_scale(state)
+
+    def norm(some_images: Tensor, some_targets: Tensor) -> Tensor:
+        state.optimizer.torch.zero_grad(set_to_none=True)
+        control.unit = unit
+        with unchanged_buffers(state.model):
+            control.follow(scale / (len(some_images) * size**2))
+            backward(parts, state, some_images, some_targets, 1.0, alone=True)
+        return gradient_norm(state.optimizer.parameters).to(state.recorder.dtype)
+
+    factor = copies_factor(norm, images, targets, copies)
+    control.unit = unit
+    parts.world.add(factor)
+    return factor / parts.world.size
+
+
+__all__ = ["seed_generators", "train_step"]

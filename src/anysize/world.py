@@ -1,0 +1,179 @@
+"""Who else computes: the processes that train one model together, what they agree on, and sums over them.
+
+    world = World.here()                     # one process is a world of one; the caller knows no other case
+    with world.together():                   # what fails in one process fails in all
+        prepare()
+    if world.agree(clock_says_save):         # any process's wish is everybody's, at the same step
+        save()
+
+Decisions go over a group of the CPUs, so that no process waits for its device to make one. Imports no more of the
+project than `registry`.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from anysize.registry import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """The processes of a run: this one is `rank` of `size`; `group` is theirs over the CPUs (None: the default one).
+
+    >>> world = World.here()
+    >>> world.main, world.agree(False), world.sum([1.5, 2.0]), world.share("same")
+    (True, False, [1.5, 2.0], 'same')
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @classmethod
+    def here(cls) -> "World":
+        """The world of `torch.distributed`, where its processes were started; otherwise this process alone."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), cpus)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def post(self, *flags: bool) -> Callable[[], Sequence[bool]]:
+        """Send this process's flags on their way; the function that is returned waits for those of any process.
+
+        All processes post in the same order.
+        """
+        if self.size == 1:
+            return lambda: flags
+        votes = torch.tensor(flags, dtype=torch.uint8)
+        work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        assert work is not None  # as always for async_op in a member of the group
+
+        def answer() -> Sequence[bool]:
+            work.wait()
+            return [bool(vote) for vote in votes.tolist()]
+
+        return answer
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process has raised `flag`; waits for all of them."""
+        return self.post(flag)()[0]
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Numbers of the host added up over the processes, in float64."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.group)
+        return [float(value) for value in total.tolist()]
+
+    def add(self, *tensors: Tensor) -> None:
+        """Add tensors of a device up over the processes, in place; the host does not wait for it."""
+        if self.size == 1 or not tensors:
+            return
+        for dtype in {tensor.dtype for tensor in tensors}:
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            together = torch.cat([tensor.reshape(-1) for tensor in alike])  # one message in place of one a tensor
+            dist.all_reduce(together)
+            for tensor, part in zip(alike, torch.split(together, [each.numel() for each in alike]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each process, by rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def share(self, value: Any) -> Any:
+        """The value of the main process, on every process."""
+        return self.gather(value)[0]
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block on every process; an exception of one is raised on all, so that none waits for it for ever.
+
+        Nothing in the block may wait for another process. A second Ctrl-C is not waited with.
+
+        Raises:
+            UserError: another process failed; the message names it. Errors that ask for a stop keep their kind.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as own:
+            error = own
+        if self.size > 1:
+            said = self.gather(None if error is None else (type(error), str(error)))
+            rank = next((rank for rank, failure in enumerate(said) if failure is not None), None)
+            if error is None and rank is not None:
+                kind, text = said[rank]
+                kind = kind if issubclass(kind, UserError) or kind.__module__.startswith("anysize.") else UserError
+                error = kind(f"process {rank}: {text}")
+        if error is not None:
+            raise error
+
+
+class Agreement:
+    """Flags that are raised by any process, agreed upon step by step.
+
+    Called once a step, it returns the flags that processes raised in the step before, which have had a step's time to
+    arrive; a world of one learns of its own at once.
+
+    >>> agreed = Agreement(World())
+    >>> agreed(False, True), agreed.close()
+    ((False, True), ())
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._pending: Callable[[], Sequence[bool]] | None = None
+
+    def __call__(self, *flags: bool) -> Sequence[bool]:
+        """Raise flags; what all agree on."""
+        answer, self._pending = self._pending, self._world.post(*flags)
+        if self._world.size == 1:
+            return self.close()
+        return answer() if answer else [False] * len(flags)
+
+    def close(self) -> Sequence[bool]:
+        """Wait for what is still under way."""
+        answer, self._pending = self._pending, None
+        return answer() if answer else ()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a process: `auto` is a GPU where there is one, on each process of a machine another.
+
+    Raises:
+        UserError: an unknown device, or one that this machine has not.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch says which devices it knows, or that CUDA is not there
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu or cuda"
+        ) from None
+    return device
+
+
+__all__ = ["Agreement", "World", "pick_device"]
