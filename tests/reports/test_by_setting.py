@@ -16,7 +16,7 @@ from anysize.reports import run_files
 from anysize.reports.by_setting import accuracy_by_setting, by_setting
 from anysize.reports.compare import read_runs, write_comparison
 from anysize.reports.console import show_table
-from anysize.reports.figures import setting_figure
+from anysize.reports.setting_figure import setting_figure
 from anysize.reports.tables import fitting_setting_table, setting_table
 
 MakeRun = Callable[..., Path]

@@ -13,10 +13,11 @@ from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.by_setting import BySetting, by_setting
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of, show, split_of
-from anysize.reports.figures import Line, line_color, line_figure, setting_figure, size_figures
+from anysize.reports.figures import Line, line_color, line_figure, size_figures
 from anysize.reports.page import card, cards, page, plot, section, table
 from anysize.reports.reading import Run
 from anysize.reports.run_files import write_atomically
+from anysize.reports.setting_figure import setting_figure
 from anysize.reports.setting_values import known_settings
 from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
 from anysize.reports.text_table import TextTable
