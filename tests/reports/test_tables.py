@@ -74,3 +74,17 @@ def test_a_loss_is_compared_as_a_loss(make_run: Callable[..., Path], evaluation:
     compared = comparison_table(table)
     assert compared.rows[1] == ["only", "calibrated", "0.388", "0.215", "0.286"]
     assert compared.best == {(1, 2), (1, 3), (1, 4)}
+
+
+def test_a_table_in_parts_keeps_its_total_and_has_one_title() -> None:
+    header = ["part", "module", *(f"number{i}" for i in range(9))]
+    rows = [[f"layer{i}", "Sequential" * 3, *(f"{i}{j},000" for j in range(9))] for i in range(3)]
+    table = TextTable(
+        header, rows, labels=2, cut=[1], total=["all", "Network", *(f"{j}9,999" for j in range(9))],
+        title="[red]a title", caption="a note",
+    )  # fmt: skip
+    lines = drawn(table)
+    text = [cell for line in lines for cell in " ".join(line).split()]
+    assert {f"{i}{j},000" for i in range(3) for j in range(9)} | {f"{j}9,999" for j in range(9)} <= set(text)
+    assert text.count("all") > 1
+    assert text.count("[red]a") == text.count("note") == 1

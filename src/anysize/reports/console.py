@@ -10,7 +10,7 @@ from rich.text import Text
 
 from anysize.reports.text_table import TextTable
 
-_NAME, _CUT = 24, 12  # characters of a name and of a text for which there should be room; more folds or is cut
+_NAME, _CUT = 24, 5  # characters of a name and of a text for which there should be room; more folds or is cut
 
 
 def show_table(table: TextTable, console: Console | None = None) -> None:
@@ -35,7 +35,8 @@ def draw_table(table: TextTable, width: int = 80) -> RenderableType:
             parts.append(list(range(table.labels)))
         parts[-1].append(column)
     first, *others = map(table.part, parts)
-    return Group(*(_drawn(each, close=True) for each in (first, *(dataclasses.replace(o, caption="") for o in others))))
+    others = [dataclasses.replace(other, title="", caption="") for other in others]
+    return Group(*(_drawn(part, close=True) for part in (first, *others)))
 
 
 def fits(table: TextTable, width: int) -> bool:

@@ -26,13 +26,15 @@ class TextTable:
         """The table of some columns, all labels among them.
 
         >>> TextTable(["a", "b", "c"], [["1", "2", "3"]], best={(0, 2)}).part([0, 2])
-        TextTable(header=['a', 'c'], rows=[['1', '3']], best={(0, 1)}, labels=1, cut=(), total=(), title='', caption='')
+        TextTable(header=['a', 'c'], rows=[['1', '3']], best={(0, 1)}, labels=1, cut=[], total=(), title='', caption='')
         """
         return dataclasses.replace(
             self,
             header=[self.header[column] for column in columns],
             rows=[[row[column] for column in columns] for row in self.rows],
             best={(row, columns.index(column)) for row, column in self.best if column in columns},
+            cut=[columns.index(column) for column in self.cut if column in columns],
+            total=[self.total[column] for column in columns] if self.total else (),
         )
 
     def turned(self, heading: str) -> "TextTable":
