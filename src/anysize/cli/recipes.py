@@ -16,15 +16,16 @@ def command(action: Literal["list", "show"] = "list", name: str = "", /) -> None
     name
         which recipe to show, also one to extend, such as elastic/coco-base, or the path of a TOML file
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    from anysize.recipe import explain
     from anysize.recipes import read_header, recipe_names
 
     if action == "show":
         if not name:
             raise UserError("no recipe named; give one, such as `anysize recipes show quickstart`")
+        from rich.console import Console
+        from rich.text import Text
+
+        from anysize.recipe import explain
+
         for line in explain(name).splitlines():
             Console().print(Text(line, style="dim" if line.endswith("# default") else ""), soft_wrap=True)
         return
