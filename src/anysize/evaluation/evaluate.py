@@ -59,6 +59,8 @@ def evaluate_batches(
         UserError: there are no images.
     """
     metrics = task.metrics(device)
+    for metric in metrics.values():  # each process of a run sees all images, and waits for no other one
+        metric.distributed_available_fn = _alone
     forward = TimedForward(model)
     images = 0
     with evaluating(model):
@@ -79,3 +81,7 @@ def on_device(batch: LoadedBatch, device: torch.device) -> LoadedBatch:
         images=batch.images.to(device, non_blocking=True),
         targets=batch.targets.to(device, non_blocking=True),
     )
+
+
+def _alone() -> bool:
+    return False

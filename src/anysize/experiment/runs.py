@@ -84,7 +84,7 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
                 f"{wanted!r}; give the run folder it comes from"
             )
     model = rebuild_model(described)
-    load_model(model, loaded.weights, path)
+    load_model(model, loaded.weights if recipe.evaluation.averaged else loaded.model, path)
     device = pick_device(recipe.training.device)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)

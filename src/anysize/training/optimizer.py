@@ -20,6 +20,9 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
     "rmsprop": (torch.optim.RMSprop, ("lr", "momentum", "alpha", "eps", "weight_decay")),
 }
 
+FUSED = ("sgd", "adam", "adamw")
+"""The optimizers that torch has a fused implementation of: one kernel for all weights, which a flag can skip."""
+
 
 class RegimeOptimizer:
     """A torch optimizer whose hyper-parameters, and whose very kind, are a function of progress.
@@ -98,20 +101,39 @@ class RegimeOptimizer:
                 group["weight_decay"] = 0.0
             if group["multiple"] != 1:
                 group["lr"] *= group["multiple"]
-        if name == "rmsprop" and values["momentum"] > 0:  # torch makes this state only if momentum began above 0
+        # torch makes this state in the first step alone: rmsprop's only if momentum began above 0, and fused sgd's
+        # without values if that step is skipped.
+        if name == "rmsprop" and values["momentum"] > 0:
             for parameter, state in self.torch.state.items():
                 state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+        elif name == "sgd" and values["momentum"] > 0:
+            for parameter in self.parameters:
+                self.torch.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         return values
 
     def _switch(self, name: str, values: dict[str, Any]) -> None:
+        def build(**options: Any) -> torch.optim.Optimizer:
+            return OPTIMIZERS[name][0]([dict(group) for group in self._groups], **values, **options)
+
         self.name = name
-        self.torch = OPTIMIZERS[name][0]([dict(group) for group in self._groups], **values)
+        if name not in FUSED:
+            self.torch = build()
+            return
+        try:
+            self.torch = build(fused=True)
+        except RuntimeError:  # not on this kind of device
+            self.torch = build()
 
     def step(self, fine: Tensor) -> None:
         """One step where `fine`, a truth on the device, holds; otherwise weights and state stay as they are.
 
-        The host does not learn which: the step is made, and what was there before is put back.
+        The host does not learn which. torch's fused optimizers take a flag for it; for others the step is made, and what
+        was there before is put back.
         """
+        if self.torch.defaults.get("fused"):
+            self.torch.found_inf = (~fine).float()  # type: ignore[attr-defined]  # as torch.amp's loss scaling sets it
+            self.torch.step()
+            return
         before = [parameter.detach().clone() for parameter in self.parameters]
         states = {key: value.clone() for key, value in self._state_tensors()}
         self.torch.step()
@@ -143,8 +165,11 @@ class RegimeOptimizer:
             if not parameter_name:
                 continue
             parameter = parameters[parameter_name]
-            # A moment lies in memory as its parameter does; a step count is a scalar on the CPU.
-            like = value if kind == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            # A moment lies in memory as its parameter does; a step count is a scalar, with fused optimizers beside it.
+            if kind == "step":
+                like = value.to(parameter.device) if self.torch.defaults.get("fused") else value
+            else:
+                like = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             self.torch.state[parameter][kind] = like
 
 

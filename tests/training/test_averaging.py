@@ -1,0 +1,123 @@
+"""Averaged weights: their rule, and that validation, the best checkpoint and evaluation use them."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from anysize.experiment.runs import evaluate, load_run, make_evaluator
+from anysize.experiment.train import train
+from anysize.experiment.weights import find_weights
+from anysize.recipe import Recipe
+from anysize.training import loop
+from anysize.training.averaging import AveragedWeights, average_decay
+from anysize.training.checkpoint.files import read_checkpoint
+from anysize.training.guards import Interrupted
+
+Make = Callable[..., Recipe]
+
+
+def test_the_average_is_torchvisions_with_buffers_and_copies_of_counts() -> None:
+    """Reference, as its training script does it: theta' = d theta' + (1 - d) theta every so many steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    averaged = AveragedWeights(model, every=2, decay=0.9)
+    expected = {name: value.clone().double() for name, value in model.state_dict().items()}
+    for step in range(1, 7):
+        model(torch.randn(4, 3))
+        with torch.no_grad():
+            model[0].weight.add_(torch.randn(3, 3))
+        averaged.update(model, step, restart=step == 2)
+        for name, value in model.state_dict().items():
+            if step == 2 or (step % 2 == 0 and not value.is_floating_point()):
+                expected[name] = value.clone().double()
+            elif step % 2 == 0:
+                expected[name] = 0.9 * expected[name] + 0.1 * value.double()
+    for name, value in averaged.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-6, msg=name)
+    assert int(averaged.model[1].num_batches_tracked) == 6
+
+
+@pytest.mark.parametrize(
+    ("decay", "every", "batch_size", "epochs", "expected"),
+    [(0.99998, 32, 1024, 600, 1 - 2e-5 * 1024 * 32 / 600), (0.9, 32, 1024, 1, 0.0)],
+)
+def test_the_decay_follows_batch_and_length(
+    decay: float, every: int, batch_size: int, epochs: int, expected: float
+) -> None:
+    assert average_decay(decay, every, batch_size, epochs) == pytest.approx(expected)
+
+
+AVERAGED: dict[str, Any] = {"training__average_steps": 2, "training__average_decay": 0.97}
+
+
+def test_validation_best_and_evaluation_are_those_of_the_average(tiny: Make, tmp_path: Path) -> None:
+    run = train(tiny(**AVERAGED, data__limit=120), run=tmp_path / "run")
+    last, best = (read_checkpoint(run / "checkpoints" / name) for name in ("last", "best"))
+    assert not torch.equal(last.tensors["averaged"]["fc.weight"], last.model["fc.weight"])
+    rows = pd.read_csv(run / "metrics.csv")
+    if rows["validation_top1"].idxmax() == len(rows) - 1:
+        assert torch.equal(best.model["fc.weight"], last.tensors["averaged"]["fc.weight"])
+    loaded = load_run(run, "last")
+    assert torch.equal(loaded.model.state_dict()["fc.weight"], last.tensors["averaged"]["fc.weight"])
+    evaluator = make_evaluator(loaded)
+    with evaluator.calibrated(loaded.model, 28):
+        measured = evaluator.evaluate(loaded.model, 28).values["loss"]
+    assert measured == pytest.approx(rows["validation_loss"].iloc[-1], rel=1e-6)
+    assert torch.equal(
+        find_weights(run / "checkpoints/last", "cifar_resnet").tensors["fc.weight"],
+        last.tensors["averaged"]["fc.weight"],
+    )
+    trained = load_run(run, "last", {"evaluation.averaged": False})
+    assert torch.equal(trained.model.state_dict()["fc.weight"], last.model["fc.weight"])
+    assert len(evaluate(run, [28], calibrate=False)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__norm": "online", "training__channels_last": False},
+        {"model__elasticize": "auto", "optimizer__warmup_epochs": 1, "optimizer__name": "adamw"},
+    ],
+)
+def test_a_run_with_averaged_weights_is_resumed_to_the_bit(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    assert_resumed(tiny(**AVERAGED, **changes, data__limit=100), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
+def test_so_is_one_of_each_task(tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    assert_resumed(tiny_scenes(task, **AVERAGED, training__epochs=1, training__batch_size=4), tmp_path, monkeypatch)
+
+
+def assert_resumed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part of the state, whatever it is, has the same bits after a stop."""
+    whole = read_checkpoint(train(recipe, run=tmp_path / "whole") / "checkpoints/last")
+    step = loop.train_step
+
+    def stopped(parts: Any, state: Any, *arguments: Any) -> None:
+        step(parts, state, *arguments)
+        if state.progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "broken")
+    monkeypatch.undo()
+    resumed = read_checkpoint(train(recipe, run=tmp_path / "broken") / "checkpoints/last")
+    assert whole.tensors.keys() == resumed.tensors.keys()
+    for part, tensors in whole.tensors.items():
+        for name, value in tensors.items():
+            assert torch.equal(value, resumed.tensors[part][name]), f"{part}: {name}"
+    times = ("seconds", "epoch_seconds")
+    for part, values in whole.state.items():
+        if isinstance(values, dict) and part not in ("files",):
+            left, right = ({k: v for k, v in each.items() if k not in times} for each in (values, resumed.state[part]))
+            assert left == right, part
