@@ -1,7 +1,9 @@
 """What several tests share: a recipe that trains in seconds, and a folder of image files."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anysize.cli import main
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 
@@ -105,3 +108,23 @@ def image_folder(tmp_path: Path) -> Path:
                 pixels[..., label] += 100
                 Image.fromarray(pixels).save(folder / f"{i:03}.jpg")
     return root
+
+
+@pytest.fixture
+def anysize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., CompletedProcess[str]]:
+    """Runs a command line in the test's own folder, on a console of 160 columns.
+
+    It runs in this process: a process of its own would load torch anew each time.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: str) -> CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["anysize", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return CompletedProcess(arguments, int(stop.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -12,7 +12,8 @@ import pytest
 from torch import nn
 
 from anysize.cli import build_app, parse_settings
-from anysize.recipe import Recipe, load_recipe, override, recipe_names
+from anysize.recipe import Recipe, load_recipe, override
+from anysize.recipes import recipe_names
 from anysize.sizes.schedule import build_schedule
 from anysize.training.optimizer import RegimeOptimizer
 
@@ -32,7 +33,12 @@ def commands(path: Path) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("path", [path for path in TEXTS if blocks(path, "python")], ids=lambda path: path.stem)
+def by_length(path: Path):
+    """The examples of most texts train networks, which takes tens of seconds."""
+    return pytest.param(path, id=path.stem, marks=() if path.stem == "online_norm" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", [by_length(path) for path in TEXTS if blocks(path, "python")])
 def test_python_examples_run(path, tmp_path):
     """The blocks of a text run one after the other in a fresh interpreter, in an empty folder."""
     script = tmp_path / "example.py"
@@ -59,7 +65,7 @@ def test_commands_are_ones_that_the_command_line_takes(path):
         if words[1] in ("train", "plan") and not words[2].endswith(".toml"):
             recipe = load_recipe(words[2])
         if words[1] == "recipes" and len(words) > 2:
-            assert words[3] in recipe_names(), words
+            assert words[3] in recipe_names(bases=True), words
         if "settings" in bound.signature.parameters:
             positional = [name for name, p in bound.signature.parameters.items() if p.kind == p.POSITIONAL_ONLY]
             rest = bound.args[len(positional) :]

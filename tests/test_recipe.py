@@ -1,24 +1,18 @@
 """A recipe: what it takes, what it refuses and how it says so."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from anysize.recipe import (
-    Recipe,
-    differences,
-    documented_settings,
-    dump,
-    load_recipe,
-    override,
-    read_header,
-    recipe_names,
-)
+from anysize.recipe import Recipe, differences, documented_settings, dump, explain, load_recipe, override, to_dict
+from anysize.recipes import read_header, recipe_names
 from anysize.registry import UserError
+from anysize.training.regime import parse_schedule
 
 
-def write(folder: Path, text: str) -> str:
-    path = folder / "mine.toml"
+def write(folder: Path, text: str, name: str = "mine.toml") -> str:
+    path = folder / name
     path.write_text(text)
     return str(path)
 
@@ -118,3 +112,60 @@ def test_a_header_is_read_as_the_parts_it_names(tmp_path: Path) -> None:
     assert header.published == "76.4 % at 160 px (the paper)."
     assert header.cost == "2 PFLOPs."
     assert "quickstart" in recipe_names()
+
+
+def test_an_extending_recipe_holds_what_differs(tmp_path: Path) -> None:
+    """Tables are merged key by key, also a setting that is a table; values, lists and schedules replace."""
+    root = "[data]\nmean = [0.1, 0.2, 0.3]\n[model]\nname = 'resnet8'\noptions = {a = 1, b = 1}\n"
+    write(tmp_path, root + "[optimizer]\nlr = [{epoch = 0, value = 1.0}, {epoch = 2, value = 0.5}]", "root.toml")
+    write(tmp_path, "extends = 'root.toml'\n[model]\noptions = {b = 2}\n[training]\nepochs = 7", "middle.toml")
+    name = write(tmp_path, "extends = 'middle.toml'\n[data]\nmean = [0.5]\n[optimizer]\nlr = 0.1")
+    recipe = load_recipe(name, {"training.seed": 3})
+    assert (recipe.model.name, recipe.model.options, recipe.data.mean) == ("resnet8", {"a": 1, "b": 2}, (0.5,))
+    assert (recipe.training.epochs, recipe.training.seed, recipe.optimizer.lr) == (7, 3, parse_schedule(0.1))
+    assert "extends" not in dump(recipe)
+    assert load_recipe(write(tmp_path, "extends = 'mnist'", "named.toml")) == load_recipe("mnist")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends = 'elastic/coco-bass'", "mine.toml: extends: unknown recipe 'elastic/coco-bass': did you mean 'ela"),
+        ("extends = 'nowhere.toml'", "nowhere.toml does not exist"),
+        ("extends = 3", "mine.toml: extends is 3; expected the name of a recipe or the path of a TOML file"),
+        ("extends = 'mine.toml'", "mine.toml; take it out of one of these files"),
+        ("extends = 'other.toml'", "mine.toml > "),
+        ("extends = 'wrong.toml'", "wrong.toml: [model] unknown key 'nam': did you mean 'name'?"),
+        ("extends = 'broken.toml'", "broken.toml: not a TOML file"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_sentence_that_names_the_file(tmp_path: Path, text: str, said: str) -> None:
+    write(tmp_path, "extends = 'mine.toml'", "other.toml")
+    write(tmp_path, "[model]\nnam = 'resnet8'", "wrong.toml")
+    write(tmp_path, "model", "broken.toml")
+    with pytest.raises(UserError) as raised:
+        load_recipe(write(tmp_path, text))
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("name", recipe_names(bases=True))
+def test_a_shown_recipe_is_the_resolved_one_and_names_the_origin_of_each_value(name: str, tmp_path: Path) -> None:
+    shown, resolved, defaults = explain(name), to_dict(load_recipe(name)), to_dict(Recipe())
+    assert tomllib.loads(shown) == resolved
+    assert load_recipe(write(tmp_path, shown)) == load_recipe(name)
+    assert shown.count("  # ") == sum(map(len, resolved.values()))
+    section = ""
+    for line in shown.splitlines():
+        section = line[1:-1] if line.startswith("[") else section
+        if line.endswith("# default"):
+            key = line.split(" ")[0]
+            assert resolved[section][key] == defaults[section][key]
+
+
+def test_bases_are_not_listed_to_train() -> None:
+    bases = set(recipe_names(bases=True)) - set(recipe_names())
+    assert bases
+    assert all(name.endswith("-base") for name in bases)
+    with pytest.raises(UserError, match="choose one of") as raised:
+        load_recipe("zzz")
+    assert not any(base in str(raised.value) for base in bases)

@@ -11,7 +11,8 @@ import anysize
 from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info
 from anysize.experiment import build
-from anysize.recipe import differences, dump, load_recipe, override, read_header, recipe_names
+from anysize.recipe import differences, dump, load_recipe, override
+from anysize.recipes import read_header, recipe_names
 from anysize.training.optimizer import regime_at
 from anysize.training.regime import value_at
 
@@ -67,7 +68,27 @@ def test_header_is_whole_and_its_command_trains_this_recipe(name):
     override(load_recipe(name), parse_settings(bound.args[1:]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+QUICK = ("quick", "mnist", "fashion", "folder", "mixsize/cifar10-resnet44", "online_norm/cifar10-resnet20-on")
+ONE_A_FAMILY = (
+    "elastic/cifar10-resnet20-elastic",
+    "elastic/coco-resnext50-elastic",
+    "elastic/imagenet-resnext50-elastic",
+    "elastic/voc-resnext50-elastic",
+    "mixsize/cifar10-resnet20-short",
+    "mixsize/cifar10-wide-resnet28-10",
+    "mixsize/imagenet-resnet50",
+    "online_norm/cifar100-resnet20-online",
+    "online_norm/imagenet-resnet50-online",
+)
+
+
+def by_cost(name):
+    """Large networks on large data sets take seconds to be counted."""
+    slow = pytest.mark.slow if name in ONE_A_FAMILY else pytest.mark.exhaustive
+    return pytest.param(name, marks=() if name.startswith(QUICK) else slow)
+
+
+@pytest.mark.parametrize("name", [by_cost(name) for name in NAMES])
 def test_header_tells_the_cost_that_the_plan_works_out(name, cifar_folder):
     if load_recipe(name).data.name == "folder":
         cost = anysize.plan(name, {"data.root": str(cifar_folder)}, images=50_000)
@@ -142,9 +163,10 @@ def assert_regime(recipe, epochs, total_batch, regime):
         # Share of the pixels of training at the base size, and steps an epoch, of the published regimes.
         ("mixsize/cifar10-resnet44", 1.286, 981),
         ("mixsize/cifar10-resnet44-batch", 0.968, 761),
-        ("mixsize/cifar10-wide-resnet28-10", 1.286, 981),
-        ("mixsize/imagenet-resnet50", 1.231, 5701),  # 5712 with 4 devices, each of which rounds the batch of 320 px
-        ("mixsize/imagenet-resnet50-fast", 0.463, 2316),  # 2317 with 4 devices
+        pytest.param("mixsize/cifar10-wide-resnet28-10", 1.286, 981, marks=pytest.mark.slow),
+        # 5712 and 2317 with 4 devices, each of which rounds the batch of 320 px
+        pytest.param("mixsize/imagenet-resnet50", 1.231, 5701, marks=pytest.mark.slow),
+        pytest.param("mixsize/imagenet-resnet50-fast", 0.463, 2316, marks=pytest.mark.slow),
     ],
 )
 def test_published_mixtures_take_the_published_computation(name, pixels, steps_an_epoch):
@@ -188,7 +210,7 @@ def test_online_normalizations_experiments_differ_in_the_norm_alone(
     [
         ("cifar10-resnet20", 272_474, 270_906),
         ("cifar100-resnet20", 278_324, 276_756),
-        ("imagenet-resnet50", 25_557_032, 25_503_912),
+        pytest.param("imagenet-resnet50", 25_557_032, 25_503_912, marks=pytest.mark.slow),
     ],
 )
 def test_online_normalizations_networks_have_the_published_parameters(name, parameters, without):
@@ -246,8 +268,8 @@ def test_elastic_s_segmentation_of_voc_follows_the_published_regime(network):
     assert (elastic.data.name, elastic.data.image_set, elastic.task.name) == ("voc", "train_aug", "segmentation")
     assert (elastic.augment.crop, elastic.augment.rescale, elastic.augment.flip) == ("rescale", (0.5, 2.0), 0.5)
     assert (elastic.sizes.mix, elastic.sizes.base, elastic.model.norm, elastic.model.options) == ("fixed", 513, "", {})
-    cost = planned(f"elastic/voc-{network}")
-    assert (cost.epochs, cost.steps) == (50, 33_100)
+    assert (elastic.training.epochs, elastic.training.batch_size) == (50, 16)
+    assert "33,100 steps" in read_header(f"elastic/voc-{network}").cost
     assert "--model.weights" in read_header(f"elastic/voc-{network}").command
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pandas as pd
 
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 
 
 def main() -> None:

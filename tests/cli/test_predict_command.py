@@ -1,5 +1,6 @@
 """`anysize predict`: what is shown, where it goes, and how settings are given."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +38,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def column_of(shown: str, number: int) -> str:
-    """A column of the table on screen, its lines joined."""
-    return "".join(line.split("│")[1 + number].strip() for line in shown.splitlines() if line.startswith("│"))
+    """A column of the table on screen, its lines joined; columns are three characters apart."""
+    lines = shown.splitlines()
+    rule = next(i for i, line in enumerate(lines) if set(line.strip()) == {"─"})
+    starts = [match.start() for match in re.finditer(r"(?<=   )\S|(?<=^ )\S", lines[rule - 1])]
+    start, end = [*starts, None][number : number + 2]
+    return "".join(line[start:end].strip() for line in lines[rule + 1 : lines.index(" " * len(lines[rule]), rule)])
 
 
 def test_masks_go_beside_the_run_unless_a_folder_is_given(

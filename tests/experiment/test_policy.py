@@ -7,7 +7,7 @@ from PIL import Image
 import anysize
 from anysize.cli import build_app
 from anysize.registry import UserError
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 
 TINY = {
     "model.name": "resnet14",

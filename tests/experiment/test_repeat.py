@@ -2,10 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pandas as pd
@@ -17,11 +16,19 @@ from anysize.experiment.repeat import repeat, repeats_table, summarize_repeats
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
+from anysize.reports import html
+from anysize.reports.console import show_table
 from anysize.training import loop
 from anysize.training.guards import Diverged, Interrupted
 
 Make = Callable[..., Recipe]
 SMALL: dict[str, Any] = {"data__limit": 60, "sizes__mix": "fixed"}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a report takes several times as long as training these runs."""
+    monkeypatch.setattr(html, "write_report", lambda folder: folder / "report.html")
 
 
 def metrics(folder: Path, seed: int) -> pd.DataFrame:
@@ -53,15 +60,15 @@ def test_stopped_in_the_second_run_the_same_call_goes_on(
 ) -> None:
     recipe = tiny(**SMALL, training__epochs=1)
     whole = repeat(recipe, n=2, run=tmp_path / "whole")
-    record, steps = loop.record, []
+    train_step, steps = loop.train_step, []
 
-    def stopping(progress: Any, *arguments: Any) -> None:
-        record(progress, *arguments)
-        steps.append(progress.step)
+    def stopping(parts: Any, state: Any, *arguments: Any) -> None:
+        train_step(parts, state, *arguments)
+        steps.append(state.progress.step + 1)
         if len(steps) == 5:  # three steps a run: the second step of the second run
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "record", stopping)
+    monkeypatch.setattr(loop, "train_step", stopping)
     with pytest.raises(Interrupted, match="step 2"):
         repeat(recipe, n=2, run=tmp_path / "broken")
     assert not (tmp_path / "broken/repeats.csv").exists()
@@ -112,7 +119,7 @@ def test_one_run_has_no_deviation() -> None:
     table = summarize_repeats([pd.DataFrame({"validation_top1": [0.5]}, index=[1])])
     assert table["sd"].isna().all()
     console = Console(record=True, width=100)
-    console.print(repeats_table(table))
+    show_table(repeats_table(table), console)
     shown = console.export_text()
     assert "validation top-1" in shown
     assert "50.0%" in shown
@@ -127,11 +134,9 @@ def test_no_runs_are_refused(tiny: Make, tmp_path: Path, n: int) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_from_the_command_line(tiny: Make, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(dump(tiny(**SMALL, training__epochs=1)))
-    command = [sys.executable, "-m", "anysize", "train", "mine.toml", "--repeat", "2", "--training.seed", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+def test_from_the_command_line(tiny: Make, tmp_path: Path, anysize: Callable[..., CompletedProcess[str]]) -> None:
+    Path("mine.toml").write_text(dump(tiny(**SMALL, training__epochs=1)))
+    done = anysize("train", "mine.toml", "--repeat", "2", "--training.seed", "3")
     assert done.returncode == 0, done.stderr
     for expected in ("run 2 of 2: seed 4", "validation top-1", "1 (last)", "1 (best)"):
         assert expected in done.stdout

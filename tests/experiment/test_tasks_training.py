@@ -23,8 +23,9 @@ from anysize.experiment.targets import eval_transform
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.reports.console import show_table
 from anysize.reports.evaluation_tables import table_rows
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_table
 from anysize.tasks.records import Summary
 from anysize.training.guards import Interrupted
@@ -228,7 +229,7 @@ def test_other_limits_of_object_sizes_move_objects_between_them(trained_scenes: 
 def test_objects_of_one_size_alone_are_evaluated_and_printed(copied: Trained) -> None:
     table = evaluate(copied("segmentation"), [32], calibrate=False, overrides={"data.areas": (1e-3, 1e6)})
     console = Console(file=io.StringIO(), width=80)
-    console.print(evaluation_table(table))
+    show_table(evaluation_table(table), console)
     assert "medium" in console.file.getvalue()
     assert "small" not in console.file.getvalue()
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from anysize.reports import files
-from anysize.reports.runs import write_environment, write_evaluation
+from anysize.reports import run_files
+from anysize.reports.run_files import write_environment, write_evaluation
 
 RECIPE = """# A comment with <b>markup</b>
 [data]
@@ -88,9 +88,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         """Write a run folder called `name`."""
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        (folder / files.RECIPE).write_text(recipe.replace("{mix}", mix))
+        (folder / run_files.RECIPE).write_text(recipe.replace("{mix}", mix))
         write_environment(folder, {"python": "3.11.7", "torch": "2.14.1", "note": "<i>&</i>"})
-        files.write_rows(folder / files.METRICS, rows or [_metrics_row(epoch) for epoch in range(1, epochs + 1)])
+        run_files.write_rows(
+            folder / run_files.METRICS, rows or [_metrics_row(epoch) for epoch in range(1, epochs + 1)]
+        )
         if evaluation is not None:
             write_evaluation(folder, evaluation)
         return folder

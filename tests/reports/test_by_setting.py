@@ -12,11 +12,12 @@ from bokeh.models import CategoricalScale, LinearScale, LogScale
 from rich.console import Console
 
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.by_setting import accuracy_by_setting, by_setting
 from anysize.reports.compare import read_runs, write_comparison
-from anysize.reports.figures import setting_figure
-from anysize.reports.tables import setting_cells, setting_key, setting_table
+from anysize.reports.console import show_table
+from anysize.reports.setting_figure import setting_figure
+from anysize.reports.tables import fitting_setting_table, setting_table
 
 MakeRun = Callable[..., Path]
 Sweep = Callable[..., list[Path]]
@@ -37,7 +38,7 @@ def sweep(make_run: MakeRun) -> Sweep:
             ]
             folders.append(make_run(f"run{len(folders)}", recipe=recipe, rows=rows or [{"epoch": 0}]))
             if not rows:
-                (folders[-1] / files.METRICS).unlink()
+                (folders[-1] / run_files.METRICS).unlink()
         return folders
 
     return make
@@ -109,7 +110,7 @@ def test_the_log_says_how_long_a_run_of_equal_flops_is(sweep: Sweep) -> None:
     folders = sweep((equal, [0.5, 0.7, 0.8]), (equal, [0.5, 0.6, 0.6]))
     for folder, done in zip(folders, (3, 2), strict=True):
         log = "".join(f"2026-01-01T00:00:00+00:00 INFO epoch {i + 1}/{5 - done + 1}  loss 1\n" for i in range(done))
-        (folder / files.LOG).write_text(log)
+        (folder / run_files.LOG).write_text(log)
     assert by_setting(folders, BATCH).notes == ("Left out, not finished: run1 (3 of 4 epochs).",)
 
 
@@ -144,7 +145,7 @@ def test_other_settings_that_differ_are_named(sweep: Sweep) -> None:
 def test_the_batch_of_all_processes_is_no_secret(sweep: Sweep) -> None:
     folders = sweep(({BATCH: 2}, [0, 0.5]), ({BATCH: 4}, [0, 0.5]), ({BATCH: 8}, [0, 0.5]))
     for folder, processes in zip(folders, (1, 1, 4), strict=True):
-        (folder / files.ENVIRONMENT).write_text(json.dumps({"world_size": processes}))
+        (folder / run_files.ENVIRONMENT).write_text(json.dumps({"world_size": processes}))
     assert by_setting(folders, BATCH).notes == (
         f"Other settings differ from point to point: world_size (goes with {BATCH}).",
     )
@@ -191,20 +192,19 @@ def test_text_on_the_horizontal_axis_has_no_line(norms: list[Path]) -> None:
 
 
 def test_the_table(norms: list[Path]) -> None:
-    header, rows, best = setting_cells(by_setting(norms[:-1], BATCH, NORM))
-    assert header == [NORM, "2", "128"]
-    assert rows == [["online", "75.0%\n(62.5-87.5)\nn=3", "90.0%"], ["batch", "25.0%", "-"]]
-    assert best == {(0, 1), (0, 2)}
-    _, _, best = setting_cells(by_setting(norms, BATCH, NORM, "loss"))
-    assert best == {(0, 1), (1, 2)}
+    table = setting_table(by_setting(norms[:-1], BATCH, NORM))
+    assert table.header == [NORM, "2", "128"]
+    assert table.rows == [["online", "75.0%\n(62.5-87.5)\nn=3", "90.0%"], ["batch", "25.0%", "-"]]
+    assert table.best == {(0, 1), (0, 2)}
+    assert setting_table(by_setting(norms, BATCH, NORM, "loss")).best == {(0, 1), (1, 2)}
 
 
 def test_the_table_of_equally_many_seeds_says_so_once(norms: list[Path]) -> None:
     found = by_setting(norms[1:3], BATCH, NORM)
-    assert setting_cells(found)[1] == [["online", "68.8%\n(62.5-75.0)"]]
-    assert setting_key(found) == "median (lowest-highest) of 2 runs"
-    assert setting_key(by_setting(norms, BATCH, NORM)) == "median (lowest-highest) n=runs"
-    assert setting_key(by_setting(norms[:2], BATCH, NORM)) == ""
+    assert setting_table(found).rows == [["online", "68.8%\n(62.5-75.0)"]]
+    assert setting_table(found).caption == "median (lowest-highest) of 2 runs"
+    assert setting_table(by_setting(norms, BATCH, NORM)).caption == "median (lowest-highest) n=runs"
+    assert setting_table(by_setting(norms[:2], BATCH, NORM)).caption == ""
 
 
 def test_a_table_that_is_too_wide_for_the_console_changes_its_shape(sweep: Sweep) -> None:
@@ -213,25 +213,25 @@ def test_a_table_that_is_too_wide_for_the_console_changes_its_shape(sweep: Sweep
 
     def drawn(width: int) -> list[list[str]]:
         console = Console(file=io.StringIO(), width=width)
-        console.print(setting_table(found, width))
+        show_table(fitting_setting_table(found, width), console)
         assert isinstance(console.file, io.StringIO)
         return [line.split() for line in console.file.getvalue().splitlines()]
 
     assert [NORM, *map(str, sizes)] in drawn(140)
-    assert [BATCH, *norms] in drawn(84)
-    assert ["2048", *["50.0%"] * 6] in drawn(84)
-    assert ["batch", "2048", "50.0%"] in drawn(60)
+    assert [BATCH, *norms] in drawn(70)
+    assert ["2048", *["50.0%"] * 6] in drawn(70)
+    assert ["batch", "2048", "50.0%"] in drawn(50)
 
 
 def test_the_page(norms: list[Path], tmp_path: Path) -> None:
-    (norms[0] / files.METRICS).unlink()  # it ended before its first epoch did
-    (norms[5] / files.METRICS).write_text("epoch,validation_loss,validation_top1\n1,0.5,0.5\n")
+    (norms[0] / run_files.METRICS).unlink()  # it ended before its first epoch did
+    (norms[5] / run_files.METRICS).write_text("epoch,validation_loss,validation_top1\n1,0.5,0.5\n")
     path = write_comparison(norms, tmp_path / "c.html", x=BATCH, line=NORM)
     body = path.read_text().split("<main>")[1]
     headings = re.findall(r"<h[23]>(.*?)</h", body)
     assert headings[0] == f"Validation top-1 by {BATCH} and {NORM}"
     assert {"Summary", "loss", "top-1 error"} <= set(headings)  # the curves are there too
-    assert "75.0%\n(62.5-87.5)\nn=3" in body
+    assert "75.0% (62.5-87.5) n=3" in body
     assert "Left out, not finished: run0 (0 of 2 epochs), run5 (1 of 2 epochs)." in body
     assert set(re.findall(r'"label":{"type":"value","value":"(.*?)"}', body)) == {"online", "batch", "left out"}
     assert not re.search(r'(src|href)="', body)

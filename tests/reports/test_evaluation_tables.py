@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.reports import files
+from anysize.reports import run_files
+from anysize.reports.console import show_table
 from anysize.reports.evaluation_tables import table_rows, tables_at, write_tables
 from anysize.reports.figures import object_size_curves, object_size_figure
 from anysize.reports.html import write_report
-from anysize.reports.runs import Run, write_evaluation
-from anysize.reports.tables import evaluation_cells, evaluation_table
+from anysize.reports.reading import Run
+from anysize.reports.run_files import write_evaluation
+from anysize.reports.tables import evaluation_table
 
 NAN = math.nan
 SEGMENTATION = ("mean_iou", "pixel_accuracy", "iou_small", "iou_medium", "iou_large", "loss")
@@ -40,7 +42,7 @@ def evaluation_of(*metrics: str, sizes: tuple[int, ...] = (256, 1026), **changes
 
 def printed(frame: pd.DataFrame, width: int) -> str:
     file = io.StringIO()
-    Console(file=file, width=width).print(evaluation_table(frame, width))
+    show_table(evaluation_table(frame), Console(file=file, width=width))
     return file.getvalue()
 
 
@@ -48,14 +50,14 @@ def printed(frame: pd.DataFrame, width: int) -> str:
 @pytest.mark.parametrize(("width", "most"), [(50, 3), (80, 2), (120, 1)])
 def test_nothing_is_cut_on_the_console(metrics: tuple[str, ...], width: int, most: int) -> None:
     frame = evaluation_of(*metrics)
-    header, rows, _ = evaluation_cells(frame)
+    table = evaluation_table(frame)
     text = printed(frame, width)
     assert max(map(len, text.splitlines())) <= width
     words = re.sub(r"\s+", " ", text)
-    for row in rows:
+    for row in table.rows:
         for cell in row:
             assert re.search(rf"(?<!\S){re.escape(cell)}(?!\S)", words), cell
-    for word in {word for name in header for word in name.split()}:
+    for word in {word for name in table.header for word in name.split()}:
         assert re.search(rf"(?<!\S){re.escape(word)}(?!\S)", words), word
     parts = [line for line in text.splitlines() if re.match(r" *256 px", line)]
     assert len(parts) <= most  # each begins with the size
@@ -65,10 +67,10 @@ def test_nothing_is_cut_on_the_console(metrics: tuple[str, ...], width: int, mos
 def test_a_metric_of_objects_that_there_are_none_of_is_left_out() -> None:
     frame = evaluation_of(*SEGMENTATION, iou_small=NAN, iou_large=[NAN, NAN, 0.25, 0.5])
     for twice in (False, True):
-        header, rows, _ = evaluation_cells(frame, all_twice=twice)
-        assert not any("small" in name for name in header)
-        large = header.index("IoU large calibrated" if twice else "IoU large")
-        assert [row[large] for row in rows] == ["-", "50.0%"]
+        table = evaluation_table(frame, all_twice=twice)
+        assert not any("small" in name for name in table.header)
+        large = table.header.index("IoU large\ncalibrated" if twice else "IoU large")
+        assert [row[large] for row in table.rows] == ["-", "50.0%"]
     assert "medium" in printed(frame, 80)
 
 
@@ -139,12 +141,14 @@ def test_tables_come_back_from_their_file_as_they_were(make_run: Callable[..., P
     how, tables = tables_at(frame, 96)
     assert how == "at 96 px, calibrated"
     assert list(tables) == ["by class", "by object size"]
-    assert tables["by class"] == (["", "IoU", "objects"], [["cat", "30.0%", "1,200"], ["dog", "31.0%", "1,200"]])
-    assert tables["by object size"][1] == [["small", "-", "0"]]
+    assert tables["by class"].header == ["", "IoU", "objects"]
+    assert tables["by class"].rows == [["cat", "30.0%", "1,200"], ["dog", "31.0%", "1,200"]]
+    assert tables["by object size"].rows == [["small", "-", "0"]]
     turned = tables_at(frame[::-1], 96)[1]["by class"]  # calibrated ones first
-    assert turned == (["", "objects", "IoU"], [["dog", "1,200", "31.0%"], ["cat", "1,200", "30.0%"]])
+    assert turned.header == ["", "objects", "IoU"]
+    assert turned.rows == [["dog", "1,200", "31.0%"], ["cat", "1,200", "30.0%"]]
     write_tables(run, [])
-    assert not (run / files.EVALUATION_TABLES).exists()
+    assert not (run / run_files.EVALUATION_TABLES).exists()
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(64, 64), (70, 64), (80, 64), (81, 96), (500, 96), (0, 64)])
@@ -153,7 +157,7 @@ def test_tables_are_of_the_size_next_to_the_base(asked: int, taken: int) -> None
     assert tables_at(frame, asked)[0] == f"at {taken} px, calibrated"
     how, tables = tables_at(frame[~frame["calibrated"]], asked)
     assert how == f"at {taken} px"
-    assert tables["by class"][1][0][1] == {64: "0.0%", 96: "20.0%"}[taken]
+    assert tables["by class"].rows[0][1] == {64: "0.0%", 96: "20.0%"}[taken]
     assert tables_at(pd.DataFrame(), asked) == ("", {})
 
 
@@ -162,8 +166,8 @@ def test_classes_may_have_any_name(make_run: Callable[..., Path]) -> None:
     run = make_run()
     write_tables(run, detail_rows(names))
     _, tables = tables_at(Run.read(run).evaluation_tables, 96)
-    assert [row[0] for row in tables["by class"][1]] == list(names)
-    assert [row[1] for row in tables["by class"][1]] == [f"{30 + i}.0%" for i in range(len(names))]
+    assert [row[0] for row in tables["by class"].rows] == list(names)
+    assert [row[1] for row in tables["by class"].rows] == [f"{30 + i}.0%" for i in range(len(names))]
 
 
 def test_the_report_has_the_tables_and_escapes_names(make_run: Callable[..., Path]) -> None:
@@ -184,4 +188,4 @@ def test_fractions_are_percentages_and_counts_are_not() -> None:
     rows = [
         {"size": 8, "calibrated": np.False_, **row} for row in table_rows({"t": {"r": {"mAP": 0.5, "objects": 12.0}}})
     ]
-    assert tables_at(pd.DataFrame(rows), 8)[1]["t"] == (["", "mAP", "objects"], [["r", "50.0%", "12"]])
+    assert tables_at(pd.DataFrame(rows), 8)[1]["t"].rows == [["r", "50.0%", "12"]]

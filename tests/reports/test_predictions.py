@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from anysize.registry import UserError
-from anysize.reports import files, predictions
+from anysize.reports import predictions, run_files
 from anysize.reports.html import write_report
 from anysize.reports.predictions import Predictions, predictions_section, read_predictions, write_predictions
 from anysize.tasks.records import Shown
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert list(first["pictures"]) == ["image", "truth", "what was predicted"]
     assert list(second["pictures"]) == ["image"]
     name, content = first["pictures"]["truth"]
-    assert (tmp_path / files.PREDICTIONS / name).read_bytes() == content
+    assert (tmp_path / run_files.PREDICTIONS / name).read_bytes() == content
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), classes_of_pixels(40, 60))  # to the pixel
     assert np.asarray(Image.open(io.BytesIO(second["pictures"]["image"][1]))).mean() == pytest.approx(200, abs=2)
 
@@ -71,13 +71,13 @@ def test_writing_again_leaves_nothing_of_the_earlier_one(tmp_path: Path) -> None
     write_predictions(tmp_path, two())
     write_predictions(tmp_path, two(size=64, pictures=1))
     assert read_predictions(tmp_path)["size"] == 64
-    assert len(list((tmp_path / files.PREDICTIONS).iterdir())) == 1 + 3
-    assert [path.name for path in tmp_path.iterdir()] == [files.PREDICTIONS]
+    assert len(list((tmp_path / run_files.PREDICTIONS).iterdir())) == 1 + 3
+    assert [path.name for path in tmp_path.iterdir()] == [run_files.PREDICTIONS]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_predictions(tmp_path, two())
-    before = {path.name: path.read_bytes() for path in (tmp_path / files.PREDICTIONS).iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / run_files.PREDICTIONS).iterdir()}
 
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
@@ -85,8 +85,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(predictions, "_save", full)
     with pytest.raises(UserError, match=r"cannot write .*predictions: No space left on device; make room"):
         write_predictions(tmp_path, two(size=64))
-    assert {path.name: path.read_bytes() for path in (tmp_path / files.PREDICTIONS).iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == [files.PREDICTIONS]
+    assert {path.name: path.read_bytes() for path in (tmp_path / run_files.PREDICTIONS).iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == [run_files.PREDICTIONS]
 
 
 def test_without_them_or_with_a_part_of_them_there_is_no_section(make_run: Callable[..., Path]) -> None:
@@ -94,10 +94,10 @@ def test_without_them_or_with_a_part_of_them_there_is_no_section(make_run: Calla
     assert predictions_section(read_predictions(run)) == ""
     assert "Predictions" not in write_report(run).read_text()
     write_predictions(run, two())
-    next((run / files.PREDICTIONS).glob("*.png")).unlink()
+    next((run / run_files.PREDICTIONS).glob("*.png")).unlink()
     assert read_predictions(run) == {}
     write_predictions(run, two())
-    (run / files.PREDICTIONS / "predictions.json").write_text("{")
+    (run / run_files.PREDICTIONS / "predictions.json").write_text("{")
     assert read_predictions(run) == {}
     write_predictions(run, two(pictures=0))
     assert predictions_section(read_predictions(run)) == ""
@@ -129,7 +129,7 @@ def test_as_trained_is_not_called_calibrated(make_run: Callable[..., Path]) -> N
     run = make_run()
     write_predictions(run, two(calibrated=False))
     assert "at 96 px, the worst first." in write_report(run).read_text()
-    assert json.loads((run / files.PREDICTIONS / "predictions.json").read_text())["calibrated"] is False
+    assert json.loads((run / run_files.PREDICTIONS / "predictions.json").read_text())["calibrated"] is False
 
 
 def test_what_the_figures_are_is_said_once(make_run: Callable[..., Path]) -> None:

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.reports import files, run_log
+from anysize.reports import run_files, run_log
+from anysize.reports.reading import Run
 from anysize.reports.run_log import RunLog
-from anysize.reports.runs import Run
 
 Row = Callable[..., dict[str, Any]]
 
@@ -122,7 +122,7 @@ def test_log_txt_has_time_and_level(tmp_path: Path) -> None:
     with RunLog(tmp_path, epochs=8, console=console) as log:  # a resumed run goes on in the same file
         log.warning("2 images could not be read")
     assert shown(console) == "warning: 2 images could not be read\n"
-    first, second = (tmp_path / files.LOG).read_text().splitlines()
+    first, second = (tmp_path / run_files.LOG).read_text().splitlines()
     assert first.endswith(" INFO started")
     assert second.endswith(" WARNING 2 images could not be read")
     assert datetime.datetime.fromisoformat(first.split()[0]).utcoffset() == datetime.timedelta(0)
@@ -132,10 +132,10 @@ def test_metrics_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, metrics_r
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
         for epoch in range(1, 6):
             log.epoch(metrics_row(epoch))
-    untouched = (tmp_path / files.METRICS).read_text().splitlines()[:4]
+    untouched = (tmp_path / run_files.METRICS).read_text().splitlines()[:4]
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
         log.truncate(3)
-        assert (tmp_path / files.METRICS).read_text().splitlines() == untouched
+        assert (tmp_path / run_files.METRICS).read_text().splitlines() == untouched
         log.epoch(metrics_row(4, train_loss=0.125))
         log.epoch(metrics_row(4, train_loss=0.0625))  # even without truncate
     metrics = Run.read(tmp_path).metrics
@@ -148,6 +148,6 @@ def test_a_run_that_starts_again_has_no_rows(tmp_path: Path, metrics_row: Row) -
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
         log.epoch(metrics_row(1))
         log.truncate(0)
-        assert not (tmp_path / files.METRICS).exists()
+        assert not (tmp_path / run_files.METRICS).exists()
         log.epoch(metrics_row(1))
-    assert len(pd.read_csv(tmp_path / files.METRICS)) == 1
+    assert len(pd.read_csv(tmp_path / run_files.METRICS)) == 1

@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from anysize.reports.compare import read_runs
+from anysize.reports.console import show_table
 from anysize.reports.tables import (
     accuracy_by_size,
-    comparison_cells,
     comparison_table,
-    evaluation_cells,
     evaluation_table,
 )
+from anysize.reports.text_table import TextTable
 
 
-def drawn(table: Table) -> list[list[str]]:
+def drawn(table: TextTable) -> list[list[str]]:
     """The cells of a table on a terminal of the usual 80 columns."""
     console = Console(file=io.StringIO(), width=80)
-    console.print(table)
+    show_table(table, console)
     assert isinstance(console.file, io.StringIO)
     return [re.split(r"\s{2,}", line.strip()) for line in console.file.getvalue().splitlines()]
 
@@ -40,8 +39,8 @@ def test_evaluation_table_without_calibration(evaluation: Callable[..., pd.DataF
 
 
 def test_the_best_size_of_each_metric_stands_out(evaluation: Callable[..., pd.DataFrame]) -> None:
-    header, rows, best = evaluation_cells(evaluation(), all_twice=True)
-    assert header[1:7] == [
+    table = evaluation_table(evaluation(), all_twice=True)
+    assert [name.replace("\n", " ") for name in table.header[1:7]] == [
         "top-1 as trained",
         "top-1 calibrated",
         "top-5 as trained",
@@ -49,8 +48,8 @@ def test_the_best_size_of_each_metric_stands_out(evaluation: Callable[..., pd.Da
         "loss as trained",
         "loss calibrated",
     ]
-    assert {rows[i][0] for i, _ in best} == {"32 px"}  # the highest accuracy, the lowest loss
-    assert {j for _, j in best} == {1, 2, 3, 4, 5, 6}
+    assert {table.rows[i][0] for i, _ in table.best} == {"32 px"}  # the highest accuracy, the lowest loss
+    assert {j for _, j in table.best} == {1, 2, 3, 4, 5, 6}
 
 
 def test_comparison_table(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
@@ -72,6 +71,20 @@ def test_names_fold_and_numbers_stay_in_a_narrow_console(
 
 def test_a_loss_is_compared_as_a_loss(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
     table = accuracy_by_size(read_runs([make_run("only", evaluation=evaluation())]), "loss")
-    _, rows, best = comparison_cells(table)
-    assert rows[1] == ["only", "calibrated", "0.388", "0.215", "0.286"]
-    assert best == {(1, 2), (1, 3), (1, 4)}
+    compared = comparison_table(table)
+    assert compared.rows[1] == ["only", "calibrated", "0.388", "0.215", "0.286"]
+    assert compared.best == {(1, 2), (1, 3), (1, 4)}
+
+
+def test_a_table_in_parts_keeps_its_total_and_has_one_title() -> None:
+    header = ["part", "module", *(f"number{i}" for i in range(9))]
+    rows = [[f"layer{i}", "Sequential" * 3, *(f"{i}{j},000" for j in range(9))] for i in range(3)]
+    table = TextTable(
+        header, rows, labels=2, cut=[1], total=["all", "Network", *(f"{j}9,999" for j in range(9))],
+        title="[red]a title", caption="a note",
+    )  # fmt: skip
+    lines = drawn(table)
+    text = [cell for line in lines for cell in " ".join(line).split()]
+    assert {f"{i}{j},000" for i in range(3) for j in range(9)} | {f"{j}9,999" for j in range(9)} <= set(text)
+    assert text.count("all") > 1
+    assert text.count("[red]a") == text.count("note") == 1

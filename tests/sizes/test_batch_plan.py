@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch, BatchPlan, PlanSampler, SampleKey
-from anysize.sizes.mix import SizeMix
+from anysize.sizes.mix import BUDGETS, SizeMix
 from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
-from anysize.sizes.settings import BUDGETS
 
 mixes = st.builds(
     lambda weights, base, budget: SizeMix(tuple(weights.items()), base, budget),

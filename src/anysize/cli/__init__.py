@@ -4,6 +4,7 @@ A verb's file imports the library inside its function, so that `anysize --help` 
 """
 
 import importlib
+import itertools
 import pkgutil
 import signal
 import sys
@@ -48,6 +49,16 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
     return settings
 
 
+def split_images(tokens: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """The image files of a command line, and the settings that follow them.
+
+    >>> split_images(("a.png", "b.png", "--evaluation.flip", "true"))
+    (['a.png', 'b.png'], {'evaluation.flip': 'true'})
+    """
+    images = list(itertools.takewhile(lambda token: not token.startswith("--"), tokens))
+    return images, parse_settings(tokens[len(images) :])
+
+
 def build_app() -> cyclopts.App:
     """Collect the verbs: each module beside this one has a function `command`.
 
@@ -68,7 +79,7 @@ def build_app() -> cyclopts.App:
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
     try:
-        build_app()()
+        build_app()(sys.argv[1:])
     except UserError as error:
         print(f"anysize: {error}", file=sys.stderr)
         sys.exit(2)

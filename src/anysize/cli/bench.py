@@ -60,22 +60,21 @@ def command(
         also write the table to this file
     """
     import torch
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from anysize.experiment.named import named_model
     from anysize.models.measure.speed import bench
+    from anysize.reports.console import show_table
     from anysize.reports.environment import describe_environment
-    from anysize.reports.files import check_writable, write_atomically
+    from anysize.reports.run_files import check_writable, write_atomically
+    from anysize.reports.text_table import TextTable
 
     given = {**parse_settings(settings), **({"model.norm": norm} if norm else {})}
     sides = _numbers("sizes", sizes)
     built, expected = named_model(model, given, task=task, size=max(sides, default=None))
     if csv:
         check_writable(Path(csv))  # before minutes are spent on the figures
-    console = Console()
-    with console.status("measuring") as status:
+    with Console().status("measuring") as status:
         result = bench(
             built,
             sides or [expected.image_size],
@@ -92,11 +91,8 @@ def command(
         )
     order = "channels last" if channels_last else "contiguous"
     folded = ", inference with norms folded" * fold
-    table = Table(title=f"{model}, {precision}, {order}{folded}", box=box.SIMPLE, pad_edge=False)
-    for column in ("mode", "size", "batch", "images/s", "ms a step", "spread", "memory", "GFLOP/s"):
-        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
-    for row in result.to_dict("records"):
-        table.add_row(
+    rows = [
+        [
             row["mode"],
             f"{row['size']} px",
             str(row["batch"]),
@@ -105,22 +101,23 @@ def command(
             f"{(row['slowest'] - row['fastest']) / row['milliseconds']:.0%}",
             f"{row['memory'] / 2**20:,.0f} MiB",
             f"{row['flops_per_second'] / 1e9:,.1f}",
-        )
-    console.print(table)
+        ]
+        for row in result.to_dict("records")
+    ]
+    header = "mode", "size", "batch", "images/s", "ms a step", "spread", "memory", "GFLOP/s"
+    show_table(TextTable(header, rows, title=f"{model}, {precision}, {order}{folded}"))
     machine = describe_environment()
     about = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision", "timm") if name in machine)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and device != "cpu" else "no GPU"
     used = threads or torch.get_num_threads()
-    console.print(
+    print(
         f"{machine.get('processor', '')}, {machine['cores']} cores, {used} threads, {gpu}; Python "
         f"{machine['python']}, {about}; medians of {repeats} repetitions, spread from the fastest to "
-        "the slowest; memory is weights and all other tensors of a step at their most",
-        soft_wrap=True,
-        highlight=False,
+        "the slowest; memory is weights and all other tensors of a step at their most"
     )
     if csv:
         write_atomically(Path(csv), result.to_csv(index=False))
-        console.print(f"{csv} is written", soft_wrap=True)
+        print(f"{csv} is written")
 
 
 def _numbers(name: str, text: str) -> list[int]:

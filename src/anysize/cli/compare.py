@@ -44,22 +44,21 @@ def command(
     from anysize.recipe import documented_settings
     from anysize.reports.by_setting import by_setting
     from anysize.reports.compare import X_AXES, read_runs, write_comparison
-    from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
+    from anysize.reports.console import show_table
+    from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, fitting_setting_table
 
     setting = x not in X_AXES
     defaults = {name: default for name, default, _, _ in documented_settings()}
     options: dict[str, Any] = {"line": line, "metric": metric, "unfinished": unfinished, "defaults": defaults}
     path = write_comparison(runs, out, columns=columns or (), x=x, legend=legend, colors=colors, **options)
-    console = Console()
     read = read_runs(runs, legend, untrained=setting)
     if setting:
         found = by_setting(read, x, **options)
-        console.print(setting_table(found, console.width))
-        for note in found.notes:
-            console.print(note, soft_wrap=True, markup=False)
+        show_table(fitting_setting_table(found, Console().width))
+        print("".join(f"{note}\n" for note in found.notes), end="")
     missing = [run.name for run in read if not len(run.evaluation)]
     if missing and not setting:
-        console.print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)", soft_wrap=True)
+        print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)")
     for judged_by, evaluated in by_metric(read).items():
-        console.print(comparison_table(accuracy_by_size(evaluated, judged_by)))
-    console.print(f"the comparison is {path}", soft_wrap=True)
+        show_table(comparison_table(accuracy_by_size(evaluated, judged_by)))
+    print(f"the comparison is {path}")

@@ -38,12 +38,12 @@ def command(
     from anysize.evaluation.sizes import best_for_budget, parse_budget
     from anysize.experiment.runs import evaluate
     from anysize.reports.columns import label, show
+    from anysize.reports.console import show_table
     from anysize.reports.tables import evaluation_metrics, evaluation_table
 
     if budget:
         parse_budget(budget)  # before an evaluation that takes minutes
-    console = Console()
-    with console.status("evaluating") as status:
+    with Console().status("evaluating") as status:
         table = evaluate(
             run,
             sizes or None,
@@ -52,14 +52,13 @@ def command(
             overrides=parse_settings(settings),
             on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
         )
-    console.print(evaluation_table(table, console.width))
-    console.print(f"{run}/evaluation.csv and {run}/report.html are written", soft_wrap=True)
+    show_table(evaluation_table(table))
+    print(f"{run}/evaluation.csv and {run}/report.html are written")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)
         how = "calibrated" if row["calibrated"] else "as trained"
-        console.print(
+        print(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
-            f"{row['flops'] / 1e6:.1f} MFLOPs and {1000 / row['images_per_second']:.2f} ms an image",
-            soft_wrap=True,
+            f"{row['flops'] / 1e6:.1f} MFLOPs and {1000 / row['images_per_second']:.2f} ms an image"
         )

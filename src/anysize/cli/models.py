@@ -18,33 +18,27 @@ def list_models(pattern: str = "", /) -> None:
     pattern
         only names that contain this, or match it where it has * or ?
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from anysize.models.measure.table import find_models, read_table
     from anysize.registry import UserError, did_you_mean
+    from anysize.reports.console import show_table
+    from anysize.reports.text_table import TextTable
 
     models = find_models(pattern)
     if not models:
         hint = did_you_mean(pattern, [model.name for model in read_table()])
         raise UserError(f"no model's name has {pattern!r} in it: {hint}")
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    for column, justify in {"model": "left", "parameters": "right", "FLOPs": "right", "at": "right"}.items():
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("smallest", justify="right", no_wrap=True)
-    table.add_column("")  # the only one that is cut where the terminal is narrow
-    for model in models:
-        table.add_row(
+    rows = [
+        [
             model.name,
             f"{model.parameters / 1e6:,.2f} M",
             f"{model.flops / 1e9:,.3f} G",
             f"{model.image_size} px",
             f"{model.smallest} px",
-            Text(model.description, no_wrap=True, overflow="ellipsis"),
-        )
-    Console().print(table)
+            model.description,
+        ]
+        for model in models
+    ]
+    show_table(TextTable(["model", "parameters", "FLOPs", "at", "smallest", ""], rows, cut=[5]))
 
 
 @command.command
@@ -77,42 +71,36 @@ def show(
     channels
         of the images; by default as many as the model was published with
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from anysize.experiment.named import named_model
     from anysize.models.measure.input_size import smallest_size
     from anysize.models.measure.memory import activation_bytes
     from anysize.models.measure.structure import structure
-
-    def one_line(text: str) -> Text:
-        return Text(text, no_wrap=True, overflow="ellipsis")
+    from anysize.reports.console import show_table
+    from anysize.reports.text_table import TextTable
 
     given = {**parse_settings(settings), **({"model.norm": norm} if norm else {})}
     model, expected = named_model(name, given, task=task, size=size, num_classes=classes, in_channels=channels)
     channels = channels or expected.channels
     parts = structure(model, expected.image_size, channels)
     parameters, flops = (sum(getattr(part, what) for part in parts) for what in ("parameters", "flops"))
-    table = Table(title=f"{name} at {expected.image_size} px", box=box.SIMPLE, show_footer=True, pad_edge=False)
-    table.add_column("part", "all", no_wrap=True)
-    table.add_column("module", one_line(type(model).__name__))
-    table.add_column("output", justify="right", no_wrap=True)
-    table.add_column("parameters", f"{parameters:,}", justify="right", no_wrap=True)
-    table.add_column("MFLOPs", f"{flops / 1e6:,.1f}", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    for part in parts:
-        output = " x ".join(map(str, part.output)) if part.output else "-"
-        share = f"{part.flops / max(flops, 1):.1%}"
-        table.add_row(part.name, one_line(part.kind), output, f"{part.parameters:,}", f"{part.flops / 1e6:,.1f}", share)
-    console = Console()
-    console.print(table)
+    rows = [
+        [
+            part.name,
+            part.kind,
+            " x ".join(map(str, part.output)) if part.output else "-",
+            f"{part.parameters:,}",
+            f"{part.flops / 1e6:,.1f}",
+            f"{part.flops / max(flops, 1):.1%}",
+        ]
+        for part in parts
+    ]
+    header = "part", "module", "output", "parameters", "MFLOPs", "share"
+    total = "all", type(model).__name__, "", f"{parameters:,}", f"{flops / 1e6:,.1f}", ""
+    title = f"{name} at {expected.image_size} px"
+    show_table(TextTable(header, rows, labels=2, cut=[1], total=total, title=title))
     kept = activation_bytes(model, expected.image_size, channels) / 2**20
-    console.print(
+    print(
         f"expects {channels} channels, {expected.image_size} px ({expected.resize}, {expected.interpolation}, crop "
         f"ratio {expected.crop_ratio:.3g}); the smallest it takes is {smallest_size(model, channels)} px; training "
-        f"keeps {kept:,.1f} MiB an image between forward and backward",
-        soft_wrap=True,
-        highlight=False,
+        f"keeps {kept:,.1f} MiB an image between forward and backward"
     )

@@ -13,19 +13,14 @@ def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
     images
         number of training images, instead of the data set's own
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from anysize.experiment.planning import plan
+    from anysize.reports.console import show_table
+    from anysize.reports.text_table import TextTable
 
     result = plan(recipe, parse_settings(settings), images=images)
-    table = Table(title=f"{recipe}: {result.length:,} training images, {result.epochs} epochs")
-    for column in (
-        "size", "samples", "steps", "batch", "copies", "forward MFLOPs", "backward MFLOPs", "share of FLOPs",
-    ):  # fmt: skip
-        table.add_column(column, justify="right")
-    for part in result.cost.sizes:
-        table.add_row(
+    header = "size", "samples", "steps", "batch", "copies", "forward MFLOPs", "backward MFLOPs", "share of FLOPs"
+    rows = [
+        [
             f"{part.size} px",
             f"{part.samples / result.cost.samples:.1%}",
             f"{part.steps / result.cost.steps:.1%}",
@@ -34,11 +29,11 @@ def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
             f"{part.flops.forward / 1e6:,.1f}",
             f"{part.flops.backward / 1e6:,.1f}",
             f"{part.total_flops / result.cost.total_flops:.1%}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(
+        ]
+        for part in result.cost.sizes
+    ]
+    show_table(TextTable(header, rows, title=f"{recipe}: {result.length:,} training images, {result.epochs} epochs"))
+    print(
         f"{result.steps:,} steps, {result.images:,} images, {result.flops / 1e15:.4g} PFLOPs: {result.ratio:.3f} times "
-        f"training {result.base_epochs} epochs at {result.base} px; about {result.memory / 2**30:.2f} GiB of memory",
-        soft_wrap=True,
+        f"training {result.base_epochs} epochs at {result.base} px; about {result.memory / 2**30:.2f} GiB of memory"
     )

@@ -1,10 +1,6 @@
 """`anysize policy RUN [IMAGE ...]`."""
 
-from pathlib import Path
-
-from anysize.cli import Images, parse_settings
-
-_BESIDE = 4  # images at most whose blocks are listed side by side
+from anysize.cli import Images, split_images
 
 
 def command(run: str, /, *images: Images, size: int | None = None, limit: int = 1000, checkpoint: str = "last") -> None:
@@ -25,32 +21,14 @@ def command(run: str, /, *images: Images, size: int | None = None, limit: int = 
     checkpoint
         last, best, previous or calibrated-SIZE
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
-
     from anysize.experiment.policy import run_scale_policy
+    from anysize.reports.console import show_table
+    from anysize.reports.policy_report import images_table, summary_table
 
-    at = next((i for i, token in enumerate(images) if token.startswith("--")), len(images))
-    paths = list(dict.fromkeys(images[:at]))
+    paths, overrides = split_images(images)
     table = run_scale_policy(
-        run, paths, size=size, limit=limit, checkpoint=checkpoint, overrides=parse_settings(images[at:])
+        run, list(dict.fromkeys(paths)), size=size, limit=limit, checkpoint=checkpoint, overrides=overrides
     )
-    console = Console()
-    if paths:
-        names = {path: Path(path).name for path in paths}
-        if len(set(names.values())) == len(names):  # else the folders tell them apart
-            table = table.assign(image=table["image"].map(names))
-        every, columns = ("image", "block") if len(paths) > _BESIDE else ("block", "image")
-        wide = table.pivot_table(index=every, columns=columns, values="low_share", sort=False)
-        if every == "image":  # the blocks of a deep network do not fit side by side
-            wide = wide.mean(axis=1).to_frame("from half resolution, mean over blocks")
-    else:
-        every, wide = "block", table[table["label"] == ""].set_index("block")[["low_share", "low_share_sd"]]
-        wide.columns = ["from half resolution", "deviation over images"]
-    shown = Table(Column(every, overflow="fold"), *(escape(str(column)) for column in wide.columns))
-    for name, row in wide.iterrows():
-        shown.add_row(escape(str(name)), *(f"{value:.1%}" for value in row))
-    console.print(shown)
+    show_table(images_table(table) if paths else summary_table(table))
     if not paths:
-        console.print(f"{run}/scale_policy.csv and {run}/report.html are written", soft_wrap=True)
+        print(f"{run}/scale_policy.csv and {run}/report.html are written")

@@ -1,6 +1,6 @@
 """`anysize predict RUN IMAGE ... --out DIR`."""
 
-from anysize.cli import Images, parse_settings
+from anysize.cli import Images, split_images
 
 _SHOWN = 20  # rows of the table on screen
 
@@ -22,31 +22,29 @@ def command(run: str, /, *images: Images, out: str = "", size: int | None = None
         last, best, previous or calibrated-SIZE
     """
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from anysize.experiment.predict import predict
+    from anysize.reports.console import show_table
+    from anysize.reports.text_table import TextTable
 
-    at = next((i for i, token in enumerate(images) if token.startswith("--")), len(images))
+    paths, overrides = split_images(images)
     folder = out or f"{run.rstrip('/')}-predicted"
-    console = Console()
-    with console.status("predicting") as status:
+    with Console().status("predicting") as status:
         table = predict(
             run,
-            images[:at],
+            paths,
             folder,
             size=size,
             checkpoint=checkpoint,
-            overrides=parse_settings(images[at:]),
+            overrides=overrides,
             on_image=lambda done, of: status.update(f"predicted {done} of {of} images"),
         )
     columns = [name for name in table.columns if "(" not in name]  # not one a class
-    shown = Table()
-    for name in columns:
-        shown.add_column(escape(name), overflow="fold")  # or the end of a long name would be cut off
-    for row in table[columns].head(_SHOWN).to_numpy().tolist():
-        shown.add_row(*(f"{value:.1%}" if isinstance(value, float) else escape(str(value)) for value in row))
-    console.print(shown)
+    rows = [
+        [f"{value:.1%}" if isinstance(value, float) else str(value) for value in row]
+        for row in table[columns].head(_SHOWN).to_numpy().tolist()
+    ]
+    show_table(TextTable(columns, rows, labels=len(columns)))
     if len(table) > _SHOWN:
-        console.print(f"... and {len(table) - _SHOWN} more")
-    console.print(f"{folder} holds predictions.csv and what pictures there are", soft_wrap=True)
+        print(f"... and {len(table) - _SHOWN} more")
+    print(f"{folder} holds predictions.csv and what pictures there are")

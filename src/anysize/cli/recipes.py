@@ -12,16 +12,22 @@ def command(action: Literal["list", "show"] = "list", name: str = "", /) -> None
     Parameters
     ----------
     action
-        list: a line each with the expected result and the cost; show: the file of one
+        list: a line each with the expected result and the cost; show: every value of one, and the file that it is from
     name
-        which recipe to show
+        which recipe to show, also one to extend, such as elastic/coco-base, or the path of a TOML file
     """
-    from anysize.recipe import read_header, recipe_names, recipe_path
+    from anysize.recipes import read_header, recipe_names
 
     if action == "show":
         if not name:
             raise UserError("no recipe named; give one, such as `anysize recipes show quickstart`")
-        print(recipe_path(name).read_text(encoding="utf-8"), end="")
+        from rich.console import Console
+        from rich.text import Text
+
+        from anysize.recipe import explain
+
+        for line in explain(name).splitlines():
+            Console().print(Text(line, style="dim" if line.endswith("# default") else ""), soft_wrap=True)
         return
     for recipe in recipe_names():
         header = read_header(recipe)

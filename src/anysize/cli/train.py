@@ -39,11 +39,10 @@ def command(
     pretrained
         start from torchvision's or timm's published weights of the model: --model.weights pretrained
     """
-    from rich.console import Console
-
     from anysize.experiment.repeat import repeat as train_repeatedly
     from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
+    from anysize.reports.console import show_table
     from anysize.training.guards import Interrupted
 
     overrides, folder = parse_settings(settings), run or None
@@ -58,7 +57,7 @@ def command(
             table = train_repeatedly(
                 recipe, overrides, repeat, run=folder, resume_from=resume, allow_changes=allow_changes
             )
-            Console().print(repeats_table(table))
+            show_table(repeats_table(table))
     except Interrupted as stop:
         again = "the same command" if resume == "last" else "the same command without --resume"
         print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)

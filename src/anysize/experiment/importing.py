@@ -27,7 +27,7 @@ from anysize.models.weights.published import BACKBONES, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
 Say = Callable[[str], None]
@@ -113,11 +113,11 @@ def import_checkpoint(
 
 def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Write the run folder whole or not at all, so that the same command may be given again."""
-    checkpoints = folder / files.CHECKPOINTS
+    checkpoints = folder / run_files.CHECKPOINTS
     try:
         write_checkpoint(checkpoints / "last", checkpoint)
         shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)
-        files.write_atomically(folder / files.RECIPE, dump(recipe))
+        run_files.write_atomically(folder / run_files.RECIPE, dump(recipe))
     except BaseException as error:  # an interruption, too
         shutil.rmtree(checkpoints, ignore_errors=True)
         if isinstance(error, (OSError, shutil.Error)):

@@ -20,7 +20,7 @@ from anysize.models.measure.input_size import check_size
 from anysize.recipe import override
 from anysize.registry import UserError
 from anysize.reports.html import write_report
-from anysize.reports.scale_policy import summarise, write_scale_policy
+from anysize.reports.policy_report import summarise, write_scale_policy
 from anysize.sizes.batch_plan import Batch
 
 IMAGES = 1000

@@ -25,7 +25,7 @@ from anysize.experiment.runs import LoadedRun, load_run
 from anysize.experiment.targets import build_task, eval_transform, kind_of
 from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 
 TABLE = "predictions.csv"
 
@@ -96,7 +96,7 @@ def predict(
                 if on_image:
                     on_image(len(rows), len(source))
     if folder:
-        files.write_rows(folder / TABLE, rows)
+        run_files.write_rows(folder / TABLE, rows)
     return pd.DataFrame(rows)
 
 
@@ -163,7 +163,7 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; give another folder with --out") from None
-    files.check_writable(folder / TABLE)
+    run_files.check_writable(folder / TABLE)
 
 
 def _save(picture: Image.Image, path: Path) -> None:
@@ -171,4 +171,4 @@ def _save(picture: Image.Image, path: Path) -> None:
     picture.save(content, "PNG")
     with contextlib.suppress(OSError):  # an error is reported when the file is written
         os.makedirs(path.parent, exist_ok=True)
-    files.write_atomically(path, content.getvalue())
+    run_files.write_atomically(path, content.getvalue())

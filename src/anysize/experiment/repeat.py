@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from anysize.experiment import build
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
+from anysize.reports.text_table import TextTable
 from anysize.training.guards import Diverged
-
-REPEATS = "repeats.csv"
 
 
 def repeat(
@@ -84,12 +81,11 @@ def repeat(
             diverged.append(seed)
             console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
         else:
-            finished.append(pd.read_csv(done / files.METRICS, index_col="epoch"))
+            finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
     if not finished:
         raise UserError(f"all {n} runs in {folder} diverged; lower optimizer.lr or set optimizer.clip_norm")
     table = summarize_repeats(finished)
-    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    files.write_rows(folder / REPEATS, rows)
+    run_files.write_rows(folder / run_files.REPEATS, table.to_dict("records"))
     if diverged:
         seeds = ", ".join(map(str, diverged))
         console.print(f"{len(finished)} of {n} runs reached their end; these seeds diverged: {seeds}", soft_wrap=True)
@@ -132,23 +128,24 @@ def summarize_repeats(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def repeats_table(summary: pd.DataFrame) -> Table:
-    """What `repeat` returns, for the console."""
-    table = Table(
+def repeats_table(summary: pd.DataFrame) -> TextTable:
+    """The table that `repeat` returns, for people."""
+    rows = [
+        [
+            label(str(row["metric"])),
+            f"{row['epoch']} ({row['at']})",
+            *(show(str(row["metric"]), row[key]) for key in ("median", "min", "max")),
+            _spread(str(row["metric"]), row["sd"]),
+        ]
+        for row in summary.to_dict("records")
+    ]
+    return TextTable(
+        ["metric", "at epoch", "median", "min", "max", "sd"],
+        rows,
+        labels=2,
         title=f"{summary['runs'].max()} runs" if len(summary) else "no validation",
         caption="sd: sample standard deviation; best: the epoch of the best median, chosen on the validation images",
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
-    for i, heading in enumerate(("metric", "at epoch", "median", "min", "max", "sd")):
-        table.add_column(heading, justify="right" if i > 1 else "left", no_wrap=i > 1, overflow="fold")
-    for row in summary.to_dict("records"):
-        column = str(row["metric"])
-        numbers = (show(column, row[key]) for key in ("median", "min", "max"))
-        table.add_row(label(column), f"{row['epoch']} ({row['at']})", *numbers, _spread(column, row["sd"]))
-    return table
 
 
 def _spread(column: str, deviation: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from anysize.experiment import build
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
 
 try:
@@ -66,9 +66,9 @@ def warnings_into(log: RunLog) -> Iterator[None]:
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise a `UserError` if the folder holds a run of another recipe."""
-    if not (folder / files.RECIPE).exists() or not any((folder / files.CHECKPOINTS).glob("*")):
+    if not (folder / run_files.RECIPE).exists() or not any((folder / run_files.CHECKPOINTS).glob("*")):
         return  # nothing was trained there
-    before = load_recipe(str(folder / files.RECIPE))
+    before = load_recipe(str(folder / run_files.RECIPE))
     changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
     if changed:
         shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
@@ -80,15 +80,15 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
 
 def forget_results(folder: Path) -> None:
     """Remove what was measured with weights that are about to change."""
-    shutil.rmtree(folder / files.PREDICTIONS, ignore_errors=True)
-    for name in (files.EVALUATION, files.EVALUATION_TABLES, files.SCALE_POLICY):
+    shutil.rmtree(folder / run_files.PREDICTIONS, ignore_errors=True)
+    for name in (run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY):
         (folder / name).unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:
     """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
-    if (folder / files.RECIPE).exists():
+    if (folder / run_files.RECIPE).exists():
         forget_results(folder)
-        shutil.rmtree(folder / files.CHECKPOINTS, ignore_errors=True)
-        for name in (files.RECIPE, files.ENVIRONMENT, files.METRICS, files.REPORT):
+        shutil.rmtree(folder / run_files.CHECKPOINTS, ignore_errors=True)
+        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
             (folder / name).unlink(missing_ok=True)

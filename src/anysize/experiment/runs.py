@@ -24,10 +24,10 @@ from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, did_you_mean
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.evaluation_tables import table_rows, write_tables
 from anysize.reports.html import write_report
-from anysize.reports.runs import write_evaluation
+from anysize.reports.run_files import write_evaluation
 from anysize.training.checkpoint.files import (
     Checkpoint,
     load_model,
@@ -63,14 +63,14 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         UserError: not a run folder, no such checkpoint, or a damaged one.
     """
     folder = Path(run)
-    if not (folder / files.RECIPE).is_file():
+    if not (folder / run_files.RECIPE).is_file():
         raise UserError(
-            f"{folder} is not a run folder: it has no {files.RECIPE}; give a folder that anysize train wrote"
+            f"{folder} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )
-    recipe = override(load_recipe(str(folder / files.RECIPE)), overrides or {})
-    path = find_checkpoint(folder / files.CHECKPOINTS, checkpoint)
+    recipe = override(load_recipe(str(folder / run_files.RECIPE)), overrides or {})
+    path = find_checkpoint(folder / run_files.CHECKPOINTS, checkpoint)
     if path is None:
-        known = checkpoint_names(folder / files.CHECKPOINTS)
+        known = checkpoint_names(folder / run_files.CHECKPOINTS)
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
@@ -233,7 +233,7 @@ def calibrate(
     check_size(loaded.model, size, loaded.preprocessing.channels)
     if not has_running_statistics(loaded.model):
         raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
-    folder = Path(out).absolute() if out else loaded.folder / files.CHECKPOINTS / f"calibrated-{size}"
+    folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
     if folder.exists() and not (folder / "state.json").is_file():
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
     evaluator = make_evaluator(loaded)

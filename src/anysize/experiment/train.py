@@ -25,10 +25,10 @@ from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, load_recipe, override
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.environment import describe_environment
+from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
-from anysize.reports.runs import write_environment
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
@@ -88,7 +88,7 @@ def train(
         (RunLog if world.main else SilentLog)(folder, epochs=resolved.training.epochs, console=console) as log,
         warnings_into(log),
     ):
-        checkpoints = folder / files.CHECKPOINTS
+        checkpoints = folder / run_files.CHECKPOINTS
         with world.together():
             resumed = _resumed_input(checkpoints, resume_from) if resolved.model.weights else None
             prepared = prepare(resolved, resumed, world)
@@ -101,7 +101,7 @@ def train(
             goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
         if goes_on and state.progress.epoch >= len(parts.length.steps):
             _finish(folder, evaluator, parts, state)  # what is missing: it was stopped meanwhile
-            log.message(f"{folder} is trained to its end already; its report is {folder / files.REPORT}")
+            log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
             return folder
         if world.main:
             _introduce(parts, state, prepared, folder, goes_on)
@@ -109,7 +109,7 @@ def train(
         with stop_on_signals() as stop:
             fit(parts, state, stop)
         _finish(folder, evaluator, parts, state)
-        log.message(f"done; the report is {folder / files.REPORT}")
+        log.message(f"done; the report is {folder / run_files.REPORT}")
     return folder
 
 
@@ -214,7 +214,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
         training=recipe.training,
         length=prepared.length,
         validate=validate,
-        checkpoints=folder / files.CHECKPOINTS,
+        checkpoints=folder / run_files.CHECKPOINTS,
         description=build.describe(recipe, data.preprocessing, len(data.train)),
         log=log,
         describe=data.train.describe,
@@ -231,14 +231,14 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState)
         return
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
     from anysize.experiment.policy import measure_policy
-    from anysize.reports.scale_policy import write_scale_policy
+    from anysize.reports.policy_report import write_scale_policy
 
     model = state.evaluated
     base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
-    if not (folder / files.PREDICTIONS).exists():
+    if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
-    if has_scales(model) and not (folder / files.SCALE_POLICY).exists():
+    if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
         write_scale_policy(folder, measure_policy(evaluator, model, base))
     parts.report()
 
@@ -264,7 +264,7 @@ def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path
         world_size=plan.world_size,
         total_batch=plan.batch_size * plan.world_size,
     )
-    files.write_atomically(folder / files.RECIPE, dump(recipe))
+    run_files.write_atomically(folder / run_files.RECIPE, dump(recipe))
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -15,7 +15,7 @@ from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.training.checkpoint.files import read_checkpoint
 from anysize.training.checkpoint.store import find_checkpoint
 
@@ -153,7 +153,7 @@ def _checkpoint_folder(path: Path) -> Path:
     if (path / "state.json").is_file():
         return path
     for name in ("best", "last"):
-        if found := find_checkpoint(path / files.CHECKPOINTS, name):
+        if found := find_checkpoint(path / run_files.CHECKPOINTS, name):
             return found
     raise UserError(
         f"{path} is neither a run folder with checkpoints nor a checkpoint folder; expected one that anysize train or "

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from anysize.registry import UserError, did_you_mean
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
 
 _LOGARITHMIC = 8  # a horizontal axis whose largest value is at least this many times its smallest
@@ -49,22 +49,22 @@ class BySetting:
 
     @property
     def title(self) -> str:
-        """What is compared by what."""
+        """The heading of a figure or table."""
         return f"{self.label} by {self.x}" + (f" and {self.line}" if self.line else "")
 
     @property
     def numeric(self) -> bool:
-        """Whether x holds numbers."""
+        """True if x holds numbers."""
         return all(map(is_number, self.where))
 
     @property
     def logarithmic(self) -> bool:
-        """Whether x is best read on a logarithmic axis."""
+        """True if x is best read on a logarithmic axis."""
         return self.numeric and self.where[0] > 0 and bool(self.where[-1] >= _LOGARITHMIC * self.where[0])
 
     @property
     def several(self) -> bool:
-        """Whether a point has more than one run."""
+        """True if a point has more than one run."""
         return bool(self.points.duplicated(["line", "x"]).any())
 
     def summary(self) -> pd.DataFrame:
@@ -201,7 +201,7 @@ def _epochs(run: Run) -> tuple[int, int]:
     done = int(run.metrics["epoch"].iloc[-1]) if len(run.metrics) else 0
     planned = int(run.settings.get("training.epochs", done))
     if done and run.settings.get("training.equal_flops"):
-        log = run.folder / files.LOG
+        log = run.folder / run_files.LOG
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
         lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
         planned = int(lines[-1]) if lines else done

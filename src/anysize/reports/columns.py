@@ -1,4 +1,4 @@
-"""What the columns of `metrics.csv` and `evaluation.csv` mean on screen: labels, units, percentages, errors.
+"""The columns of `metrics.csv` and `evaluation.csv` on screen: labels, units, percentages, errors.
 
 Columns `train_METRIC` and `validation_METRIC` come from the task; nothing here knows which task it was.
 """

@@ -10,15 +10,17 @@ import pandas as pd
 from bokeh.core.properties import Color
 
 from anysize.registry import UserError, did_you_mean
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.by_setting import BySetting, by_setting
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of, show, split_of
-from anysize.reports.figures import Line, line_color, line_figure, setting_figure, size_figures
-from anysize.reports.files import write_atomically
+from anysize.reports.figures import Line, line_color, line_figure, size_figures
 from anysize.reports.page import card, cards, page, plot, section, table
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
+from anysize.reports.run_files import write_atomically
+from anysize.reports.setting_figure import setting_figure
 from anysize.reports.setting_values import known_settings
-from anysize.reports.tables import accuracy_by_size, by_metric, comparison_cells, setting_cells, setting_key
+from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
+from anysize.reports.text_table import TextTable
 
 X_AXES = ("epoch", "step", "images", "flops", "seconds")
 
@@ -59,9 +61,9 @@ def read_runs(
 
 def _seeds(folder: Path) -> list[Path]:
     """The runs of a folder that `train --repeat` wrote, else the folder itself."""
-    if (folder / files.RECIPE).is_file():
+    if (folder / run_files.RECIPE).is_file():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"seed-*/{files.RECIPE}")) or [folder]
+    return sorted(path.parent for path in folder.glob(f"seed-*/{run_files.RECIPE}")) or [folder]
 
 
 def compare_runs(runs: Sequence[Run]) -> pd.DataFrame:
@@ -159,24 +161,23 @@ def _colors(colors: Sequence[str] | None, runs: Sequence[Run]) -> dict[str, str]
 
 def _by_setting(found: BySetting) -> str:
     marks = ["Large marks: medians; bars: lowest to highest run; small marks: the runs."] if found.several else []
-    header, rows, best = setting_cells(found)
+    medians = setting_table(found)
     return section(
         found.title[0].upper() + found.title[1:],
         cards(plot("", setting_figure(found), " ".join([*marks, *found.notes]))),
-        card("", table(header, rows, best=best), setting_key(found).capitalize()),
+        card("", table(medians), medians.caption.capitalize()),
     )
 
 
 def _summary(runs: Sequence[Run]) -> str:
     summary = compare_runs(runs)
-    header, rows = [], [[] for _ in runs]  # type: tuple[list[str], list[list[str]]]
-    for column in summary.columns:
-        first, _, rest = column.partition("_")
-        metric = rest if rest.startswith("validation_") else column
-        header.append(f"{first} {label(rest)}" if first in ("best", "last") else label(column))
-        for row, value in zip(rows, summary[column], strict=True):
-            row.append(value if column == "run" else show("epoch" if "epoch" in column else metric, value))
-    return section("Summary", card("", table(header, rows)))
+    header, columns = [], []
+    for column, values in summary.items():
+        first, _, rest = str(column).partition("_")
+        header.append(f"{first} {label(rest)}" if first in ("best", "last") else label(str(column)))
+        metric = rest if rest.startswith("validation_") else "epoch" if "epoch" in str(column) else str(column)
+        columns.append(list(values) if column == "run" else [show(metric, value) for value in values])
+    return section("Summary", card("", table(TextTable(header, list(zip(*columns, strict=True))))))
 
 
 def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str], groups: dict[str, str]) -> str:
@@ -211,10 +212,10 @@ def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
         frames = [(run.name, run.evaluation) for run in evaluated]
         figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
         note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
-        header, rows, best = comparison_cells(accuracy_by_size(evaluated, metric))
+        compared = comparison_table(accuracy_by_size(evaluated, metric))
         parts += [
             cards(*(plot(title, figure, note) for title, figure in figures.items())),
-            card(f"{label(metric)} by image size", table(header, rows, best=best, labels=2)),
+            card(compared.title, table(compared)),
         ]
     return section("Evaluation by image size", *parts) if parts else ""
 
@@ -226,4 +227,4 @@ def _recipes(runs: Sequence[Run]) -> str:
     values = differences.fillna("-").to_numpy()
     rows = [[str(key), *row] for key, row in zip(differences.index, values, strict=True)]
     names = [str(name) for name in differences.columns]
-    return section("Where the recipes differ", card("", table(["", *names], rows, labels=len(names) + 1)))
+    return section("Where the recipes differ", card("", table(TextTable(["", *names], rows, labels=len(names) + 1))))

@@ -1,4 +1,4 @@
-"""What a run was trained with: versions and machine, without importing torch."""
+"""The versions and the machine that a run was trained with, found without importing torch."""
 
 import os
 import platform

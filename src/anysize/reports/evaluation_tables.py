@@ -1,4 +1,4 @@
-"""What an evaluation says by class, by object size and the like: its file in a run folder, and its tables on screen.
+"""The tables of an evaluation by class, by object size and the like: their file in a run folder, and how they look.
 
 `evaluation_tables.csv` has a row a value: `checkpoint`, `size`, `calibrated`, then `table`, `row` and `column`, which
 say what the `value` is of.
@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import show
+from anysize.reports.text_table import TextTable
 from anysize.tasks.records import Table
 
 
@@ -31,11 +32,11 @@ def table_rows(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
 
 def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write `evaluation_tables.csv`, in place of an earlier one; without rows there is none."""
-    files.write_rows(folder / files.EVALUATION_TABLES, rows)
+    run_files.write_rows(folder / run_files.EVALUATION_TABLES, rows)
 
 
-def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, tuple[list[str], list[list[str]]]]]:
-    """The tables at the size nearest to `size`, calibrated where that was done: how, and header and rows by title."""
+def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, TextTable]]:
+    """The tables at the size nearest to `size`, calibrated where that was done: how, and the tables by title."""
     if not len(frame):
         return "", {}
     nearest = min(frame["size"].unique(), key=lambda other: (abs(other - size), other))
@@ -47,8 +48,5 @@ def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, tuple[list
         columns, rows = (list(dict.fromkeys(table[key].astype(str))) for key in ("column", "row"))
         values = {(row, column): value for row, column, value in table[["row", "column", "value"]].to_numpy()}
         cells = [[row, *(show(column, values.get((row, column))) for column in columns)] for row in rows]
-        found[str(title)] = (["", *columns], cells)
+        found[str(title)] = TextTable(["", *columns], cells)
     return f"at {nearest} px{', calibrated' if calibrated else ''}", found
-
-
-__all__ = ["table_rows", "tables_at", "write_tables"]

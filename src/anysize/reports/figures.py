@@ -5,7 +5,7 @@ calibrated solid. A click in the legend hides a line.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,7 @@ from bokeh.models import (
 from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
-from anysize.reports.by_setting import BySetting
-from anysize.reports.columns import is_fraction, label, show, unit_of
-from anysize.reports.setting_values import show_setting
+from anysize.reports.columns import is_fraction, label, unit_of
 from anysize.reports.tables import AS_TRAINED, by_size
 from anysize.tasks.records import OBJECT_SIZES
 
@@ -37,8 +35,7 @@ _SIZE_COLORS = ("#c9e3f0", "#74b6d8", "#2a78b0", "#123c69")  # small to large
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _INK = "#3d4550"
 _MARKED = 60  # lines of at most this many points show the points
-_TICKS = 16  # at most this many values have a tick each
-_APART = 0.03  # of the horizontal axis: what the ranges of all lines at one place take
+TICKS = 16  # at most this many values have a tick each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +80,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
         if line.legend:
             legend.setdefault(line.legend, []).extend(drawn)
     if legend:
-        _add_legend(plot, legend)
+        add_legend(plot, legend)
     value = "@y{0.00}%" if is_fraction(y) else "@y{0.000000}" if y == "lr" else "@y{0,0.000}"
     where = "@x{0,0.[00]}"
     plot.add_tools(HoverTool(renderers=hovered, tooltips=[("", "$name"), (x_label, where), (label(y), value)]))
@@ -109,7 +106,7 @@ def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> An
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
     shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
     bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
-    _add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
+    add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
     plot.add_tools(HoverTool(tooltips=[("epoch", "@epoch"), ("size", "$name"), ("share", "@$name{0.0}%")]))
     plot.xaxis.ticker = BasicTicker(min_interval=1)
     plot.x_range, plot.y_range = Range1d(min(epochs) - 1, max(epochs) + 1), Range1d(0, 100)
@@ -129,7 +126,7 @@ def object_size_figure(evaluation: pd.DataFrame) -> dict[str, Any]:
         if lines:
             ticks = sorted(int(size) for size in evaluation["size"].unique())
             title = f"{label(stem)} by image size and object size"
-            figures[title] = line_figure(lines, "size", stem, ticks=ticks if len(ticks) <= _TICKS else ())
+            figures[title] = line_figure(lines, "size", stem, ticks=ticks if len(ticks) <= TICKS else ())
     return figures
 
 
@@ -149,7 +146,7 @@ def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
 
 
 def _told_by_object_size(frame: pd.DataFrame) -> list[str]:
-    """What comes before "_small" in the names of columns."""
+    """The metrics that are told by object size: of a column `map_small` it is `map`."""
     smallest = f"_{OBJECT_SIZES[0]}"
     return [str(column).removesuffix(smallest) for column in frame if str(column).endswith(smallest)]
 
@@ -172,73 +169,9 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
                 legend, detail = (str(how), "") if len(evaluations) == 1 else (name, str(how))
                 lines.append(Line(legend, where, values[how], color, how == AS_TRAINED, detail))
         if lines:
-            ticks = sorted(sizes) if x == "size" and len(sizes) <= _TICKS else ()
+            ticks = sorted(sizes) if x == "size" and len(sizes) <= TICKS else ()
             figures[f"{label(metric)} by {what}"] = line_figure(lines, x, metric, ticks=ticks)
     return figures
-
-
-def setting_figure(found: BySetting) -> Any:
-    """A metric against a setting: medians, ranges from the lowest to the highest run, and each of several runs.
-
-    A line joins the medians where the setting is a number; text has no order to join, its marks stand side by side.
-    Ranges of several lines at one number are moved apart a little, or they would cover one another.
-    """
-    divisor, y_label = unit_of(found.metric, found.points["value"].max())
-    if found.numeric:
-        plot = empty_figure(found.x, y_label, height=380, x_axis_type="log" if found.logarithmic else "linear")
-        if len(found.where) <= _TICKS:
-            plot.xaxis.ticker = FixedTicker(ticks=list(found.where))
-        plot.xaxis.major_label_overrides = {value: show_setting(found.x, value) for value in found.where}
-    else:
-        plot = empty_figure(found.x, y_label, height=380, x_range=list(found.where))
-        plot.xgrid.visible = False
-    summary, legend, hovered = found.summary().reset_index("line"), {}, []
-    for i, line in enumerate(found.lines):
-        color, name = line_color(i), line or "all runs"
-        aside = (i + 0.5) / len(found.lines) - 0.5
-        medians = summary[summary["line"] == line]
-        shown, lowest, highest = (
-            [show(found.metric, value) for value in medians[column]] for column in ("median", "lowest", "highest")
-        )
-        source = ColumnDataSource(
-            {
-                **{column: medians[column] / divisor for column in ("median", "lowest", "highest")},
-                "x": _beside(found, medians.index, aside),
-                "where": [show_setting(found.x, value) for value in medians.index],
-                "shown": shown,
-                "range": [f"{low} to {high}" for low, high in zip(lowest, highest, strict=True)],
-                "runs": medians["runs"],
-            }
-        )
-        drawn = []
-        if found.several:
-            bar = {"line_width": 7, "line_alpha": 0.28, "line_cap": "round"}
-            drawn.append(plot.segment("x", "lowest", "x", "highest", source=source, color=color, **bar))
-            runs = found.points[found.points["line"] == line]
-            each = ColumnDataSource({"x": _beside(found, runs["x"], aside), "y": runs["value"] / divisor})
-            drawn.append(plot.scatter("x", "y", source=each, color=color, fill_color="white", size=5))
-        if found.numeric:
-            drawn.append(plot.line("x", "median", source=source, color=color, line_width=2))
-        hovered.append(plot.scatter("x", "median", source=source, color=color, size=9, name=name))
-        legend[name] = [*drawn, hovered[-1]]
-    if found.line:
-        _add_legend(plot, legend, width=150)
-    tips = [(found.line, "$name"), (found.x, "@where"), (found.label, "@shown"), ("range", "@range"), ("runs", "@runs")]
-    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips if found.line else tips[1:]))
-    if found.points["value"].max() > 0:
-        plot.y_range.default_span = found.points["value"].max() / divisor
-    return plot
-
-
-def _beside(found: BySetting, values: Iterable[Any], aside: float) -> list[Any]:
-    """Where to draw values of x; `aside` is from -0.5 to 0.5."""
-    if not found.numeric:
-        return [(value, 0.6 * aside) for value in values]
-    shift = _APART * aside * found.several
-    first, last = found.where[0], found.where[-1]
-    if found.logarithmic:
-        return [value * (last / first) ** shift for value in values]
-    return [value + (last - first) * shift for value in values]
 
 
 def _points(line: Line) -> pd.DataFrame:
@@ -267,7 +200,7 @@ def empty_figure(x_label: str, y_label: str, **options: Any) -> Any:
     return plot
 
 
-def _add_legend(plot: Any, items: dict[str, list[Any]], width: int = 72) -> None:
+def add_legend(plot: Any, items: dict[str, list[Any]], width: int = 72) -> None:
     """A legend above the plot, where it covers no line, in as many columns as fit `width` letters: half a page."""
     columns = max(1, min(len(items), width // (max(map(len, items), default=1) + 6)))
     rows = -(-len(items) // columns)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
 from anysize.reports.figures import (
@@ -15,10 +15,11 @@ from anysize.reports.figures import (
     sizes_figure,
 )
 from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
+from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
-from anysize.reports.runs import Run
-from anysize.reports.scale_policy import class_figure, policy_figure
-from anysize.reports.tables import evaluation_cells, evaluation_metrics
+from anysize.reports.reading import Run
+from anysize.reports.tables import evaluation_metrics, evaluation_table
+from anysize.reports.text_table import TextTable
 from anysize.tasks.records import OBJECT_SIZES
 
 
@@ -29,10 +30,10 @@ def write_report(folder: str | Path) -> Path:
         UserError: the folder is not a run, or cannot be written.
     """
     run = Run.read(folder)
-    path = run.folder / files.REPORT
+    path = run.folder / run_files.REPORT
     predictions = predictions_section(read_predictions(run.folder))
     parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), _settings(run)]
-    files.write_atomically(path, page(run.name, _subtitle(run), parts))
+    run_files.write_atomically(path, page(run.name, _subtitle(run), parts))
     return path
 
 
@@ -99,11 +100,10 @@ def _evaluation(run: Run) -> str:
         return ""
     figures = size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
     figures |= object_size_figure(frame)
-    header, rows, best = evaluation_cells(frame, all_twice=True)
     drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
     how, tables = tables_at(run.evaluation_tables, run.base_size)
-    details = [card(f"{title}, {how}", table(*cells), tall=True) for title, cells in tables.items()]
-    whole = cards(card("by image size", table(header, rows, best=best)))  # wider than half the page
+    details = [card(f"{title}, {how}", table(cells), tall=True) for title, cells in tables.items()]
+    whole = cards(card("by image size", table(evaluation_table(frame, all_twice=True))))  # wider than half the page
     return section("Evaluation by image size", drawn, whole, cards(*details) if details else "")
 
 
@@ -129,6 +129,6 @@ def _settings(run: Run) -> str:
     if run.recipe:
         parts.append(card("Recipe", preformatted(run.recipe)))
     if run.environment:
-        rows = [(key.replace("_", " "), str(value)) for key, value in run.environment.items()]
-        parts.append(card("Environment", table(("", ""), rows, labels=2)))
+        rows = [[key.replace("_", " "), str(value)] for key, value in run.environment.items()]
+        parts.append(card("Environment", table(TextTable(["", ""], rows, labels=2))))
     return section("How it was made", cards(*parts)) if parts else ""

@@ -1,11 +1,13 @@
 """Pieces of an HTML page that is one file and loads nothing: cards with figures, tables, numbers, text."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 from bokeh.embed import components
 from bokeh.resources import Resources
+
+from anysize.reports.text_table import TextTable
 
 _MANY = 8  # columns: more stand closer together
 
@@ -111,23 +113,20 @@ def plot(title: str, figure: Any, note: str = "") -> str:
     return card(title, f"{div}{script}", note)
 
 
-def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, best: Iterable[tuple[int, int]] = (), labels: int = 1
-) -> str:
-    """A table; the (row, column) in `best` stand out, the first `labels` columns hold text, the others numbers."""
-    best = set(best)
-    start = f"<thead>{_row('th', header, labels)}</thead>" if any(header) else ""
-    body = "".join(_row("td", row, labels, {j for at, j in best if at == i}) for i, row in enumerate(rows))
-    kind = ' class="wide"' if len(header) > _MANY else ""
-    return f"<table{kind}>{start}<tbody>{body}</tbody></table>"
+def table(content: TextTable) -> str:
+    """A table; its title and caption are the card's to show."""
+    kind = ' class="wide"' if len(content.header) > _MANY else ""
+    head = f"<thead>{_row('th', content.header, content)}</thead>" if any(content.header) else ""
+    body = "".join(_row("td", row, content, i) for i, row in enumerate(content.rows))
+    return f"<table{kind}>{head}<tbody>{body}</tbody></table>"
 
 
-def _row(tag: str, cells: Sequence[str], labels: int, best: Container[int] = ()) -> str:
-    row = ""
-    for j, cell in enumerate(cells):
-        kind = " ".join(["label"] * (j < labels) + ["best"] * (j in best))
-        row += f'<{tag} class="{kind}">{escape(cell)}</{tag}>'
-    return f"<tr>{row}</tr>"
+def _row(tag: str, cells: Sequence[str], content: TextTable, row: int = -1) -> str:
+    inner = ""
+    for i, cell in enumerate(cells):
+        kind = " ".join(["label"] * (i < content.labels) + ["best"] * ((row, i) in content.best))
+        inner += f'<{tag} class="{kind}">{escape(" ".join(cell.splitlines()))}</{tag}>'
+    return f"<tr>{inner}</tr>"
 
 
 def preformatted(text: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.page import cards, section
 from anysize.tasks.records import Shown
 
@@ -47,8 +47,8 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
     Raises:
         UserError: the disk is full, or the folder may not be written.
     """
-    target = folder / files.PREDICTIONS
-    beside = folder / f".{files.PREDICTIONS}.{os.getpid()}.tmp"
+    target = folder / run_files.PREDICTIONS
+    beside = folder / f".{run_files.PREDICTIONS}.{os.getpid()}.tmp"
     entries = []
     try:
         beside.mkdir(parents=True)
@@ -69,8 +69,8 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(folder: Path) -> dict[str, Any]:
-    """What `write_predictions` wrote, with each picture's bytes in place of its name; empty where there is none."""
-    path = folder / files.PREDICTIONS / _FILE
+    """Read predictions, with each picture's name and bytes in place of its name; empty where there are none."""
+    path = folder / run_files.PREDICTIONS / _FILE
     if not path.is_file():
         return {}
     try:
@@ -143,8 +143,5 @@ def _save(folder: Path, name: str, pixels: np.ndarray) -> str:
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC if photograph else Image.Resampling.NEAREST)
     content = io.BytesIO()
     image.save(content, "JPEG" if photograph else "PNG", **({"quality": 90} if photograph else {"optimize": True}))
-    files.write_atomically(folder / name, content.getvalue())
+    run_files.write_atomically(folder / name, content.getvalue())
     return name
-
-
-__all__ = ["Predictions", "predictions_section", "read_predictions", "write_predictions"]

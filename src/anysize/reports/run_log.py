@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
 
 # A number, a tensor of one element (its device is waited for only when the line is drawn), or a function giving one.
@@ -43,7 +43,7 @@ class RunLog:
         self.folder = folder
         self.epochs = epochs
         self.console = console or Console()
-        self._log = open(folder / files.LOG, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed by close()
+        self._log = open(folder / run_files.LOG, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed by close()
         self._live: Live | None = None
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -129,9 +129,9 @@ class RunLog:
         self.close()
 
     def _keep(self, wanted: Callable[[int], bool], *added: Mapping[str, Any]) -> None:
-        path = self.folder / files.METRICS
-        kept = [row for row in files.read_rows(path) if wanted(int(row["epoch"]))]
-        files.write_rows(path, [*kept, *added])
+        path = self.folder / run_files.METRICS
+        kept = [row for row in run_files.read_rows(path) if wanted(int(row["epoch"]))]
+        run_files.write_rows(path, [*kept, *added])
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
         parts = [f"epoch {row['epoch']}/{self.epochs}  {_metrics(row, 'train')}".rstrip()]
@@ -172,7 +172,7 @@ class SilentLog(RunLog):
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:
-    """Those metrics of a split that have a value: `loss 0.512  top-1 81.2%`."""
+    """The metrics of a split that have a value: `loss 0.512  top-1 81.2%`."""
     shown = [(name, show(name, row.get(f"{split}_{name}"))) for name in metrics_of(row)]
     return "  ".join(f"{label(name)} {value}" for name, value in shown if value != "-")
 

@@ -1,4 +1,4 @@
-"""What the recipes of runs set: values by name, for people, and in what else runs differ."""
+"""The settings in the recipes of runs: their values, how people read them, and which others differ."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.reports.runs import Run
+from anysize.reports.reading import Run
 
 _SEED = "training.seed"
 _EMPTY = {"model.norm": "the model's own"}  # what an empty setting means
@@ -60,8 +60,8 @@ def other_differences(
 ) -> list[str]:
     """Sentences that name the settings, but for `x`, `line` and the seed, in which runs differ.
 
-    Those that differ between runs of equal x and line come first: there a median is over more than seeds. `points` has
-    a row a run, with the columns `line` and `x`.
+    Settings that differ between runs of equal x and line come first: a median of such runs is over more than seeds.
+    `points` has a row a run, with the columns `line` and `x`.
     """
     within, between = [], []
     settings = [run.settings | {_WORLD_SIZE: run.environment.get(_WORLD_SIZE)} for run in runs]
@@ -87,5 +87,5 @@ def other_differences(
 
 
 def _follows(values: "pd.Series[str]", keys: pd.DataFrame) -> bool:
-    """Whether rows of equal keys have equal values."""
+    """True if rows of equal keys have equal values."""
     return bool((values.groupby([keys[column] for column in keys]).nunique() == 1).all())

@@ -1,22 +1,19 @@
-"""Tables of evaluations and comparisons: as data frames, and for the console."""
+"""Tables of evaluations and comparisons: as data frames, and for people."""
 
-import re
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
 
 from anysize.reports.by_setting import BySetting
 from anysize.reports.columns import EVALUATION_FACTS, label, lower_is_better, main_metric, show
-from anysize.reports.runs import Run
+from anysize.reports.console import fits
+from anysize.reports.reading import Run
 from anysize.reports.setting_values import show_setting
+from anysize.reports.text_table import TextTable
 
 AS_TRAINED, CALIBRATED = "as trained", "calibrated"
-_MANY = 8  # columns: more stand closer together, with a word of their names a line
 
 
 def evaluation_metrics(evaluation: pd.DataFrame) -> list[str]:
@@ -42,62 +39,27 @@ def by_size(evaluation: pd.DataFrame, column: str) -> pd.DataFrame:
     return evaluation.assign(how=how).pivot_table(index="size", columns="how", values=column, sort=True)
 
 
-def evaluation_cells(
-    evaluation: pd.DataFrame, *, all_twice: bool = False
-) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
-    """Header, rows and best cells (row, column) of an evaluation's table, a row a size.
+def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> TextTable:
+    """An evaluation: a row an image size, the best value of each metric stands out.
 
     The main metric stands as trained and calibrated, with `all_twice` the others do too; else they are the calibrated
     ones where there are any.
     """
     metrics = evaluation_metrics(evaluation)
-    columns: list[tuple[str, str, pd.Series]] = []  # label, column, values by size
+    columns: list[_Column] = []
     for name in [*metrics, *(fact for fact in ("images_per_second", "flops") if fact in evaluation)]:
         values = by_size(evaluation, name)
         if values.empty:  # such as of small objects, where there is none
             continue
         if name == metrics[0] or (all_twice and name in metrics):
-            columns += [(f"{label(name)} {how}", name, values[how]) for how in values]
+            columns += [(f"{label(name)}\n{how}", name, values[how]) for how in values]
         else:
             columns.append((label(name), name, values.iloc[:, -1]))
     sizes = sorted(evaluation["size"].unique())
-    header = ["size"] + [name for name, _, _ in columns]
-    rows = [[f"{size} px"] + [show(name, values.get(size)) for _, name, values in columns] for size in sizes]
-    best = {
-        (sizes.index(values.idxmin() if lower_is_better(name) else values.idxmax()), column + 1)
-        for column, (_, name, values) in enumerate(columns)
-        if name not in EVALUATION_FACTS and values.notna().any() and len(sizes) > 1
-    }
-    return header, rows, best
-
-
-def evaluation_table(evaluation: pd.DataFrame, width: int = 80) -> Group:
-    """An evaluation for the console: a row an image size, the best value of each metric in bold.
-
-    Columns for which `width` characters are too few stand in a further table below.
-    """
-    header, rows, best = evaluation_cells(evaluation)
-    others = ", ".join(label(metric) for metric in evaluation_metrics(evaluation)[1:])
-    calibrated = others and evaluation["calibrated"].any()
-
-    def table(columns: Sequence[int]) -> Table:
-        return _rich(
-            [header[column] for column in columns],
-            [[row[column] for column in columns] for row in rows],
-            {(row, columns.index(column)) for row, column in best if column in columns},
-            caption=f"{others}: calibrated" if calibrated and 1 in columns else None,
-            close=len(header) > _MANY,
-        )
-
-    def fits(columns: Sequence[int]) -> bool:
-        return Console(width=10**6).measure(table(columns)).maximum <= width
-
-    parts = [[0]]
-    for column in range(1, len(header)):
-        if len(parts[-1]) > 1 and not fits([*parts[-1], column]):
-            parts.append([0])
-        parts[-1].append(column)
-    return Group(*map(table, parts))
+    others = ", ".join(label(metric) for metric in metrics[1:])
+    caption = f"{others}: calibrated" if others and evaluation["calibrated"].any() and not all_twice else ""
+    columns = [(heading, name, values.reindex(sizes)) for heading, name, values in columns]
+    return _table(["size"], [[f"{size} px"] for size in sizes], columns, caption=caption)
 
 
 def by_metric(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -123,80 +85,77 @@ def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
     return table[sorted(table.columns)].rename_axis(columns=metric)
 
 
-def comparison_cells(accuracy: pd.DataFrame) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
-    """Header, rows and best cells (row, column) of what `accuracy_by_size` returns."""
+def comparison_table(accuracy: pd.DataFrame) -> TextTable:
+    """The runs by size; `accuracy` is by `accuracy_by_size`. The best run at each size stands out."""
     metric = str(accuracy.columns.name)
-    header = ["run", ""] + [f"{size} px" for size in accuracy.columns]
-    rows = [
-        [str(run), str(how), *(show(metric, value) for value in values)]
-        for (run, how), values in zip(accuracy.index, accuracy.to_numpy(), strict=True)
-    ]
-    best = set()
-    if len(rows) > 1:
-        for column, size in enumerate(accuracy.columns):
-            values = accuracy[size]
-            if values.notna().any():
-                best.add((int(values.argmin() if lower_is_better(metric) else values.argmax()), column + 2))
-    return header, rows, best
+    columns = [(f"{size} px", metric, accuracy[size]) for size in accuracy.columns]
+    names = [[str(run), str(how)] for run, how in accuracy.index]
+    return _table(["run", ""], names, columns, title=f"{label(metric)} by image size")
 
 
-def comparison_table(accuracy: pd.DataFrame) -> Table:
-    """What `accuracy_by_size` returns, for the console; the best run at each size is in bold."""
-    header, rows, best = comparison_cells(accuracy)
-    return _rich(header, rows, best, text_columns=2, title=f"{label(str(accuracy.columns.name))} by image size")
-
-
-def setting_cells(found: BySetting) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
-    """Header, rows and best cells (row, column) of a metric by a setting: a row a line, a column an x.
-
-    A cell is what `setting_key` says: lines of text, the median first.
-    """
+def setting_table(found: BySetting) -> TextTable:
+    """A metric by a setting: a row a line, a column an x. A cell has lines of text, the median first."""
     summary = found.summary()
-    header = [found.line] + [show_setting(found.x, value) for value in found.where]
     rows, best = [[line or "all runs"] for line in found.lines], set()
     counted = summary["runs"].nunique() > 1
     for column, value in enumerate(found.where):
-        at = summary.xs(value, level="x")
-        for row, line in zip(rows, found.lines, strict=True):
-            row.append("\n".join(_spread(found.metric, at.loc[line], counted)) if line in at.index else "-")
-        if len(rows) > 1:
-            top = at["median"].min() if lower_is_better(found.metric) else at["median"].max()
-            best |= {(found.lines.index(line), column + 1) for line in at.index[at["median"] == top]}
-    return header, rows, best
+        at = summary.xs(value, level="x").reindex(found.lines)
+        for row, (_, point) in zip(rows, at.iterrows(), strict=True):
+            row.append("\n".join(_spread(found.metric, point, counted)) if point["runs"] > 0 else "-")
+        best |= {(row, column + 1) for row in _best(found.metric, at["median"])}
+    counts = summary["runs"].unique()
+    caption = f"median (lowest-highest) of {counts[0]} runs" if found.several else ""
+    return TextTable(
+        header=[found.line, *(show_setting(found.x, value) for value in found.where)],
+        rows=rows,
+        best=best,
+        title=found.title,
+        caption="median (lowest-highest) n=runs" if counted else caption,
+    )
 
 
-def setting_key(found: BySetting) -> str:
-    """What the cells of a metric by a setting hold; empty where each is of a single run."""
-    counts = found.summary()["runs"].unique()
-    if len(counts) > 1:
-        return "median (lowest-highest) n=runs"
-    return f"median (lowest-highest) of {counts[0]} runs" if found.several else ""
-
-
-def setting_table(found: BySetting, width: int = 80) -> Table:
-    """A metric by a setting, for the console: the first that fits `width` characters of wide, turned and long.
+def fitting_setting_table(found: BySetting, width: int = 80) -> TextTable:
+    """A metric by a setting, as the first of wide, turned and long that fits `width` characters of the console.
 
     Wide has a row a line and a column an x, turned a row an x and a column a line, long a row for both.
     """
-    header, rows, best = setting_cells(found)
-    turned = [list(column) for column in zip([found.x, *header[1:]], *rows, strict=True)]
-    labels = 1
-    if _width([header, *rows]) > width >= _width(turned):
-        header, rows, best = turned[0], turned[1:], {(column - 1, row + 1) for row, column in best}
-    elif _width([header, *rows]) > width:
-        places = [
-            (row, column) for row in range(len(rows)) for column in range(1, len(header)) if rows[row][column] != "-"
-        ]
-        best = {(i, 2) for i, place in enumerate(places) if place in best}
-        rows = [[rows[row][0], header[column], rows[row][column].replace("\n", " ")] for row, column in places]
-        header, labels = [found.line, found.x, found.label], 2
-    return _rich(header, rows, best, text_columns=labels, title=found.title, caption=setting_key(found))
+    wide = setting_table(found)
+    for table in (wide, wide.turned(found.x)):
+        if fits(table, width):
+            return table
+    places = [(i, j) for i, row in enumerate(wide.rows) for j, cell in enumerate(row) if j and cell != "-"]
+    return dataclasses.replace(
+        wide,
+        header=[found.line, found.x, found.label],
+        rows=[[wide.rows[i][0], wide.header[j], wide.rows[i][j].replace("\n", " ")] for i, j in places],
+        best={(place, 2) for place, at in enumerate(places) if at in wide.best},
+        labels=2,
+    )
 
 
-def _width(cells: Sequence[Sequence[str]]) -> int:
-    """Characters that a table of these rows takes on the console."""
-    columns = zip(*cells, strict=True)
-    return sum(3 + max(len(part) for cell in column for part in cell.split("\n")) for column in columns)
+_Column = tuple[str, str, "pd.Series[float]"]  # heading, name of the column in the files, values
+
+
+def _table(
+    headings: list[str], names: list[list[str]], columns: list[_Column], *, title: str = "", caption: str = ""
+) -> TextTable:
+    """A table of values; the best of each metric stand out."""
+    cells = [[show(column, value) for value in values] for _, column, values in columns]
+    best = {
+        (row, len(headings) + place)
+        for place, (_, column, values) in enumerate(columns)
+        if column not in EVALUATION_FACTS
+        for row in _best(column, values)
+    }
+    header = [*headings, *(heading for heading, _, _ in columns)]
+    rows = [[*name, *(column[i] for column in cells)] for i, name in enumerate(names)]
+    return TextTable(header, rows, best, len(headings), title=title, caption=caption)
+
+
+def _best(metric: str, values: "pd.Series[float]") -> list[int]:
+    """The rows that hold the best value; none if there is one row."""
+    top = values.min() if lower_is_better(metric) else values.max()
+    return [place for place, value in enumerate(values) if value == top and len(values) > 1]
 
 
 def _spread(metric: str, point: Any, counted: bool) -> list[str]:
@@ -209,34 +168,3 @@ def _spread(metric: str, point: Any, counted: bool) -> list[str]:
         f"({lowest.removesuffix('%')}-{highest.removesuffix('%')})",
         *([f"n={point['runs']:.0f}"] * counted),
     ]
-
-
-def _rich(
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    best: set[tuple[int, int]],
-    *,
-    text_columns: int = 0,
-    title: str | None = None,
-    caption: str | None = None,
-    close: bool | None = None,
-) -> Table:
-    if close is None:
-        close = len(header) > _MANY
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0 if close else 1),
-    )
-    for i, cell in enumerate(header):  # in a narrow console names fold, numbers are never cut
-        words = cell.replace(" ", "\n") if close else cell
-        heading = Text(re.sub(f" ({AS_TRAINED}|{CALIBRATED})$", r"\n\1", words))
-        number = i >= text_columns
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for i, row in enumerate(rows):
-        table.add_row(*(Text(cell, style="bold green" if (i, j) in best else "") for j, cell in enumerate(row)))
-    return table

@@ -16,9 +16,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from anysize.registry import UserError, did_you_mean
-from anysize.sizes.settings import BUDGETS
 
-NAMED = ("B+", "D+", "B+D+")
+NAMED = ("B+", "D+", "B+D+")  # the paper's mixtures, each named after its budget
+BUDGETS = ("", *NAMED)  # what any mixture can fill its budget with
 
 # Size over base and share of the images, in the order of the authors' tables (the last part takes what rounding
 # leaves over). For bases other than the published ones the ratios are kept.
@@ -56,7 +56,7 @@ class SizeMix:
 
     def __post_init__(self) -> None:
         if self.budget not in BUDGETS:
-            raise UserError(f"unknown budget {self.budget!r}: {did_you_mean(self.budget, BUDGETS[1:])}")
+            raise UserError(f"unknown budget {self.budget!r}: {did_you_mean(self.budget, NAMED)}")
         if not self.weights:
             raise UserError("a size mixture needs at least one size, received none")
         if self.base < 1:

@@ -3,8 +3,7 @@
 import dataclasses
 
 from anysize.registry import setting
-
-BUDGETS = ("", "B+", "D+", "B+D+")  # as in mix.py
+from anysize.sizes.mix import BUDGETS, NAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class SizeSettings:
         "fixed",
         "fixed: every image at the base size; B+, D+, B+D+: the paper's mixtures, the budget of small sizes spent on "
         "larger batches, more copies a sample, or both; uniform: each of sizes.sizes alike; custom: sizes.weights",
-        choices=("fixed", "uniform", "custom", "B+", "D+", "B+D+"),
+        choices=("fixed", "uniform", "custom", *NAMED),
     )
     base: int = setting(0, "base image size in pixels; 0: the data set's own", low=0)
     sizes: tuple[int, ...] = setting((), "image sizes for mix = uniform")

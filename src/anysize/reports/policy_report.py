@@ -1,4 +1,4 @@
-"""The scale policy of an elastic network: its file in a run folder, and its pictures."""
+"""An elastic network's scale policy in a run folder, on the console and in the report: a file, tables and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +8,11 @@ import pandas as pd
 from bokeh.models import ColorBar, ColumnDataSource, FixedTicker, HoverTool, LinearColorMapper, Range1d, Span
 from bokeh.transform import transform
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.figures import COLORS, empty_figure
+from anysize.reports.text_table import TextTable
 
+_BESIDE = 4  # images at most whose blocks are listed side by side
 _MOST_CLASSES = 24  # of the picture: of more, those that use half resolution least and most
 # Orange over white to blue: more full, more half resolution.
 _DIVERGING = ("#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
@@ -39,12 +41,37 @@ def summarise(table: pd.DataFrame, classes: Sequence[str], size: int) -> pd.Data
 
 def write_scale_policy(folder: Path, summary: pd.DataFrame) -> None:
     """Write `scale_policy.csv`, in place of an earlier one."""
-    rows = [{str(column): value for column, value in row.items()} for row in summary.to_dict("records")]
-    files.write_rows(folder / files.SCALE_POLICY, rows)
+    run_files.write_rows(folder / run_files.SCALE_POLICY, summary.to_dict("records"))
+
+
+def summary_table(summary: pd.DataFrame) -> TextTable:
+    """The part of each block's output that comes from half resolution, over all images; `summary` is by `summarise`."""
+    rows = summary[summary["label"] == ""][["block", "low_share", "low_share_sd"]].to_numpy()
+    header = ["block", "from half resolution", "deviation over images"]
+    return TextTable(header, [[block, f"{mean:.1%}", f"{deviation:.1%}"] for block, mean, deviation in rows])
+
+
+def images_table(table: pd.DataFrame) -> TextTable:
+    """The part that comes from half resolution, image by image; `table` is as `scale_policy` returns it.
+
+    A few images have a column each and the blocks a row; of many images each has a row, with the mean over blocks.
+
+    Images are named by their files, or by their paths where two files have one name.
+    """
+    paths = table["image"].unique()
+    names = {path: Path(path).name for path in paths}
+    if len(set(names.values())) < len(names):
+        names = dict(zip(paths, paths, strict=True))
+    wide = table.pivot_table(index="block", columns="image", values="low_share", sort=False)
+    if len(paths) > _BESIDE:  # the blocks of a deep network do not fit side by side
+        rows = [[names[path], f"{mean:.1%}"] for path, mean in wide.mean().items()]
+        return TextTable(["image", "from half resolution, mean over blocks"], rows)
+    rows = [[block, *(f"{share:.1%}" for share in row)] for block, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    return TextTable(["block", *(names[path] for path in wide.columns)], rows)
 
 
 def policy_figure(summary: pd.DataFrame) -> Any:
-    """What part of each block's output comes from half resolution: mean and deviation over images."""
+    """Draw the part of each block's output that comes from half resolution: mean and deviation over images."""
     data = summary[summary["label"] == ""]
     blocks = data["block"].tolist()
     source = ColumnDataSource(
@@ -69,7 +96,7 @@ def policy_figure(summary: pd.DataFrame) -> Any:
 
 
 def class_figure(summary: pd.DataFrame) -> Any | None:
-    """By how much each class uses half resolution more or less than all images do, block by block; None: no classes."""
+    """Draw how much more or less half resolution each class uses than all images, by block; None: no classes."""
     every = summary[summary["label"] == ""].set_index("block")["low_share"]
     wide = summary[summary["label"] != ""].pivot(index="label", columns="block", values="low_share")
     if wide.empty:
@@ -107,6 +134,3 @@ def class_figure(summary: pd.DataFrame) -> Any | None:
 def _slanted(plot: Any) -> None:
     plot.xaxis.major_label_orientation = 0.9
     plot.xgrid.visible = False
-
-
-__all__ = ["class_figure", "policy_figure", "summarise", "write_scale_policy"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.html import write_report
-from anysize.reports.runs import Run
-from anysize.reports.scale_policy import class_figure, policy_figure, summarise, write_scale_policy
+from anysize.reports.policy_report import class_figure, policy_figure, summarise, write_scale_policy
+from anysize.reports.reading import Run
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_summary_by_block_and_class(table: pd.DataFrame) -> None:
 
 
 def test_written_read_and_drawn(table: pd.DataFrame, tmp_path: Path) -> None:
-    (tmp_path / files.RECIPE).write_text("")
+    (tmp_path / run_files.RECIPE).write_text("")
     assert "Scale policy" not in write_report(tmp_path).read_text()
     summary = summarise(table, ["NA", "dog"], 32)  # a class may be called NA
     write_scale_policy(tmp_path, summary)

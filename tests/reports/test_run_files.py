@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anysize.registry import UserError
-from anysize.reports.files import read_rows, write_atomically, write_rows
+from anysize.reports.run_files import read_rows, write_atomically, write_rows
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from anysize.registry import UserError
-from anysize.reports import files
+from anysize.reports import run_files
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What a run folder holds; `metrics` (with error columns added) and `evaluation` are empty without their file."""
+    """The content of a run folder; `metrics` (with errors added) and `evaluation` are empty without their file."""
 
     folder: Path
     name: str
@@ -34,17 +34,21 @@ class Run:
             UserError: the folder holds none of the files of a run.
         """
         folder = Path(folder)
-        if not any((folder / file).exists() for file in (files.METRICS, files.EVALUATION, files.RECIPE)):
+        if not any((folder / file).exists() for file in (run_files.METRICS, run_files.EVALUATION, run_files.RECIPE)):
             what = "has none of" if folder.is_dir() else "is no folder with"
-            raise UserError(f"{folder} {what} {files.RECIPE}, {files.METRICS}, {files.EVALUATION}; give a run's folder")
-        recipe, environment = folder / files.RECIPE, folder / files.ENVIRONMENT
+            raise UserError(
+                f"{folder} {what} {run_files.RECIPE}, {run_files.METRICS}, {run_files.EVALUATION}; give a run's folder"
+            )
+        recipe, environment = folder / run_files.RECIPE, folder / run_files.ENVIRONMENT
         return cls(
             folder,
             name or folder.resolve().name,
-            _with_errors(_read_table(folder / files.METRICS, "validation_calibrated")),
-            _read_table(folder / files.EVALUATION, "calibrated"),
-            _read_table(folder / files.EVALUATION_TABLES, "calibrated", text=("table", "row", "column"), missing=False),
-            _read_table(folder / files.SCALE_POLICY, missing=False),
+            _with_errors(_read_table(folder / run_files.METRICS, "validation_calibrated")),
+            _read_table(folder / run_files.EVALUATION, "calibrated"),
+            _read_table(
+                folder / run_files.EVALUATION_TABLES, "calibrated", text=("table", "row", "column"), missing=False
+            ),
+            _read_table(folder / run_files.SCALE_POLICY, missing=False),
             recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
         )
@@ -92,17 +96,6 @@ class Run:
         if column not in self.metrics:
             return pd.Series(dtype=float)
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
-
-
-def write_evaluation(folder: Path, evaluation: pd.DataFrame) -> None:
-    """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
-    rows = [{str(column): value for column, value in row.items()} for row in evaluation.to_dict("records")]
-    files.write_rows(folder / files.EVALUATION, rows)
-
-
-def write_environment(folder: Path, environment: dict[str, Any]) -> None:
-    """Write `environment.json`."""
-    files.write_atomically(folder / files.ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
 def _read_table(path: Path, boolean: str = "", *, missing: bool = True, text: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -10,6 +10,8 @@
     log.txt           messages with their time
     report.html       the report, renewed after each epoch
 
+The folder of `train --repeat` holds such folders, and `repeats.csv` with the spread of their last and best figures.
+
 `metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
 of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
 images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
@@ -26,9 +28,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anysize.registry import UserError
+
+if TYPE_CHECKING:  # the log of a run starts without it
+    import pandas as pd
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.toml"
@@ -40,13 +45,14 @@ SCALE_POLICY = "scale_policy.csv"
 PREDICTIONS = "predictions"
 LOG = "log.txt"
 REPORT = "report.html"
+REPEATS = "repeats.csv"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside `path` and rename it into place: `path` holds the old or the new content, never a part.
 
     Raises:
-        UserError: the disk is full, the folder is missing or may not be written. What was at `path` is still there.
+        UserError: the disk is full, the folder is missing or may not be written. The old file is still there.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -90,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     """Write rows as CSV, atomically; columns are those of all rows, in order of appearance. No rows: no file.
 
     A missing value, None and NaN become empty cells, a dict becomes JSON.
@@ -104,6 +110,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue())
+
+
+def write_evaluation(folder: Path, evaluation: "pd.DataFrame") -> None:
+    """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
+    write_rows(folder / EVALUATION, evaluation.to_dict("records"))
+
+
+def write_environment(folder: Path, environment: dict[str, Any]) -> None:
+    """Write `environment.json`."""
+    write_atomically(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
 def _cell(value: Any) -> Any:

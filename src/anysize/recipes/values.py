@@ -1,0 +1,127 @@
+"""Values of recipe files and of the command line: from TOML or text to the types of the settings, checked, and back."""
+
+import dataclasses
+import functools
+import json
+import math
+import typing
+from typing import Any
+
+import tomli_w
+
+from anysize.registry import UserError, did_you_mean
+from anysize.training.regime import Schedule, is_schedule, parse_schedule, to_data
+
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    tuple: "a list",
+    dict: 'a table such as {"depth": 20}',
+}
+
+
+@functools.cache
+def type_hints(cls: Any) -> dict[str, Any]:
+    """The type of each field of a settings dataclass."""
+    return typing.get_type_hints(cls)
+
+
+def build_settings(cls: Any, tree: Any, file: str, path: str = "") -> Any:
+    """Build a settings dataclass from a TOML table, which is at `path` in `file` (no file: on the command line).
+
+    Raises:
+        UserError: an unknown key, or a value of the wrong type or outside its range.
+    """
+    where = (f"{file}: [{path}]" if path else f"{file}:") if file else f"--{path}"
+    if not isinstance(tree, dict):
+        raise UserError(f"{where} is {tree!r}; expected a table")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in tree.items():
+        if key not in fields:
+            raise UserError(f"{where} unknown {'key' if path else 'section'} {key!r}: {did_you_mean(key, fields)}")
+        values[key] = check_value(cls, fields[key], value, file, f"{path}.{key}" if path else key)
+    return cls(**values)
+
+
+def check_value(cls: Any, field: "dataclasses.Field[Any]", value: Any, file: str, path: str) -> Any:
+    """Convert `value` to the type of a field of `cls` and check its choices and its range."""
+    result = _convert(type_hints(cls)[field.name], value, file, path)
+    choices, low, high = (field.metadata.get(what) for what in ("choices", "low", "high"))
+    where = f"{file}: {path}" if file else f"--{path}"
+    if isinstance(result, float) and not math.isfinite(result):
+        raise UserError(f"{where} is {value!r}; expected a finite number")
+    if choices and result not in choices:
+        raise UserError(f"{where} is {value!r}: {did_you_mean(str(value), [c or '(empty)' for c in choices])}")
+    if (low is not None and result < low) or (high is not None and result > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{where} is {value!r}; expected {bounds}")
+    return result
+
+
+def from_text(hint: Any, value: Any) -> Any:
+    """Turn the text of a command line into what a TOML file would have held for this type.
+
+    >>> from_text(tuple[float, ...], "0.5,1"), from_text(int, "3"), from_text(str, "3")
+    ([0.5, 1], 3, '3')
+    """
+    if not isinstance(value, str) or hint is str:
+        return value
+    if typing.get_origin(hint) is tuple and not value.startswith("[") and hint != Schedule:
+        return [from_text(Any, part) for part in value.replace(",", " ").split()]
+    for read in (int, float, json.loads):
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Settings as TOML-ready data."""
+    if is_schedule(value):
+        return to_data(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def to_toml(value: Any) -> str:
+    """A value in TOML: a list of points or phases has a line for each, all else is one line.
+
+    >>> to_toml({"16": 0.5, "a b": [True, "x"]})
+    '{ 16 = 0.5, "a b" = [true, "x"] }'
+    """
+    if isinstance(value, dict):  # tomli_w quotes a key that needs it; [:-5] takes its " = 0" and the line's end away
+        inner = ", ".join(f"{tomli_w.dumps({key: 0})[:-5]} = {to_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(["[", *(f"    {to_toml(item)}," for item in value), "]"])
+    return f"[{', '.join(map(to_toml, value))}]" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+
+
+def _convert(hint: Any, value: Any, file: str, path: str) -> Any:
+    where = f"{file}: {path}" if file else f"--{path}"
+    if dataclasses.is_dataclass(hint):
+        return build_settings(hint, value, file, path)
+    if hint == Schedule:
+        try:
+            return parse_schedule(value)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise UserError(f"{where} is {value!r}; expected {len(arguments)} values")
+        named = dataclasses.is_dataclass(arguments[0])
+        return tuple(_convert(arguments[0], item, file, f"{path}[{i}]" * named or path) for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _convert(arguments[1], item, file, path) for key, item in value.items()}
+    if hint is Any or type(value) is hint:
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and hint in (int, float, str) and (hint is not int or float(value).is_integer()):
+        return hint(value)
+    raise UserError(f"{where} is {value!r} ({type(value).__name__}); expected {_EXPECTED[origin or hint]}")

@@ -1,0 +1,81 @@
+"""Tables on the console: of a table that is too wide the headings break, then it is drawn in parts."""
+
+import dataclasses
+
+from rich.box import SIMPLE, SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from anysize.reports.text_table import TextTable
+
+_NAME, _CUT = 24, 5  # characters of a name and of a text for which there should be room; more folds or is cut
+
+
+def show_table(table: TextTable, console: Console | None = None) -> None:
+    """Print a table as wide as the console allows."""
+    console = console or Console()
+    console.print(draw_table(table, console.width))
+
+
+def draw_table(table: TextTable, width: int = 80) -> RenderableType:
+    """A table for the console. Columns for which `width` characters are too few stand in a further table below.
+
+    >>> import io
+    >>> show_table(TextTable(["run", "top-1"], [["mixed", "81.2%"]]), console := Console(file=io.StringIO()))
+    >>> [line.strip() for line in console.file.getvalue().splitlines() if line.strip()]
+    ['run     top-1', '─────────────', 'mixed   81.2%']
+    """
+    if fits(table, width):
+        return _drawn(table, close=_width(table, close=False) > width)
+    parts = [list(range(table.labels))]
+    for column in range(table.labels, len(table.header)):
+        if len(parts[-1]) > table.labels and not fits(table.part([*parts[-1], column]), width):
+            parts.append(list(range(table.labels)))
+        parts[-1].append(column)
+    first, *others = map(table.part, parts)
+    others = [dataclasses.replace(other, title="", caption="") for other in others]
+    return Group(*(_drawn(part, close=True) for part in (first, *others)))
+
+
+def fits(table: TextTable, width: int) -> bool:
+    """True if a table can be drawn whole in `width` characters."""
+    return _width(table, close=True) <= width
+
+
+def _width(table: TextTable, close: bool) -> int:
+    """Characters that a table takes, if long names fold."""
+    room = {**dict.fromkeys(range(table.labels), _NAME), **dict.fromkeys(table.cut, _CUT)}
+    rows = [[cell[: room.get(i)] for i, cell in enumerate(row)] for row in table.rows]
+    short = dataclasses.replace(table, rows=rows, title="", caption="")
+    return Console(width=10**6).measure(_drawn(short, close)).maximum
+
+
+def _drawn(table: TextTable, close: bool) -> Table:
+    drawn = Table(
+        title=escape(table.title) or None,
+        caption=escape(table.caption) or None,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE if table.total else SIMPLE_HEAD,
+        show_footer=bool(table.total),
+        pad_edge=False,
+        padding=(0, 0 if close else 1),
+    )
+    for i, heading in enumerate(table.header):  # names fold, numbers are never cut
+        number = i >= table.labels and i not in table.cut
+        drawn.add_column(
+            Text(heading.replace(" ", "\n") if close else heading),
+            Text(table.total[i]) if table.total else "",
+            justify="right" if number else "left",
+            no_wrap=number or (bool(table.cut) and i not in table.cut),
+            overflow="fold",
+        )
+    for i, row in enumerate(table.rows):
+        styles = ("bold green" if (i, j) in table.best else "" for j in range(len(row)))
+        cells = [Text(cell, style=style) for cell, style in zip(row, styles, strict=True)]
+        for j in table.cut:
+            cells[j] = Text(row[j], no_wrap=True, overflow="ellipsis")
+        drawn.add_row(*cells)
+    return drawn
