@@ -103,12 +103,11 @@ class RegimeOptimizer:
                 group["lr"] *= group["multiple"]
         # torch makes this state in the first step alone: rmsprop's only if momentum began above 0, and fused sgd's
         # without values if that step is skipped.
-        if name == "rmsprop" and values["momentum"] > 0:
-            for parameter, state in self.torch.state.items():
-                state.setdefault("momentum_buffer", torch.zeros_like(parameter))
-        elif name == "sgd" and values["momentum"] > 0:
+        if name in ("sgd", "rmsprop") and values["momentum"] > 0:
             for parameter in self.parameters:
-                self.torch.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                state = self.torch.state[parameter]
+                if "momentum_buffer" not in state and (state or name == "sgd"):
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
         return values
 
     def _switch(self, name: str, values: dict[str, Any]) -> None:
@@ -241,10 +240,7 @@ def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) ->
     >>> round(values["lr"], 6), round(values["momentum"], 8)
     (0.001635, 0.98691628)
     """
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        values[field.name] = value_at(value, epoch) if is_schedule(value) else value
+    values = {key: value_at(value, epoch) if is_schedule(value) else value for key, value in vars(settings).items()}
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start
         values["lr"] *= start + (1 - start) * epoch / settings.warmup_epochs

@@ -69,14 +69,15 @@ class Recorder:
         self._sent: _Copy | None = None
         self._world = world or World()
 
-    def check(self, step: int, loss: Tensor, norm: Tensor, bad: Tensor) -> Tensor:
-        """Note `step` as failed where `bad` holds and no step has failed before; return whether none has.
+    def check(self, step: int, loss: Tensor, norm: Tensor, sound: Tensor) -> Tensor:
+        """Note `step` as failed unless it is `sound` or a step has failed before; return whether none has.
 
-        `bad` and the result are truths on the device.
+        `sound` and the result are truths on the device.
         """
-        now = torch.stack([torch.full_like(self._failed[0], step), loss.to(self._failed), norm.to(self._failed)])
-        self._failed = torch.where((self._failed[0] == 0) & bad, now, self._failed)
-        return self._failed[0] == 0
+        now = torch.stack([self._failed.new_full((), step), loss.to(self.dtype), norm.to(self.dtype)])
+        healthy = self._failed[0] == 0
+        self._failed = torch.where(healthy & ~sound, now, self._failed)
+        return healthy & sound
 
     def add(self, record: StepRecord, images: int, names: Sequence[str], values: Tensor) -> None:
         """Add the metrics `names` of a step, `values` (M,) on the device: means over its images."""

@@ -136,7 +136,9 @@ def value_at(schedule: Schedule, epoch: float) -> float | str:
     >>> round(value_at(parse_schedule("0:0.007:poly 50:0"), 25), 8)
     0.00375121
     """
-    i = max(k for k, point in enumerate(schedule) if point.epoch <= epoch)
+    i = len(schedule) - 1
+    while schedule[i].epoch > epoch:
+        i -= 1
     point = schedule[i]
     if point.ramp == "constant" or isinstance(point.value, str):
         return point.value

@@ -40,16 +40,20 @@ def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -
     state.control.follow(scale * factor / (len(images) * batch.size**2))
     control = state.control.copies() if scaler.is_enabled() else []
     names, metrics, loss = backward(parts, state, images, targets, factor)
-    lost = (~loss.isfinite()).float()
-    parts.world.add(*gradients_of(optimizer.parameters), lost)
+    if parts.world.size > 1:
+        lost = loss - loss  # 0, or NaN, which is NaN for all
+        parts.world.add(*gradients_of(optimizer.parameters), lost)
+    else:
+        lost = loss
     scaler.unscale_(optimizer.torch)
 
     norm = gradient_norm(optimizer.parameters)
-    finite = norm.isfinite()
-    bad = ~finite
-    if scaler.is_enabled():
-        bad = bad & (scale <= 1)  # while its scale is large, float16's scaler skips such a step and lowers it
-    fine = state.recorder.check(step, loss, norm, bad | (lost > 0)) & finite
+    sound = torch.stack([lost.to(norm.dtype), norm]).isfinite()
+    finite = sound[1]
+    if scaler.is_enabled():  # while its scale is large, float16's scaler skips such a step and lowers it
+        fine = state.recorder.check(step, loss, norm, sound[0] & (finite | (scale > 1))) & finite
+    else:
+        fine = state.recorder.check(step, loss, norm, sound.all())
     if settings.clip_norm or state.smoothing:
         scale_gradients(optimizer.parameters, gradient_factor(state, norm, fine))
     optimizer.step(fine)
