@@ -12,7 +12,7 @@ from anysize.models.families.dla import SEGMENTATION_LEVEL_MOMENTUM
 from anysize.models.families.elastic_resnext import SEGMENTATION_BLOCK_MOMENTUM
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import smallest_size
-from anysize.models.spec import create_model, rebuild_model
+from anysize.models.spec import ModelSpec, create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.registry import UserError
@@ -293,10 +293,9 @@ def test_options() -> None:
     assert torch.equal(run(dropped, x), run(dropped, x))
 
 
-def test_a_segmentation_network_is_rebuilt_from_its_description() -> None:
+def test_a_segmentation_network_is_built_from_its_spec() -> None:
     model = small("dla60x_elastic", "segmentation")
-    description = {"name": "dla60x_elastic", "options": DLA, "num_classes": 5, "in_channels": 3, "task": "segmentation"}
-    rebuilt = rebuild_model(description)
+    rebuilt = ModelSpec("dla60x_elastic", 5, task="segmentation", options=DLA).build()
     rebuilt.load_state_dict(model.state_dict(), strict=True)
     images = torch.randn(1, 3, 40, 41)
     assert torch.equal(run(rebuilt, images), run(model, images))

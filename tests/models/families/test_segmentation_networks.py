@@ -10,16 +10,18 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
+from anysize.models.families import PUBLISHED
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import needs_two_images
 from anysize.models.measure.speed import bench
 from anysize.models.measure.structure import structure
+from anysize.models.names import list_models, made_for
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.models.weights import fit_state_dict
 from anysize.models.weights.heads import head_parameters
-from anysize.models.weights.published import BACKBONES, pretrained_weights
+from anysize.models.weights.published import pretrained_weights
 from anysize.norms.convert.recognise import recognise
 from anysize.registry import UserError
 
@@ -55,7 +57,11 @@ def features(model: nn.Module, stage: str, images: Tensor) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("name", "aux_loss"), [*((name, False) for name in sorted(BACKBONES)), *((name, True) for name in RESNETS)]
+    ("name", "aux_loss"),
+    [
+        *((name, False) for name in list_models() if made_for(name) == "segmentation"),
+        *((name, True) for name in RESNETS),
+    ],
 )
 def test_parameters_are_named_as_torchvisions(name: str, aux_loss: bool) -> None:
     options = {"aux_loss": True} if aux_loss else {}
@@ -94,7 +100,7 @@ def test_output_stride_of_torchvisions_resnets(name: str, stride: int) -> None:
     with torch.device("meta"):
         model = create_model(name, output_stride=stride)
         reference = torchvision.models.get_model(
-            BACKBONES[name], replace_stride_with_dilation=[False, stride == 8, True]
+            PUBLISHED[name].backbone, replace_stride_with_dilation=[False, stride == 8, True]
         )
         assert features(model, "backbone.layer4", torch.empty(1, 3, 65, 129)) == (65 // stride + 1, 129 // stride + 1)
     assert layout(model.backbone) == [(key, value) for key, value in layout(reference)]

@@ -11,7 +11,7 @@ from anysize import UserError, create_model
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.structure import Part, model_figures, structure
 from anysize.models.measure.table import find_models, read_table
-from anysize.models.spec import list_models
+from anysize.models.names import list_models
 
 
 def test_stages_have_the_shapes_parameters_and_flops_of_the_network():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anysize.models.blocks.elastic_block import ElasticResidualBlock
 from anysize.models.blocks.scales import ScaleSum, half_resolution
 from anysize.models.measure.flops import count_flops
-from anysize.models.spec import create_model, rebuild_model
+from anysize.models.spec import ModelSpec, create_model
 from anysize.models.surgery.elasticize import elasticize
 from anysize.registry import UserError
 
@@ -306,9 +306,9 @@ def test_dilated_blocks_are_split() -> None:
     assert model.eval()(torch.randn(1, 3, 65, 70)).shape == (1, 1000)
 
 
-def test_rebuilt_from_its_description() -> None:
-    description = {"name": "resnet14", "options": {}, "num_classes": 5, "in_channels": 1, "elasticize": "layer1"}
-    assert isinstance(rebuild_model(description).get_submodule("layer1.0"), ElasticResidualBlock)
+def test_built_from_a_spec() -> None:
+    spec = ModelSpec("resnet14", 5, in_channels=1).elasticize("layer1")
+    assert isinstance(spec.build().get_submodule("layer1.0"), ElasticResidualBlock)
 
 
 def test_a_single_block_and_no_stages_are_refused() -> None:

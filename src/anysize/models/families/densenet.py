@@ -202,7 +202,7 @@ def _transition(channels: int) -> nn.Sequential:
     return transition
 
 
-@register("densenet201", others={"multilabel": COCO})
+@register("densenet201", others={"multilabel": COCO}, weights="densenet201")
 def densenet201(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> DenseNet:
     """DenseNet-201."""
     return DenseNet(num_classes, in_channels, **options)

@@ -234,9 +234,7 @@ def _initialize_segmentation(model: ElasticResNeXt) -> None:
     model.bn1.momentum = SEGMENTATION_STEM_MOMENTUM
 
 
-def _register(
-    name: str, layers: tuple[int, int, int, int], doc: str, *, elastic: bool, squeeze_excite: bool = False
-) -> None:
+def _register(name: str, layers: tuple[int, int, int, int], doc: str, weights: str = "", **fixed: bool) -> None:
     def builder(
         num_classes: int = 1000, in_channels: int = 3, task: str = "classification", **options: Any
     ) -> ElasticResNeXt:
@@ -244,17 +242,20 @@ def _register(
             num_classes=num_classes, in_channels=in_channels, task=task, **{**fixed, "layers": layers, **options}
         )
 
-    fixed = {"elastic": elastic, "squeeze_excite": squeeze_excite}
     builder.__doc__ = doc
-    register(name, others={"multilabel": COCO, "segmentation": VOC})(builder)
+    register(name, others={"multilabel": COCO, "segmentation": VOC}, weights=weights)(builder)
 
 
-_register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", elastic=False)
+_register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", "resnext50_32x4d")
 _register("resnext50_elastic", (6, 8, 5, 3), "ResNeXt-50 with Elastic blocks.", elastic=True)
-_register("resnext101", (3, 4, 23, 3), "ResNeXt-101 (32x4d) in two branches.", elastic=False)
+_register("resnext101", (3, 4, 23, 3), "ResNeXt-101 (32x4d) in two branches.", "timm:resnext101_32x4d")
 _register("resnext101_elastic", (12, 14, 20, 3), "ResNeXt-101 with Elastic blocks.", elastic=True)
 _register(
-    "se_resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) with squeeze-excite gates.", elastic=False, squeeze_excite=True
+    "se_resnext50",
+    (3, 4, 6, 3),
+    "ResNeXt-50 (32x4d) with squeeze-excite gates.",
+    "timm:seresnext50_32x4d",
+    squeeze_excite=True,
 )
 _register(
     "se_resnext50_elastic",

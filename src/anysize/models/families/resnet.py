@@ -52,7 +52,7 @@ def resnext50_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) 
     return _large_grouped(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
 
 
-@register("resnext101_32x4d")
+@register("resnext101_32x4d", weights="timm:resnext101_32x4d")
 def resnext101_32x4d(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
     """ResNeXt-101 32x4d."""
     return _large_grouped(num_classes, in_channels, 101, options)

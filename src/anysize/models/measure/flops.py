@@ -5,11 +5,9 @@ fraction of a second. A multiply-add counts as 2 FLOPs, of convolutions and matr
 `torch.utils.flop_counter`; the backward pass of grouped convolutions, which it overrates, is counted here.
 """
 
-import contextlib
-import contextvars
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,12 +15,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anysize.models.measure.meta import meta_copy
+from anysize.models.surgery.recompute import computed_once
 from anysize.sizes.cost import Flops
 
 IMAGES = 2
 """Images that a model is measured with: batch norm refuses a single value a channel."""
-
-_COUNTING = contextvars.ContextVar("counting", default=False)
 
 
 def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: bool = True) -> Flops:
@@ -45,27 +42,13 @@ def _count_flops(model: nn.Module, size: int, channels: int, backward: bool) -> 
     model.train(backward)
     device = next((parameter.device for parameter in model.parameters()), torch.device("meta"))
     mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with _counting(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with computed_once(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = model(torch.zeros(IMAGES, channels, size, size, device=device))
         forward = counter.get_total_flops()
         if backward:
             parts = (output,) if isinstance(output, Tensor) else output  # auxiliary classifiers return logits, too
             torch.autograd.backward([part.sum() for part in parts])
     return Flops(forward // IMAGES, (counter.get_total_flops() - forward) // IMAGES)
-
-
-def counting_flops() -> bool:
-    """Whether a model is being run by `count_flops`, so that nothing should be computed twice to save memory."""
-    return _COUNTING.get()
-
-
-@contextlib.contextmanager
-def _counting() -> Iterator[None]:
-    token = _COUNTING.set(True)
-    try:
-        yield
-    finally:
-        _COUNTING.reset(token)
 
 
 def _convolution_backward(
@@ -87,4 +70,4 @@ def _convolution_backward(
     return 2 * images * math.prod(positions) * math.prod(weight) * sum(wanted[:2])
 
 
-__all__ = ["IMAGES", "count_flops", "counting_flops"]
+__all__ = ["IMAGES", "count_flops"]

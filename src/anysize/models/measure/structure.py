@@ -15,7 +15,8 @@ from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size, smallest_size
 from anysize.models.measure.meta import build_on_meta, meta_copy
 from anysize.models.measure.table import ModelFigures
-from anysize.models.spec import create_model, describe_model
+from anysize.models.names import summary
+from anysize.models.spec import create_model
 
 # A part with more than this share of the FLOPs is opened, while the table has at most so many rows.
 _OPEN = 0.5
@@ -87,7 +88,7 @@ def model_figures(name: str) -> ModelFigures:
         flops=count_flops(model, expected.image_size, expected.channels, backward=False).forward,
         image_size=expected.image_size,
         smallest=smallest_size(model, expected.channels),
-        description=describe_model(name),
+        description=summary(name),
     )
 
 

@@ -9,6 +9,7 @@ PyTorch leaves to the model, and an online norm starts its second pass where its
 """
 
 import contextlib
+import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,21 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from anysize.models.measure.flops import counting_flops
 from anysize.models.options import check_is_model
 from anysize.norms.online.norm import online_norms
 from anysize.registry import UserError
+
+_OFF = contextvars.ContextVar("off", default=False)
+
+
+@contextlib.contextmanager
+def computed_once() -> Iterator[None]:
+    """Let models keep all their activations meanwhile, as if they had no segments: to count FLOPs."""
+    token = _OFF.set(True)
+    try:
+        yield
+    finally:
+        _OFF.reset(token)
 
 
 def checkpoint_segments(model: nn.Module, segments: int) -> list[str]:
@@ -66,7 +78,7 @@ def checkpoint_segments(model: nn.Module, segments: int) -> list[str]:
             "layers of each stage into one, or name the stages in an attribute checkpoint_children of the model"
         )
     for stage in stages.values():
-        _cut(stage, segments)
+        _into_segments(stage, segments)
     return list(stages)
 
 
@@ -79,7 +91,8 @@ class _Recomputed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
-        if not module.training or not torch.is_grad_enabled() or _only_counted():
+        off = not torch.compiler.is_compiling() and _OFF.get()
+        if not module.training or not torch.is_grad_enabled() or off:
             return type(module).forward(module, *args, **kwargs)
         if kwargs or not _in_a_row(module):
             return _recompute(functools.partial(type(module).forward, module), [module], args, kwargs)
@@ -90,10 +103,6 @@ class _Recomputed:
         for group in _groups(children, self.segments):
             value = _recompute(functools.partial(_one_after_another, group), group, (value,), {})
         return value
-
-
-def _only_counted() -> bool:
-    return not torch.compiler.is_compiling() and counting_flops()
 
 
 def _stages(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -122,7 +131,7 @@ def _checkpoint_children(module: nn.Module) -> list[nn.Module]:
     return []
 
 
-def _cut(module: nn.Module, segments: int) -> None:
+def _into_segments(module: nn.Module, segments: int) -> None:
     """Let a stage be recomputed in `segments` pieces."""
     parts = _checkpoint_children(module)
     container = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
@@ -130,7 +139,7 @@ def _cut(module: nn.Module, segments: int) -> None:
         module.forward = _Recomputed(module, segments)
         return
     for part in parts:
-        _cut(part, 1 if container else math.ceil(segments / len(parts)))
+        _into_segments(part, 1 if container else math.ceil(segments / len(parts)))
 
 
 def _groups(modules: Sequence[nn.Module], count: int) -> list[list[nn.Module]]:
@@ -217,4 +226,4 @@ def _statistics_aside(modules: Sequence[nn.Module]) -> Iterator[None]:
             owner._buffers.update(buffers)
 
 
-__all__ = ["checkpoint_segments"]
+__all__ = ["checkpoint_segments", "computed_once"]
