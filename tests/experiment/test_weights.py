@@ -149,7 +149,7 @@ def test_weights_of_a_run_with_such_norms_or_blocks_are_loaded_into_them(
 
 def test_weights_of_another_model_are_refused_or_taken_in_part(recipe: Recipe) -> None:
     wider = override(recipe, {"model.options.widths": "[8, 8, 24]"})
-    with pytest.raises(UserError, match=r"weights\.pth\.tar does not fit CifarResNet: [\s\S]*layer3"):
+    with pytest.raises(UserError, match=r"weights\.pth\.tar does not fit ResidualNet: [\s\S]*layer3"):
         built(wider)
     notes = prepare(override(wider, {"model.partial_weights": "true"})).notes
     assert any(line.startswith("only part of") for line in notes)

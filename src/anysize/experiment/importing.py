@@ -274,6 +274,3 @@ def _link(source: str, target: str) -> str:
     except OSError:
         shutil.copy2(source, target)
     return target
-
-
-__all__ = ["import_checkpoint"]

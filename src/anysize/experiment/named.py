@@ -88,6 +88,3 @@ def named_model(
     if recipe.model.checkpoint_segments:
         checkpoint_segments(model, recipe.model.checkpoint_segments)
     return model, dataclasses.replace(expected, image_size=spec.image_size)
-
-
-__all__ = ["named_model"]

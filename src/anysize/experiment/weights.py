@@ -164,6 +164,3 @@ def _ours(folder: Path) -> Weights:
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
     return Weights(checkpoint.model, preprocessing, str(folder), [note])
-
-
-__all__ = ["Weights", "describe_input", "find_weights", "fits", "load_weights", "start_from"]

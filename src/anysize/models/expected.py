@@ -95,6 +95,3 @@ def _timm(name: str) -> Preprocessing:
         resize="stretch" if whole else "center-crop",
         crop_ratio=1.0 if whole else ratio,
     )
-
-
-__all__ = ["expected_preprocessing", "preprocessing_of"]

@@ -64,6 +64,3 @@ def made_for(name: str) -> str | None:
     """
     parameter = (builder_parameters(MODELS[name]) or {}).get("task") if name in MODELS else None
     return None if parameter is None else str(parameter.default)
-
-
-__all__ = ["find_builder", "list_models", "made_for", "summary"]

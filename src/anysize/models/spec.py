@@ -254,6 +254,3 @@ def _with_task(name: str, task: str, options: Mapping[str, Any]) -> Mapping[str,
             "segmentation"
         )
     return options
-
-
-__all__ = ["CHANGES", "Change", "ModelSpec", "create_model"]

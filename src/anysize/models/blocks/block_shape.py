@@ -83,6 +83,3 @@ class BlockShape:
             )
             for i, old in enumerate(self.convolutions)
         ]
-
-
-__all__ = ["BlockShape"]

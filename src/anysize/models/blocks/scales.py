@@ -49,6 +49,3 @@ class ScaleSum(nn.Module):
     def forward(self, full: Tensor, low: Tensor) -> Tensor:
         low = F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
         return full + crop_like(low, full)
-
-
-__all__ = ["ScaleSum", "crop_like", "half_resolution"]

@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
+from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.scales import crop_like
 from anysize.models.blocks.two_branch import TwoBranch
 from anysize.models.families import COCO, VOC, register
@@ -159,20 +161,11 @@ class Tree(nn.Module):
         return self.tree2(x1, (*children, x1))  # type: ignore[no-any-return]
 
 
-def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution that keeps the sides (divided by `stride`), batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
 def _convolutions(inputs: int, outputs: int, stride: int, count: int) -> nn.Sequential:
     """`count` convolutions with norm and activation, named 0, 1, 2 and 3, 4, 5 and so on."""
     layers: list[nn.Module] = []
     for i in range(count):
-        layers += conv_norm(outputs if i else inputs, outputs, 3, 1 if i else stride)
+        layers += Conv2dNormActivation(outputs if i else inputs, outputs, 3, 1 if i else stride)
     return nn.Sequential(*layers)
 
 
@@ -218,7 +211,7 @@ class DLA(nn.Module):
             raise UserError(f"channels is {list(channels)}; expected multiples of 32 in the last four levels")
         if elastic:
             branch_groups(cardinality, ())
-        self.base_layer = conv_norm(in_channels, channels[0], 7)
+        self.base_layer = Conv2dNormActivation(in_channels, channels[0], 7)
         self.level0 = _convolutions(channels[0], channels[0], 1, depths[0])
         self.level1 = _convolutions(channels[0], channels[1], 2, depths[1])
         for level in range(2, 6):
@@ -231,7 +224,7 @@ class DLA(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Conv2d(channels[5], num_classes, 1)
         self.flatten = nn.Flatten()
-        _initialize(self)
+        start_convolutions(self)
 
     def levels(self, x: Tensor) -> list[Tensor]:
         """Features (N, channels[i], ceil(H / 2^i), ceil(W / 2^i)) of the six levels."""
@@ -280,10 +273,12 @@ class IterativeAggregation(nn.Module):
         super().__init__()
         self.count = len(inputs)
         for i, (channels, factor) in enumerate(zip(inputs, factors, strict=True)):
-            self.add_module(f"proj_{i}", nn.Identity() if channels == outputs else conv_norm(channels, outputs, 1))
+            self.add_module(
+                f"proj_{i}", nn.Identity() if channels == outputs else Conv2dNormActivation(channels, outputs, 1)
+            )
             self.add_module(f"up_{i}", nn.Identity() if factor == 1 else bilinear_upsampling(outputs, factor))
         for i in range(1, self.count):
-            self.add_module(f"node_{i}", conv_norm(2 * outputs, outputs, 3))
+            self.add_module(f"node_{i}", Conv2dNormActivation(2 * outputs, outputs, 3))
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """The merged levels in the order in which they come about; the last one has seen all."""
@@ -340,7 +335,7 @@ class DlaSegmentation(nn.Module):
         self.fc = nn.Sequential(nn.Conv2d(base.channels[1], num_classes, 1))
         self.up = bilinear_upsampling(num_classes).requires_grad_(False)
         self.log_softmax = nn.LogSoftmax(dim=1)
-        _initialize(self)
+        start_convolutions(self)
         for name, module in base.named_modules():
             if isinstance(module, nn.BatchNorm2d) and name.startswith("level"):
                 module.momentum = SEGMENTATION_LEVEL_MOMENTUM
@@ -348,12 +343,6 @@ class DlaSegmentation(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.up(self.fc(self.dla_up(self.base.levels(images)[1:])))
         return self.log_softmax(crop_like(x, images))  # type: ignore[no-any-return]
-
-
-def _initialize(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _register(name: str, doc: str, weights: str = "", **fixed: Any) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysize.models.blocks.aspp import ASPP, MOMENTUM, RATES
+from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.output_stride import MULTI_GRID, stage_dilations
 from anysize.models.blocks.two_branch import TwoBranch
 from anysize.models.families import COCO, VOC, register
@@ -226,10 +227,9 @@ def _initialize_classification(model: ElasticResNeXt) -> None:
 
 def _initialize_segmentation(model: ElasticResNeXt) -> None:
     """Start as published, each norm at one; norms outside the head get the momentum of the published networks."""
+    start_convolutions(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d) and name.startswith("layer"):
+        if isinstance(module, nn.BatchNorm2d) and name.startswith("layer"):
             module.momentum = SEGMENTATION_BLOCK_MOMENTUM
     model.bn1.momentum = SEGMENTATION_STEM_MOMENTUM
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
+from anysize.models.blocks.aspp import RATES
 from anysize.models.blocks.auxiliary import AuxiliaryOutputs
 from anysize.models.builders import replace_first_convolution
 from anysize.models.families import register
@@ -21,9 +22,6 @@ from anysize.registry import UserError
 
 PREPROCESSING = Preprocessing(image_size=520, resize="pad", crop_ratio=1.0)
 """torchvision evaluates whole images whose shorter side is resized to 520 pixels."""
-
-RATES = (6, 12, 18)
-"""Dilations of DeepLab v3's head at output stride 16; twice as large at 8 (section 4.1)."""
 
 
 class Features(nn.Module):

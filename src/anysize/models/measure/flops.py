@@ -5,16 +5,16 @@ fraction of a second. A multiply-add counts as 2 FLOPs, of convolutions and matr
 `torch.utils.flop_counter`; the backward pass of grouped convolutions, which it overrates, is counted here.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anysize.models.measure.meta import meta_copy
+from anysize.models.blocks.auxiliary import logits_of
+from anysize.models.measure.meta import device_of, try_on_meta
 from anysize.models.surgery.recompute import computed_once
 from anysize.sizes.cost import Flops
 
@@ -32,23 +32,18 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
     >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
     Flops(forward=43200, backward=43200)
     """
-    try:
-        return _count_flops(meta_copy(model), size, channels, backward)
-    except (NotImplementedError, RuntimeError):  # it reads values, or has no kernel there: it is run for real
-        return _count_flops(copy.deepcopy(model), size, channels, backward)
 
+    def run(probe: nn.Module) -> Flops:
+        probe.train(backward)
+        mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
+        with computed_once(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            output = probe(torch.zeros(IMAGES, channels, size, size, device=device_of(probe)))
+            forward = counter.get_total_flops()
+            if backward:
+                torch.autograd.backward([part.sum() for part in logits_of(output)])
+        return Flops(forward // IMAGES, (counter.get_total_flops() - forward) // IMAGES)
 
-def _count_flops(model: nn.Module, size: int, channels: int, backward: bool) -> Flops:
-    model.train(backward)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("meta"))
-    mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with computed_once(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        output = model(torch.zeros(IMAGES, channels, size, size, device=device))
-        forward = counter.get_total_flops()
-        if backward:
-            parts = (output,) if isinstance(output, Tensor) else output  # auxiliary classifiers return logits, too
-            torch.autograd.backward([part.sum() for part in parts])
-    return Flops(forward // IMAGES, (counter.get_total_flops() - forward) // IMAGES)
+    return try_on_meta(model, run)
 
 
 def _convolution_backward(
@@ -68,6 +63,3 @@ def _convolution_backward(
     """The gradients of input and weight take as much as the forward pass each; torch's own count ignores `groups`."""
     images, _channels, *positions = inputs if transposed else grad
     return 2 * images * math.prod(positions) * math.prod(weight) * sum(wanted[:2])
-
-
-__all__ = ["IMAGES", "count_flops"]

@@ -55,6 +55,3 @@ def estimate_memory(
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     step = max(batch.batch_size * batch.copies * activation_bytes(model, batch.size, channels) for batch in batches)
     return weights + trained * (1 + optimizer_slots) + step
-
-
-__all__ = ["activation_bytes", "estimate_memory"]

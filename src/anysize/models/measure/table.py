@@ -46,6 +46,3 @@ def find_models(pattern: str = "") -> list[ModelFigures]:
     if not set("*?[") & set(pattern):
         pattern = f"*{pattern}*"
     return [model for model in read_table() if fnmatch.fnmatchcase(model.name, pattern)]
-
-
-__all__ = ["ModelFigures", "find_models", "read_table"]

@@ -170,6 +170,3 @@ def _check(block: Any, convolutions: Sequence[Any], activation: nn.Module) -> No
             raise UserError(f"{type(part).__name__} has hooks, which would be lost: remove them before")
     if "forward" in vars(block):
         raise UserError("its forward was exchanged, which would be lost")
-
-
-__all__ = ["Elasticized", "elasticize"]

@@ -243,6 +243,3 @@ class _Folder:
             counts = [self.channels(part) for part in parts]
             return None if None in counts else sum(counts)  # type: ignore[arg-type]
         return None
-
-
-__all__ = ["fold_batch_norm"]

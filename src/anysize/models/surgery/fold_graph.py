@@ -91,6 +91,3 @@ def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     changes = node.op in ("call_method", "call_function") and name.endswith("_") and not name.endswith("__")
     augmented = node.op == "call_function" and node.target in _AUGMENTED
     return changes or augmented or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
-
-
-__all__ = ["asks_shape", "concatenated", "input_of", "trace", "users_of", "works_in_place"]

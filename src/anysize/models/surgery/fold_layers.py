@@ -168,9 +168,3 @@ def is_same_padded(layer: nn.Module) -> bool:
 
 def _pads(padding: Any) -> bool:
     return any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
-
-
-__all__ = [
-    "Affine", "Compensation", "affine_of", "apply_after", "apply_before", "is_same_padded", "keeps_more",
-    "outputs_of", "passes_channels", "reads_no_padding", "split_fused", "takes_vectors",
-]  # fmt: skip

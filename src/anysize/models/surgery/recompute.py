@@ -224,6 +224,3 @@ def _statistics_aside(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for owner, buffers in zip(owners, before, strict=True):
             owner._buffers.update(buffers)
-
-
-__all__ = ["checkpoint_segments", "computed_once"]

@@ -201,6 +201,3 @@ def _kind(value: Any) -> str:
 def _some(names: Any, count: int = 5) -> str:
     names = [str(name) for name in names]
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-__all__ = ["AVERAGED", "WEIGHTS", "ForeignCheckpoint", "find_contents", "strip_wrappers"]

@@ -193,6 +193,3 @@ def _class_dependent(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], h
 
 def _tensors(count: int) -> str:
     return f"{count:,} tensor{'s' * (count != 1)}"
-
-
-__all__ = ["FitReport", "check_fit", "fit_state_dict", "fit_tensors"]

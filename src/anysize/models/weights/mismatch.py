@@ -60,6 +60,3 @@ def _examples(
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "one value"
-
-
-__all__ = ["mismatch_table"]

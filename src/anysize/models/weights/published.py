@@ -186,12 +186,3 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     text = str(getattr(error, "reason", "") or error).strip().splitlines()
     return re.sub(r"https?://\S+", "its address", text[0])[:120] if text else type(error).__name__
-
-
-__all__ = [
-    "DEFAULT",
-    "Pretrained",
-    "load_pretrained",
-    "pretrained_weights",
-    "published_preprocessing",
-]
