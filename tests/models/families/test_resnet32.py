@@ -102,5 +102,5 @@ def test_options_change_the_network() -> None:
 def test_depth_and_widths_that_do_not_exist() -> None:
     with pytest.raises(UserError, match=r"model 'cifar_resnet': depth is 21; expected 6n \+ 2"):
         create_model("cifar_resnet", depth=21)
-    with pytest.raises(UserError, match=r"widths is \[16, 32\]; expected the channels of three stages"):
+    with pytest.raises(UserError, match=r"widths is \[16, 32\]; expected 3 positive whole numbers"):
         create_model("resnet20", widths=(16, 32))

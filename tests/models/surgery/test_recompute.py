@@ -232,5 +232,5 @@ def test_what_cannot_be_checkpointed_is_said():
         checkpoint_segments(nn.Conv2d(3, 4, 3), 2)
     model = create_model("resnet14")
     checkpoint_segments(model, 2)
-    with pytest.raises(UserError, match="CifarResNet recomputes its activations already"):
+    with pytest.raises(UserError, match="ResidualNet recomputes its activations already"):
         checkpoint_segments(model, 2)

@@ -139,7 +139,7 @@ def test_a_misfit_is_told_in_a_table_and_loads_nothing() -> None:
         fit_state_dict(model, file, source="run.pth")
     sentence, header, *rows = str(error.value).splitlines()
     assert re.fullmatch(
-        r"run\.pth does not fit CifarResNet: 0 tensors of the model missing, 30 not in the model, 17 of another shape; "
+        r"run\.pth does not fit ResidualNet: 0 tensors of the model missing, 30 not in the model, 17 of another shape; "
         r"name the model .* \(import: --partial, train: --model\.partial-weights\)",
         sentence,
     )
