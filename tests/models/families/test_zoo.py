@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from tiers import FEW, ONE_A_FAMILY, tiers
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,7 +38,7 @@ def forward(model: nn.Module, size: int) -> Tensor:
     return main_logits(model(torch.empty(2, CHANNELS, size, size, device="meta")))
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", tiers(list_models(), FEW, ONE_A_FAMILY))
 def test_every_model(name: str) -> None:
     model = build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) > 10_000

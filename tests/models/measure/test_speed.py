@@ -120,7 +120,7 @@ def test_other_outputs_than_one_row_of_logits():
     ("arguments", "options", "message"),
     [
         (("resnet5O",), {}, "unknown model 'resnet5O': did you mean 'resnet50'"),
-        (("inception_v3", [32]), {}, "the smallest it takes is 75"),
+        (("alexnet", [32]), {}, "the smallest it takes is 63"),
         ((nn.Conv2d(3, 4, 1),), {}, "sizes are not given"),
         (("resnet8", [16], [0]), {}, r"batches are \[0\]"),
         (("resnet8", [16], [1.5]), {}, r"batches are \[1.5\]; expected numbers of images from 1"),
@@ -129,7 +129,7 @@ def test_other_outputs_than_one_row_of_logits():
         (("resnet8", [16], [2]), {"precision": "int3"}, "precision is 'int3'; expected one of: float32"),
         (("resnet8", [16], [2]), {"repeats": 0}, "repeats is 0; expected at least 1"),
         (("resnet8", [16], [2]), {"device": "abacus"}, "device 'abacus' cannot be used"),
-        (("resnet18", [32], [1]), {}, "training at 32 px with batch 1: Expected more than 1 value per channel"),
+        (("resnet8", [4], [1]), {}, "training at 4 px with batch 1: Expected more than 1 value per channel"),
     ],
 )
 def test_mistakes_are_answered(arguments, options, message):
