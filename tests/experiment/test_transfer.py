@@ -64,7 +64,7 @@ def test_labels_of_coco_start_from_imagenet(name: str, options: dict[str, Any], 
         ("dla60x", DLA, "base.", ("dla_up.", "fc.", "up.")),
     ],
 )
-@pytest.mark.parametrize("classes", [1000, 80])
+@pytest.mark.parametrize("classes", [1000, pytest.param(80, marks=pytest.mark.slow)])
 def test_segmentation_starts_from_a_classifier_and_goes_on_whole(
     name: str, options: dict[str, Any], base: str, fresh: tuple[str, ...], classes: int, tmp_path: Path
 ) -> None:

@@ -147,7 +147,7 @@ def test_norms_are_swapped_and_blocks_made_elastic_after_the_weights_are_loaded(
 def test_weights_of_a_run_with_such_norms_or_blocks_are_loaded_into_them(
     recipe: Recipe, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    run = anysize.train(recipe, change, run=tmp_path / "run")
+    run = anysize.train(recipe, {**change, "data.limit": 16}, run=tmp_path / "run")
     model = built(override(recipe, {"model.weights": str(run / "checkpoints/last"), **change}))
     expected = read_checkpoint(run / "checkpoints/last").model
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())

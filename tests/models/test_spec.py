@@ -65,8 +65,10 @@ def test_every_file_of_families_is_found() -> None:
     assert {module.rpartition(".")[2] for module in modules} == files
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "densenet121", "convnext_tiny"])
-@pytest.mark.parametrize("in_channels", [3, 1])
+@pytest.mark.parametrize(
+    ("name", "in_channels"),
+    [("resnet18", 3), ("mobilenet_v2", 1), ("vgg11", 1), ("densenet121", 1), ("convnext_tiny", 1)],
+)
 def test_torchvision_models_fit_classes_and_channels(name: str, in_channels: int) -> None:
     with torch.device("meta"):
         assert create_model(name, 7, in_channels)(torch.empty(2, in_channels, 64, 64)).shape == (2, 7)

@@ -123,7 +123,7 @@ def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 @dataclasses.dataclass
 class _Plan:
-    """What the model is built from, its shapes, and how the file fits."""
+    """The spec of the model, its shapes, and how the file fits them."""
 
     spec: ModelSpec
     own: Mapping[str, Tensor]
@@ -163,28 +163,24 @@ def _tensors(
         weights = Weights(foreign.tensors, None, source)
         return start_from(plan.spec, weights, partial=partial).state_dict(), weights.notes
     check_fit(plan.report, plan.own, source, recipe.model.name, partial)
-    found: dict[str, Tensor] = {}
     lacking = [name for name in plan.own if name not in plan.report.tensors]
-    if any(not name.endswith("num_batches_tracked") for name in lacking):
-        fresh = plan.spec.build().state_dict()
-        found = {name: fresh[name] for name in lacking}
+    if all(name.endswith("num_batches_tracked") for name in lacking):
+        first = {name: torch.zeros((), dtype=torch.int64) for name in lacking}
     else:
-        found = {name: torch.zeros((), dtype=torch.int64) for name in lacking}
-    tensors = {name: found.get(name, plan.report.tensors.get(name)) for name in plan.own}
+        first = plan.spec.build().state_dict()
+    tensors = {name: plan.report.tensors[name] if name in plan.report.tensors else first[name] for name in plan.own}
     return _OfTypes(tensors, plan.own), plan.report.lines()
 
 
 class _OfTypes(Mapping[str, Tensor]):
     """Tensors of a file, each converted to the model's type only when it is asked for."""
 
-    def __init__(self, tensors: Mapping[str, Tensor | None], own: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self._own = own
 
     def __getitem__(self, name: str) -> Tensor:
-        value = self._tensors[name]
-        assert value is not None
-        return value.to(self._own[name].dtype)
+        return self._tensors[name].to(self._own[name].dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -228,7 +224,7 @@ def _with_data(recipe: Recipe, expected: Preprocessing, classes: int, overrides:
 
 
 def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[str]]:
-    """What the model expects, for this number of channels; with what the recipe sets of it."""
+    """The input that the model expects for this number of channels, with the fields that the recipe sets; and notes."""
     expected = published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name)
     notes = []
     if expected is None:

@@ -128,7 +128,7 @@ def call_builder(
 
 
 def builder_parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """What a builder takes by name; None: anything.
+    """The parameters that a builder takes by name; None: it takes any.
 
     `**options` are passed on to the class that the return annotation names, in our families as in torchvision.
     """

@@ -56,22 +56,16 @@ def expected_preprocessing(name: str, task: str = "") -> Preprocessing:
 
 
 def preprocessing_of(prepare: Any) -> Preprocessing:
-    """What the transforms of torchvision's weights do; those of its segmentation networks resize the shorter side."""
-    if not hasattr(prepare, "crop_size"):
-        return Preprocessing(
-            image_size=prepare.resize_size[0],
-            mean=tuple(prepare.mean),
-            std=tuple(prepare.std),
-            interpolation=prepare.interpolation.value,
-            resize="pad",
-            crop_ratio=1.0,
-        )
+    """The record of the transforms of torchvision's weights; its segmentation networks see whole images."""
+    whole = not hasattr(prepare, "crop_size")
+    size = (prepare.resize_size if whole else prepare.crop_size)[0]
     return Preprocessing(
-        image_size=prepare.crop_size[0],
+        image_size=size,
         mean=tuple(prepare.mean),
         std=tuple(prepare.std),
         interpolation=prepare.interpolation.value,
-        crop_ratio=prepare.crop_size[0] / prepare.resize_size[0],
+        resize="pad" if whole else "center-crop",
+        crop_ratio=size / prepare.resize_size[0],
     )
 
 

@@ -1,4 +1,4 @@
-"""What a model can be named, and what each name stands for.
+"""Names of models, and what each of them stands for.
 
 A name is that of a family in `families/`, among them torchvision's networks for segmentation, of a torchvision
 classification model, of one of timm's as `timm:NAME`, or of your own builder, written `FILE.py:FUNCTION` or

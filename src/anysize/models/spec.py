@@ -1,4 +1,4 @@
-"""What a model is made of: `ModelSpec`, which recipes make, checkpoints keep, and every model is built from.
+"""`ModelSpec` says what a model is made of: recipes make it, checkpoints keep it, and every model is built from it.
 
     spec = ModelSpec("resnext50_elastic", num_classes=10, task="segmentation")
     model = spec.build()
@@ -17,7 +17,8 @@ from anysize.models.families import MODELS
 from anysize.models.names import find_builder, made_for
 from anysize.models.settings import ModelSettings
 from anysize.models.surgery.elasticize import elasticize as elasticize_blocks
-from anysize.models.weights.published import load_pretrained
+from anysize.models.weights.fitting import fit_state_dict
+from anysize.models.weights.published import DEFAULT, pretrained_weights
 from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
 from anysize.registry import Registry, UserError
@@ -28,12 +29,12 @@ _TORCHVISION_FIXED = {"googlenet": {"init_weights": False}, "inception_v3": {"in
 _TORCHVISION_DEFAULTS = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
 
 CHANGES: "Registry[None]" = Registry("change of a model")
-"""What can be done to a model that stands: functions of the model, its spec and the options of the change."""
+"""Functions by the name of the change that they make to a model; each takes the model, its spec and its options."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Something that was done to a model that stands: its name in `CHANGES` and its options."""
+    """A change that is made to a model after it was built: its name in `CHANGES` and its options."""
 
     name: str
     options: dict[str, Any]
@@ -41,7 +42,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What a model is made of; JSON-ready, so that a checkpoint keeps it.
+    """A description from which a model is built; it is JSON-ready, so that a checkpoint can keep it.
 
     Args:
         name: as `create_model` takes it.
@@ -50,7 +51,7 @@ class ModelSpec:
         task: "classification", "multilabel" or "segmentation"; empty: what the model was made for.
         options: of the model's builder. An option `norm` of the model's own is one of them.
         image_size: pixels; the norm `layer_elementwise` is built for it where its options name none.
-        changes: what was done to the model since, in this order.
+        changes: are made to the model after it was built, in this order.
 
     Raises:
         UserError: fewer than 1 classes or channels. `build` raises for the rest.
@@ -98,7 +99,7 @@ class ModelSpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `[model]` of a recipe says of this model, by field."""
+        """The fields of `[model]` in a recipe that asks for this model."""
         done = {change.name: change.options for change in self.changes}
         return {
             "name": self.name,
@@ -113,7 +114,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
-        """Read what `to_dict` wrote, or what checkpoints said before there were specs: settings beside the rest."""
+        """Read a dict of `to_dict`, or that of an older checkpoint, which has settings in the place of the changes."""
         known = {field.name for field in dataclasses.fields(cls)}
         given = {key: value for key, value in values.items() if key in known}
         if "changes" in given:
@@ -210,7 +211,8 @@ def create_model(
         )
 
     def load(model: nn.Module) -> None:
-        load_pretrained(model, name, pretrained, num_classes, options)
+        found = pretrained_weights(name, DEFAULT if pretrained is True else str(pretrained), options)
+        fit_state_dict(model, found.tensors, num_classes=num_classes, source=found.source)
 
     return spec.build(load if pretrained else None)
 

@@ -145,6 +145,7 @@ def test_timms_networks_behind_our_names(monkeypatch: pytest.MonkeyPatch) -> Non
         create_model("mobilenet_v1")
 
 
+@pytest.mark.slow
 def test_sizes_for_training_with_auxiliary_classifiers() -> None:
     """The auxiliary classifier of Inception v3 takes large images alone, and is there in training alone."""
     with torch.device("meta"):

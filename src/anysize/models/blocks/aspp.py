@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 3e-4
-"""Of the head's batch norms, as the Elastic networks were published: statistics over thousands of steps."""
+"""Momentum of the head's batch norms in the published Elastic networks: statistics over thousands of steps."""
 
 RATES = (6, 12, 18)
 """Dilations where the features are a sixteenth as large as the images; twice as large at an eighth (section 4.1)."""

@@ -1,4 +1,4 @@
-"""What a network with an auxiliary classifier returns while it trains."""
+"""The outputs of a network with an auxiliary classifier, which in training are more than one."""
 
 from typing import NamedTuple
 

@@ -22,15 +22,11 @@ def resized_convolution(old: nn.Conv2d, in_channels: int, out_channels: int, gro
     new = nn.Conv2d(
         in_channels,
         out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        groups,
-        old.bias is not None,
-        old.padding_mode,
+        groups=groups,
+        bias=old.bias is not None,
         device=old.weight.device,
         dtype=old.weight.dtype,
+        **{name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")},
     )
     with torch.no_grad():
         new.weight.normal_().mul_(old.weight.std())

@@ -112,7 +112,7 @@ class GatedStage(nn.Module):
 
     @property
     def checkpoint_children(self) -> tuple[str, ...]:
-        """What activation checkpointing may recompute apart."""
+        """Names of the children that activation checkpointing may recompute apart."""
         return tuple(map(str, range(self.blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def add_stages(
 
 
 def small_image_options(depth: int) -> dict[str, Any]:
-    """What a network of `depth` layers for 32-pixel images is made of, as options of its class.
+    """Options of the class that make a network of `depth` layers for 32-pixel images.
 
     >>> small_image_options(44)["blocks"]
     (7, 7, 7)
@@ -156,7 +156,7 @@ def small_image_options(depth: int) -> dict[str, Any]:
 
 
 def imagenet_options(depth: int) -> dict[str, Any]:
-    """What a network of `depth` layers for ImageNet is made of, as options of its class."""
+    """Options of the class that make a network of `depth` layers for ImageNet."""
     if depth not in IMAGENET_BLOCKS:
         raise UserError(f"depth is {depth}; expected one of {', '.join(map(str, IMAGENET_BLOCKS))}")
     bottleneck = depth not in BASIC_DEPTHS

@@ -24,19 +24,19 @@ IMAGENET = Preprocessing(image_size=224)
 CIFAR = Preprocessing(
     image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), resize="stretch", crop_ratio=1.0
 )
-"""Of Online Normalization's networks; those of Mix & Match take ImageNet's mean and deviation for CIFAR, too."""
+"""Input of Online Normalization's networks; Mix & Match's take ImageNet's mean and deviation for CIFAR, too."""
 
 COCO = Preprocessing(image_size=224, resize="stretch", crop_ratio=1.0)
 VOC = Preprocessing(image_size=513, resize="pad", crop_ratio=1.0)
-"""Of the Elastic networks (arXiv 1812.05262) with the labels of MS-COCO and the masks of PASCAL VOC."""
+"""Input of the Elastic networks (arXiv 1812.05262) for the labels of MS-COCO and for the masks of PASCAL VOC."""
 
 PUBLISHED_CLASSES = {"multilabel": 80, "segmentation": 21}
-"""Classes of the networks that were published for these tasks: MS-COCO's, and PASCAL VOC's with the background."""
+"""Number of classes by task of the networks that were published for it: MS-COCO's, and VOC's with the background."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What a network of ours was published with; the data of a run decide otherwise.
+    """The input and the weights that a network of ours was published with; the data of a run decide otherwise.
 
     `preprocessing` is its input, `others` the input by task where it was published for other tasks, too. `weights` is
     the network of torchvision's, or `timm:NAME`, whose published weights are its own (after `weights.names.map_names`),

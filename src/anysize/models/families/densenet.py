@@ -83,7 +83,7 @@ class DenseLayer(nn.Module):
 
 
 class ElasticDenseLayer(nn.Module):
-    """As `DenseLayer`, in two branches of half the width, one at half the resolution; dropout is in the other one."""
+    """A `DenseLayer` in two branches of half the width, one at half the resolution; the other has the dropout."""
 
     def __init__(self, inputs: int, growth: int, width: int, dropout: float) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ from anysize.registry import UserError
 CHANNELS = (16, 32, 128, 256, 512, 1024)
 
 SEGMENTATION_LEVEL_MOMENTUM = 1 - (1 - 0.1) ** 2  # 0.19
-"""Of level0 to level5: the published network computes them twice a step, and so updates twice at 0.1."""
+"""Momentum in level0 to level5, which the published network computes twice a step, and so updates twice at 0.1."""
 
 
 class PlainBlock(nn.Module):
@@ -90,7 +90,7 @@ class Root(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TreeDesign:
-    """What all trees of a level share; `block` makes a block of (inputs, outputs, stride)."""
+    """The choices that all trees of a level share; `block` makes a block of (inputs, outputs, stride)."""
 
     block: Callable[[int, int, int], nn.Module]
     residual_root: bool
@@ -143,7 +143,7 @@ class Tree(nn.Module):
 
     @property
     def checkpoint_children(self) -> tuple[str, ...]:
-        """What activation checkpointing may recompute apart."""
+        """Names of the children that activation checkpointing may recompute apart."""
         return ("tree1", "tree2", "root") if self.depth == 1 else ("tree1", "tree2")
 
     def forward(self, x: Tensor, children: tuple[Tensor, ...] = ()) -> Tensor:

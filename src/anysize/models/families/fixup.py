@@ -68,7 +68,7 @@ class FixupBlock(nn.Module):
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
-        """Those of the branch."""
+        """The convolutions of the branch."""
         layers = [self.conv1, self.conv2, *([self.conv3] if self.bottleneck else [])]
         return [layer.conv for layer in layers]
 

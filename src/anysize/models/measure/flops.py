@@ -27,7 +27,7 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
 
     With `backward=False` those of the forward pass in evaluation, in which auxiliary classifiers are left out.
 
-    What activation checkpointing (`checkpoint_segments`) computes a second time is not counted.
+    Activations that `checkpoint_segments` lets a model compute a second time are counted once.
 
     >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
     Flops(forward=43200, backward=43200)

@@ -53,7 +53,7 @@ def try_on_meta(model: nn.Module, run: Callable[[nn.Module], T]) -> T:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the parameters of `model` are; the CPU where it has none."""
+    """The device of the parameters of `model`; the CPU where it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 

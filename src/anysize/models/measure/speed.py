@@ -70,7 +70,7 @@ class BenchOptions:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of images and weights."""
+        """The memory order of images and weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property

@@ -1,4 +1,4 @@
-"""What a model is made of: its stages with output shapes, parameters and FLOPs at an image size."""
+"""The stages of a model with their output shapes, parameters and FLOPs at an image size."""
 
 import dataclasses
 import functools

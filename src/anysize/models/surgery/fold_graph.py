@@ -60,7 +60,7 @@ def trace(model: nn.Module, name: str) -> fx.Graph:
 
 
 def input_of(node: fx.Node) -> Any:
-    """What a node reads first."""
+    """The first value that a node reads."""
     return node.args[0] if node.args else next(iter(node.kwargs.values()))
 
 
@@ -74,7 +74,7 @@ def concatenated(node: fx.Node) -> list[Any] | None:
 
 
 def users_of(node: fx.Node) -> list[fx.Node]:
-    """Those that read the values of a node, not its shape alone."""
+    """The nodes that read the values of a node; nodes that read its shape alone are left out."""
     return [user for user in node.users if not asks_shape(user)]
 
 

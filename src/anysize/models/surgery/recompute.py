@@ -184,8 +184,8 @@ def _recompute(forward: Callable[..., Any], modules: Sequence[nn.Module], args: 
     if torch.compiler.is_compiling():  # whose second pass repeats no update of a buffer
         return checkpoint(run, *tensors, use_reentrant=False)
     versions = [tensor._version for tensor in tensors]
-    aside = _EachTime(functools.partial(_statistics_aside, modules))
-    result = checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), aside))
+    aside = contextlib.nullcontext(), _StatisticsAside(modules)
+    result = checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: aside)
     if versions != [tensor._version for tensor in tensors]:
         raise UserError(
             f"{type(modules[0]).__name__} changes its input in place, so it cannot be computed again from it; build it "
@@ -194,33 +194,23 @@ def _recompute(forward: Callable[..., Any], modules: Sequence[nn.Module], args: 
     return result
 
 
-class _EachTime(contextlib.AbstractContextManager[None]):
-    """A context made anew whenever it is entered: with `retain_graph` each backward pass enters the same one."""
+class _StatisticsAside:
+    """A context in which a forward pass updates copies of the buffers; online norms know that they recompute.
 
-    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self.make = make
-        self.entered: list[contextlib.AbstractContextManager[None]] = []
+    With `retain_graph` each backward pass enters the same one.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self.before: list[list[tuple[nn.Module, dict[str, Tensor | None]]]] = []
 
     def __enter__(self) -> None:
-        context = self.make()
-        context.__enter__()
-        self.entered.append(context)
+        online = {norm.norm for module in self.modules for _, norm in online_norms(module)}
+        owners = [owner for module in self.modules for owner in module.modules() if owner._buffers]
+        self.before.append([(owner, dict(owner._buffers)) for owner in owners if owner not in online])
+        for owner, buffers in self.before[-1]:
+            owner._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
 
-    def __exit__(self, *error: Any) -> bool | None:
-        return self.entered.pop().__exit__(*error)
-
-
-@contextlib.contextmanager
-def _statistics_aside(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let a forward pass update copies of the buffers; online norms know of themselves that they are run again."""
-    online = {norm.norm for module in modules for _, norm in online_norms(module)}
-    owners = [owner for module in modules for owner in module.modules() if owner._buffers and owner not in online]
-    before = [dict(owner._buffers) for owner in owners]
-    try:
-        for owner in owners:
-            for name, value in owner._buffers.items():
-                owner._buffers[name] = None if value is None else value.clone()
-        yield
-    finally:
-        for owner, buffers in zip(owners, before, strict=True):
+    def __exit__(self, *error: object) -> None:
+        for owner, buffers in self.before.pop():
             owner._buffers.update(buffers)

@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from anysize.models.builders import import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import PUBLISHED
-from anysize.models.weights.fitting import FitReport, fit_state_dict
 from anysize.models.weights.reading import read_foreign
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, did_you_mean
@@ -78,18 +77,6 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
             f"or write a run folder of it with `anysize import FILE --as {name}`"
         )
     return _torchvision(counterpart, which, options or {})
-
-
-def load_pretrained(
-    model: nn.Module, name: str, which: bool | str, num_classes: int | None, options: Mapping[str, Any]
-) -> FitReport:
-    """Load published weights of `name` into `model`, in place, as `create_model(..., pretrained=which)` does.
-
-    Raises:
-        UserError: as `pretrained_weights`, and weights that do not fit a model with these options.
-    """
-    found = pretrained_weights(name, DEFAULT if which is True else str(which), options)
-    return fit_state_dict(model, found.tensors, num_classes=num_classes, source=found.source)
 
 
 def published_preprocessing(
