@@ -20,7 +20,7 @@ from anysize.training.guards import Interrupted
 Make = Callable[..., Recipe]
 
 
-@pytest.mark.parametrize("norm", ["", "online"])
+@pytest.mark.parametrize("norm", [pytest.param("", marks=pytest.mark.slow), "online"])
 def test_a_run_may_change_its_segments_on_the_way(
     tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:

@@ -49,10 +49,10 @@ def test_peak_counts_what_is_there_at_once():
 
 
 def test_the_model_is_not_changed_and_threads_are_put_back():
-    model = create_model("resnet8").eval()
+    model = create_model("cifar_resnet", depth=8, widths=(8, 8, 8), stem=8).eval()
     before = copy.deepcopy(model.state_dict())
     threads = torch.get_num_threads()
-    bench(model, [16], [2], repeats=1, threads=threads + 1)
+    bench(model, [8], [2], repeats=1, threads=threads + 1)
     assert torch.get_num_threads() == threads
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
