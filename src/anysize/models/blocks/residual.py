@@ -5,11 +5,11 @@ stage, and gates on the *shortcut* where SENet (Hu et al., arXiv 1709.01507) has
 named as in torchvision's ResNet.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
 from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.options import whole_number, whole_numbers
@@ -27,6 +27,9 @@ IMAGENET_BLOCKS = {
 
 BASIC_DEPTHS = (18, 34)
 """Depths for ImageNet with basic blocks; the others have bottlenecks."""
+
+
+Gate = Callable[[Tensor], Tensor]
 
 
 class ResidualBlock(nn.Module):
@@ -82,7 +85,7 @@ class ResidualBlock(nn.Module):
         """The norm that ends the branch."""
         return self.bn3 if self.bottleneck else self.bn2
 
-    def forward(self, x: Tensor, gate: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
         if self.bottleneck:
             out = self.bn3(self.conv3(self.dropout(self.relu2(self.bn2(self.conv2(out))))))
@@ -91,13 +94,32 @@ class ResidualBlock(nn.Module):
         return add_shortcut(self, out, x, gate)
 
 
-def add_shortcut(block: Any, branch: Tensor, x: Tensor, gate: nn.Module | None) -> Tensor:
+def add_shortcut(block: Any, branch: Tensor, x: Tensor, gate: Gate | None) -> Tensor:
     """End a block: its shortcut of `x`, gated where there is a gate, is added to its branch and activated."""
     shortcut = block.downsample(x)
     if gate is not None:
         shortcut = gate(shortcut)
     last = block.relu3 if block.bottleneck else block.relu2
     return last(branch + shortcut)  # type: ignore[no-any-return]
+
+
+class SharedGate(nn.Module):
+    """A squeeze-excite gate (Hu et al., arXiv 1709.01507) of several blocks: they share weights, and not activations.
+
+    Parameters are named as in torchvision's `SqueezeExcitation`. Each block calls activations of its own, as
+    quantization and export need.
+    """
+
+    def __init__(self, channels: int, squeezed: int, blocks: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(blocks))
+        self.sigmoids = nn.ModuleList(nn.Sigmoid() for _ in range(blocks))
+
+    def forward(self, x: Tensor, block: int) -> Tensor:
+        return self.sigmoids[block](self.fc2(self.relus[block](self.fc1(self.pool(x))))) * x  # type: ignore[no-any-return]
 
 
 class GatedStage(nn.Module):
@@ -108,7 +130,7 @@ class GatedStage(nn.Module):
         for i, block in enumerate(blocks):
             self.add_module(str(i), block)
         self.blocks = len(blocks)
-        self.se = SqueezeExcitation(channels, channels // ratio)
+        self.se = SharedGate(channels, channels // ratio, self.blocks)
 
     @property
     def checkpoint_children(self) -> tuple[str, ...]:
@@ -117,7 +139,7 @@ class GatedStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(self.blocks):
-            x = self.get_submodule(str(i))(x, self.se)
+            x = self.get_submodule(str(i))(x, functools.partial(self.se, block=i))
         return x
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.models.blocks.convolution import start_convolutions
-from anysize.models.blocks.residual import add_shortcut, add_stages, imagenet_options, small_image_options
+from anysize.models.blocks.residual import Gate, add_shortcut, add_stages, imagenet_options, small_image_options
 from anysize.models.families import CIFAR, register
 from anysize.models.options import whole_number, whole_numbers
 
@@ -72,7 +72,7 @@ class FixupBlock(nn.Module):
         layers = [self.conv1, self.conv2, *([self.conv3] if self.bottleneck else [])]
         return [layer.conv for layer in layers]
 
-    def forward(self, x: Tensor, gate: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         out = self.conv2(self.relu1(self.conv1(x)))
         if self.bottleneck:
             out = self.conv3(self.relu2(out))
