@@ -23,7 +23,7 @@ ONE_A_FAMILY = (
     "cifar_darts_v2", "cifar_densenet", "cifar_resnet_fixup_se", "convnext_tiny", "deeplabv3_resnet50",
     "densenet201_elastic", "dla60x_elastic", "efficientnet_b0", "googlenet", "inception_v2", "inception_v3",
     "lraspp_mobilenet_v3_large", "maxvit_t", "mnasnet0_5", "mobilenet_v1", "mobilenet_v3_small", "regnet_y_400mf",
-    "resnet18", "resnet200", "resnet50_fixup_se", "resnext101_32x4d", "resnext50_elastic", "resnext50_se", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11",
-    "vit_b_16",
+    "resnet18", "resnet200", "resnet50_fixup_se", "resnext101_32x4d", "resnext50_elastic", "resnext50_se",
+    "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11", "vit_b_16",
 )  # fmt: skip
 """Ours and torchvision's."""
