@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anysize.models.measure.structure import model_figures
 from anysize.models.measure.table import ModelFigures, read_table
-from anysize.models.spec import list_models
+from anysize.models.names import list_models
 
 PATH = Path(__file__).parent.parent / "src/anysize/models/measure/table.csv"
 

@@ -23,6 +23,7 @@ _WHERE = {
     "SizePhase": "anysize.sizes.schedule",
     "SizeSchedule": "anysize.sizes.schedule",
     "MixedSizeLoader": "anysize.data.mixed",
+    "ModelSpec": "anysize.models.spec",
     "OnlineNorm1d": "anysize.norms.online.norm",
     "OnlineNorm2d": "anysize.norms.online.norm",
     "OnlineNorm3d": "anysize.norms.online.norm",
@@ -44,7 +45,7 @@ _WHERE = {
     "expected_preprocessing": "anysize.models.expected",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
-    "list_models": "anysize.models.spec",
+    "list_models": "anysize.models.names",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.runs",
     "load_weights": "anysize.experiment.weights",
@@ -74,8 +75,9 @@ if TYPE_CHECKING:
     from anysize.models.expected import expected_preprocessing as expected_preprocessing
     from anysize.models.measure.flops import count_flops as count_flops
     from anysize.models.measure.speed import bench as bench
+    from anysize.models.names import list_models as list_models
+    from anysize.models.spec import ModelSpec as ModelSpec
     from anysize.models.spec import create_model as create_model
-    from anysize.models.spec import list_models as list_models
     from anysize.models.surgery.elasticize import elasticize as elasticize
     from anysize.models.surgery.fold import fold_batch_norm as fold_batch_norm
     from anysize.models.surgery.recompute import checkpoint_segments as checkpoint_segments

@@ -73,7 +73,7 @@ def test_blocks_in_order_and_the_model_as_it_was() -> None:
 
 
 def test_what_has_no_scales_is_refused() -> None:
-    with pytest.raises(UserError, match="CifarResNet has no block with a branch at half resolution"):
+    with pytest.raises(UserError, match="ResidualNet has no block with a branch at half resolution"):
         scale_policy(create_model("resnet8"), [torch.zeros(1, 3, 8, 8)])
     with pytest.raises(UserError, match="hold no image"):
         scale_policy(create_model("resnet14", elasticize="auto"), [])

@@ -20,12 +20,13 @@ from anysize.training.guards import Interrupted
 Make = Callable[..., Recipe]
 
 
-@pytest.mark.parametrize("norm", ["", "online"])
+@pytest.mark.parametrize("norm", [pytest.param("", marks=pytest.mark.slow), "online"])
 def test_a_run_may_change_its_segments_on_the_way(
     tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:
     options = {"depth": 14, "widths": [8, 8, 16], "dropout": 0.1}  # two blocks a stage: one makes no stage
-    changes = {"data__limit": 100, "model__norm": norm, "training__chunks": 2, "model__options": options}
+    small = {"data__limit": 80, "sizes__mix": "fixed", "sizes__base": 16, "training__epochs": 1}
+    changes = {**small, "model__norm": norm, "training__chunks": 2, "model__options": options}
     plain = read_checkpoint(train(tiny(**changes), run=tmp_path / "plain") / "checkpoints/last")
     original = loop.record
 

@@ -144,7 +144,8 @@ def test_a_run_goes_on_from_it_with_data_of_its_own(
 ) -> None:
     run, _ = imported(file)
     overrides = {"data.name": "folder", "data.root": str(image_folder), "data.limit": 0, "data.workers": 0}
-    recipe = tiny(model__weights=str(run), model__options=MODEL, sizes__mix="fixed", training__epochs=1)
+    small = {"sizes__mix": "fixed", "sizes__base": 16, "training__epochs": 1}
+    recipe = tiny(model__weights=str(run), model__options=MODEL, **small)
     trained = anysize.train(recipe, overrides, run=file.parent / "trained")
     assert "a checkpoint of cifar_resnet with 3 classes" in (trained / "log.txt").read_text()
     assert load_run(trained, "last").preprocessing.classes == ("apple", "banana", "cherry")

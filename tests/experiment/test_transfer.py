@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from anysize.experiment.weights import find_weights, start_from
-from anysize.models.spec import create_model
+from anysize.models.spec import ModelSpec, create_model
 from anysize.registry import UserError
 
 RESNEXT = {"layers": [1, 2, 1, 1], "widths": [4, 8, 16, 32], "stem": 4, "cardinality": 8}
@@ -32,11 +32,11 @@ def save(path: Path, model: nn.Module) -> Path:
     return path
 
 
-def start(file: Path, name: str, options: dict[str, Any], task: str, classes: int, **other: Any):
-    described = {"name": name, "options": options, "num_classes": classes, "in_channels": 3, "task": task, **other}
+def start(file: Path, name: str, options: dict[str, Any], task: str, classes: int, norm: str = ""):
+    spec = ModelSpec(name, classes, task=task, options=options).swap_norms(norm)
     weights = find_weights(file, name, options)
     torch.manual_seed(0)
-    return start_from(described, weights), " ; ".join(weights.notes)
+    return start_from(spec, weights), " ; ".join(weights.notes)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_labels_of_coco_start_from_imagenet(name: str, options: dict[str, Any], 
         ("dla60x", DLA, "base.", ("dla_up.", "fc.", "up.")),
     ],
 )
-@pytest.mark.parametrize("classes", [1000, 80])
+@pytest.mark.parametrize("classes", [1000, pytest.param(80, marks=pytest.mark.slow)])
 def test_segmentation_starts_from_a_classifier_and_goes_on_whole(
     name: str, options: dict[str, Any], base: str, fresh: tuple[str, ...], classes: int, tmp_path: Path
 ) -> None:

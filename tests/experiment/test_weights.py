@@ -23,30 +23,37 @@ from anysize.training.checkpoint.files import read_checkpoint
 MODEL = {"depth": 8, "widths": [8, 8, 16]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(5)
     return create_model("cifar_resnet", 10, 1, **MODEL)
 
 
-@pytest.fixture
-def file(tmp_path: Path, network: nn.Module) -> Path:
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "weights.pth.tar")
-    return tmp_path / "weights.pth.tar"
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, network: nn.Module) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "weights.pth.tar"
+    torch.save({"state_dict": network.state_dict()}, path)
+    return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(tiny: Callable[..., Recipe], file: Path) -> Recipe:
-    return tiny(model__weights=str(file), model__options=MODEL, sizes__mix="fixed", training__epochs=1)
+    small = {"data__limit": 64, "sizes__mix": "fixed", "sizes__base": 16, "training__epochs": 1}
+    return tiny(model__weights=str(file), model__options=MODEL, **small)
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that starts from the file and hardly leaves it, but for the statistics of its norms."""
+    return anysize.train(recipe, {"optimizer.lr": 1e-12}, run=tmp_path_factory.mktemp("run") / "run")
 
 
 def built(recipe: Recipe) -> nn.Module:
     return prepare(recipe).model
 
 
-def test_a_training_starts_from_them_and_says_so(recipe: Recipe, network: nn.Module, tmp_path: Path) -> None:
+def test_a_training_starts_from_them_and_says_so(recipe: Recipe, network: nn.Module, run: Path) -> None:
     assert torch.equal(built(recipe).layer1[0].conv1.weight, network.layer1[0].conv1.weight)
-    run = anysize.train(recipe, {"optimizer.lr": 1e-12}, run=tmp_path / "run")
     trained = read_checkpoint(run / "checkpoints/last")
     torch.testing.assert_close(trained.model["conv1.weight"], network.conv1.weight.detach())
     assert "weights.pth.tar: PyTorch file with" in (run / "log.txt").read_text()
@@ -54,7 +61,8 @@ def test_a_training_starts_from_them_and_says_so(recipe: Recipe, network: nn.Mod
 
 def test_a_run_that_goes_on_needs_them_no_more(recipe: Recipe, file: Path, tmp_path: Path) -> None:
     """And comes out as one that was never stopped."""
-    longer = {"training.epochs": 2, "training.validate_every": 2}
+    file = Path(shutil.copy(file, tmp_path))
+    longer = {"training.epochs": 2, "training.validate_every": 2, "model.weights": str(file)}
     whole = anysize.train(recipe, longer, run=tmp_path / "whole")
     run = anysize.train(recipe, longer, run=tmp_path / "run")
     shutil.rmtree(run / "checkpoints/last")
@@ -76,15 +84,13 @@ def test_a_run_that_goes_on_needs_them_no_more(recipe: Recipe, file: Path, tmp_p
         anysize.train(recipe, longer, run=run, resume_from="previous")
 
 
-def test_other_weights_are_another_run(recipe: Recipe, file: Path, tmp_path: Path) -> None:
-    run = anysize.train(recipe, run=tmp_path / "run")
+def test_other_weights_are_another_run(recipe: Recipe, run: Path) -> None:
     with pytest.raises(UserError, match=r"another recipe: model\.weights was .* and is now ''"):
-        anysize.train(recipe, {"model.weights": ""}, run=run)
+        anysize.train(recipe, {"model.weights": "", "optimizer.lr": 1e-12}, run=run)
 
 
 @pytest.mark.parametrize("checkpoint", ["", "checkpoints/last", "checkpoints/best"])
-def test_runs_and_their_checkpoints_are_weights(recipe: Recipe, tmp_path: Path, checkpoint: str) -> None:
-    run = anysize.train(recipe, run=tmp_path / "run")
+def test_runs_and_their_checkpoints_are_weights(recipe: Recipe, run: Path, checkpoint: str) -> None:
     expected = read_checkpoint(run / (checkpoint or "checkpoints/best")).model
     model = built(override(recipe, {"model.weights": str(run / checkpoint)}))
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
@@ -101,7 +107,7 @@ def test_images_are_prepared_as_the_weights_want_it(
     run = anysize.train(recipe, {"model.weights": "pretrained", **data}, run=tmp_path / "run")
     held = load_run(run).preprocessing
     assert (held.mean, held.std, held.interpolation, held.crop_ratio) == (wanted.mean, wanted.std, "bicubic", 0.9)
-    assert held.image_size == 28
+    assert held.image_size == 16
     log = (run / "log.txt").read_text()
     assert "weights: someone's network" in log
     assert "the head fc is new: the file has 10 classes, the model 3" in log
@@ -141,7 +147,7 @@ def test_norms_are_swapped_and_blocks_made_elastic_after_the_weights_are_loaded(
 def test_weights_of_a_run_with_such_norms_or_blocks_are_loaded_into_them(
     recipe: Recipe, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    run = anysize.train(recipe, change, run=tmp_path / "run")
+    run = anysize.train(recipe, {**change, "data.limit": 16}, run=tmp_path / "run")
     model = built(override(recipe, {"model.weights": str(run / "checkpoints/last"), **change}))
     expected = read_checkpoint(run / "checkpoints/last").model
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
@@ -149,7 +155,7 @@ def test_weights_of_a_run_with_such_norms_or_blocks_are_loaded_into_them(
 
 def test_weights_of_another_model_are_refused_or_taken_in_part(recipe: Recipe) -> None:
     wider = override(recipe, {"model.options.widths": "[8, 8, 24]"})
-    with pytest.raises(UserError, match=r"weights\.pth\.tar does not fit CifarResNet: [\s\S]*layer3"):
+    with pytest.raises(UserError, match=r"weights\.pth\.tar does not fit ResidualNet: [\s\S]*layer3"):
         built(wider)
     notes = prepare(override(wider, {"model.partial_weights": "true"})).notes
     assert any(line.startswith("only part of") for line in notes)
@@ -168,9 +174,8 @@ def test_what_is_nowhere_is_told(tmp_path: Path) -> None:
         find_weights("IMAGENET1K_V2", "resnet18")
 
 
-def test_the_cost_is_known_without_reading_them(recipe: Recipe, file: Path) -> None:
-    file.unlink()
-    assert anysize.plan(recipe).steps > 0
+def test_the_cost_is_known_without_reading_them(recipe: Recipe) -> None:
+    assert anysize.plan(override(recipe, {"model.weights": "nowhere.pth"})).steps > 0
 
 
 def test_a_model_of_ones_own_takes_weights(file: Path, network: nn.Module, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Models by name: ours, torchvision's and the user's own; what is wrong is told; sizes are checked before training."""
 
+import copy
+import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -10,14 +13,10 @@ from torch import nn
 from anysize.models import families
 from anysize.models.families import MODELS
 from anysize.models.measure.input_size import check_size, smallest_size
-from anysize.models.spec import (
-    create_model,
-    describe_model,
-    list_models,
-    rebuild_model,
-)
+from anysize.models.names import list_models, summary
+from anysize.models.spec import Change, ModelSpec, create_model
+from anysize.models.surgery.elasticize import ElasticResidualBlock
 from anysize.norms.factory import NORMS
-from anysize.norms.layers import ElementwiseLayerNorm
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.registry import UserError
 
@@ -57,7 +56,7 @@ def own(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_family_describes_itself(name: str) -> None:
-    assert len(describe_model(name)) > 10
+    assert len(summary(name)) > 10
 
 
 def test_every_file_of_families_is_found() -> None:
@@ -66,8 +65,10 @@ def test_every_file_of_families_is_found() -> None:
     assert {module.rpartition(".")[2] for module in modules} == files
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "densenet121", "convnext_tiny"])
-@pytest.mark.parametrize("in_channels", [3, 1])
+@pytest.mark.parametrize(
+    ("name", "in_channels"),
+    [("resnet18", 3), ("mobilenet_v2", 1), ("vgg11", 1), ("densenet121", 1), ("convnext_tiny", 1)],
+)
 def test_torchvision_models_fit_classes_and_channels(name: str, in_channels: int) -> None:
     with torch.device("meta"):
         assert create_model(name, 7, in_channels)(torch.empty(2, in_channels, 64, 64)).shape == (2, 7)
@@ -136,9 +137,9 @@ def test_own_model_from_a_module(own: str, monkeypatch: pytest.MonkeyPatch) -> N
         (
             "resnet20",
             {"dropuot": 0.3},
-            "takes no option 'dropuot'; its options: classifier_std, dropout, stem, widths, zero_init_residual$",
+            "takes no option 'dropuot'; its options: bottleneck, classifier_std, dropout, expansion, ",
         ),
-        ("resnet20", {"depth": 30}, "cannot be built with the options"),
+        ("resnet20", {"depth": 30}, "takes no option 'depth'"),
         ("resnet18", {"dropout": 0.3}, "takes no option 'dropout'; its options: groups, norm_layer, replace_stride"),
         ("mobilenet_v3_small", {"droppath": 0.3}, "takes no option 'droppath'"),
         ("resnext50_32x4d", {"groups": 3}, "cannot be built with the options {'groups': 3}"),
@@ -166,7 +167,7 @@ def test_list_holds_both_kinds_once() -> None:
     names = list_models()
     assert len(names) == len(set(names))
     assert {"resnet20", "resnet50", "mnist", "vit_b_16"} <= set(names)
-    assert describe_model("vit_b_16") == "torchvision's vit_b_16"
+    assert summary("vit_b_16") == "torchvision's vit_b_16"
 
 
 @pytest.mark.parametrize(("name", "smallest"), [("resnet50", 1), ("mnist", 6), ("alexnet", 63), ("vit_b_16", 224)])
@@ -248,27 +249,124 @@ def test_norm_options_and_skip() -> None:
     assert options == {"num_groups": 4, "skip": "layer1.*"}
 
 
-def test_description_of_a_checkpoint_rebuilds_the_model() -> None:
-    described = {"name": "resnet8", "options": {"stem": 8}, "num_classes": 3, "in_channels": 1}
-    assert isinstance(rebuild_model(described).bn1, nn.BatchNorm2d)  # of a checkpoint that says nothing of norms
-    described |= {"norm": "layer_elementwise", "norm_options": {}, "image_size": 20}
-    model = rebuild_model(described)
-    assert isinstance(model.bn1, ElementwiseLayerNorm)
-    assert model.bn1.weight.shape == (8, 20, 20)
-    described["norm_options"] = {"image_size": 16}
-    assert rebuild_model(described).bn1.weight.shape == (8, 16, 16)
-    assert described["norm_options"] == {"image_size": 16}
+# What checkpoints said of their models before there were specs.
+OLD = {
+    "bare": {"name": "resnet8", "options": {"stem": 8}, "num_classes": 3, "in_channels": 1},
+    "norm": {
+        "name": "cifar_resnet",
+        "options": {"depth": 8, "widths": [8, 8, 16]},
+        "num_classes": 10,
+        "in_channels": 3,
+        "task": "classification",
+        "elasticize": "",
+        "norm": "group",
+        "norm_options": {"num_groups": 4, "skip": "layer1.*"},
+        "image_size": 28,
+    },
+    "elasticize": {
+        "name": "resnet14",
+        "options": {},
+        "num_classes": 5,
+        "in_channels": 3,
+        "task": "multilabel",
+        "elasticize": "layer1",
+        "norm": "online",
+        "norm_options": {"alpha_fwd": 0.99},
+        "image_size": 32,
+    },
+    "segmentation": {
+        "name": "resnext50_elastic",
+        "options": {"layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 4, "stem": 8, "aspp_width": 8},
+        "num_classes": 4,
+        "in_channels": 3,
+        "task": "segmentation",
+        "elasticize": "",
+        "norm": "",
+        "norm_options": {},
+        "image_size": 48,
+    },
+    "layer_elementwise": {
+        "name": "resnet8",
+        "options": {"stem": 8},
+        "num_classes": 3,
+        "in_channels": 1,
+        "task": "classification",
+        "norm": "layer_elementwise",
+        "norm_options": {},
+        "image_size": 20,
+    },
+    "layer_elementwise for another size": {
+        "name": "resnet8",
+        "options": {"stem": 8},
+        "num_classes": 3,
+        "in_channels": 1,
+        "task": "classification",
+        "elasticize": "",
+        "norm": "layer_elementwise",
+        "norm_options": {"image_size": 16},
+        "image_size": 20,
+    },
+}
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_the_description_in_an_old_checkpoint_is_a_spec(case: str) -> None:
+    described = json.loads(json.dumps(OLD[case]))
+    spec = ModelSpec.from_dict(described)
+    assert described == OLD[case]
+    said = {**dataclasses.asdict(spec), **spec.settings}
+    assert {key: said[key] for key in described} == described
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    torch.manual_seed(0)
+    model = spec.build()
+    torch.manual_seed(0)
+    options = {key: described.get(key, empty) for key, empty in (("elasticize", ""), ("norm", ""), ("task", ""))}
+    norm_options = dict(described.get("norm_options", {}))
+    if case == "layer_elementwise":
+        norm_options["image_size"] = 20
+    made = create_model(
+        described["name"],
+        described["num_classes"],
+        described["in_channels"],
+        norm_options=norm_options,
+        **options,
+        **described["options"],
+    )
+    assert [*model.state_dict()] == [*made.state_dict()]
+    for one, other in zip(model.state_dict().values(), made.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    found = {type(module) for module in model.modules()}
+    assert (OnlineNorm2d in found) == (ElasticResidualBlock in found) == (case == "elasticize")
+    assert (nn.GroupNorm in found) == (case == "norm")
+    if case.startswith("layer_elementwise"):
+        assert model.bn1.weight.shape == ((8, 20, 20) if case == "layer_elementwise" else (8, 16, 16))
+
+
+def test_changes_are_made_in_their_order() -> None:
+    spec = ModelSpec("resnet14", 5).elasticize("layer1").swap_norms("group", {"num_groups": 4})
+    assert [change.name for change in spec.changes] == ["elasticize", "norms"]
+    seen: list[nn.Module] = []
+    model = spec.build(first_weights=lambda built: seen.append(copy.deepcopy(built)))
+    assert seen[0].state_dict().keys() == ModelSpec("resnet14", 5).build().state_dict().keys()
+    assert isinstance(model.get_submodule("layer1.0.bn1_d"), nn.GroupNorm)
+    later = dataclasses.replace(spec, changes=(*spec.changes, Change("quantize", {})))
+    with pytest.raises(UserError, match="unknown change of a model 'quantize'"):
+        later.build()
+
+
+def test_a_size_that_a_norm_was_not_built_for() -> None:
+    model = ModelSpec.from_dict(OLD["layer_elementwise for another size"]).build()
     with pytest.raises(UserError, match=r"cannot take images of 20 pixels: this layer norm .* \(N, 8, 16, 16\)"):
-        check_size(rebuild_model(described), 20, in_channels=1)
+        check_size(model, 20, in_channels=1)
 
 
 def test_a_models_own_option_norm(own: str) -> None:
     assert isinstance(create_model(f"{own}:own_norm")[1], nn.BatchNorm2d)
     with pytest.raises(UserError, match="has an option 'norm' of its own, so that norm= may mean either"):
         create_model(f"{own}:own_norm", norm="group")
-    described = {"name": f"{own}:own_norm", "options": {"norm": "group"}, "num_classes": 3, "in_channels": 1}
-    assert rebuild_model(described)[1].num_groups == 2
-    assert rebuild_model({**described, "norm": "layer"})[1].num_groups == 1
+    spec = ModelSpec(f"{own}:own_norm", 3, in_channels=1, options={"norm": "group"})
+    assert spec.build()[1].num_groups == 2
+    assert spec.swap_norms("layer").build()[1].num_groups == 1
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from anysize.experiment.targets import info_of, open_split, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
-from anysize.models.spec import rebuild_model
+from anysize.models.spec import ModelSpec
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
@@ -84,11 +84,8 @@ def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: Dat
 def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights | None = None) -> nn.Module:
     """The model with the data's classes and channels; its first weights follow from the seed where none are given."""
     torch.manual_seed(recipe.training.seed)
-    description = describe_model(recipe, preprocessing)
-    if weights:
-        model = start_from(description, weights, partial=recipe.model.partial_weights)
-    else:
-        model = rebuild_model(description)
+    spec = model_spec(recipe, preprocessing)
+    model = start_from(spec, weights, partial=recipe.model.partial_weights) if weights else spec.build()
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.model.checkpoint_segments:
@@ -141,25 +138,21 @@ def check_phases(schedule: SizeSchedule, epochs: int) -> None:
             )
 
 
-def describe_model(recipe: Recipe, preprocessing: Preprocessing) -> dict[str, Any]:
-    """What the model is built from, as `rebuild_model` takes it."""
-    return {
-        "name": recipe.model.name,
-        "options": recipe.model.options,
-        "num_classes": len(preprocessing.classes),
-        "in_channels": preprocessing.channels,
-        "task": recipe.task.name,
-        "elasticize": recipe.model.elasticize,
-        "norm": recipe.model.norm,
-        "norm_options": recipe.model.norm_options,
-        "image_size": preprocessing.image_size,
-    }
+def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
+    """The model of a recipe for the classes, channels and image size of its data."""
+    return ModelSpec.from_settings(
+        recipe.model,
+        num_classes=len(preprocessing.classes),
+        in_channels=preprocessing.channels,
+        task=recipe.task.name,
+        image_size=preprocessing.image_size,
+    )
 
 
 def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[str, Any]:
     """What every checkpoint says of itself, enough to rebuild the model and feed it rightly."""
     return {
-        "model": describe_model(recipe, preprocessing),
+        "model": model_spec(recipe, preprocessing).to_dict(),
         "task": recipe.task.name,
         "images": images,
         "preprocessing": preprocessing.to_dict(),

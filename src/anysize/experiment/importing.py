@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysize.experiment import build
 from anysize.experiment.weights import Weights, describe_input, start_from
 from anysize.models.builders import is_timm_model
-from anysize.models.families import EXPECTED_FOR
+from anysize.models.families import PUBLISHED, PUBLISHED_CLASSES
 from anysize.models.measure.meta import build_on_meta
-from anysize.models.spec import list_models, rebuild_model
+from anysize.models.names import list_models, made_for
+from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
 from anysize.models.weights.fitting import check_fit
 from anysize.models.weights.heads import file_classes, find_first_convolution, find_head, join
-from anysize.models.weights.published import BACKBONES, published_preprocessing
+from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
@@ -31,9 +31,6 @@ from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
 Say = Callable[[str], None]
-
-COCO_CLASSES = 80
-VOC_CLASSES = 21
 
 
 def import_checkpoint(
@@ -81,21 +78,20 @@ def import_checkpoint(
     folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(_stem(foreign.path))}"
     _check_new(folder)
     plan = _plan(recipe, foreign, classes, channels)
-    coco = plan.file_classes == COCO_CLASSES and name in EXPECTED_FOR["multilabel"]
-    if coco and "task.name" not in (overrides or {}):
+    labels = name in PUBLISHED and "multilabel" in PUBLISHED[name].others
+    if labels and plan.file_classes == PUBLISHED_CLASSES["multilabel"] and "task.name" not in (overrides or {}):
         recipe = override(recipe, {"task.name": "multilabel"})
-        plan.description["task"] = "multilabel"
-    expected, notes = _preprocessing(recipe, plan.channels)
+    expected, notes = _preprocessing(recipe, plan.spec.in_channels)
     recipe = _with_data(recipe, expected, plan.classes, overrides or {})
-    description = {**plan.description, "image_size": expected.image_size}
+    plan.spec = dataclasses.replace(plan.spec, task=recipe.task.name, image_size=expected.image_size)
     state = {
-        "model": description,
+        "model": plan.spec.to_dict(),
         "task": recipe.task.name,
         "images": 0,
         "preprocessing": expected.to_dict(),
         "imported": {"file": foreign.path.name, "model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics},
     }
-    tensors, fitted = _tensors(plan, recipe, description, foreign, partial)
+    tensors, fitted = _tensors(plan, recipe, foreign, partial)
     damaged = next((key for key, value in tensors.items() if not _finite(value)), None)
     _write(folder, Checkpoint({"model": tensors}, state), recipe)
     for line in (
@@ -127,21 +123,19 @@ def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 @dataclasses.dataclass
 class _Plan:
-    """What the model is built from, its shapes, and how the file fits."""
+    """The spec of the model, its shapes, and how the file fits them."""
 
-    description: dict[str, Any]
+    spec: ModelSpec
     own: Mapping[str, Tensor]
     report: FitReport
     classes: int
-    channels: int
     file_classes: int | None
 
 
 def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: int) -> _Plan:
     """Find class count and input channels in the file, and fit it to the model that has them."""
-    described = build.describe_model(recipe, Preprocessing(image_size=224))
-    described |= {"num_classes": None, "norm": "", "norm_options": {}, "elasticize": ""}
-    network = build_on_meta(lambda: rebuild_model(described))
+    plain = ModelSpec(recipe.model.name, task=recipe.task.name, options=recipe.model.options)
+    network = build_on_meta(plain.build)
     own, head, first = network.state_dict(), find_head(network), find_first_convolution(network)
     mapped = map_names(foreign.tensors, own).tensors
     published = file_classes(own, head)
@@ -151,47 +145,42 @@ def _plan(recipe: Recipe, foreign: ForeignCheckpoint, classes: int, channels: in
         raise UserError(f"model {recipe.model.name!r} does not tell how many classes it has; give --classes")
     weight = mapped.get(join(first, "weight")) if first is not None else None
     channels = channels or (weight.shape[1] if weight is not None and weight.ndim == 4 else 3)
-    described |= {"num_classes": classes, "in_channels": channels}
     if (classes, channels) != (published, 3):
-        own = build_on_meta(lambda: rebuild_model(described)).state_dict()
+        own = build_on_meta(dataclasses.replace(plain, num_classes=classes, in_channels=channels).build).state_dict()
     report = fit_tensors(own, foreign.tensors, head, first)
-    described |= {key: getattr(recipe.model, key) for key in ("norm", "norm_options", "elasticize")}
-    return _Plan(described, own, report, classes, channels, in_file)
+    spec = ModelSpec.from_settings(recipe.model, num_classes=classes, in_channels=channels, task=recipe.task.name)
+    return _Plan(spec, own, report, classes, in_file)
 
 
 def _tensors(
-    plan: _Plan, recipe: Recipe, description: Mapping[str, Any], foreign: ForeignCheckpoint, partial: bool
+    plan: _Plan, recipe: Recipe, foreign: ForeignCheckpoint, partial: bool
 ) -> tuple[Mapping[str, Tensor], list[str]]:
     """The values to write, by the model's names and in its order, and what was done to get them."""
     torch.manual_seed(recipe.training.seed)
     says = f" (of {foreign.arch!r}, it says)" if foreign.arch else ""
     source = f"{foreign.path}{says}"
-    if description["norm"] or description["elasticize"]:
+    if plan.spec.changes:
         weights = Weights(foreign.tensors, None, source)
-        return start_from(description, weights, partial=partial).state_dict(), weights.notes
+        return start_from(plan.spec, weights, partial=partial).state_dict(), weights.notes
     check_fit(plan.report, plan.own, source, recipe.model.name, partial)
-    found: dict[str, Tensor] = {}
     lacking = [name for name in plan.own if name not in plan.report.tensors]
-    if any(not name.endswith("num_batches_tracked") for name in lacking):
-        fresh = rebuild_model(description).state_dict()
-        found = {name: fresh[name] for name in lacking}
+    if all(name.endswith("num_batches_tracked") for name in lacking):
+        first = {name: torch.zeros((), dtype=torch.int64) for name in lacking}
     else:
-        found = {name: torch.zeros((), dtype=torch.int64) for name in lacking}
-    tensors = {name: found.get(name, plan.report.tensors.get(name)) for name in plan.own}
+        first = plan.spec.build().state_dict()
+    tensors = {name: plan.report.tensors[name] if name in plan.report.tensors else first[name] for name in plan.own}
     return _OfTypes(tensors, plan.own), plan.report.lines()
 
 
 class _OfTypes(Mapping[str, Tensor]):
     """Tensors of a file, each converted to the model's type only when it is asked for."""
 
-    def __init__(self, tensors: Mapping[str, Tensor | None], own: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self._own = own
 
     def __getitem__(self, name: str) -> Tensor:
-        value = self._tensors[name]
-        assert value is not None
-        return value.to(self._own[name].dtype)
+        return self._tensors[name].to(self._own[name].dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -219,7 +208,7 @@ def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any])
         raise UserError("model.weights is given beside a file to import; expected one of them")
     task = {}
     if "task.name" not in overrides and (
-        name in BACKBONES or any("aspp." in key or "dla_up." in key for key in foreign.tensors)
+        made_for(name) == "segmentation" or any("aspp." in key or "dla_up." in key for key in foreign.tensors)
     ):
         task = {"task.name": "segmentation"}
     return override(Recipe(), {"model.name": name, **task, **overrides})
@@ -228,14 +217,14 @@ def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any])
 def _with_data(recipe: Recipe, expected: Preprocessing, classes: int, overrides: Mapping[str, Any]) -> Recipe:
     """The recipe with the data set that the class count suggests, where none was named, at the expected size."""
     small = {10: "cifar10", 100: "cifar100"}.get(classes, "folder") if expected.image_size == 32 else "folder"
-    published = {"multilabel": {COCO_CLASSES: "coco"}, "segmentation": {VOC_CLASSES: "voc"}}
-    data = published.get(recipe.task.name, {1000: "imagenet"}).get(classes, small)
+    published = {"multilabel": "coco", "segmentation": "voc"}.get(recipe.task.name, "imagenet")
+    data = published if classes == PUBLISHED_CLASSES.get(recipe.task.name, 1000) else small
     suggested = {"data.name": data, "sizes.base": expected.image_size}
     return override(recipe, {key: value for key, value in suggested.items() if key not in overrides})
 
 
 def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[str]]:
-    """What the model expects, for this number of channels; with what the recipe sets of it."""
+    """The input that the model expects for this number of channels, with the fields that the recipe sets; and notes."""
     expected = published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name)
     notes = []
     if expected is None:
@@ -281,6 +270,3 @@ def _link(source: str, target: str) -> str:
     except OSError:
         shutil.copy2(source, target)
     return target
-
-
-__all__ = ["import_checkpoint"]

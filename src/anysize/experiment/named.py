@@ -8,16 +8,21 @@ from typing import Any
 
 from torch import nn
 
-from anysize.experiment.importing import VOC_CLASSES
 from anysize.experiment.runs import load_run
 from anysize.models.expected import expected_preprocessing
-from anysize.models.spec import rebuild_model
+from anysize.models.families import PUBLISHED_CLASSES
+from anysize.models.settings import ModelSettings
+from anysize.models.spec import ModelSpec
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 
-_TAKEN = ("options", "elasticize", "norm", "norm_options", "checkpoint_segments")
+_TAKEN = [
+    field.name
+    for field in dataclasses.fields(ModelSettings)
+    if field.name not in ("name", "weights", "partial_weights")
+]
 
 
 def named_model(
@@ -70,16 +75,16 @@ def named_model(
         if not size:
             raise
         expected = Preprocessing(size)
-    described = dataclasses.asdict(recipe.model) | {
-        "num_classes": VOC_CLASSES if num_classes is None and task == "segmentation" else num_classes,
-        "in_channels": expected.channels if in_channels is None else in_channels,
-        "image_size": size or expected.image_size,
-        "task": task,
-    }
-    model = rebuild_model(described)
+    if num_classes is None and task == "segmentation":
+        num_classes = PUBLISHED_CLASSES[task]
+    spec = ModelSpec.from_settings(
+        recipe.model,
+        num_classes=num_classes,
+        in_channels=expected.channels if in_channels is None else in_channels,
+        task=task,
+        image_size=size or expected.image_size,
+    )
+    model = spec.build()
     if recipe.model.checkpoint_segments:
         checkpoint_segments(model, recipe.model.checkpoint_segments)
-    return model, dataclasses.replace(expected, image_size=described["image_size"])
-
-
-__all__ = ["named_model"]
+    return model, dataclasses.replace(expected, image_size=spec.image_size)

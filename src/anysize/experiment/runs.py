@@ -19,7 +19,7 @@ from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.experiment.validation import Evaluator
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
-from anysize.models.spec import rebuild_model
+from anysize.models.spec import ModelSpec
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
@@ -74,21 +74,20 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
-    described = loaded.state["model"]
-    for key in ("name", "options", "elasticize", "norm", "norm_options"):
-        wanted = getattr(recipe.model, key)
-        held = described.get(key, type(wanted)())  # a checkpoint may be older than a setting
-        if held != wanted:
+    preprocessing = Preprocessing.from_dict(loaded.state["preprocessing"])
+    spec = ModelSpec.from_dict(loaded.state["model"])
+    wanted = ModelSpec.from_settings(recipe.model).settings
+    for key, held in spec.settings.items():
+        if held != wanted[key]:
             raise UserError(
                 f"{path} is a checkpoint of another model: its model.{key} is {held!r}, the run's recipe says "
-                f"{wanted!r}; give the run folder it comes from"
+                f"{wanted[key]!r}; give the run folder it comes from"
             )
-    model = rebuild_model(described)
+    model = spec.build()
     load_model(model, loaded.weights if recipe.evaluation.averaged else loaded.model, path)
     device = pick_device(recipe.training.device)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    preprocessing = Preprocessing.from_dict(loaded.state["preprocessing"])
     return LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
 
 

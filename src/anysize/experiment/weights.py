@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from anysize.models.options import check_is_model
-from anysize.models.spec import rebuild_model
+from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
@@ -89,8 +89,8 @@ def load_weights(
     return fit_state_dict(model, weights.tensors, partial=partial, num_classes=num_classes, source=weights.source)
 
 
-def start_from(description: Mapping[str, Any], weights: Weights, *, partial: bool = False) -> nn.Module:
-    """Build the model that `description` says (see `rebuild_model`) and load `weights` into it.
+def start_from(spec: ModelSpec, weights: Weights, *, partial: bool = False) -> nn.Module:
+    """Build the model of `spec` and load `weights` into it.
 
     A head that the weights have not, or have for another number of classes, starts anew: a network for multi-label
     classification or for segmentation may start from a classifier. Where norms are swapped or blocks made elastic, that
@@ -100,21 +100,20 @@ def start_from(description: Mapping[str, Any], weights: Weights, *, partial: boo
     Raises:
         UserError: the weights do not fit.
     """
-    before = {**description, "norm": "", "norm_options": {}, "elasticize": ""}
-    changed = any(description.get(key) for key in ("norm", "elasticize"))
-    classes = description["num_classes"]
 
     def load(model: nn.Module) -> None:
-        report = fit_state_dict(model, weights.tensors, partial=partial, num_classes=classes, source=weights.source)
+        report = fit_state_dict(
+            model, weights.tensors, partial=partial, num_classes=spec.num_classes, source=weights.source
+        )
         weights.notes += report.lines()
         if report.new and report.fits:
             weights.notes.append(_share(report))
 
-    if changed and fits(rebuild_model(before), weights, classes):
-        if description.get("elasticize"):
+    if spec.changes and fits(dataclasses.replace(spec, changes=()).build(), weights, spec.num_classes):
+        if spec.settings["elasticize"]:
             weights.notes.append("convolutions that elasticize splits start anew")
-        return rebuild_model(description, first_weights=load)
-    model = rebuild_model(description)
+        return spec.build(first_weights=load)
+    model = spec.build()
     load(model)
     return model
 
@@ -127,7 +126,7 @@ def _share(report: FitReport) -> str:
     return f"{loaded:,} tensors of {loaded + new:,} are loaded, {new:,} start anew"
 
 
-def fits(model: nn.Module, weights: Weights, num_classes: int) -> bool:
+def fits(model: nn.Module, weights: Weights, num_classes: int | None) -> bool:
     """Whether the weights are the model's, but for class count and input channels."""
     head, first = find_head(model, num_classes), find_first_convolution(model)
     return fit_tensors(model.state_dict(), weights.tensors, head, first).fits
@@ -163,10 +162,7 @@ def _checkpoint_folder(path: Path) -> Path:
 
 def _ours(folder: Path) -> Weights:
     checkpoint = read_checkpoint(folder)
-    described = checkpoint.state["model"]
-    note = f"weights: {folder}, a checkpoint of {described['name']} with {described['num_classes']} classes"
+    spec = ModelSpec.from_dict(checkpoint.state["model"])
+    note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
     return Weights(checkpoint.weights, preprocessing, str(folder), [note])
-
-
-__all__ = ["Weights", "describe_input", "find_weights", "fits", "load_weights", "start_from"]

@@ -128,7 +128,7 @@ def call_builder(
 
 
 def builder_parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """What a builder takes by name; None: anything.
+    """The parameters that a builder takes by name; None: it takes any.
 
     `**options` are passed on to the class that the return annotation names, in our families as in torchvision.
     """
@@ -156,15 +156,3 @@ def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
     new = resized_convolution(old, in_channels, old.out_channels, old.groups)
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, new)
-
-
-__all__ = [
-    "builder_parameters",
-    "call_builder",
-    "import_builder",
-    "import_timm",
-    "is_timm_model",
-    "replace_first_convolution",
-    "timm_model",
-    "timm_name",
-]

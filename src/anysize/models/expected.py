@@ -5,11 +5,11 @@ from typing import Any
 
 import torchvision
 
-from anysize.models.builders import import_builder, import_timm, timm_name
-from anysize.models.families import EXPECTED, EXPECTED_FOR, IMAGENET
-from anysize.models.spec import list_models
+from anysize.models.builders import import_timm, timm_name
+from anysize.models.families import IMAGENET, PUBLISHED
+from anysize.models.names import find_builder
 from anysize.preprocessing import Preprocessing
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError
 
 # torchvision's vision transformers take one size, with which they are built; some of their weights are for another.
 _VIT_SIZE = 224
@@ -35,22 +35,19 @@ def expected_preprocessing(name: str, task: str = "") -> Preprocessing:
     >>> expected_preprocessing("dla60x_elastic", "segmentation").image_size
     513
     """
-    if name in EXPECTED_FOR.get(task, {}):
-        return EXPECTED_FOR[task][name]
-    if name in EXPECTED:
-        return EXPECTED[name]
+    if name in PUBLISHED:
+        return PUBLISHED[name].others.get(task, PUBLISHED[name].preprocessing)
     if name.startswith("timm:"):
         return _timm(name)
     if ":" in name:
-        expected = getattr(import_builder(name), "preprocessing", IMAGENET)
+        expected = getattr(find_builder(name), "preprocessing", IMAGENET)
         if not isinstance(expected, Preprocessing):
             raise UserError(
                 f"model {name!r}: its attribute preprocessing is {type(expected).__name__}; expected an "
                 "anysize.Preprocessing"
             )
         return expected
-    if name not in list_models():
-        raise UserError(f"unknown model {name!r}: {did_you_mean(name, list_models())}")
+    find_builder(name)  # or it says which name may be meant
     weights = torchvision.models.get_model_weights(name)
     prepare = weights.DEFAULT.transforms()
     if name.startswith("vit_") and prepare.crop_size[0] != _VIT_SIZE:
@@ -59,22 +56,16 @@ def expected_preprocessing(name: str, task: str = "") -> Preprocessing:
 
 
 def preprocessing_of(prepare: Any) -> Preprocessing:
-    """What the transforms of torchvision's weights do; those of its segmentation networks resize the shorter side."""
-    if not hasattr(prepare, "crop_size"):
-        return Preprocessing(
-            image_size=prepare.resize_size[0],
-            mean=tuple(prepare.mean),
-            std=tuple(prepare.std),
-            interpolation=prepare.interpolation.value,
-            resize="pad",
-            crop_ratio=1.0,
-        )
+    """The record of the transforms of torchvision's weights; its segmentation networks see whole images."""
+    whole = not hasattr(prepare, "crop_size")
+    size = (prepare.resize_size if whole else prepare.crop_size)[0]
     return Preprocessing(
-        image_size=prepare.crop_size[0],
+        image_size=size,
         mean=tuple(prepare.mean),
         std=tuple(prepare.std),
         interpolation=prepare.interpolation.value,
-        crop_ratio=prepare.crop_size[0] / prepare.resize_size[0],
+        resize="pad" if whole else "center-crop",
+        crop_ratio=size / prepare.resize_size[0],
     )
 
 
@@ -98,6 +89,3 @@ def _timm(name: str) -> Preprocessing:
         resize="stretch" if whole else "center-crop",
         crop_ratio=1.0 if whole else ratio,
     )
-
-
-__all__ = ["expected_preprocessing", "preprocessing_of"]

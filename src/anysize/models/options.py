@@ -74,6 +74,3 @@ def branch_groups(cardinality: int, widths: Iterable[int]) -> int:
                 f"{width} channels; choose another width or cardinality"
             )
     return cardinality // 2
-
-
-__all__ = ["branch_groups", "check_is_model", "whole_number", "whole_numbers"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from anysize.registry import setting
 
-# Those of `anysize.norms.factory.NORMS`, which imports torch.
+# The names in `anysize.norms.factory.NORMS`, which imports torch and so is not read here.
 NORM_NAMES = (
     "", "batch", "frozen_batch", "group", "instance", "layer", "layer_elementwise", "none", "online", "sync_batch",
 )  # fmt: skip

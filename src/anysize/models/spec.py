@@ -1,39 +1,155 @@
-"""Models by name: `create_model`, and what a model can be asked before it trains.
+"""`ModelSpec` says what a model is made of: recipes make it, checkpoints keep it, and every model is built from it.
 
-A name is that of a family in `families/`, among them torchvision's networks for segmentation, of a torchvision
-classification model, of one of timm's as `timm:NAME`, or of your own builder, written `FILE.py:FUNCTION` or
-`MODULE:FUNCTION`. Where a name is both ours and torchvision's, ours is meant.
+    spec = ModelSpec("resnext50_elastic", num_classes=10, task="segmentation")
+    model = spec.build()
+
+`create_model` is short for that. `names` tells what a model can be named.
 """
 
-import importlib
-import pkgutil
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torchvision
 from torch import nn
 
-from anysize.models import families
-from anysize.models.builders import (
-    builder_parameters,
-    call_builder,
-    import_builder,
-    replace_first_convolution,
-    timm_model,
-)
+from anysize.models.builders import builder_parameters, call_builder, replace_first_convolution, timm_model
 from anysize.models.families import MODELS
+from anysize.models.names import find_builder, made_for
+from anysize.models.settings import ModelSettings
 from anysize.models.surgery.elasticize import elasticize as elasticize_blocks
+from anysize.models.weights.fitting import fit_state_dict
+from anysize.models.weights.published import DEFAULT, pretrained_weights
 from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
-from anysize.registry import UserError, did_you_mean
-
-for _family in pkgutil.iter_modules(families.__path__):
-    importlib.import_module(f"{families.__name__}.{_family.name}")
+from anysize.registry import Registry, UserError
 
 # The slow initialization is going out of use. With the auxiliary heads, which are off unless asked for, the network
 # returns a tuple in training.
 _TORCHVISION_FIXED = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 _TORCHVISION_DEFAULTS = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+
+CHANGES: "Registry[None]" = Registry("change of a model")
+"""Functions by the name of the change that they make to a model; each takes the model, its spec and its options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A change that is made to a model after it was built: its name in `CHANGES` and its options."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A description from which a model is built; it is JSON-ready, so that a checkpoint can keep it.
+
+    Args:
+        name: as `create_model` takes it.
+        num_classes: of the data; None: as many as the model was published with, 10 for a builder of your own.
+        in_channels: of the data.
+        task: "classification", "multilabel" or "segmentation"; empty: what the model was made for.
+        options: of the model's builder. An option `norm` of the model's own is one of them.
+        image_size: pixels; the norm `layer_elementwise` is built for it where its options name none.
+        changes: are made to the model after it was built, in this order.
+
+    Raises:
+        UserError: fewer than 1 classes or channels. `build` raises for the rest.
+
+    >>> spec = ModelSpec("resnet8", num_classes=10).swap_norms("layer")
+    >>> spec.build().bn1
+    GroupNorm(1, 16, eps=1e-05, affine=True, bias=True)
+    >>> ModelSpec.from_dict(spec.to_dict()) == spec
+    True
+    """
+
+    name: str
+    num_classes: int | None = None
+    in_channels: int = 3
+    task: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_size: int = 0
+    changes: tuple[Change, ...] = ()
+
+    def __post_init__(self) -> None:
+        for argument, number in (("num_classes", self.num_classes), ("in_channels", self.in_channels)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise UserError(f"model {self.name!r}: {argument} is {number!r}; expected at least 1, a whole number")
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings, **of_data: Any) -> "ModelSpec":
+        """The model that `[model]` of a recipe asks for; `of_data` are classes, channels, task and image size."""
+        spec = cls(settings.name, options=settings.options, **of_data)
+        return spec.elasticize(settings.elasticize).swap_norms(settings.norm, settings.norm_options)
+
+    def elasticize(self, stages: str | Sequence[str]) -> "ModelSpec":
+        """This model with a branch at half resolution in the blocks of these stages; empty: as it is."""
+        return self._then(Change("elasticize", {"stages": stages})) if stages else self
+
+    def swap_norms(self, norm: str, norm_options: Mapping[str, Any] | None = None) -> "ModelSpec":
+        """This model with its norms swapped for those named `norm`; empty: as it is."""
+        if norm:
+            return self._then(Change("norms", {"norm": norm, "norm_options": dict(norm_options or {})}))
+        if norm_options:
+            raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
+        return self
+
+    def _then(self, change: Change) -> "ModelSpec":
+        return dataclasses.replace(self, changes=(*self.changes, change))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `[model]` in a recipe that asks for this model."""
+        done = {change.name: change.options for change in self.changes}
+        return {
+            "name": self.name,
+            "options": self.options,
+            "elasticize": done.get("elasticize", {}).get("stages", ""),
+            **done.get("norms", {"norm": "", "norm_options": {}}),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict that `from_dict` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
+        """Read a dict of `to_dict`, or that of an older checkpoint, which has settings in the place of the changes."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        given = {key: value for key, value in values.items() if key in known}
+        if "changes" in given:
+            return cls(**{**given, "changes": tuple(Change(**change) for change in given["changes"])})
+        spec = cls(**given).elasticize(values.get("elasticize", ""))
+        return spec.swap_norms(values.get("norm", ""), values.get("norm_options"))
+
+    def build(self, first_weights: Callable[[nn.Module], object] | None = None) -> nn.Module:
+        """Build the model; `first_weights` is called with it before the changes are made.
+
+        Raises:
+            UserError: as `create_model`.
+        """
+        model = _network(self, _with_task(self.name, self.task, self.options))
+        if first_weights:
+            first_weights(model)
+        for change in self.changes:
+            CHANGES[change.name](model, self, **change.options)
+        return model
+
+
+@CHANGES.register("elasticize")
+def _elasticize(model: nn.Module, spec: ModelSpec, stages: str | Sequence[str]) -> None:
+    elasticize_blocks(model, stages)
+
+
+@CHANGES.register("norms")
+def _swap_norms(model: nn.Module, spec: ModelSpec, norm: str, norm_options: Mapping[str, Any]) -> None:
+    if norm == "layer_elementwise" and spec.image_size:
+        norm_options = {"image_size": spec.image_size, **norm_options}
+    try:
+        check_options(norm, {key: value for key, value in norm_options.items() if key not in ("skip", "image_size")})
+        convert_norms(model, norm, in_channels=spec.in_channels, **norm_options)
+    except UserError as error:
+        raise UserError(f"model {spec.name!r} with norm {norm!r}: {error}") from None
 
 
 def create_model(
@@ -84,80 +200,40 @@ def create_model(
     ...
     anysize.registry.UserError: unknown model 'resnet-20': did you mean 'resnet20'?
     """
-    model = _create(name, num_classes, in_channels, _with_task(name, task, options), ("norm",) if norm else ())
-    if pretrained:
-        from anysize.models.weights.published import load_pretrained  # which itself builds models
+    spec = (
+        ModelSpec(name, num_classes, in_channels, task, options).elasticize(elasticize).swap_norms(norm, norm_options)
+    )
+    timm = name.startswith("timm:")
+    if norm and not timm and "norm" in (builder_parameters(find_builder(name)) or {}):
+        raise UserError(
+            f"model {name!r} has an option 'norm' of its own, so that norm= may mean either; build the model with its "
+            "own builder, then call anysize.convert_norms"
+        )
 
-        load_pretrained(model, name, pretrained, num_classes, options)
-    return _with_norm(_elastic(model, elasticize), name, in_channels, norm, norm_options or {})
+    def load(model: nn.Module) -> None:
+        found = pretrained_weights(name, DEFAULT if pretrained is True else str(pretrained), options)
+        fit_state_dict(model, found.tensors, num_classes=num_classes, source=found.source)
 
-
-def rebuild_model(
-    description: Mapping[str, Any], first_weights: Callable[[nn.Module], None] | None = None
-) -> nn.Module:
-    """Build the model that a recipe asks for or a checkpoint describes.
-
-    Args:
-        description: `name`, `options`, `num_classes` and `in_channels`; `task` where it is not classification;
-            `elasticize` where residual blocks get a branch at half resolution; and where the norms are swapped `norm`,
-            `norm_options` and `image_size` (pixels), which `layer_elementwise` is built for.
-        first_weights: called with the model before its blocks are made elastic and its norms are swapped.
-
-    Raises:
-        UserError: as `create_model`. An option `norm` of the model's own is one of `options`.
-
-    >>> description = {"name": "resnet8", "options": {}, "num_classes": 10, "in_channels": 3, "norm": "layer"}
-    >>> rebuild_model(description).bn1
-    GroupNorm(1, 16, eps=1e-05, affine=True, bias=True)
-    """
-    name, in_channels = description["name"], description["in_channels"]
-    norm, norm_options = description.get("norm", ""), dict(description.get("norm_options", {}))
-    if norm == "layer_elementwise":
-        norm_options.setdefault("image_size", description["image_size"])
-    options = _with_task(name, description.get("task", ""), description["options"])
-    model = _create(name, description["num_classes"], in_channels, options)
-    if first_weights:
-        first_weights(model)
-    return _with_norm(_elastic(model, description.get("elasticize", "")), name, in_channels, norm, norm_options)
+    return spec.build(load if pretrained else None)
 
 
-def _elastic(model: nn.Module, stages: str | Sequence[str]) -> nn.Module:
-    if stages:
-        elasticize_blocks(model, stages)
-    return model
-
-
-def _create(
-    name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any], ours_too: tuple[str, ...] = ()
-) -> nn.Module:
-    """The model with its own norms; `ours_too` are arguments of `create_model` that the builder must not have."""
-    for argument, number in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise UserError(f"model {name!r}: {argument} is {number!r}; expected at least 1, a whole number")
+def _network(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:
+    """The model with its own norms and blocks."""
+    name, in_channels = spec.name, spec.in_channels
     if name.startswith("timm:"):
-        return timm_model(name, num_classes, in_channels, options)
-    ours = name in MODELS or ":" in name
-    if ours:
-        builder = import_builder(name) if ":" in name else MODELS[name]
-        own = 10 if ":" in name else None
-        fixed: dict[str, Any] = {"num_classes": num_classes or own, "in_channels": in_channels}
-    else:
-        builder = _torchvision_builder(name)
-        fixed = {"weights": None, "num_classes": num_classes or 1000, **_TORCHVISION_FIXED.get(name, {})}
-        options = {**_TORCHVISION_DEFAULTS.get(name, {}), **options}
-        if options.get("transform_input") and in_channels != 3:
-            raise UserError(
-                f"model {name!r}: transform_input changes the scale of three colours, and the images have "
-                f"{in_channels} channels; leave it out"
-            )
-    for option in ours_too:
-        if option in (builder_parameters(builder) or {}):
-            raise UserError(
-                f"model {name!r} has an option {option!r} of its own, so that {option}= may mean either; build the "
-                "model with its own builder, then call anysize.convert_norms"
-            )
-    model = call_builder(name, builder, fixed, options)
-    if not ours and in_channels != 3:
+        return timm_model(name, spec.num_classes, in_channels, options)
+    builder = find_builder(name)
+    if ":" in name or name in MODELS:
+        classes = spec.num_classes or (10 if ":" in name else None)
+        return call_builder(name, builder, {"num_classes": classes, "in_channels": in_channels}, options)
+    if options.get("transform_input") and in_channels != 3:
+        raise UserError(
+            f"model {name!r}: transform_input changes the scale of three colours, and the images have {in_channels} "
+            "channels; leave it out"
+        )
+    fixed = {"weights": None, "num_classes": spec.num_classes or 1000, **_TORCHVISION_FIXED.get(name, {})}
+    model = call_builder(name, builder, fixed, {**_TORCHVISION_DEFAULTS.get(name, {}), **options})
+    if in_channels != 3:
         replace_first_convolution(model, in_channels)
     return model
 
@@ -168,65 +244,15 @@ def _with_task(name: str, task: str, options: Mapping[str, Any]) -> Mapping[str,
         raise UserError(f"task is {task!r}; expected classification, multilabel or segmentation")
     if not task:
         return options
-    made_for = _made_for(name)
+    own_task = made_for(name)
     if task == "segmentation":
-        if made_for is None and ":" not in name:
-            heads = ", ".join(ours for ours in MODELS if _made_for(ours))
+        if own_task is None and ":" not in name:
+            heads = ", ".join(ours for ours in MODELS if made_for(ours))
             raise UserError(f"model {name!r} has no head for segmentation; those that have one: {heads}")
         return {**options, "task": task}
-    if made_for == "segmentation":
+    if own_task == "segmentation":
         raise UserError(
             f"model {name!r} is for segmentation alone, and the task is {task}; choose another model, or task "
             "segmentation"
         )
     return options
-
-
-def _made_for(name: str) -> str | None:
-    """The task that a network of ours with a head for segmentation was made for; None: it has no such head."""
-    parameter = (builder_parameters(MODELS[name]) or {}).get("task") if name in MODELS else None
-    return None if parameter is None else str(parameter.default)
-
-
-def _with_norm(model: nn.Module, name: str, in_channels: int, norm: str, norm_options: Mapping[str, Any]) -> nn.Module:
-    if not norm:
-        if norm_options:
-            raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
-        return model
-    try:
-        check_options(norm, {key: value for key, value in norm_options.items() if key not in ("skip", "image_size")})
-        convert_norms(model, norm, in_channels=in_channels, **norm_options)
-    except UserError as error:
-        raise UserError(f"model {name!r} with norm {norm!r}: {error}") from None
-    return model
-
-
-def list_models() -> list[str]:
-    """Names of all models, ours and torchvision's.
-
-    >>> "resnet20" in list_models() and "mobilenet_v2" in list_models()
-    True
-    """
-    return sorted({*MODELS, *torchvision.models.list_models(module=torchvision.models)})
-
-
-def describe_model(name: str) -> str:
-    """One line on a model.
-
-    >>> describe_model("resnet20"), describe_model("resnet50")
-    ('ResNet-20 for 32-pixel images.', "torchvision's resnet50")
-    """
-    if name not in MODELS:
-        _torchvision_builder(name)
-        return f"torchvision's {name}"
-    return (MODELS[name].__doc__ or name).strip().splitlines()[0]
-
-
-def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
-    if name not in list_models():
-        raise UserError(f"unknown model {name!r}: {did_you_mean(name, list_models())}")
-    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(name)
-    return builder
-
-
-__all__ = ["create_model", "describe_model", "list_models", "rebuild_model"]

@@ -240,7 +240,9 @@ def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) ->
     >>> round(values["lr"], 6), round(values["momentum"], 8)
     (0.001635, 0.98691628)
     """
-    values = {key: value_at(value, epoch) if is_schedule(value) else value for key, value in vars(settings).items()}
+    values: dict[str, Any] = {
+        key: value_at(value, epoch) if is_schedule(value) else value for key, value in vars(settings).items()
+    }
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start
         values["lr"] *= start + (1 - start) * epoch / settings.warmup_epochs

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysize.models.blocks.dla_tree import ElasticBlock
-from anysize.models.blocks.dla_up import DlaUp, bilinear_upsampling
 from anysize.models.families.densenet import ElasticDenseLayer
+from anysize.models.families.dla import DlaUp, ElasticBlock, bilinear_upsampling
 from anysize.models.families.elastic_resnext import ResNeXtBlock
 from conformance.fill import fill_model
 

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from tiers import tiers
 from torch import Tensor, nn
 
 from anysize.models.spec import create_model
@@ -39,14 +40,23 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [
-        ("resnext50_elastic", "2x3x224x224"),
-        ("resnext50_elastic", "1x3x225x231"),
-        ("dla60x_elastic", "2x3x224x224"),
-        ("densenet201_elastic", "2x3x224x224"),
-        ("resnext50_elastic_seg", "1x3x64x96"),
-        ("resnext50_elastic_seg", "2x3x65x65"),
-    ],
+    tiers(
+        [
+            ("resnext50_elastic", "2x3x224x224"),
+            ("resnext50_elastic", "1x3x225x231"),
+            ("dla60x_elastic", "2x3x224x224"),
+            ("densenet201_elastic", "2x3x224x224"),
+            ("resnext50_elastic_seg", "1x3x64x96"),
+            ("resnext50_elastic_seg", "2x3x65x65"),
+        ],
+        fast=(),
+        slow=[
+            ("resnext50_elastic", "2x3x224x224"),
+            ("dla60x_elastic", "2x3x224x224"),
+            ("densenet201_elastic", "2x3x224x224"),
+            ("resnext50_elastic_seg", "1x3x64x96"),
+        ],
+    ),
 )
 def test_logits_are_the_published_networks(name: str, shape: str) -> None:
     expected = np.load(GOLDEN / f"{name}.npz")[shape]
@@ -75,11 +85,15 @@ def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "twin"),
-    [
-        ("resnext50", lambda: torchvision.models.resnext50_32x4d()),
-        ("resnext101", lambda: timm.create_model("resnext101_32x4d")),
-        ("se_resnext50", lambda: timm.create_model("seresnext50_32x4d")),
-    ],
+    tiers(
+        [
+            ("resnext50", lambda: torchvision.models.resnext50_32x4d()),
+            ("resnext101", lambda: timm.create_model("resnext101_32x4d")),
+            ("se_resnext50", lambda: timm.create_model("seresnext50_32x4d")),
+        ],
+        fast=(),
+        slow=["resnext50"],
+    ),
     ids=["resnext50", "resnext101", "se_resnext50"],
 )
 def test_plain_resnexts_equal_torchvisions_and_timms(name: str, twin: object) -> None:
@@ -91,7 +105,7 @@ def test_plain_resnexts_equal_torchvisions_and_timms(name: str, twin: object) ->
     assert difference(logits(ours, images), logits(theirs.eval(), images)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["dla60x", "dla102x"])
+@pytest.mark.parametrize("name", tiers(["dla60x", "dla102x"], fast=(), slow=["dla60x"]))
 def test_plain_dlas_equal_timms_but_for_the_projections_that_feed_nothing(name: str) -> None:
     ours = filled(name).double()
     with torch.device("meta"):
@@ -105,6 +119,7 @@ def test_plain_dlas_equal_timms_but_for_the_projections_that_feed_nothing(name: 
     assert difference(logits(ours, images), logits(theirs.eval(), images)) < 1e-12
 
 
+@pytest.mark.slow
 def test_plain_densenet_equals_torchvisions() -> None:
     ours = filled("densenet201").double()
     with torch.device("meta"):

@@ -77,14 +77,15 @@ def test_the_classifier_starts_as_torchs_linear_layers_do_when_asked_to() -> Non
         create_model("resnet8", classifier_std=-1)
 
 
-def test_each_activation_is_called_once_a_forward_pass() -> None:
-    model = create_model("resnet14")
+@pytest.mark.parametrize(("name", "activations"), [("cifar_resnet", 13), ("cifar_resnet_se", 13 + 12)])
+def test_each_activation_is_called_once_a_forward_pass(name: str, activations: int) -> None:
+    model = create_model(name, depth=14)
     calls: dict[nn.Module, int] = {}
     for module in model.modules():
-        if isinstance(module, nn.ReLU):
+        if isinstance(module, (nn.ReLU, nn.Sigmoid)):
             module.register_forward_hook(lambda module, *_: calls.update({module: calls.get(module, 0) + 1}))
     model(torch.zeros(1, 3, 16, 16))
-    assert list(calls.values()) == [1] * 13
+    assert list(calls.values()) == [1] * activations
 
 
 def test_options_change_the_network() -> None:
@@ -102,5 +103,5 @@ def test_options_change_the_network() -> None:
 def test_depth_and_widths_that_do_not_exist() -> None:
     with pytest.raises(UserError, match=r"model 'cifar_resnet': depth is 21; expected 6n \+ 2"):
         create_model("cifar_resnet", depth=21)
-    with pytest.raises(UserError, match=r"widths is \[16, 32\]; expected the channels of three stages"):
+    with pytest.raises(UserError, match=r"widths is \[16, 32\]; expected 3 positive whole numbers"):
         create_model("resnet20", widths=(16, 32))

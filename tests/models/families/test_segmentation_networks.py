@@ -7,19 +7,22 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from tiers import tiers
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
+from anysize.models.families import PUBLISHED
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import needs_two_images
 from anysize.models.measure.speed import bench
 from anysize.models.measure.structure import structure
+from anysize.models.names import list_models, made_for
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.models.weights import fit_state_dict
 from anysize.models.weights.heads import head_parameters
-from anysize.models.weights.published import BACKBONES, pretrained_weights
+from anysize.models.weights.published import pretrained_weights
 from anysize.norms.convert.recognise import recognise
 from anysize.registry import UserError
 
@@ -55,7 +58,15 @@ def features(model: nn.Module, stage: str, images: Tensor) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("name", "aux_loss"), [*((name, False) for name in sorted(BACKBONES)), *((name, True) for name in RESNETS)]
+    ("name", "aux_loss"),
+    tiers(
+        [
+            *((name, False) for name in list_models() if made_for(name) == "segmentation"),
+            *((name, True) for name in RESNETS),
+        ],
+        fast=[(LITE, False), ("fcn_resnet50", True)],
+        slow=[("deeplabv3_resnet50", True), ("deeplabv3_mobilenet_v3_large", False)],
+    ),
 )
 def test_parameters_are_named_as_torchvisions(name: str, aux_loss: bool) -> None:
     options = {"aux_loss": True} if aux_loss else {}
@@ -67,7 +78,12 @@ def test_parameters_are_named_as_torchvisions(name: str, aux_loss: bool) -> None
     assert layout(own) == layout(reference)
 
 
-@pytest.mark.parametrize("name", [LITE, "deeplabv3_mobilenet_v3_large", "fcn_resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    tiers(
+        [LITE, "deeplabv3_mobilenet_v3_large", "fcn_resnet50"], [LITE], ["deeplabv3_mobilenet_v3_large", "fcn_resnet50"]
+    ),
+)
 def test_logits_are_torchvisions(name: str) -> None:
     options = {} if name == LITE else {"aux_loss": True}
     torch.manual_seed(0)
@@ -88,13 +104,13 @@ def test_logits_are_torchvisions(name: str) -> None:
         assert torch.equal(outputs.auxiliary, expected["aux"])
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", tiers(RESNETS, ["deeplabv3_resnet50"], ["fcn_resnet50"]))
 @pytest.mark.parametrize("stride", [8, 16])
 def test_output_stride_of_torchvisions_resnets(name: str, stride: int) -> None:
     with torch.device("meta"):
         model = create_model(name, output_stride=stride)
         reference = torchvision.models.get_model(
-            BACKBONES[name], replace_stride_with_dilation=[False, stride == 8, True]
+            PUBLISHED[name].backbone, replace_stride_with_dilation=[False, stride == 8, True]
         )
         assert features(model, "backbone.layer4", torch.empty(1, 3, 65, 129)) == (65 // stride + 1, 129 // stride + 1)
     assert layout(model.backbone) == [(key, value) for key, value in layout(reference)]
@@ -134,7 +150,7 @@ def test_what_is_wrong_is_told(name: str, options: dict[str, Any], message: str)
         create_model(name, **options)
 
 
-@pytest.mark.parametrize("name", ["resnext50", "resnext50_elastic"])
+@pytest.mark.parametrize("name", ["resnext50_elastic"])
 @pytest.mark.parametrize(
     ("options", "stride", "third", "fourth", "rates"),
     [
@@ -195,7 +211,7 @@ def test_width_and_momentum_of_the_head() -> None:
     assert {part.momentum for part in model.aspp.modules() if isinstance(part, nn.BatchNorm2d)} == {0.1}
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", LITE])
+@pytest.mark.parametrize("name", tiers(["fcn_resnet50", LITE], [LITE], ["fcn_resnet50"]))
 def test_torchvisions_networks_do_what_other_models_do(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, 5, in_channels=2)
@@ -218,6 +234,7 @@ def test_lite_network_folds_and_is_measured() -> None:
     assert bench(model, [32], [2], repeats=1, train=False)["flops"][0] > 0
 
 
+@pytest.mark.slow
 def test_auxiliary_head_is_measured_and_recomputed_stages_train_alike() -> None:
     torch.manual_seed(0)
     model = create_model("fcn_resnet50", 3, aux_loss=True).train()

@@ -4,14 +4,15 @@ import re
 
 import pytest
 import torch
+from tiers import FEW, ONE_A_FAMILY, tiers
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.input_size import check_size
 from anysize.models.measure.meta import build_on_meta
-from anysize.models.spec import list_models, rebuild_model
-from anysize.models.weights.published import BACKBONES
+from anysize.models.names import list_models, made_for
+from anysize.models.spec import ModelSpec
 from anysize.norms.convert.model import convert_norms
 from anysize.registry import UserError
 from anysize.tasks.base import main_logits
@@ -20,8 +21,7 @@ CLASSES, CHANNELS = 7, 2
 
 
 def build(name: str) -> nn.Module:
-    description = {"name": name, "options": {}, "num_classes": CLASSES, "in_channels": CHANNELS}
-    return build_on_meta(lambda: rebuild_model(description))
+    return build_on_meta(ModelSpec(name, CLASSES, CHANNELS).build)
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -30,7 +30,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 def logits(name: str, size: int) -> tuple[int, ...]:
     """The shape of a batch of two."""
-    return (2, CLASSES, size, size) if name in BACKBONES else (2, CLASSES)
+    return (2, CLASSES, size, size) if made_for(name) == "segmentation" else (2, CLASSES)
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def forward(model: nn.Module, size: int) -> Tensor:
     return main_logits(model(torch.empty(2, CHANNELS, size, size, device="meta")))
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", tiers(list_models(), FEW, ONE_A_FAMILY))
 def test_every_model(name: str) -> None:
     model = build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) > 10_000

@@ -52,7 +52,7 @@ def test_parameter_counts_of_the_published_code(name: str, options: dict[str, ob
         assert parameters(create_model(name, **options)) == expected
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_plain_networks_equal_torchvisions(depth: int) -> None:
     theirs = randomized(torchvision.models.get_model(f"resnet{depth}", num_classes=5))
     ours = create_model("imagenet_resnet", 5, depth=depth).double().eval()
@@ -63,6 +63,7 @@ def test_plain_networks_equal_torchvisions(depth: int) -> None:
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_resnext_equals_torchvisions() -> None:
     theirs = randomized(torchvision.models.resnext50_32x4d(num_classes=5))
     options = {"widths": (128, 256, 512, 1024), "groups": 32, "expansion": 2}

@@ -49,10 +49,10 @@ def test_peak_counts_what_is_there_at_once():
 
 
 def test_the_model_is_not_changed_and_threads_are_put_back():
-    model = create_model("resnet8").eval()
+    model = create_model("cifar_resnet", depth=8, widths=(8, 8, 8), stem=8).eval()
     before = copy.deepcopy(model.state_dict())
     threads = torch.get_num_threads()
-    bench(model, [16], [2], repeats=1, threads=threads + 1)
+    bench(model, [8], [2], repeats=1, threads=threads + 1)
     assert torch.get_num_threads() == threads
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -120,7 +120,7 @@ def test_other_outputs_than_one_row_of_logits():
     ("arguments", "options", "message"),
     [
         (("resnet5O",), {}, "unknown model 'resnet5O': did you mean 'resnet50'"),
-        (("inception_v3", [32]), {}, "the smallest it takes is 75"),
+        (("alexnet", [32]), {}, "the smallest it takes is 63"),
         ((nn.Conv2d(3, 4, 1),), {}, "sizes are not given"),
         (("resnet8", [16], [0]), {}, r"batches are \[0\]"),
         (("resnet8", [16], [1.5]), {}, r"batches are \[1.5\]; expected numbers of images from 1"),
@@ -129,7 +129,7 @@ def test_other_outputs_than_one_row_of_logits():
         (("resnet8", [16], [2]), {"precision": "int3"}, "precision is 'int3'; expected one of: float32"),
         (("resnet8", [16], [2]), {"repeats": 0}, "repeats is 0; expected at least 1"),
         (("resnet8", [16], [2]), {"device": "abacus"}, "device 'abacus' cannot be used"),
-        (("resnet18", [32], [1]), {}, "training at 32 px with batch 1: Expected more than 1 value per channel"),
+        (("resnet8", [4], [1]), {}, "training at 4 px with batch 1: Expected more than 1 value per channel"),
     ],
 )
 def test_mistakes_are_answered(arguments, options, message):

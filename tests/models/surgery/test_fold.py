@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tiers import tiers
 from torch import Tensor, nn
 
 from anysize import OnlineNorm2d, UserError, create_model, fold_batch_norm
@@ -51,19 +52,31 @@ def assert_folds(model: nn.Module, left: int, *shape: int) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "left", "size"),
-    [
-        ("resnet18", 0, 64),
-        ("mobilenet_v2", 0, 64),
-        ("efficientnet_b0", 0, 64),
-        ("shufflenet_v2_x0_5", 0, 64),
-        ("googlenet", 0, 64),
-        ("inception_v3", 0, 80),
-        ("densenet121", 62, 64),  # the norm before each layer's first activation stays, and the last one
-        ("resnet20", 0, 24),
-        ("timm:resnet18", 0, 64),  # norm, dropout and activation in one module
-        ("timm:tf_efficientnet_b0", 0, 64),  # convolutions that pad as TensorFlow's do
-        ("timm:resnetv2_50", 17, 64),  # norms before the activation
-    ],
+    tiers(
+        [
+            ("resnet18", 0, 64),
+            ("mobilenet_v2", 0, 64),
+            ("efficientnet_b0", 0, 64),
+            ("shufflenet_v2_x0_5", 0, 64),
+            ("googlenet", 0, 64),
+            ("inception_v3", 0, 80),
+            ("densenet121", 62, 64),  # the norm before each layer's first activation stays, and the last one
+            ("resnet20", 0, 24),
+            ("timm:resnet18", 0, 64),  # norm, dropout and activation in one module
+            ("timm:tf_efficientnet_b0", 0, 64),  # convolutions that pad as TensorFlow's do
+            ("timm:resnetv2_50", 17, 64),  # norms before the activation
+        ],
+        fast=["shufflenet_v2_x0_5", "resnet20", "timm:resnet18"],
+        slow=[
+            "mobilenet_v2",
+            "efficientnet_b0",
+            "googlenet",
+            "inception_v3",
+            "densenet121",
+            "timm:tf_efficientnet_b0",
+            "timm:resnetv2_50",
+        ],
+    ),
 )
 def test_known_networks(name, left, size):
     torch.manual_seed(0)
@@ -72,33 +85,38 @@ def test_known_networks(name, left, size):
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [("resnext50_elastic", 0), ("se_resnext50_elastic", 0), ("resnext50", 0), ("dla60x", 0), ("dla60x_elastic", 0)],
+    tiers(
+        [
+            ("resnext50_elastic", 0),
+            ("se_resnext50_elastic", 0),
+            ("resnext50", 0),
+            ("dla60x", 0),
+            ("dla60x_elastic", 0),
+            ("resnext101_elastic", 0),
+            ("dla102x", 0),
+            ("dla102x_elastic", 0),
+            ("densenet201", 102),
+            ("densenet201_elastic", 104),
+        ],
+        fast=(),
+        slow=["resnext50_elastic", "dla60x_elastic", "densenet201_elastic"],
+    ),
 )
 def test_elastic_networks(name, left):
     torch.manual_seed(0)
     assert_folds(create_model(name, num_classes=10), left, 1, 3, 75, 50)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "left"),
+    ("name", "options"),
     [
-        ("resnext101_elastic", 0),
-        ("dla102x", 0),
-        ("dla102x_elastic", 0),
-        ("densenet201", 102),
-        ("densenet201_elastic", 104),
+        ("se_resnext50_elastic", {"layers": (2, 2, 2, 1), "widths": (8, 8, 8, 16), "cardinality": 8, "aspp_width": 8}),
+        ("dla60x_elastic", {"channels": (8, 8, 32, 32, 64, 64), "cardinality": 4}),
     ],
 )
-def test_large_elastic_networks(name, left):
+def test_elastic_networks_for_segmentation(name, options):
     torch.manual_seed(0)
-    assert_folds(create_model(name, num_classes=10), left, 1, 3, 75, 50)
-
-
-@pytest.mark.parametrize("name", [pytest.param("resnext50_elastic", marks=pytest.mark.slow), "dla60x_elastic"])
-def test_elastic_networks_for_segmentation(name):
-    torch.manual_seed(0)
-    assert_folds(create_model(name, num_classes=4, task="segmentation"), 0, 1, 3, 33, 33)
+    assert_folds(create_model(name, num_classes=4, task="segmentation", **options), 0, 1, 3, 33, 33)
 
 
 def test_a_network_that_was_made_elastic():

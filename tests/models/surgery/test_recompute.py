@@ -57,7 +57,7 @@ NETWORKS = {
 """Small ones of each kind: rows of blocks, dense blocks, two scales, trees."""
 
 
-@pytest.mark.parametrize("segments", [1, 2, 4])
+@pytest.mark.parametrize("segments", [1, 4])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_gives_the_same_bits(name, segments):
     torch.manual_seed(0)
@@ -85,14 +85,19 @@ def test_the_same_bits_in_mixed_precision(norm):
     assert_same(model, 1, autocast=True, steps=3)
 
 
-@pytest.mark.parametrize("segments", [1, 3, 100])
+@pytest.mark.parametrize("segments", [1, 3])
 @pytest.mark.parametrize(
     "build",
     [
         lambda: torchvision.models.densenet.DenseNet(4, (2, 3), 8, num_classes=5),
-        lambda: torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.1, dropout=0.2),
+        pytest.param(
+            lambda: torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.1, dropout=0.2), marks=pytest.mark.slow
+        ),
         lambda: nn.Sequential(*torchvision.models.vgg11_bn().features[:11], nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        lambda: torchvision.models.resnet.ResNet(torchvision.models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5),
+        pytest.param(
+            lambda: torchvision.models.resnet.ResNet(torchvision.models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_same_bits_in_torchvision_networks(build, segments):
@@ -136,14 +141,14 @@ def test_a_module_that_changes_its_input_is_refused():
 
 
 def test_memory_falls_and_flops_stay():
-    model = create_model("resnet50")
-    plain, flops = activation_bytes(model, 64), count_flops(model, 64)
+    model = create_model("resnet20")
+    plain, flops = activation_bytes(model, 32), count_flops(model, 32)
     kept = []
     for segments in (1, 2, 3):
         other = copy.deepcopy(model)
         checkpoint_segments(other, segments)
-        kept.append(activation_bytes(other, 64))
-        assert count_flops(other, 64) == flops
+        kept.append(activation_bytes(other, 32))
+        assert count_flops(other, 32) == flops
     assert kept == sorted(kept)
     assert kept[-1] < plain / 3
 
@@ -213,6 +218,7 @@ def test_calibration_sees_the_same():
         assert torch.equal(value, expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_recomputes_too():
     torch.manual_seed(0)
     model = create_model("resnet14", num_classes=5)
@@ -232,5 +238,5 @@ def test_what_cannot_be_checkpointed_is_said():
         checkpoint_segments(nn.Conv2d(3, 4, 3), 2)
     model = create_model("resnet14")
     checkpoint_segments(model, 2)
-    with pytest.raises(UserError, match="CifarResNet recomputes its activations already"):
+    with pytest.raises(UserError, match="ResidualNet recomputes its activations already"):
         checkpoint_segments(model, 2)

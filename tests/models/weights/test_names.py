@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from tiers import tiers
 from torch import Tensor, nn
 
 from anysize.models.spec import create_model
@@ -51,7 +52,10 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.double().eval()
 
 
-@pytest.mark.parametrize("name", sorted(KEYS))
+@pytest.mark.parametrize(
+    "name",
+    tiers(sorted(KEYS), ["dla60x_elastic"], ["resnext50_elastic", "densenet201_elastic", "resnext50_elastic_seg"]),
+)
 @pytest.mark.parametrize("prefix", ["module.", ""])
 def test_published_elastic_files_fit_as_they_are(name: str, prefix: str) -> None:
     """With the prefix of DataParallel or without, and without the counters that the PyTorch of that time had not."""
@@ -66,14 +70,18 @@ def test_published_elastic_files_fit_as_they_are(name: str, prefix: str) -> None
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [
-        ("resnext50", lambda: torchvision.models.resnext50_32x4d()),
-        ("se_resnext50", lambda: timm.create_model("seresnext50_32x4d")),
-        ("dla60x", lambda: timm.create_model("dla60x")),
-        ("densenet201", lambda: torchvision.models.densenet201()),
-        pytest.param("resnext101", lambda: timm.create_model("resnext101_32x4d"), marks=pytest.mark.slow),
-        pytest.param("dla102x", lambda: timm.create_model("dla102x"), marks=pytest.mark.slow),
-    ],
+    tiers(
+        [
+            ("resnext50", lambda: torchvision.models.resnext50_32x4d()),
+            ("se_resnext50", lambda: timm.create_model("seresnext50_32x4d")),
+            ("dla60x", lambda: timm.create_model("dla60x")),
+            ("densenet201", lambda: torchvision.models.densenet201()),
+            ("resnext101", lambda: timm.create_model("resnext101_32x4d")),
+            ("dla102x", lambda: timm.create_model("dla102x")),
+        ],
+        fast=["dla60x"],
+        slow=["resnext50", "se_resnext50", "densenet201"],
+    ),
 )
 def test_plain_networks_compute_what_torchvisions_and_timms_do(ours: str, theirs) -> None:
     torch.manual_seed(0)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 3e-4
-"""Of the head's batch norms, as the Elastic networks were published: statistics over thousands of steps."""
+"""Momentum of the head's batch norms in the published Elastic networks: statistics over thousands of steps."""
 
 RATES = (6, 12, 18)
-"""Dilations where the features are a sixteenth as large as the images."""
+"""Dilations where the features are a sixteenth as large as the images; twice as large at an eighth (section 4.1)."""
 
 
 class ASPP(nn.Module):
@@ -66,6 +66,3 @@ class ASPP(nn.Module):
         x5 = self.relu5(self.aspp5_bn(self.aspp5(self.pool(x))))
         x = torch.cat((x1, x2, x3, x4, x5.expand_as(x1)), 1)  # interpolating one value would repeat it, too
         return self.conv3(self.relu6(self.bn2(self.conv2(x))))  # type: ignore[no-any-return]
-
-
-__all__ = ["ASPP", "MOMENTUM", "RATES"]

@@ -1,4 +1,4 @@
-"""What a network with an auxiliary classifier returns while it trains."""
+"""The outputs of a network with an auxiliary classifier, which in training are more than one."""
 
 from typing import NamedTuple
 
@@ -16,4 +16,6 @@ class AuxiliaryOutputs(NamedTuple):
     auxiliary: Tensor
 
 
-__all__ = ["AuxiliaryOutputs"]
+def logits_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """All logits that a model returned: its own, then those of auxiliary classifiers where it has some in training."""
+    return (outputs,) if isinstance(outputs, Tensor) else outputs

@@ -11,7 +11,7 @@ from anysize.registry import UserError
 
 # Relative difference of a block's FLOPs up to which the more even split of its channels is preferred.
 _TOLERANCE = 0.01
-# Up to which a block is split at all.
+# Relative difference above which a block is not split at all.
 _LIMIT = 0.03
 
 
@@ -83,6 +83,3 @@ class BlockShape:
             )
             for i, old in enumerate(self.convolutions)
         ]
-
-
-__all__ = ["BlockShape"]

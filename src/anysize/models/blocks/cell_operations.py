@@ -11,50 +11,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ReluConvNorm(nn.Module):
-    """ReLU, 1x1 convolution, batch norm."""
+class Operation(nn.Module):
+    """Layers in a row, named `op` as in the code of DARTS."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.op = nn.Sequential(nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)  # type: ignore[no-any-return]
-
-
-class SeparableConv(nn.Module):
-    """Twice ReLU, depthwise and 1x1 convolution, batch norm; the first depthwise one has the stride."""
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for step, inplace in ((stride, False), (1, True)):
-            layers += [
-                nn.ReLU(inplace),
-                nn.Conv2d(channels, channels, kernel, step, kernel // 2, groups=channels, bias=False),
-                nn.Conv2d(channels, channels, 1, bias=False),
-                nn.BatchNorm2d(channels),
-            ]
         self.op = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)  # type: ignore[no-any-return]
 
 
-class DilatedConv(nn.Module):
-    """ReLU, depthwise convolution with dilation 2, 1x1 convolution, batch norm."""
+def relu_conv_norm(inputs: int, outputs: int) -> Operation:
+    """ReLU, 1x1 convolution, batch norm."""
+    return Operation(nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel, stride, kernel - 1, dilation=2, groups=channels, bias=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)  # type: ignore[no-any-return]
+def _depthwise(channels: int, kernel: int, stride: int, dilation: int = 1, inplace: bool = False) -> list[nn.Module]:
+    """ReLU, depthwise and 1x1 convolution, batch norm."""
+    padding = dilation * (kernel // 2)
+    return [
+        nn.ReLU(inplace),
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+
+
+def _separable(kernel: int) -> Callable[[int, int], nn.Module]:
+    """Twice over; the first depthwise convolution has the stride."""
+    return lambda channels, stride: Operation(
+        *_depthwise(channels, kernel, stride), *_depthwise(channels, kernel, 1, inplace=True)
+    )
+
+
+def _dilated(kernel: int) -> Callable[[int, int], nn.Module]:
+    return lambda channels, stride: Operation(*_depthwise(channels, kernel, stride, dilation=2))
 
 
 class FactorizedReduce(nn.Module):
@@ -93,13 +85,11 @@ OPERATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "skip_connect": _skip,
     "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
     "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, padding=1),
-    "sep_conv_3x3": lambda channels, stride: SeparableConv(channels, 3, stride),
-    "sep_conv_5x5": lambda channels, stride: SeparableConv(channels, 5, stride),
-    "sep_conv_7x7": lambda channels, stride: SeparableConv(channels, 7, stride),
-    "dil_conv_3x3": lambda channels, stride: DilatedConv(channels, 3, stride),
-    "dil_conv_5x5": lambda channels, stride: DilatedConv(channels, 5, stride),
+    "sep_conv_3x3": _separable(3),
+    "sep_conv_5x5": _separable(5),
+    "sep_conv_7x7": _separable(7),
+    "dil_conv_3x3": _dilated(3),
+    "dil_conv_5x5": _dilated(5),
     "conv_7x1_1x7": _crossed,
 }
 """Builders that take channels and stride."""
-
-__all__ = ["OPERATIONS", "FactorizedReduce", "ReluConvNorm"]

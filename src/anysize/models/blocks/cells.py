@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from anysize.models.blocks.auxiliary import AuxiliaryOutputs
-from anysize.models.blocks.cell_operations import OPERATIONS, FactorizedReduce, ReluConvNorm
+from anysize.models.blocks.cell_operations import OPERATIONS, FactorizedReduce, relu_conv_norm
 from anysize.registry import UserError
 
 
@@ -47,9 +47,9 @@ class Cell(nn.Module):
         super().__init__()
         edges = genotype.reduce if reduction else genotype.normal
         self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
-        first = FactorizedReduce if reduced_before else ReluConvNorm
+        first = FactorizedReduce if reduced_before else relu_conv_norm
         self.preprocess0: nn.Module = first(before_last, channels)
-        self.preprocess1 = ReluConvNorm(last, channels)
+        self.preprocess1 = relu_conv_norm(last, channels)
         self._ops = nn.ModuleList(
             OPERATIONS[name](channels, 2 if reduction and source < 2 else 1) for name, source in edges
         )
@@ -193,6 +193,3 @@ class CellNet(nn.Module):
                 auxiliary = self.auxiliary_head(s1)
         logits: Tensor = self.classifier(self.flatten(self.global_pooling(s1)))
         return logits if auxiliary is None else AuxiliaryOutputs(logits, auxiliary)
-
-
-__all__ = ["Cell", "CellNet", "Genotype"]

@@ -1,7 +1,14 @@
-"""A convolution in the place of another one, with other channels."""
+"""Convolutions: how they start, and one in the place of another, with other channels."""
 
 import torch
 from torch import nn
+
+
+def start_convolutions(model: nn.Module) -> None:
+    """Start the convolutions of a model for ReLUs behind them, by their outputs (He et al., arXiv 1502.01852)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def resized_convolution(old: nn.Conv2d, in_channels: int, out_channels: int, groups: int) -> nn.Conv2d:
@@ -15,15 +22,11 @@ def resized_convolution(old: nn.Conv2d, in_channels: int, out_channels: int, gro
     new = nn.Conv2d(
         in_channels,
         out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        groups,
-        old.bias is not None,
-        old.padding_mode,
+        groups=groups,
+        bias=old.bias is not None,
         device=old.weight.device,
         dtype=old.weight.dtype,
+        **{name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")},
     )
     with torch.no_grad():
         new.weight.normal_().mul_(old.weight.std())
@@ -35,6 +38,3 @@ def resized_convolution(old: nn.Conv2d, in_channels: int, out_channels: int, gro
     if old.weight.is_contiguous(memory_format=torch.channels_last):
         new = new.to(memory_format=torch.channels_last)
     return new
-
-
-__all__ = ["resized_convolution"]

@@ -79,6 +79,3 @@ class ElasticResidualBlock(nn.Module):
         low = self._branch(self.halve(x), "_d")
         out = self.get_submodule(f"bn{self.depth}")(self.merge(self._branch(x, ""), low))
         return self.get_submodule(f"relu{self.depth}")(out + self.downsample(x))  # type: ignore[no-any-return]
-
-
-__all__ = ["ElasticResidualBlock"]

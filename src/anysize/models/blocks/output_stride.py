@@ -25,6 +25,3 @@ def stage_dilations(stem: int, output_stride: int) -> list[int]:
             f"output_stride is {output_stride!r}; with this stem expected one of {', '.join(map(str, strides))}"
         )
     return [max(1, stride // output_stride) for stride in strides]
-
-
-__all__ = ["MULTI_GRID", "stage_dilations"]

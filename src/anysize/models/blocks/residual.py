@@ -5,12 +5,13 @@ stage, and gates on the *shortcut* where SENet (Hu et al., arXiv 1709.01507) has
 named as in torchvision's ResNet.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
+from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.options import whole_number, whole_numbers
 from anysize.registry import UserError
 
@@ -26,6 +27,9 @@ IMAGENET_BLOCKS = {
 
 BASIC_DEPTHS = (18, 34)
 """Depths for ImageNet with basic blocks; the others have bottlenecks."""
+
+
+Gate = Callable[[Tensor], Tensor]
 
 
 class ResidualBlock(nn.Module):
@@ -81,7 +85,7 @@ class ResidualBlock(nn.Module):
         """The norm that ends the branch."""
         return self.bn3 if self.bottleneck else self.bn2
 
-    def forward(self, x: Tensor, gate: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
         if self.bottleneck:
             out = self.bn3(self.conv3(self.dropout(self.relu2(self.bn2(self.conv2(out))))))
@@ -90,13 +94,32 @@ class ResidualBlock(nn.Module):
         return add_shortcut(self, out, x, gate)
 
 
-def add_shortcut(block: Any, branch: Tensor, x: Tensor, gate: nn.Module | None) -> Tensor:
+def add_shortcut(block: Any, branch: Tensor, x: Tensor, gate: Gate | None) -> Tensor:
     """End a block: its shortcut of `x`, gated where there is a gate, is added to its branch and activated."""
     shortcut = block.downsample(x)
     if gate is not None:
         shortcut = gate(shortcut)
     last = block.relu3 if block.bottleneck else block.relu2
     return last(branch + shortcut)  # type: ignore[no-any-return]
+
+
+class SharedGate(nn.Module):
+    """A squeeze-excite gate (Hu et al., arXiv 1709.01507) of several blocks: they share weights, and not activations.
+
+    Parameters are named as in torchvision's `SqueezeExcitation`. Each block calls activations of its own, as
+    quantization and export need.
+    """
+
+    def __init__(self, channels: int, squeezed: int, blocks: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(blocks))
+        self.sigmoids = nn.ModuleList(nn.Sigmoid() for _ in range(blocks))
+
+    def forward(self, x: Tensor, block: int) -> Tensor:
+        return self.sigmoids[block](self.fc2(self.relus[block](self.fc1(self.pool(x))))) * x  # type: ignore[no-any-return]
 
 
 class GatedStage(nn.Module):
@@ -107,53 +130,59 @@ class GatedStage(nn.Module):
         for i, block in enumerate(blocks):
             self.add_module(str(i), block)
         self.blocks = len(blocks)
-        self.se = SqueezeExcitation(channels, channels // ratio)
+        self.se = SharedGate(channels, channels // ratio, self.blocks)
 
     @property
     def checkpoint_children(self) -> tuple[str, ...]:
-        """What activation checkpointing may recompute apart."""
+        """Names of the children that activation checkpointing may recompute apart."""
         return tuple(map(str, range(self.blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(self.blocks):
-            x = self.get_submodule(str(i))(x, self.se)
+            x = self.get_submodule(str(i))(x, functools.partial(self.se, block=i))
         return x
 
 
-def make_stage(blocks: Sequence[nn.Module], channels: int, squeeze_excite: bool) -> nn.Module:
-    """The blocks in a row, with a gate on their shortcuts or without."""
-    return GatedStage(blocks, channels) if squeeze_excite else nn.Sequential(*blocks)
+def add_stages(
+    net: nn.Module,
+    blocks: Sequence[int],
+    widths: Sequence[int],
+    stem: int,
+    expansion: int,
+    squeeze_excite: bool,
+    make_block: Callable[[int, int, int, int, int], nn.Module],
+) -> int:
+    """Add `layer1`, `layer2`, ... to a network of `stem` channels; returns the channels of the last one.
 
-
-def small_image_blocks(depth: int) -> tuple[int, int, int]:
-    """Blocks of the three stages of a network of `depth` layers for 32-pixel images.
-
-    >>> small_image_blocks(44)
-    (7, 7, 7)
+    `make_block` is called with the number of the stage from 0, and the block's inputs, width, outputs and stride.
     """
-    blocks, rest = divmod(depth - 2, 6)
-    if blocks < 1 or rest:
-        raise UserError(f"depth is {depth}; expected 6n + 2 (8, 14, 20, ...)")
-    return blocks, blocks, blocks
-
-
-def imagenet_blocks(depth: int) -> tuple[int, ...]:
-    """Blocks of the four stages of a network of `depth` layers for ImageNet."""
-    if depth not in IMAGENET_BLOCKS:
-        raise UserError(f"depth is {depth}; expected one of {', '.join(map(str, IMAGENET_BLOCKS))}")
-    return IMAGENET_BLOCKS[depth]
+    inputs = stem
+    for i, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+        outputs = width * expansion
+        made = [make_block(i, outputs if j else inputs, width, outputs, 2 if i and not j else 1) for j in range(count)]
+        net.add_module(f"layer{i + 1}", GatedStage(made, outputs) if squeeze_excite else nn.Sequential(*made))
+        inputs = outputs
+    return inputs
 
 
 def small_image_options(depth: int) -> dict[str, Any]:
-    """What a network of `depth` layers for 32-pixel images is made of, as options of its class."""
-    blocks = small_image_blocks(depth)
-    return {"blocks": blocks, "widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
+    """Options of the class that make a network of `depth` layers for 32-pixel images.
+
+    >>> small_image_options(44)["blocks"]
+    (7, 7, 7)
+    """
+    count, rest = divmod(depth - 2, 6)
+    if count < 1 or rest not in (0, 2):
+        raise UserError(f"depth is {depth}; expected 6n + 2 (8, 14, 20, ...) or, counting projections, 6n + 4")
+    return {"blocks": (count,) * 3, "widths": (16, 32, 64), "expansion": 1, "stem": 16, "small_images": True}
 
 
 def imagenet_options(depth: int) -> dict[str, Any]:
-    """What a network of `depth` layers for ImageNet is made of, as options of its class."""
+    """Options of the class that make a network of `depth` layers for ImageNet."""
+    if depth not in IMAGENET_BLOCKS:
+        raise UserError(f"depth is {depth}; expected one of {', '.join(map(str, IMAGENET_BLOCKS))}")
     bottleneck = depth not in BASIC_DEPTHS
-    return {"blocks": imagenet_blocks(depth), "bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
+    return {"blocks": IMAGENET_BLOCKS[depth], "bottleneck": bottleneck, "expansion": 4 if bottleneck else 1}
 
 
 class ResidualNet(nn.Module):
@@ -204,10 +233,10 @@ class ResidualNet(nn.Module):
         super().__init__()
         widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
         expansion, stem = whole_number("expansion", expansion, example=4), whole_number("stem", stem, example=64)
-        groups = [groups] * len(blocks) if isinstance(groups, int) else groups
-        groups = whole_numbers("groups", groups, example=(4, 8, 16, 32)[: len(blocks)])
-        if any(width % group for width, group in zip(widths, groups, strict=True)):
-            raise UserError(f"groups {list(groups)} do not divide the widths {list(widths)}")
+        each = [groups] * len(blocks) if isinstance(groups, int) else groups
+        grouping = whole_numbers("groups", each, example=(4, 8, 16, 32)[: len(blocks)])
+        if any(width % group for width, group in zip(widths, grouping, strict=True)):
+            raise UserError(f"groups {list(grouping)} do not divide the widths {list(widths)}")
         if classifier_std < 0:
             raise UserError(
                 f"classifier_std is {classifier_std}; expected a standard deviation, or 0 for torch's start"
@@ -217,28 +246,29 @@ class ResidualNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
-        self.stages, inputs = len(blocks), stem
-        for i, (count, width, stage_groups) in enumerate(zip(blocks, widths, groups, strict=True)):
-            outputs = width * expansion
-            made = [
-                ResidualBlock(
-                    outputs if j else inputs, width, outputs, stride=2 if i and not j else 1, groups=stage_groups,
-                    bottleneck=bottleneck, dropout=dropout,
-                )
-                for j in range(count)
-            ]  # fmt: skip
-            self.add_module(f"layer{i + 1}", make_stage(made, outputs, squeeze_excite))
-            inputs = outputs
+        self.stages = len(blocks)
+
+        def block(stage: int, inputs: int, width: int, outputs: int, stride: int) -> ResidualBlock:
+            return ResidualBlock(
+                inputs,
+                width,
+                outputs,
+                stride=stride,
+                groups=grouping[stage],
+                bottleneck=bottleneck,
+                dropout=dropout,
+            )
+
+        inputs = add_stages(self, blocks, widths, stem, expansion, squeeze_excite, block)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(inputs, num_classes)
         self._initialize(zero_init_residual, classifier_std)
 
     def _initialize(self, zero_init_residual: bool, classifier_std: float) -> None:
+        start_convolutions(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, ResidualBlock) and zero_init_residual:
+            if isinstance(module, ResidualBlock) and zero_init_residual:
                 nn.init.zeros_(module.last_norm.weight)  # type: ignore[arg-type]
         if classifier_std:
             nn.init.normal_(self.fc.weight, std=classifier_std)
@@ -249,9 +279,3 @@ class ResidualNet(nn.Module):
         for i in range(self.stages):
             x = self.get_submodule(f"layer{i + 1}")(x)
         return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
-
-
-__all__ = [
-    "GatedStage", "ResidualBlock", "ResidualNet", "add_shortcut", "imagenet_options", "make_stage",
-    "small_image_options",
-]  # fmt: skip

@@ -22,10 +22,10 @@ def half_resolution() -> nn.AvgPool2d:
     return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
-def cut(x: Tensor, like: Tensor) -> Tensor:
+def crop_like(x: Tensor, like: Tensor) -> Tensor:
     """The upper left part of (N, C, H', W') that has the sides of `like`, (N, C, H, W) with H <= H' and W <= W'.
 
-    >>> cut(torch.zeros(1, 2, 6, 8), torch.zeros(1, 2, 5, 8)).shape
+    >>> crop_like(torch.zeros(1, 2, 6, 8), torch.zeros(1, 2, 5, 8)).shape
     torch.Size([1, 2, 5, 8])
     """
     height, width = like.shape[-2:]
@@ -48,7 +48,4 @@ class ScaleSum(nn.Module):
 
     def forward(self, full: Tensor, low: Tensor) -> Tensor:
         low = F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
-        return full + cut(low, full)
-
-
-__all__ = ["ScaleSum", "cut", "half_resolution"]
+        return full + crop_like(low, full)

@@ -75,6 +75,3 @@ class TwoBranch(nn.Module):
         full = self.relu1(self.bn1(self.conv1(x)))
         full = self.conv3(self.relu2(self.bn2(self.conv2(full))))
         return self.bn3(self.merge(full, low) if self.elastic else full + low)  # type: ignore[no-any-return]
-
-
-__all__ = ["TwoBranch"]

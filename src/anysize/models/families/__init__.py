@@ -8,6 +8,7 @@ A class may name the children that are its head in an attribute `head_modules` (
 the last linear layer. The first line of a builder's docstring is what `anysize models` shows.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,27 +24,42 @@ IMAGENET = Preprocessing(image_size=224)
 CIFAR = Preprocessing(
     image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), resize="stretch", crop_ratio=1.0
 )
-"""Of Online Normalization's networks; those of Mix & Match take ImageNet's mean and deviation for CIFAR, too."""
-
-EXPECTED: dict[str, Preprocessing] = {}
-"""What each model of ours is fed with where it was published; the data of a run decide otherwise."""
-
-EXPECTED_FOR: dict[str, dict[str, Preprocessing]] = {"multilabel": {}, "segmentation": {}}
-"""The same of models that were published for other tasks, too: by task and model."""
+"""Input of Online Normalization's networks; Mix & Match's take ImageNet's mean and deviation for CIFAR, too."""
 
 COCO = Preprocessing(image_size=224, resize="stretch", crop_ratio=1.0)
 VOC = Preprocessing(image_size=513, resize="pad", crop_ratio=1.0)
-"""Of the Elastic networks (arXiv 1812.05262) with the labels of MS-COCO and the masks of PASCAL VOC."""
+"""Input of the Elastic networks (arXiv 1812.05262) for the labels of MS-COCO and for the masks of PASCAL VOC."""
+
+PUBLISHED_CLASSES = {"multilabel": 80, "segmentation": 21}
+"""Number of classes by task of the networks that were published for it: MS-COCO's, and VOC's with the background."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """The input and the weights that a network of ours was published with; the data of a run decide otherwise.
+
+    `preprocessing` is its input, `others` the input by task where it was published for other tasks, too. `weights` is
+    the network of torchvision's, or `timm:NAME`, whose published weights are its own (after `weights.names.map_names`),
+    `backbone` torchvision's classifier inside a network for segmentation.
+    """
+
+    preprocessing: Preprocessing
+    others: Mapping[str, Preprocessing]
+    weights: str
+    backbone: str
+
+
+PUBLISHED: dict[str, Published] = {}
 
 
 def register(
-    *names: str, preprocessing: Preprocessing = IMAGENET, others: Mapping[str, Preprocessing] | None = None
+    name: str,
+    *,
+    preprocessing: Preprocessing = IMAGENET,
+    others: Mapping[str, Preprocessing] | None = None,
+    weights: str = "",
+    backbone: str = "",
 ) -> "Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]":
-    """Register the decorated builder under each of `names`, with the input that its networks were published for.
-
-    `others` is the input by task, where the networks were published for other tasks, too.
-    """
-    EXPECTED.update(dict.fromkeys(names, preprocessing))
-    for task, expected in (others or {}).items():
-        EXPECTED_FOR[task].update(dict.fromkeys(names, expected))
-    return MODELS.register(*names)
+    """Register the decorated builder under `name`, with what its network was published with; see `Published`."""
+    PUBLISHED[name] = Published(preprocessing, others or {}, weights, backbone)
+    return MODELS.register(name)

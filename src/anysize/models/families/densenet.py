@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.scales import ScaleSum, half_resolution
 from anysize.models.families import COCO, register
 from anysize.models.options import whole_number, whole_numbers
@@ -82,7 +83,7 @@ class DenseLayer(nn.Module):
 
 
 class ElasticDenseLayer(nn.Module):
-    """As `DenseLayer`, in two branches of half the width, one at half the resolution; dropout is in the other one."""
+    """A `DenseLayer` in two branches of half the width, one at half the resolution; the other has the dropout."""
 
     def __init__(self, inputs: int, growth: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -183,9 +184,7 @@ class DenseNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        start_convolutions(self)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -202,7 +201,7 @@ def _transition(channels: int) -> nn.Sequential:
     return transition
 
 
-@register("densenet201", others={"multilabel": COCO})
+@register("densenet201", others={"multilabel": COCO}, weights="densenet201")
 def densenet201(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> DenseNet:
     """DenseNet-201."""
     return DenseNet(num_classes, in_channels, **options)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysize.models.blocks.aspp import ASPP, MOMENTUM, RATES
+from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.output_stride import MULTI_GRID, stage_dilations
 from anysize.models.blocks.two_branch import TwoBranch
 from anysize.models.families import COCO, VOC, register
@@ -226,17 +227,14 @@ def _initialize_classification(model: ElasticResNeXt) -> None:
 
 def _initialize_segmentation(model: ElasticResNeXt) -> None:
     """Start as published, each norm at one; norms outside the head get the momentum of the published networks."""
+    start_convolutions(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d) and name.startswith("layer"):
+        if isinstance(module, nn.BatchNorm2d) and name.startswith("layer"):
             module.momentum = SEGMENTATION_BLOCK_MOMENTUM
     model.bn1.momentum = SEGMENTATION_STEM_MOMENTUM
 
 
-def _register(
-    name: str, layers: tuple[int, int, int, int], doc: str, *, elastic: bool, squeeze_excite: bool = False
-) -> None:
+def _register(name: str, layers: tuple[int, int, int, int], doc: str, weights: str = "", **fixed: bool) -> None:
     def builder(
         num_classes: int = 1000, in_channels: int = 3, task: str = "classification", **options: Any
     ) -> ElasticResNeXt:
@@ -244,17 +242,20 @@ def _register(
             num_classes=num_classes, in_channels=in_channels, task=task, **{**fixed, "layers": layers, **options}
         )
 
-    fixed = {"elastic": elastic, "squeeze_excite": squeeze_excite}
     builder.__doc__ = doc
-    register(name, others={"multilabel": COCO, "segmentation": VOC})(builder)
+    register(name, others={"multilabel": COCO, "segmentation": VOC}, weights=weights)(builder)
 
 
-_register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", elastic=False)
+_register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", "resnext50_32x4d")
 _register("resnext50_elastic", (6, 8, 5, 3), "ResNeXt-50 with Elastic blocks.", elastic=True)
-_register("resnext101", (3, 4, 23, 3), "ResNeXt-101 (32x4d) in two branches.", elastic=False)
+_register("resnext101", (3, 4, 23, 3), "ResNeXt-101 (32x4d) in two branches.", "timm:resnext101_32x4d")
 _register("resnext101_elastic", (12, 14, 20, 3), "ResNeXt-101 with Elastic blocks.", elastic=True)
 _register(
-    "se_resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) with squeeze-excite gates.", elastic=False, squeeze_excite=True
+    "se_resnext50",
+    (3, 4, 6, 3),
+    "ResNeXt-50 (32x4d) with squeeze-excite gates.",
+    "timm:seresnext50_32x4d",
+    squeeze_excite=True,
 )
 _register(
     "se_resnext50_elastic",

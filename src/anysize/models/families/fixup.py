@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.models.blocks.residual import add_shortcut, imagenet_options, make_stage, small_image_options
+from anysize.models.blocks.convolution import start_convolutions
+from anysize.models.blocks.residual import Gate, add_shortcut, add_stages, imagenet_options, small_image_options
 from anysize.models.families import CIFAR, register
 from anysize.models.options import whole_number, whole_numbers
 
@@ -67,11 +68,11 @@ class FixupBlock(nn.Module):
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
-        """Those of the branch."""
+        """The convolutions of the branch."""
         layers = [self.conv1, self.conv2, *([self.conv3] if self.bottleneck else [])]
         return [layer.conv for layer in layers]
 
-    def forward(self, x: Tensor, gate: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         out = self.conv2(self.relu1(self.conv1(x)))
         if self.bottleneck:
             out = self.conv3(self.relu2(out))
@@ -82,14 +83,7 @@ class FixupResNet(nn.Module):
     """A residual network without norms: images (N, in_channels, H, W) of any size to logits (N, num_classes).
 
     Args:
-        blocks: blocks of each stage; each stage but the first halves the resolution.
-        num_classes, in_channels: of the data.
-        widths: channels inside the branches of each stage.
-        expansion: channels after a block over those inside it.
-        bottleneck: bottleneck blocks in the place of basic ones.
-        stem: channels of the first convolution.
-        small_images: start with a 3x3 convolution at full resolution, not with 7x7, stride 2 and a max pool.
-        squeeze_excite: a gate on the shortcuts, one a stage, with a sixteenth of the channels inside.
+        blocks to squeeze_excite: as those of `ResidualNet`.
         rescale: start the branches smaller, the more of them there are (the paper's second rule).
 
     Raises:
@@ -123,15 +117,12 @@ class FixupResNet(nn.Module):
         self.conv1 = ScalarConv(in_channels, stem, kernel, stride, padding=kernel // 2)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
-        self.stages, inputs = len(blocks), stem
-        for i, (count, width) in enumerate(zip(blocks, widths, strict=True)):
-            outputs = width * expansion
-            made = [
-                FixupBlock(outputs if j else inputs, width, outputs, 2 if i and not j else 1, bottleneck)
-                for j in range(count)
-            ]
-            self.add_module(f"layer{i + 1}", make_stage(made, outputs, squeeze_excite))
-            inputs = outputs
+        self.stages = len(blocks)
+
+        def block(stage: int, inputs: int, width: int, outputs: int, stride: int) -> FixupBlock:
+            return FixupBlock(inputs, width, outputs, stride, bottleneck)
+
+        inputs = add_stages(self, blocks, widths, stem, expansion, squeeze_excite, block)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.bias = nn.Parameter(torch.zeros(1))
@@ -139,9 +130,7 @@ class FixupResNet(nn.Module):
         self._initialize(sum(blocks), rescale)
 
     def _initialize(self, branches: int, rescale: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        start_convolutions(self)
         for module in self.modules():
             if isinstance(module, FixupBlock):
                 *first, last = module.convolutions

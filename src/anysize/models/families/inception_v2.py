@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.families import register
 
 # Channels: 1x1; 3x3 and before it; two 3x3 and before them; the pool and the channels behind it (0: as they come).
@@ -81,9 +82,7 @@ class InceptionV2(nn.Module):
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        start_convolutions(self)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 

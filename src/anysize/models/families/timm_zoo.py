@@ -25,7 +25,7 @@ def _register(ours: str, theirs: str, preprocessing: Preprocessing) -> None:
         return timm_model(f"timm:{theirs}", num_classes, in_channels, options)
 
     builder.__doc__ = f"timm's {theirs} (needs the extra `zoo`)."
-    register(ours, preprocessing=preprocessing)(builder)
+    register(ours, preprocessing=preprocessing, weights=f"timm:{theirs}")(builder)
 
 
 for _ours, (_theirs, _preprocessing) in _NETWORKS.items():

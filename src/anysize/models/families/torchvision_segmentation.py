@@ -5,13 +5,14 @@ DeepLab v3: Chen et al., arXiv 1706.05587; FCN: Long et al., arXiv 1411.4038; Li
 dict, these return logits as every model here does. They are for `task="segmentation"` alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
+from anysize.models.blocks.aspp import RATES
 from anysize.models.blocks.auxiliary import AuxiliaryOutputs
 from anysize.models.builders import replace_first_convolution
 from anysize.models.families import register
@@ -21,9 +22,6 @@ from anysize.registry import UserError
 
 PREPROCESSING = Preprocessing(image_size=520, resize="pad", crop_ratio=1.0)
 """torchvision evaluates whole images whose shorter side is resized to 520 pixels."""
-
-RATES = (6, 12, 18)
-"""Dilations of DeepLab v3's head at output stride 16; twice as large at 8 (section 4.1)."""
 
 
 class Features(nn.Module):
@@ -104,8 +102,32 @@ def _dilate(convolution: nn.Conv2d, rate: int) -> None:
     convolution.dilation = convolution.padding = (rate, rate)
 
 
-def _register_deeplab(name: str) -> None:
-    def builder(
+def _register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Register a builder of torchvision's network of this name."""
+
+    def add(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        builder.__doc__ = f"torchvision's {name}, for segmentation."
+        return register(name, preprocessing=PREPROCESSING, weights=name, backbone=name.partition("_")[2])(builder)
+
+    return add
+
+
+def _register_resnet(name: str) -> None:
+    @_register(f"fcn_{name}")
+    def fcn(
+        num_classes: int = 21,
+        in_channels: int = 3,
+        task: str = "segmentation",
+        *,
+        aux_loss: bool = False,
+        output_stride: int = 8,
+    ) -> SegmentationNetwork:
+        model = _build(f"fcn_{name}", num_classes, in_channels, task, aux_loss=aux_loss)
+        _set_output_stride(model.backbone, output_stride)
+        return model
+
+    @_register(f"deeplabv3_{name}")
+    def deeplabv3(
         num_classes: int = 21,
         in_channels: int = 3,
         task: str = "segmentation",
@@ -114,59 +136,28 @@ def _register_deeplab(name: str) -> None:
         output_stride: int = 8,
         rates: Sequence[int] = (),
     ) -> SegmentationNetwork:
-        model = _build(name, num_classes, in_channels, task, aux_loss=aux_loss)
+        model = _build(f"deeplabv3_{name}", num_classes, in_channels, task, aux_loss=aux_loss)
         _set_output_stride(model.backbone, output_stride)
         wanted = whole_numbers("rates", rates, RATES) if rates else [rate * 16 // output_stride for rate in RATES]
-        dilated = [part for part in model.classifier.modules() if _is_dilated(part)]
-        for part, rate in zip(dilated, wanted, strict=True):
-            _dilate(part, rate)  # type: ignore[arg-type]
+        dilated = [m for m in model.classifier.modules() if isinstance(m, nn.Conv2d) and m.dilation != (1, 1)]
+        for convolution, rate in zip(dilated, wanted, strict=True):
+            _dilate(convolution, rate)
         return model
 
-    _register(name, builder)
+
+_register_resnet("resnet50")
+_register_resnet("resnet101")
 
 
-def _is_dilated(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.dilation != (1, 1)
-
-
-def _register_fcn(name: str) -> None:
-    def builder(
-        num_classes: int = 21,
-        in_channels: int = 3,
-        task: str = "segmentation",
-        *,
-        aux_loss: bool = False,
-        output_stride: int = 8,
-    ) -> SegmentationNetwork:
-        model = _build(name, num_classes, in_channels, task, aux_loss=aux_loss)
-        _set_output_stride(model.backbone, output_stride)
-        return model
-
-    _register(name, builder)
-
-
-def _register(name: str, builder: Any) -> None:
-    builder.__doc__ = f"torchvision's {name}, for segmentation."
-    register(name, preprocessing=PREPROCESSING)(builder)
-
-
-for _name in ("deeplabv3_resnet50", "deeplabv3_resnet101"):
-    _register_deeplab(_name)
-for _name in ("fcn_resnet50", "fcn_resnet101"):
-    _register_fcn(_name)
-
-
-@register("deeplabv3_mobilenet_v3_large", preprocessing=PREPROCESSING)
+@_register("deeplabv3_mobilenet_v3_large")
 def deeplabv3_mobilenet_v3_large(
     num_classes: int = 21, in_channels: int = 3, task: str = "segmentation", *, aux_loss: bool = False
 ) -> SegmentationNetwork:
-    """torchvision's deeplabv3_mobilenet_v3_large, for segmentation."""
     return _build("deeplabv3_mobilenet_v3_large", num_classes, in_channels, task, aux_loss=aux_loss)
 
 
-@register("lraspp_mobilenet_v3_large", preprocessing=PREPROCESSING)
+@_register("lraspp_mobilenet_v3_large")
 def lraspp_mobilenet_v3_large(
     num_classes: int = 21, in_channels: int = 3, task: str = "segmentation"
 ) -> SegmentationNetwork:
-    """torchvision's lraspp_mobilenet_v3_large, for segmentation."""
     return _build("lraspp_mobilenet_v3_large", num_classes, in_channels, task)

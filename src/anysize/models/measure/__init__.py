@@ -1,1 +1,1 @@
-"""What a model costs: FLOPs, memory, time; the sizes it takes; what it is made of."""
+"""The cost of a model in FLOPs, memory and time, the sizes it takes, and its parts."""

@@ -5,24 +5,21 @@ fraction of a second. A multiply-add counts as 2 FLOPs, of convolutions and matr
 `torch.utils.flop_counter`; the backward pass of grouped convolutions, which it overrates, is counted here.
 """
 
-import contextlib
-import contextvars
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anysize.models.measure.meta import meta_copy
+from anysize.models.blocks.auxiliary import logits_of
+from anysize.models.measure.meta import device_of, try_on_meta
+from anysize.models.surgery.recompute import computed_once
 from anysize.sizes.cost import Flops
 
 IMAGES = 2
 """Images that a model is measured with: batch norm refuses a single value a channel."""
-
-_COUNTING = contextvars.ContextVar("counting", default=False)
 
 
 def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: bool = True) -> Flops:
@@ -30,42 +27,23 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
 
     With `backward=False` those of the forward pass in evaluation, in which auxiliary classifiers are left out.
 
-    What activation checkpointing (`checkpoint_segments`) computes a second time is not counted.
+    Activations that `checkpoint_segments` lets a model compute a second time are counted once.
 
     >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
     Flops(forward=43200, backward=43200)
     """
-    try:
-        return _count_flops(meta_copy(model), size, channels, backward)
-    except (NotImplementedError, RuntimeError):  # it reads values, or has no kernel there: it is run for real
-        return _count_flops(copy.deepcopy(model), size, channels, backward)
 
+    def run(probe: nn.Module) -> Flops:
+        probe.train(backward)
+        mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
+        with computed_once(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            output = probe(torch.zeros(IMAGES, channels, size, size, device=device_of(probe)))
+            forward = counter.get_total_flops()
+            if backward:
+                torch.autograd.backward([part.sum() for part in logits_of(output)])
+        return Flops(forward // IMAGES, (counter.get_total_flops() - forward) // IMAGES)
 
-def _count_flops(model: nn.Module, size: int, channels: int, backward: bool) -> Flops:
-    model.train(backward)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("meta"))
-    mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with _counting(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        output = model(torch.zeros(IMAGES, channels, size, size, device=device))
-        forward = counter.get_total_flops()
-        if backward:
-            parts = (output,) if isinstance(output, Tensor) else output  # auxiliary classifiers return logits, too
-            torch.autograd.backward([part.sum() for part in parts])
-    return Flops(forward // IMAGES, (counter.get_total_flops() - forward) // IMAGES)
-
-
-def counting_flops() -> bool:
-    """Whether a model is being run by `count_flops`, so that nothing should be computed twice to save memory."""
-    return _COUNTING.get()
-
-
-@contextlib.contextmanager
-def _counting() -> Iterator[None]:
-    token = _COUNTING.set(True)
-    try:
-        yield
-    finally:
-        _COUNTING.reset(token)
+    return try_on_meta(model, run)
 
 
 def _convolution_backward(
@@ -85,6 +63,3 @@ def _convolution_backward(
     """The gradients of input and weight take as much as the forward pass each; torch's own count ignores `groups`."""
     images, _channels, *positions = inputs if transposed else grad
     return 2 * images * math.prod(positions) * math.prod(weight) * sum(wanted[:2])
-
-
-__all__ = ["IMAGES", "count_flops", "counting_flops"]

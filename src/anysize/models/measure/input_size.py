@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from anysize.models.measure.meta import meta_copy
+from anysize.models.measure.meta import device_of, meta_copy
 from anysize.registry import UserError
 
 
@@ -95,10 +95,9 @@ def _search(model: nn.Module, in_channels: int, training: bool = False, largest:
 
 
 def _refusal(model: nn.Module, size: int, in_channels: int, images: int = 2) -> Exception | None:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            model(torch.zeros(images, in_channels, size, size, device=device))
+            model(torch.zeros(images, in_channels, size, size, device=device_of(model)))
     except Exception as error:  # whatever a model says to a size that it cannot take
         return error
     return None
@@ -106,6 +105,3 @@ def _refusal(model: nn.Module, size: int, in_channels: int, images: int = 2) -> 
 
 def _first_line(error: Exception | None) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-__all__ = ["check_size", "needs_two_images", "smallest_size"]

@@ -45,7 +45,7 @@ def estimate_memory(
         channels: of the images.
         optimizer_slots: values that the optimizer keeps a weight: 1 for SGD with momentum, 2 for Adam.
 
-    What comes on top are the library's workspaces and the gradients of the activations in flight.
+    The library's workspaces and the gradients of the activations in flight come on top.
 
     >>> from anysize.sizes.mix import SizeMix
     >>> estimate_memory(nn.Conv2d(3, 8, 1, bias=False), SizeMix.named("B+", base=32).batches(64))
@@ -55,6 +55,3 @@ def estimate_memory(
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     step = max(batch.batch_size * batch.copies * activation_bytes(model, batch.size, channels) for batch in batches)
     return weights + trained * (1 + optimizer_slots) + step
-
-
-__all__ = ["activation_bytes", "estimate_memory"]

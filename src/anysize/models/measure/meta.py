@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -39,12 +41,25 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def try_on_meta(model: nn.Module, run: Callable[[nn.Module], T]) -> T:
+    """Call `run` with a copy of `model` on the meta device; with one that computes where the model cannot run there.
+
+    A model cannot where it reads values, or calls what has no kernel for that device.
+    """
+    try:
+        return run(meta_copy(model))
+    except (NotImplementedError, RuntimeError):
+        return run(copy.deepcopy(model))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the parameters of `model`; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 class _EmptyOnMeta(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.empty and kwargs.get("device") is None:
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
-
-
-__all__ = ["build_on_meta", "meta_copy"]

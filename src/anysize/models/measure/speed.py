@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.benchmark.utils.common import set_torch_threads
 
+from anysize.models.blocks.auxiliary import logits_of
 from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
@@ -65,6 +67,11 @@ class BenchOptions:
         for name, low in (("threads", 0), ("repeats", 1)):
             if getattr(self, name) < low:
                 raise UserError(f"{name} is {getattr(self, name)}; expected at least {low}")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory order of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def torch_device(self) -> torch.device:
@@ -128,7 +135,7 @@ def bench(
     for size in sizes:
         check_size(model, size, in_channels or 3, training=how.train)
     rows = []
-    with _threads(how.threads):
+    with set_torch_threads(how.threads or torch.get_num_threads()):
         for mode, size, batch in itertools.product(("inference", "training")[: 1 + how.train], sizes, batches):
             rows.append(_row(model, mode, (batch, in_channels or 3, size, size), how))
             on_row(rows[-1])
@@ -156,7 +163,7 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
         else:
             flops = batch * count_flops(model, size, channels, backward=False).forward
             run, weights = _inference(model, shape, how)
-        seconds = repeat(run, how.repeats, wait)
+        seconds = time_calls(run, how.repeats, wait)
         memory = weights + peak_bytes(run, device)
     except (RuntimeError, ValueError) as error:  # too little memory, one value a channel for batch norm
         raise UserError(f"{mode} at {size} px with batch {batch}: {str(error).splitlines()[0]}") from error
@@ -176,14 +183,10 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
     }
 
 
-def _copy(model: nn.Module, how: BenchOptions) -> nn.Module:
-    order = torch.channels_last if how.channels_last else torch.contiguous_format
-    return copy.deepcopy(model).to(how.torch_device).to(memory_format=order)
-
-
-def _images(shape: tuple[int, ...], how: BenchOptions) -> Tensor:
-    order = torch.channels_last if how.channels_last else torch.contiguous_format
-    return torch.randn(shape, device=how.torch_device).to(memory_format=order)
+def _placed(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[nn.Module, Tensor]:
+    """A copy of the model and random images, where and as they are wanted."""
+    images = torch.randn(shape, device=how.torch_device).to(memory_format=how.memory_format)
+    return copy.deepcopy(model).to(how.torch_device).to(memory_format=how.memory_format), images
 
 
 def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
@@ -194,8 +197,8 @@ def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
 
 def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A forward pass, and the bytes of what is there before."""
-    ready = _copy(fold_batch_norm(model) if how.fold else model, how).eval()
-    images = _images(shape, how)
+    ready, images = _placed(fold_batch_norm(model) if how.fold else model, shape, how)
+    ready.eval()
 
     def run() -> None:
         with torch.inference_mode(), _autocast(how):
@@ -206,15 +209,14 @@ def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> t
 
 def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A training step, and the bytes of what is there before: weights, momentum and images."""
-    ready = _copy(model, how).train()
-    images = _images(shape, how)
+    ready, images = _placed(model, shape, how)
+    ready.train()
     optimizer = torch.optim.SGD(ready.parameters(), lr=1e-4, momentum=0.9)
 
     def run() -> None:
         with _autocast(how):
             outputs = ready(images)
-        parts = (outputs,) if isinstance(outputs, Tensor) else outputs  # auxiliary classifiers return logits, too
-        losses = [F.cross_entropy(part.float(), part.detach().argmin(1)) for part in parts]
+        losses = [F.cross_entropy(part.float(), part.detach().argmin(1)) for part in logits_of(outputs)]
         torch.autograd.backward(losses)
         optimizer.step()
         optimizer.zero_grad()  # last, so that every step starts from the same memory
@@ -225,10 +227,10 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
     return run, images.nbytes + momentum + sum(tensor.nbytes for tensor in tensors)
 
 
-def repeat(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:
+def time_calls(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:
     """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row.
 
-    >>> len(repeat(lambda: None, 3, lambda: None))
+    >>> len(time_calls(lambda: None, 3, lambda: None))
     3
     """
 
@@ -268,17 +270,3 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         now += event["args"]["Bytes"]
         peak = max(peak, now)
     return peak
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if count:
-            torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-__all__ = ["PRECISIONS", "BenchOptions", "bench"]

@@ -1,6 +1,5 @@
-"""What a model is made of: its stages with output shapes, parameters and FLOPs at an image size."""
+"""The stages of a model with their output shapes, parameters and FLOPs at an image size."""
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -13,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size, smallest_size
-from anysize.models.measure.meta import build_on_meta, meta_copy
+from anysize.models.measure.meta import build_on_meta, device_of, try_on_meta
 from anysize.models.measure.table import ModelFigures
-from anysize.models.spec import create_model, describe_model
+from anysize.models.names import summary
+from anysize.models.spec import create_model
 
 # A part with more than this share of the FLOPs is opened, while the table has at most so many rows.
 _OPEN = 0.5
@@ -54,7 +54,7 @@ def structure(model: nn.Module, size: int, in_channels: int = 3) -> list[Part]:
     [(32, 16, 16)]
     """
     check_size(model, size, in_channels)
-    probe, shapes, flops = _measure(model, size, in_channels)
+    probe, shapes, flops = try_on_meta(model, lambda copied: _measure(copied, size, in_channels))
     modules = dict(probe.named_modules())
     names = [name for name, _ in probe.named_children()]
     while names:
@@ -87,19 +87,12 @@ def model_figures(name: str) -> ModelFigures:
         flops=count_flops(model, expected.image_size, expected.channels, backward=False).forward,
         image_size=expected.image_size,
         smallest=smallest_size(model, expected.channels),
-        description=describe_model(name),
+        description=summary(name),
     )
 
 
 def _measure(model: nn.Module, size: int, in_channels: int) -> tuple[nn.Module, dict[str, Any], Mapping[str, int]]:
     """The model that was run, output shapes by module in the order of use, and FLOPs by module; "" is the model."""
-    try:
-        return _run(meta_copy(model), size, in_channels)
-    except (NotImplementedError, RuntimeError):  # some models can do nothing on the meta device
-        return _run(copy.deepcopy(model), size, in_channels)
-
-
-def _run(model: nn.Module, size: int, in_channels: int) -> tuple[nn.Module, dict[str, Any], Mapping[str, int]]:
     shapes: dict[str, Any] = {}
 
     def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -107,9 +100,8 @@ def _run(model: nn.Module, size: int, in_channels: int) -> tuple[nn.Module, dict
 
     for name, module in model.eval().named_modules():
         module.register_forward_hook(functools.partial(keep, name))
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, in_channels, size, size, device=device))
+        model(torch.zeros(1, in_channels, size, size, device=device_of(model)))
     root = type(model).__name__
     counts = {name: sum(each.values()) for name, each in counter.get_flop_counts().items()}
     flops = {name.removeprefix(root).removeprefix("."): count for name, count in counts.items()}
@@ -131,6 +123,3 @@ def _count(module: nn.Module, counted: set[int]) -> int:
     new = [parameter for parameter in module.parameters() if id(parameter) not in counted]
     counted |= {id(parameter) for parameter in new}
     return sum(parameter.numel() for parameter in new)
-
-
-__all__ = ["Part", "model_figures", "structure"]

@@ -16,7 +16,7 @@ class ModelFigures:
     name: str
     parameters: int
     flops: int
-    """Of one image in evaluation; a multiply-add counts as 2."""
+    """FLOPs of one image in evaluation; a multiply-add counts as 2."""
     image_size: int
     smallest: int
     """Side (pixels) of the smallest square image that it takes in evaluation."""
@@ -37,7 +37,7 @@ def read_table() -> list[ModelFigures]:
 
 
 def find_models(pattern: str = "") -> list[ModelFigures]:
-    """Those whose names contain `pattern`, or match it where it has `*`, `?` or `[`; upper or lower case.
+    """The models whose names contain `pattern`, or match it where it has `*`, `?` or `[`; upper or lower case.
 
     >>> [model.name for model in find_models("*resnet_v2")]
     ['inception_resnet_v2']
@@ -46,6 +46,3 @@ def find_models(pattern: str = "") -> list[ModelFigures]:
     if not set("*?[") & set(pattern):
         pattern = f"*{pattern}*"
     return [model for model in read_table() if fnmatch.fnmatchcase(model.name, pattern)]
-
-
-__all__ = ["ModelFigures", "find_models", "read_table"]

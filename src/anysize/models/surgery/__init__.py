@@ -1,1 +1,1 @@
-"""What is done to a model that stands: elastic branches, folding, recomputation."""
+"""Changes to a model after it was built: elastic branches, folding, recomputation."""

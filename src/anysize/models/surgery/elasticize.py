@@ -8,6 +8,7 @@ the resolution, whose result is interpolated back and added before the block's l
 section 3). The second one costs a quarter a channel. What it saves is spent on more channels, so that the FLOPs stay.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ _BLOCKS = (torchvision_resnet.BasicBlock, torchvision_resnet.Bottleneck, Residua
 
 @dataclasses.dataclass(frozen=True)
 class Elasticized:
-    """What `elasticize` did: for each block, by name, the middle channels it had and those of its two branches.
+    """The result of `elasticize`: for each block, by name, the middle channels it had and the ones of its two branches.
 
     >>> print(Elasticized({"layer1.0": (64, 56, 52), "layer1.1": (64, 56, 52)}))
     2 blocks in layer1: 64 channels to 56 at full and 52 at half resolution
@@ -38,10 +39,7 @@ class Elasticized:
     blocks: dict[str, tuple[int, int, int]]
 
     def __str__(self) -> str:
-        counts: dict[tuple[str, tuple[int, int, int]], int] = {}
-        for name, widths in self.blocks.items():
-            key = name.rpartition(".")[0] or name, widths
-            counts[key] = counts.get(key, 0) + 1
+        counts = collections.Counter((name.rpartition(".")[0] or name, widths) for name, widths in self.blocks.items())
         lines = []
         for (stage, (before, full, low)), count in counts.items():
             blocks = f"{count} block{'s' * (count > 1)} in {stage}"
@@ -170,6 +168,3 @@ def _check(block: Any, convolutions: Sequence[Any], activation: nn.Module) -> No
             raise UserError(f"{type(part).__name__} has hooks, which would be lost: remove them before")
     if "forward" in vars(block):
         raise UserError("its forward was exchanged, which would be lost")
-
-
-__all__ = ["Elasticized", "elasticize"]

@@ -91,7 +91,7 @@ Sinks = list[tuple[nn.Module, Affine]]
 
 
 class _Folder:
-    """What the graph of a model has to say on where a norm may go."""
+    """Folds the norms in the graph of a model, one by one."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
@@ -206,7 +206,7 @@ class _Folder:
         return None
 
     def all_sinks(self, nodes: list[Any], affines: list[Affine]) -> Sinks | None:
-        """Those of several nodes; None where one of them has none."""
+        """The layers that can apply `affines` to the values of several nodes; None where one node has no such layer."""
         found: Sinks = []
         for node, affine in zip(nodes, affines, strict=True):
             sinks = self.sinks(node, affine)
@@ -243,6 +243,3 @@ class _Folder:
             counts = [self.channels(part) for part in parts]
             return None if None in counts else sum(counts)  # type: ignore[arg-type]
         return None
-
-
-__all__ = ["fold_batch_norm"]

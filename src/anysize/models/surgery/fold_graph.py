@@ -60,7 +60,7 @@ def trace(model: nn.Module, name: str) -> fx.Graph:
 
 
 def input_of(node: fx.Node) -> Any:
-    """What a node reads first."""
+    """The first value that a node reads."""
     return node.args[0] if node.args else next(iter(node.kwargs.values()))
 
 
@@ -74,7 +74,7 @@ def concatenated(node: fx.Node) -> list[Any] | None:
 
 
 def users_of(node: fx.Node) -> list[fx.Node]:
-    """Those that read the values of a node, not its shape alone."""
+    """The nodes that read the values of a node; nodes that read its shape alone are left out."""
     return [user for user in node.users if not asks_shape(user)]
 
 
@@ -91,6 +91,3 @@ def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     changes = node.op in ("call_method", "call_function") and name.endswith("_") and not name.endswith("__")
     augmented = node.op == "call_function" and node.target in _AUGMENTED
     return changes or augmented or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
-
-
-__all__ = ["asks_shape", "concatenated", "input_of", "trace", "users_of", "works_in_place"]

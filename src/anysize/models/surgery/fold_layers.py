@@ -1,4 +1,4 @@
-"""What `fold_batch_norm` does to single modules: what a norm computes in evaluation, and layers that take it over."""
+"""Single modules in `fold_batch_norm`: what a norm computes in evaluation, and how a layer takes it over."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,11 +18,11 @@ _NOTHING = (
     nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
 )  # fmt: skip
-"""What a scale and a shift a channel pass through unchanged in evaluation."""
+"""Modules that a scale and a shift a channel pass through unchanged in evaluation."""
 
 
 class Compensation(nn.Module):
-    """The error compensation of an online norm, what is left of it when its scale and shift are folded."""
+    """The error compensation of an online norm, which stays when its scale and shift are folded."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def _plain(norm: Any) -> nn.BatchNorm2d:
 
 
 def affine_of(norm: Any) -> Affine | None:
-    """What a norm does in evaluation, where that is a scale and a shift a channel."""
+    """The scale and shift a channel that a norm applies in evaluation; None where it does something else."""
     kind = recognise(norm)
     if kind is None or kind.refused or kind.fused or kind.name not in ("batch", "sync_batch", "frozen_batch", "online"):
         return None
@@ -168,9 +168,3 @@ def is_same_padded(layer: nn.Module) -> bool:
 
 def _pads(padding: Any) -> bool:
     return any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
-
-
-__all__ = [
-    "Affine", "Compensation", "affine_of", "apply_after", "apply_before", "is_same_padded", "keeps_more",
-    "outputs_of", "passes_channels", "reads_no_padding", "split_fused", "takes_vectors",
-]  # fmt: skip

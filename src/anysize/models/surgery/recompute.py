@@ -9,6 +9,7 @@ PyTorch leaves to the model, and an online norm starts its second pass where its
 """
 
 import contextlib
+import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,21 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from anysize.models.measure.flops import counting_flops
 from anysize.models.options import check_is_model
 from anysize.norms.online.norm import online_norms
 from anysize.registry import UserError
+
+_OFF = contextvars.ContextVar("off", default=False)
+
+
+@contextlib.contextmanager
+def computed_once() -> Iterator[None]:
+    """Let models keep all their activations meanwhile, as if they had no segments: to count FLOPs."""
+    token = _OFF.set(True)
+    try:
+        yield
+    finally:
+        _OFF.reset(token)
 
 
 def checkpoint_segments(model: nn.Module, segments: int) -> list[str]:
@@ -66,7 +78,7 @@ def checkpoint_segments(model: nn.Module, segments: int) -> list[str]:
             "layers of each stage into one, or name the stages in an attribute checkpoint_children of the model"
         )
     for stage in stages.values():
-        _cut(stage, segments)
+        _into_segments(stage, segments)
     return list(stages)
 
 
@@ -79,7 +91,8 @@ class _Recomputed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
-        if not module.training or not torch.is_grad_enabled() or _only_counted():
+        off = not torch.compiler.is_compiling() and _OFF.get()
+        if not module.training or not torch.is_grad_enabled() or off:
             return type(module).forward(module, *args, **kwargs)
         if kwargs or not _in_a_row(module):
             return _recompute(functools.partial(type(module).forward, module), [module], args, kwargs)
@@ -90,10 +103,6 @@ class _Recomputed:
         for group in _groups(children, self.segments):
             value = _recompute(functools.partial(_one_after_another, group), group, (value,), {})
         return value
-
-
-def _only_counted() -> bool:
-    return not torch.compiler.is_compiling() and counting_flops()
 
 
 def _stages(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -122,7 +131,7 @@ def _checkpoint_children(module: nn.Module) -> list[nn.Module]:
     return []
 
 
-def _cut(module: nn.Module, segments: int) -> None:
+def _into_segments(module: nn.Module, segments: int) -> None:
     """Let a stage be recomputed in `segments` pieces."""
     parts = _checkpoint_children(module)
     container = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
@@ -130,7 +139,7 @@ def _cut(module: nn.Module, segments: int) -> None:
         module.forward = _Recomputed(module, segments)
         return
     for part in parts:
-        _cut(part, 1 if container else math.ceil(segments / len(parts)))
+        _into_segments(part, 1 if container else math.ceil(segments / len(parts)))
 
 
 def _groups(modules: Sequence[nn.Module], count: int) -> list[list[nn.Module]]:
@@ -175,8 +184,8 @@ def _recompute(forward: Callable[..., Any], modules: Sequence[nn.Module], args: 
     if torch.compiler.is_compiling():  # whose second pass repeats no update of a buffer
         return checkpoint(run, *tensors, use_reentrant=False)
     versions = [tensor._version for tensor in tensors]
-    aside = _EachTime(functools.partial(_statistics_aside, modules))
-    result = checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), aside))
+    aside = contextlib.nullcontext(), _StatisticsAside(modules)
+    result = checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: aside)
     if versions != [tensor._version for tensor in tensors]:
         raise UserError(
             f"{type(modules[0]).__name__} changes its input in place, so it cannot be computed again from it; build it "
@@ -185,36 +194,23 @@ def _recompute(forward: Callable[..., Any], modules: Sequence[nn.Module], args: 
     return result
 
 
-class _EachTime(contextlib.AbstractContextManager[None]):
-    """A context made anew whenever it is entered: with `retain_graph` each backward pass enters the same one."""
+class _StatisticsAside:
+    """A context in which a forward pass updates copies of the buffers; online norms know that they recompute.
 
-    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self.make = make
-        self.entered: list[contextlib.AbstractContextManager[None]] = []
+    With `retain_graph` each backward pass enters the same one.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self.before: list[list[tuple[nn.Module, dict[str, Tensor | None]]]] = []
 
     def __enter__(self) -> None:
-        context = self.make()
-        context.__enter__()
-        self.entered.append(context)
+        online = {norm.norm for module in self.modules for _, norm in online_norms(module)}
+        owners = [owner for module in self.modules for owner in module.modules() if owner._buffers]
+        self.before.append([(owner, dict(owner._buffers)) for owner in owners if owner not in online])
+        for owner, buffers in self.before[-1]:
+            owner._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
 
-    def __exit__(self, *error: Any) -> bool | None:
-        return self.entered.pop().__exit__(*error)
-
-
-@contextlib.contextmanager
-def _statistics_aside(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let a forward pass update copies of the buffers; online norms know of themselves that they are run again."""
-    online = {norm.norm for module in modules for _, norm in online_norms(module)}
-    owners = [owner for module in modules for owner in module.modules() if owner._buffers and owner not in online]
-    before = [dict(owner._buffers) for owner in owners]
-    try:
-        for owner in owners:
-            for name, value in owner._buffers.items():
-                owner._buffers[name] = None if value is None else value.clone()
-        yield
-    finally:
-        for owner, buffers in zip(owners, before, strict=True):
+    def __exit__(self, *error: object) -> None:
+        for owner, buffers in self.before.pop():
             owner._buffers.update(buffers)
-
-
-__all__ = ["checkpoint_segments"]

@@ -1,4 +1,4 @@
-"""Where the weights lie in what a file held, and what stands beside them: pure functions of plain data."""
+"""Find the weights in what a file held, and what stands beside them: pure functions of plain data."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ WEIGHTS = (
 )  # fmt: skip
 AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema")
 WRAPPERS = ("module.", "_orig_mod.")
-"""Of DataParallel and AveragedModel, and of torch.compile."""
+"""Prefixes that DataParallel and AveragedModel, and torch.compile, put before every name."""
 
 _DIGITS = 19
 _METRICS = ("best", "acc", "prec", "top1", "top5", "err", "loss", "metric")
@@ -45,7 +45,7 @@ class ForeignCheckpoint:
     ignored: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """What was read, in sentences."""
+        """Sentences on what was read."""
         values = sum(tensor.numel() for tensor in self.tensors.values())
         what = f"{self.format} file with {len(self.tensors):,} tensors, {values:,} values"
         beside = [f"model {self.arch!r}"] if self.arch else []
@@ -201,6 +201,3 @@ def _kind(value: Any) -> str:
 def _some(names: Any, count: int = 5) -> str:
     names = [str(name) for name in names]
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-__all__ = ["AVERAGED", "WEIGHTS", "ForeignCheckpoint", "find_contents", "strip_wrappers"]

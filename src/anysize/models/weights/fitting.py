@@ -14,7 +14,7 @@ from anysize.registry import UserError
 
 @dataclasses.dataclass
 class FitReport:
-    """What fits and what does not.
+    """The result of fitting the tensors of a file to a model.
 
     `tensors` are those to load, by the model's names; `new` maps names that keep the model's first values to the
     reason; `missing`, `unexpected` and `shapes` (name to the file's shape and the model's) do not fit; `notes` say in
@@ -34,7 +34,7 @@ class FitReport:
         return not (self.missing or self.unexpected or self.shapes)
 
     def lines(self) -> list[str]:
-        """What was done and what is new, in sentences."""
+        """Sentences on what was done and on what is new."""
         reasons: dict[str, int] = {}
         for reason in self.new.values():
             reasons[reason] = reasons.get(reason, 0) + 1
@@ -193,6 +193,3 @@ def _class_dependent(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], h
 
 def _tensors(count: int) -> str:
     return f"{count:,} tensor{'s' * (count != 1)}"
-
-
-__all__ = ["FitReport", "check_fit", "fit_state_dict", "fit_tensors"]

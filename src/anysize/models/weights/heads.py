@@ -97,6 +97,3 @@ def _maps_vectors(module: nn.Module) -> bool:
 
 def _outputs(module: nn.Module) -> int:
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels  # type: ignore[return-value]
-
-
-__all__ = ["adapt_channels", "file_classes", "find_first_convolution", "find_head", "head_parameters", "join"]

@@ -1,4 +1,4 @@
-"""What does not fit, by stage of the network, as a table that can be read."""
+"""A table of the tensors that do not fit, by stage of the network."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -60,6 +60,3 @@ def _examples(
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "one value"
-
-
-__all__ = ["mismatch_table"]

@@ -228,6 +228,3 @@ def _rename(
 def _known(name: str, own: Tensors) -> bool:
     """Whether the model has this name; a later step may put it below `base.` or `backbone.`."""
     return name in own or f"base.{name}" in own or f"backbone.{name}" in own
-
-
-__all__ = ["STEPS", "Mapped", "map_names"]

@@ -7,7 +7,8 @@
     pretrained_weights("fcn_resnet50")                 # torchvision's: COCO with the labels of VOC
     pretrained_weights("fcn_resnet50", "IMAGENET1K_V2")  # of its backbone alone
 
-What was downloaded once is used again. Nothing in a file is run (see `foreign`).
+A network of ours says with `register` whose weights these are. What was downloaded once is used again. Nothing in a
+file is run (see `reading`).
 """
 
 import contextlib
@@ -21,39 +22,16 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from anysize.models.builders import import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
-from anysize.models.families import MODELS
-from anysize.models.weights.fitting import FitReport, fit_state_dict
+from anysize.models.families import PUBLISHED
 from anysize.models.weights.reading import read_foreign
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, did_you_mean
 
 DEFAULT = "pretrained"
-
-# Networks of ours that equal one of torchvision's or timm's (after `foreign.map_names`).
-COUNTERPARTS = {
-    "densenet201": "densenet201",
-    "dla102x": "timm:dla102x",
-    "dla60x": "timm:dla60x",
-    "inception_resnet_v2": "timm:inception_resnet_v2",
-    "mobilenet_v1": "timm:mobilenetv1_100",
-    "resnext101": "timm:resnext101_32x4d",
-    "resnext101_32x4d": "timm:resnext101_32x4d",
-    "resnext50": "resnext50_32x4d",
-    "se_resnext50": "timm:seresnext50_32x4d",
-}
-
-BACKBONES = {
-    name: name.partition("_")[2]
-    for name in (
-        "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
-        "lraspp_mobilenet_v3_large",
-    )
-}  # fmt: skip
-"""torchvision's classifier in each of its segmentation networks."""
 
 # They scale ImageNet's normalisation to this one inside the network, where they were built with transform_input.
 _TRANSFORMED = ("googlenet", "inception_v3")
@@ -85,7 +63,7 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
         UserError: no published weights are known, an unknown name of weights, or they cannot be downloaded; the
             message says which file is wanted and where it may be put.
     """
-    counterpart = COUNTERPARTS.get(name, name)
+    counterpart = PUBLISHED[name].weights if name in PUBLISHED else name
     if counterpart.startswith("timm:"):
         if which != DEFAULT:
             raise UserError(
@@ -93,24 +71,12 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
                 "the model's name, as in timm:resnet50.a1_in1k"
             )
         return _timm(counterpart, options or {} if name == counterpart else {})
-    if (name in MODELS and name not in COUNTERPARTS and name not in BACKBONES) or ":" in name:
+    if not counterpart or ":" in counterpart:
         raise UserError(
             f"no published weights of {name} are known to be hosted; where you have a file, give it as model.weights, "
             f"or write a run folder of it with `anysize import FILE --as {name}`"
         )
     return _torchvision(counterpart, which, options or {})
-
-
-def load_pretrained(
-    model: nn.Module, name: str, which: bool | str, num_classes: int | None, options: Mapping[str, Any]
-) -> FitReport:
-    """Load published weights of `name` into `model`, in place, as `create_model(..., pretrained=which)` does.
-
-    Raises:
-        UserError: as `pretrained_weights`, and weights that do not fit a model with these options.
-    """
-    found = pretrained_weights(name, DEFAULT if which is True else str(which), options)
-    return fit_state_dict(model, found.tensors, num_classes=num_classes, source=found.source)
 
 
 def published_preprocessing(
@@ -140,11 +106,12 @@ def _as_built(name: str, expected: Preprocessing, options: Mapping[str, Any]) ->
 def _torchvision(name: str, which: str, options: Mapping[str, Any]) -> Pretrained:
     known = torchvision.models.get_model_weights(name)
     if which != DEFAULT and which not in known.__members__:
-        inner = torchvision.models.get_model_weights(BACKBONES[name]) if name in BACKBONES else ()
+        backbone = PUBLISHED[name].backbone if name in PUBLISHED else ""
+        inner = torchvision.models.get_model_weights(backbone) if backbone else ()
         if which not in (names := [weights.name for weights in inner]):
             names = [*known.__members__, *names, DEFAULT]
             raise UserError(f"{name} has no weights {which!r}: {did_you_mean(which, names)}")
-        return _torchvision(BACKBONES[name], which, {})
+        return _torchvision(backbone, which, {})
     weights = known.DEFAULT if which == DEFAULT else known[which]
     foreign = read_foreign(_download(weights.url, f"torchvision's {name} ({weights.name})"))
     expected = preprocessing_of(weights.transforms())
@@ -206,14 +173,3 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     text = str(getattr(error, "reason", "") or error).strip().splitlines()
     return re.sub(r"https?://\S+", "its address", text[0])[:120] if text else type(error).__name__
-
-
-__all__ = [
-    "BACKBONES",
-    "COUNTERPARTS",
-    "DEFAULT",
-    "Pretrained",
-    "load_pretrained",
-    "pretrained_weights",
-    "published_preprocessing",
-]

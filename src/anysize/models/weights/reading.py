@@ -210,6 +210,3 @@ def _first_global(path: Path) -> str:
 
 def _size(path: Path) -> str:
     return f"{path.stat().st_size:,} bytes"
-
-
-__all__ = ["read_foreign"]
