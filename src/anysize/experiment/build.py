@@ -45,7 +45,7 @@ class Data:
 
 
 def base_size(recipe: Recipe) -> int:
-    """The base image size: the recipe's, else the data set's own."""
+    """The base image size, decided here alone: the recipe's, else the data set's own."""
     return recipe.sizes.base or info_of(recipe).image_size
 
 

@@ -71,9 +71,7 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     base = preprocessing.image_size
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total)
     build.check_phases(batches.schedule, len(run.steps))
-    cost = plan_cost(batches, len(run.steps), flops, base)
-    fixed = build.build_plan(override(resolved, {"sizes.mix": "fixed", "sizes.phases": []}), length)
-    cost = dataclasses.replace(cost, base=plan_cost(fixed, resolved.training.epochs, flops, base).base)
+    cost = plan_cost(batches, len(run.steps), flops, base, resolved.training.epochs)
     slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
     chunks = resolved.training.chunks
     parts = {

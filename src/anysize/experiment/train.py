@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ from anysize.training.parts import Parts, Validation, new_state
 from anysize.training.shapes import compiled
 from anysize.training.state import TrainState
 from anysize.world import World, pick_device
+
+_REPORT_SECONDS = 10.0
+"""Between two renewals of the report while a run trains: it takes half a second, as long as an epoch of a small run."""
 
 
 def train(
@@ -218,7 +222,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
         description=build.describe(recipe, data.preprocessing, len(data.train)),
         log=log,
         describe=data.train.describe,
-        report=(lambda: _write_report(folder)) if world.main else (lambda: None),
+        report=now_and_then(_REPORT_SECONDS, lambda: _write_report(folder)) if world.main else (lambda: None),
         device=device,
         world=world,
     )
@@ -240,7 +244,20 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState)
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
     if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
         write_scale_policy(folder, measure_policy(evaluator, model, base))
-    parts.report()
+    _write_report(folder)
+
+
+def now_and_then(seconds: float, do: Callable[[], object]) -> Callable[[], None]:
+    """A function that calls `do`, unless the last call, or the making of it, is less than `seconds` ago."""
+    last = time.monotonic()
+
+    def call() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            do()
+            last = time.monotonic()
+
+    return call
 
 
 def _write_report(folder: Path) -> None:

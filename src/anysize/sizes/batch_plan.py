@@ -90,6 +90,10 @@ class BatchPlan:
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"rank {self.rank} of {self.world_size}; expected a rank from 0 to {self.world_size - 1}")
 
+    def at_size(self, size: int) -> "BatchPlan":
+        """The same samples, batch size and copies, with every image at one size in every epoch."""
+        return dataclasses.replace(self, schedule=SizeSchedule.constant(SizeMix.fixed(size)))
+
     def sizes(self, epoch: int) -> tuple[SizeBatch, ...]:
         """The sizes of an epoch with their shares, batch sizes (of one rank) and copies."""
         now = self.schedule.at(epoch)

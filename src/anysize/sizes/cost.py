@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from anysize.sizes.batch_plan import BatchPlan
-from anysize.sizes.mix import SizeBatch, SizeMix
-from anysize.sizes.schedule import SizeSchedule
+from anysize.sizes.mix import SizeBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,9 @@ class PlanCost:
         return self.total_flops / self.base.total_flops
 
 
-def plan_cost(plan: BatchPlan, epochs: int, flops: Callable[[int], Flops], base: int | None = None) -> PlanCost:
+def plan_cost(
+    plan: BatchPlan, epochs: int, flops: Callable[[int], Flops], base: int | None = None, base_epochs: int = 0
+) -> PlanCost:
     """Cost of `epochs` epochs of `plan`, without listing a batch.
 
     Args:
@@ -98,18 +99,19 @@ def plan_cost(plan: BatchPlan, epochs: int, flops: Callable[[int], Flops], base:
         epochs: length of the run.
         flops: FLOPs of one image by size, such as `lambda size: count_flops(model, size)`; asked once a size.
         base: size (pixels) of the run to compare with; by default that of the last epoch's mixture.
+        base_epochs: its length; 0: the same.
 
     Raises:
         UserError: as `BatchPlan`.
 
+    >>> from anysize.sizes.batch_plan import SizeMix, SizeSchedule
     >>> plan = BatchPlan(50_000, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=64)
     >>> cost = plan_cost(plan, epochs=200, flops=lambda size: Flops(forward=size**2))
     >>> cost.steps, round(cost.ratio, 3)
     (196200, 1.286)
     """
     base = base or plan.schedule.at(epochs - 1).mix.base
-    fixed = dataclasses.replace(plan, schedule=SizeSchedule.constant(SizeMix.fixed(base)))
-    parts, base_parts = _count(plan, epochs), _count(fixed, epochs)
+    parts, base_parts = _count(plan, epochs), _count(plan.at_size(base), base_epochs or epochs)
     by_size = {size: flops(size) for size in {part.size for part in (*parts, *base_parts)}}
 
     def costs(counts: dict[SizeBatch, tuple[int, int]]) -> tuple[SizeCost, ...]:

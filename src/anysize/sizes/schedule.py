@@ -96,14 +96,13 @@ class SizeSchedule:
 
 
 def build_schedule(settings: SizeSettings, base: int, epochs: int) -> SizeSchedule:
-    """Turn the `[sizes]` section of a recipe into a schedule; `base` replaces a base of 0.
+    """Turn the `[sizes]` section of a recipe into a schedule around `base` pixels.
 
     `sizes.mix` holds until the first phase.
 
     Raises:
         UserError: settings that do not fit together, such as `mix = "custom"` without weights.
     """
-    base = settings.base or base
     if settings.sizes and "uniform" not in {settings.mix, *(phase.mix for phase in settings.phases)}:
         raise UserError(
             f"sizes.sizes is given, but sizes.mix is {settings.mix!r}, which does not use it; set sizes.mix to uniform"

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable
 
 from anysize.sizes.batch_plan import BatchPlan
-from anysize.sizes.mix import SizeMix
-from anysize.sizes.schedule import SizeSchedule
 from anysize.training.settings import TrainingSettings
 
 
@@ -66,8 +64,8 @@ def run_length(plan: BatchPlan, settings: TrainingSettings, base: int, flops: Ca
     epochs = range(settings.epochs)
     if not settings.equal_flops:
         return length([plan.steps(epoch) for epoch in epochs], [of_epoch(epoch) for epoch in epochs])
-    at_base = dataclasses.replace(plan, schedule=SizeSchedule.constant(SizeMix.fixed(base)))
-    target = settings.epochs * sum(samples * part.copies for part, _, samples in at_base.counts(0)) * flops(base)
+    at_base = sum(samples * part.copies for part, _, samples in plan.at_size(base).counts(0))  # images of an epoch
+    target = settings.epochs * at_base * flops(base)
     steps: list[int] = []
     spent: list[int] = []
     while sum(spent) + of_epoch(len(steps)) < target:
