@@ -37,14 +37,13 @@ from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.classification import Classification
-from anysize.training.guards import StopRequest
 from anysize.training.length import run_length
 from anysize.training.loop import train_epoch
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.parts import Parts, Validation, new_state
 from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
-from anysize.world import World
+from anysize.world import StopRequest, World
 from harness import compare, print_environment, report
 
 

@@ -1,4 +1,4 @@
-"""Who else computes: the processes that train one model together, what they agree on, and sums over them.
+"""Who else computes, and who asks for a stop: the processes that train one model together, what they agree on, signals.
 
     world = World.here()                     # one process is a world of one; the caller knows no other case
     with world.together():                   # what fails in one process fails in all
@@ -13,7 +13,10 @@ project than `registry`.
 import contextlib
 import dataclasses
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -154,6 +157,44 @@ class Agreement:
         return answer() if answer else ()
 
 
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C: everything was saved, and the same command goes on from there."""
+
+
+class StopRequest:
+    """Set by SIGTERM or the first Ctrl-C; the loop looks at it after every step."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Catch SIGTERM and Ctrl-C while training; a second Ctrl-C interrupts at once.
+
+    Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
+    """
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal = signal.Signals(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def pick_device(name: str) -> torch.device:
     """The device of a process: `auto` is a GPU where there is one, on each process of a machine another.
 
@@ -174,6 +215,3 @@ def pick_device(name: str) -> torch.device:
             f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu or cuda"
         ) from None
     return device
-
-
-__all__ = ["Agreement", "World", "pick_device"]

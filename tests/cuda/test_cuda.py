@@ -24,7 +24,7 @@ from anysize.experiment.train import train
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe
 from anysize.training import guards
-from anysize.training.guards import Interrupted
+from anysize.world import Interrupted
 
 pytestmark = [
     pytest.mark.cuda,

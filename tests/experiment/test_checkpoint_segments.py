@@ -15,7 +15,7 @@ from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.training import loop
 from anysize.training.checkpoint.files import read_checkpoint
-from anysize.training.guards import Interrupted
+from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

@@ -19,7 +19,8 @@ from anysize.registry import UserError
 from anysize.reports import html
 from anysize.reports.console import show_table
 from anysize.training import loop
-from anysize.training.guards import Diverged, Interrupted
+from anysize.training.guards import Diverged
+from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 SMALL: dict[str, Any] = {"data__limit": 60, "sizes__mix": "fixed"}

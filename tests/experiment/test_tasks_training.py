@@ -28,7 +28,7 @@ from anysize.reports.evaluation_tables import table_rows
 from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_table
 from anysize.tasks.records import Summary
-from anysize.training.guards import Interrupted
+from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 Trained = Callable[[str], Path]

@@ -23,7 +23,8 @@ from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
 from anysize.training import loop
 from anysize.training.checkpoint.files import read_checkpoint, read_state
-from anysize.training.guards import Diverged, Interrupted, StopRequest
+from anysize.training.guards import Diverged
+from anysize.world import Interrupted, StopRequest
 
 Make = Callable[..., Recipe]
 

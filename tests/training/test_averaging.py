@@ -18,7 +18,7 @@ from anysize.recipe import Recipe
 from anysize.training import loop
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.files import read_checkpoint
-from anysize.training.guards import Interrupted
+from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

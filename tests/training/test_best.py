@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from anysize.training import loop
-from anysize.training.guards import StopRequest
 from anysize.training.loop import validate
 from anysize.training.parts import Parts, Validation
 from anysize.training.state import Progress, TrainState
-from anysize.world import World
+from anysize.world import StopRequest, World
 
 NAN = float("nan")
 

@@ -43,7 +43,7 @@ def command(
     from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
     from anysize.reports.console import show_table
-    from anysize.training.guards import Interrupted
+    from anysize.world import Interrupted
 
     overrides, folder = parse_settings(settings), run or None
     if pretrained and overrides.setdefault("model.weights", "pretrained") != "pretrained":

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluating, on_device
-from anysize.experiment.targets import eval_transform, kind_of
-from anysize.experiment.validation import Evaluator
+from anysize.evaluation.evaluator import Evaluator
 from anysize.reports.predictions import Predictions, write_predictions
 from anysize.tasks.records import Shown
 
@@ -24,13 +23,13 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
 
     The images are the same for every run on a data set. `calibrated` says, for the report, how `model` was prepared.
     """
-    wanted = evaluator.recipe.evaluation.pictures
+    wanted = evaluator.settings.pictures
     if not wanted:
         return
-    kind = kind_of(evaluator.recipe)
+    kind = evaluator.kind
     chosen = fixed_images(len(evaluator.validation), IMAGES)
     source = evaluator.validation.subset(chosen)
-    loader = PlanLoader(source, eval_transform(evaluator.recipe, evaluator.preprocessing), device=evaluator.device)
+    loader = PlanLoader(source, evaluator.transform(), device=evaluator.device)
     worst: list[tuple[float, int, Shown]] = []  # a heap: the best of the worst is on top
     seen = 0
     with evaluating(model):

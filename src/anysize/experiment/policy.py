@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from anysize.data.decode import BadImage
 from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.predict import image_files
 from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
-from anysize.experiment.targets import eval_transform, kind_of
-from anysize.experiment.validation import Evaluator
+from anysize.experiment.targets import eval_transform
 from anysize.models.measure.input_size import check_size
 from anysize.recipe import override
 from anysize.registry import UserError
@@ -72,10 +72,9 @@ def run_scale_policy(
 
 def measure_policy(evaluator: Evaluator, model: nn.Module, size: int, limit: int = IMAGES) -> pd.DataFrame:
     """The scale policy of `model` on the validation images at `size`, summarised by block and, if it has one, class."""
-    recipe = override(evaluator.recipe, {"evaluation.crops": "1"})  # each image once
-    kind, preprocessing = kind_of(recipe), evaluator.preprocessing
+    kind, preprocessing = evaluator.kind, evaluator.preprocessing
     source = kind.first(evaluator.validation, limit)
-    loader = PlanLoader(source, eval_transform(recipe, preprocessing), device=evaluator.device)
+    loader = PlanLoader(source, kind.eval_transform(preprocessing, 1, 1), device=evaluator.device)  # each image once
     at_once = evaluator.batch_size(size) if kind.one_shape else 1  # in a batch images would be padded to one shape
     batches = loader.load(sequential_batches(len(source), size, at_once))
     inputs = ((batch.images, batch.targets) if kind.one_class else batch.images for batch in batches)

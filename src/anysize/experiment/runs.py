@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from anysize.data.loader import PlanLoader
+from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.pictures import picture_predictions
-from anysize.experiment.targets import build_task, info_of, open_split
-from anysize.experiment.validation import Evaluator
+from anysize.experiment.targets import build_evaluator, info_of, open_split
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
@@ -115,12 +115,11 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
             f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
         )
-    task = build_task(recipe, preprocessing)
 
     def training_loader() -> PlanLoader:
         return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
 
-    return Evaluator(recipe, preprocessing, task, validation, training_loader, loaded.device)
+    return build_evaluator(recipe, preprocessing, validation, training_loader, loaded.device)
 
 
 def _unnamed_classes(loaded: LoadedRun, names: tuple[str, ...]) -> tuple[str, ...]:

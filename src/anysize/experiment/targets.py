@@ -1,12 +1,17 @@
 """The parts of a recipe that follow from its task: kind of targets, data, transforms, and the task itself."""
 
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from anysize.data.augment.transform import Transform
 from anysize.data.catalog import dataset_info, load_dataset, resolve_augment
 from anysize.data.dataset import DatasetInfo, Split
 from anysize.data.kinds.base import TargetKind, create_kind
+from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
+from anysize.evaluation.evaluator import Evaluator
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -38,6 +43,32 @@ def eval_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
     """Preprocessing for evaluation, in crops where the recipe says so; raises a `UserError` for what does not fit."""
     settings = recipe.evaluation
     return kind_of(recipe).eval_transform(preprocessing, int(settings.crops), settings.copies)
+
+
+def build_evaluator(
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    validation: Source,
+    training_loader: Callable[[], PlanLoader],
+    device: torch.device,
+) -> Evaluator:
+    """The evaluator with the recipe's task and settings.
+
+    Raises:
+        UserError: as `build_task`, and settings of evaluation that do not fit together.
+    """
+    return Evaluator(
+        recipe.evaluation,
+        kind_of(recipe),
+        build_task(recipe, preprocessing),
+        preprocessing,
+        validation,
+        training_loader,
+        device,
+        training_batch=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        workers=recipe.data.workers,
+    )
 
 
 def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.run_folder import (
@@ -20,8 +21,7 @@ from anysize.experiment.run_folder import (
     make_run_folder,
     warnings_into,
 )
-from anysize.experiment.targets import build_task, open_split
-from anysize.experiment.validation import Evaluator
+from anysize.experiment.targets import build_evaluator, open_split
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, load_recipe, override
@@ -34,14 +34,14 @@ from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, remove_newer, with_remedy
-from anysize.training.guards import StopRequest, check_precision, stop_on_signals
+from anysize.training.guards import check_precision
 from anysize.training.length import RunLength, run_length
 from anysize.training.loop import fit
 from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.parts import Parts, Validation, new_state
 from anysize.training.shapes import compiled
 from anysize.training.state import TrainState
-from anysize.world import World, pick_device
+from anysize.world import StopRequest, World, pick_device, stop_on_signals
 
 _REPORT_SECONDS = 10.0
 """Between two renewals of the report while a run trains: it takes half a second, as long as an epoch of a small run."""
@@ -191,14 +191,13 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
 def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, TrainState, Evaluator]:
     recipe, data, device, world = prepared.recipe, prepared.data, prepared.device, prepared.world
     loader = data.loader(recipe.data, device)
-    task = build_task(recipe, data.preprocessing)
     validation = open_split(recipe, "validation")
     if validation.classes != data.train.classes:
         raise UserError(
             f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
             f"{', '.join(data.train.classes[:5])}, ...; expected the same"
         )
-    evaluator = Evaluator(recipe, data.preprocessing, task, validation, lambda: loader, device)
+    evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device)
     base, model = data.preprocessing.image_size, prepared.model
 
     fits = evaluator.fits(prepared.plan, len(prepared.length.steps))
@@ -212,7 +211,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
     optimizer = RegimeOptimizer(model, regime, recipe.training.batch_size * world.size)
     parts = Parts(
         forward=compiled(model, prepared.plan, prepared.length, recipe.training),
-        task=task,
+        task=evaluator.task,
         plan=prepared.plan,
         loader=loader,
         training=recipe.training,

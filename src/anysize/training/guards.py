@@ -1,10 +1,7 @@
-"""What stops a run before it does harm: non-finite numbers, too little memory, signals, unsuitable precision."""
+"""What stops a run before it does harm: numbers that are not finite, too little memory, unsuitable precision."""
 
 import contextlib
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from types import FrameType
 
 import torch
 
@@ -13,44 +10,6 @@ from anysize.registry import UserError
 
 class Diverged(UserError):
     """The loss or the gradient is not finite; the weights were not touched by it."""
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C: everything was saved, and the same command goes on from there."""
-
-
-class StopRequest:
-    """Set by SIGTERM or the first Ctrl-C; the loop looks at it after every step."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch SIGTERM and Ctrl-C while training; a second Ctrl-C interrupts at once.
-
-    Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
-    """
-    request = StopRequest()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def diverged(

@@ -28,13 +28,13 @@ from anysize.data.random import Stream, random_bits
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, find_damaged, write_checkpoint
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
-from anysize.training.guards import Interrupted, StopRequest, diverged
+from anysize.training.guards import diverged
 from anysize.training.parts import Parts
 from anysize.training.recorder import Failure
 from anysize.training.shapes import too_few_images, try_largest_step
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
-from anysize.world import Agreement
+from anysize.world import Agreement, Interrupted, StopRequest
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
 

@@ -15,13 +15,12 @@ from anysize.sizes.batch_plan import BatchPlan
 from anysize.tasks.base import Outputs, Task
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
-from anysize.training.guards import StopRequest
 from anysize.training.length import RunLength
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.settings import TrainingSettings
 from anysize.training.state import TrainState
-from anysize.world import World
+from anysize.world import StopRequest, World
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluating a model of a recipe at a size: batches, calibration, metrics."""
+"""The evaluator: a model at an image size, as it is or calibrated for it."""
 
 import contextlib
 import dataclasses
@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
+from anysize.data.augment.transform import Transform
+from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches
-from anysize.experiment.targets import eval_transform, kind_of
+from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary
-from anysize.training.guards import Interrupted, StopRequest
+from anysize.world import Interrupted, StopRequest
 
 
 @dataclasses.dataclass
@@ -33,31 +34,39 @@ class Evaluator:
     an evaluation gives the same figure whenever it is run.
     """
 
-    recipe: Recipe
-    preprocessing: Preprocessing
+    settings: EvaluationSettings
+    kind: TargetKind
     task: Task
+    preprocessing: Preprocessing
     validation: Source
     training_loader: Callable[[], PlanLoader]
     """Opens the training images, where they are wanted."""
     device: torch.device
+    training_batch: int
+    """Images of a training step, from which the batch size of evaluation follows where the settings name none."""
+    seed: int = 0
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        settings = self.recipe.evaluation
+        settings = self.settings
         if int(settings.crops) > 1 and settings.copies > 1:
             raise UserError(
                 f"evaluation.crops is {settings.crops} and evaluation.copies {settings.copies}; expected one of them "
                 "to be 1"
             )
-        eval_transform(self.recipe, self.preprocessing)  # says now, not after an epoch, what it does not take
+        self.transform()  # says now, not after an epoch, what it does not take
+
+    def transform(self) -> Transform:
+        """Preprocessing of the validation images, in crops where the settings say so."""
+        return self.kind.eval_transform(self.preprocessing, int(self.settings.crops), self.settings.copies)
 
     def batch_size(self, size: int) -> int:
         """Images a step at `size`, about as much memory at each."""
-        own = self.recipe.training.batch_size * kind_of(self.recipe).evaluation_batch
-        base = self.recipe.evaluation.batch_size or own
+        base = self.settings.batch_size or self.training_batch * self.kind.evaluation_batch
         return SizeMix.fixed(size, self.preprocessing.image_size, "B+").batches(base)[0].batch_size
 
     def calibration_batches(self, model: nn.Module, size: int) -> list[Batch]:
-        """Training images at `size`, two a batch at least, as many in all as the recipe says.
+        """Training images at `size`, two a batch at least, as many in all as the settings say.
 
         A batch of one image is left out where `model` has norms that it tells nothing.
         """
@@ -66,10 +75,10 @@ class Evaluator:
             length,
             SizeSchedule.constant(SizeMix.fixed(size)),
             batch_size=min(max(2, self.batch_size(size)), length),
-            seed=self.recipe.training.seed,
+            seed=self.seed,
             drop_last=False,
         )
-        wanted = self.recipe.evaluation.calibration_images or length
+        wanted = self.settings.calibration_images or length
         batches: list[Batch] = []
         for batch in plan.batches(epoch=0):
             left = wanted - sum(map(_length, batches))
@@ -114,15 +123,13 @@ class Evaluator:
 
     @functools.cached_property
     def validation_loader(self) -> PlanLoader:
-        """Loads the validation images as the recipe says: as they are, in crops, or in augmented copies."""
-        transform = eval_transform(self.recipe, self.preprocessing)
-        if self.recipe.evaluation.copies > 1:
-            transform = self.loader.transform
-        return PlanLoader(self.validation, transform, device=self.device, workers=self.recipe.data.workers)
+        """Loads the validation images as the settings say: as they are, in crops, or in augmented copies."""
+        transform = self.loader.transform if self.settings.copies > 1 else self.transform()
+        return PlanLoader(self.validation, transform, device=self.device, workers=self.workers)
 
     def _validation_batches(self, size: int) -> list[Batch]:
         batches = sequential_batches(len(self.validation), size, self.batch_size(size))
-        return [dataclasses.replace(batch, copies=self.recipe.evaluation.copies) for batch in batches]
+        return [dataclasses.replace(batch, copies=self.settings.copies) for batch in batches]
 
 
 def _length(batch: Batch) -> int:
