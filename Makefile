@@ -5,7 +5,7 @@ RUNS ?= runs/demo
 # Settings for both trainings of the demo, such as DEMO="--training.epochs 1 --data.limit 500".
 DEMO ?=
 
-.PHONY: demo test test-slow test-all lint format bench clean
+.PHONY: demo test test-slow test-all gpu-check lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/anysize train quickstart --run $(RUNS)/mixed $(DEMO)
@@ -22,6 +22,9 @@ test-slow: .venv/installed
 
 test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not cuda"
+
+gpu-check: .venv/installed
+	PYTHONPATH=src $(BIN)/python tools/gpu_check.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

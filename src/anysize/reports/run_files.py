@@ -8,7 +8,7 @@
     predictions/      pictures of predictions on validation images, the worst first
     scale_policy.csv  how much an elastic network's blocks use half resolution, by class
     log.txt           messages with their time
-    report.html       the report, renewed after each epoch
+    report.html       the report, renewed at the end and now and then
 
 The folder of `train --repeat` holds such folders, and `repeats.csv` with the spread of their last and best figures.
 
