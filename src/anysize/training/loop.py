@@ -118,12 +118,12 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
     A batch is passed over on all processes where damaged files leave too little of it on one.
     """
     ahead: collections.deque[tuple[LoadedBatch | None, Callable[[], Sequence[bool]]]] = collections.deque()
-    loaded = parts.loader.load(batches)
-    following = next(loaded, None)
+    loaded, following = parts.loader.load(batches), None
     for number, planned in enumerate(batches):
+        following = following or next(loaded, None)
         batch, lacking = None, True
         if following and following.step == number:  # a batch of damaged files alone is not loaded
-            batch, following = following, next(loaded, None)
+            batch, following = following, None
             lacking = len(batch.indices) < len(planned.indices) and lacks_images(parts, state, batch)
         ahead.append((batch, parts.world.post(lacking)))
         if len(ahead) > 1:
