@@ -1,4 +1,4 @@
-"""What a model needs to be used rightly: stored with every checkpoint, used by every verb that feeds the model.
+"""The preparation of images that a model needs: stored with every checkpoint, used by every verb that feeds it.
 
 It stands below `models` and `data`, which know nothing of each other, because both speak of it.
 """

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """What a user can put right: the message says what was received, what was expected, and the remedy."""
+    """An error that a user can put right: the message says what was received, what was expected, and the remedy."""
 
 
 def did_you_mean(received: str, known: Iterable[str]) -> str:

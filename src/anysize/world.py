@@ -1,4 +1,4 @@
-"""Who else computes, and who asks for a stop: the processes that train one model together, what they agree on, signals.
+"""The processes that train one model together: what they agree on, sums over them, and signals to stop.
 
     world = World.here()                     # one process is a world of one; the caller knows no other case
     with world.together():                   # what fails in one process fails in all

@@ -1,4 +1,4 @@
-"""What a trained Elastic network does with its two scales: `scale_policy`.
+"""The use that a trained Elastic network makes of its two scales: `scale_policy`.
 
     table = anysize.scale_policy(model, [(images, labels), ...])
     table.groupby("block", sort=False)["low_share"].mean()
@@ -109,18 +109,18 @@ class _Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> "_Moments":
-        """Of values (N, C, H, W)."""
+        """The sums of values (N, C, H, W)."""
         flat = (values.cpu() if values.device.type == "mps" else values).double().flatten(2)  # mps has no float64
         positions = torch.full((len(flat),), flat.shape[2], dtype=torch.float64)
         return cls(flat.square().sum(dim=(1, 2)).cpu(), flat.sum(dim=2).cpu(), positions)
 
     def __add__(self, other: "_Moments") -> "_Moments":
-        """Those of the same images at further positions."""
+        """Add the sums of the same images at further positions."""
         return _Moments(self.squares + other.squares, self.sums + other.sums, self.positions + other.positions)
 
     @classmethod
     def join(cls, parts: "list[_Moments]") -> "_Moments":
-        """Those of several batches."""
+        """Join the sums of several batches."""
         return cls(*(torch.cat([getattr(part, key) for part in parts]) for key in ("squares", "sums", "positions")))
 
     def deviation(self) -> Tensor:

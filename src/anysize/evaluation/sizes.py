@@ -1,4 +1,4 @@
-"""Which sizes to evaluate at, and which of them is best for a budget."""
+"""Sizes to evaluate at, and the best of them for a budget."""
 
 import re
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ _UNITS |= {"us": ("seconds", 1e-6), "ms": ("seconds", 1e-3), "s": ("seconds", 1.
 
 
 def parse_budget(budget: str) -> tuple[str, float]:
-    """What a budget limits ("flops" or "seconds") and its unit.
+    """The quantity that a budget limits, "flops" or "seconds", and its unit.
 
     >>> parse_budget("50 MFLOPs")
     ('flops', 1000000.0)

@@ -150,7 +150,7 @@ def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
 
 
 def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[str, Any]:
-    """What every checkpoint says of itself, enough to rebuild the model and feed it rightly."""
+    """The description that every checkpoint carries, enough to rebuild the model and feed it rightly."""
     return {
         "model": model_spec(recipe, preprocessing).to_dict(),
         "task": recipe.task.name,

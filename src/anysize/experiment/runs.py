@@ -1,4 +1,4 @@
-"""What can be done with a run folder: load its model, evaluate it at any size, calibrate it for one."""
+"""Use a run folder: load its model, evaluate it at any size, calibrate it for one."""
 
 import contextlib
 import dataclasses

@@ -129,7 +129,7 @@ class Prepared:
     plan: BatchPlan
     length: RunLength
     notes: list[str]
-    """What was done to get the first weights."""
+    """Sentences on where the first weights came from."""
 
 
 def prepare(recipe: Recipe, resumed: Preprocessing | None = None, world: World | None = None) -> Prepared:
@@ -229,7 +229,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
-    """What the report shows of the trained model, where it is not there yet; then the report."""
+    """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report."""
     if not parts.world.main:
         return
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below

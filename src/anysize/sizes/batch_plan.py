@@ -140,7 +140,7 @@ class BatchPlan:
         return np.random.default_rng([self.seed, epoch, 1]).permutation(steps)
 
     def _pieces(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:
-        """As `counts`, with all samples of a piece, whether they fill its last batch or not."""
+        """The same as `counts`, with all samples of a piece, whether they fill its last batch or not."""
         parts = self.sizes(epoch)
         samples = [int(part.share * self.length) for part in parts]
         samples[-1] = self.length - sum(samples[:-1])

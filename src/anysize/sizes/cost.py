@@ -1,4 +1,4 @@
-"""What a run costs, known before it starts: steps, samples and FLOPs by image size, from the FLOPs of one image.
+"""The cost of a run, known before it starts: steps, samples and FLOPs by image size, from the FLOPs of one image.
 
 A multiply-add counts as 2 FLOPs. Imports no torch: who asks brings the FLOPs of an image (`anysize.count_flops`).
 """
@@ -26,7 +26,7 @@ class Flops:
 
 @dataclasses.dataclass(frozen=True)
 class SizeCost:
-    """What one size (with one batch size and number of copies) takes of a run, over all processes."""
+    """The part of a run at one size, with one batch size and number of copies, over all processes."""
 
     size: int
     batch_size: int
@@ -58,7 +58,7 @@ class SizeCost:
 
 @dataclasses.dataclass(frozen=True)
 class PlanCost:
-    """What a run costs over all processes, by size, and what the same epochs at the base size alone would cost."""
+    """The cost of a run over all processes, by size, and that of training at the base size alone."""
 
     sizes: tuple[SizeCost, ...]
     base: SizeCost

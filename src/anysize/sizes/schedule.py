@@ -1,4 +1,4 @@
-"""Which sizes an epoch trains at: phases, each a mixture, one size, or a ramp of sizes (progressive resizing).
+"""Schedules of sizes by epoch: phases, each a mixture, one size, or a ramp of sizes (progressive resizing).
 
 >>> schedule = SizeSchedule((
 ...     SizePhase(0, SizeMix.named("B+", base=32)),
@@ -59,7 +59,7 @@ class SizePhase:
 
 @dataclasses.dataclass(frozen=True)
 class EpochSizes:
-    """What a schedule says of one epoch: its mixture, and its own batch size and copies (0: the run's)."""
+    """The sizes of one epoch: its mixture, and its own batch size and copies (0: the run's)."""
 
     mix: SizeMix
     batch_size: int = 0

@@ -1,4 +1,4 @@
-"""What a task owns: target, loss, metrics, pictures. A new task is one new file that registers itself in `TASKS`."""
+"""Tasks: each owns target, loss, metrics and pictures. A new one is one new file that registers itself in `TASKS`."""
 
 import importlib
 import pkgutil
@@ -17,7 +17,7 @@ from anysize.registry import Registry
 from anysize.tasks.records import Shown, Summary
 
 Outputs = Tensor | tuple[Tensor, ...]
-"""What a model returns: logits, or in training a tuple of the logits and those of its auxiliary classifiers."""
+"""The outputs of a model: logits, or in training a tuple of the logits and those of its auxiliary classifiers."""
 
 Forward = Callable[[Tensor], Outputs]
 """A model in evaluation: images (N, C, H, W) to outputs."""
@@ -47,7 +47,7 @@ def averaged(forward: Forward, batch: LoadedBatch) -> Tensor:
 
 
 class Task(Protocol):
-    """What training, evaluation, reports and `predict` ask. It is built from the names of the classes and options."""
+    """Training, evaluation, reports and `predict` ask this of a task, which is built from class names and options."""
 
     name: str
     best: str
@@ -82,7 +82,7 @@ class Task(Protocol):
         ...
 
     def summary(self, metrics: MetricCollection) -> Summary:
-        """What the metrics have seen; `loss` is among the values."""
+        """The figures of all batches that the metrics have seen; `loss` is among the values."""
         ...
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""What multi-label predictions are measured by: average precision, and precision, recall and F1, by size of object too.
+"""Metrics of multi-label predictions: average precision, precision, recall and F1, by size of object too.
 
 average_precision(logits, targets).nanmean()      # mAP
 """

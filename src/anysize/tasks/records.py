@@ -1,4 +1,4 @@
-"""What a task hands to evaluation and reports. Imports no torch."""
+"""Records that a task hands to evaluation and reports. Imports no torch."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ Table = dict[str, dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a task says of a whole data set.
+    """The figures of a task over a whole data set.
 
     `values` are the few numbers that runs are followed and compared by; `tables`, by title, is all the rest, such as
     figures by class.

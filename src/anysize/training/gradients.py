@@ -1,4 +1,4 @@
-"""What happens to gradients between backward and the optimizer's step."""
+"""Gradients between the backward pass and the optimizer's step: their norm, their scale, which weights decay."""
 
 import functools
 import itertools
@@ -91,7 +91,7 @@ class AdaptiveCopies:
         self.steps: dict[str, int] = {}
 
     def factor(self, size: int, copies: int, measure: Callable[[], Tensor]) -> Tensor | float:
-        """What the loss of a batch of this size is multiplied by."""
+        """The factor that the loss of a batch of this size is multiplied by."""
         if not self.every or copies == 1:
             return 1.0
         key = str(size)

@@ -1,4 +1,4 @@
-"""What stops a run before it does harm: numbers that are not finite, too little memory, unsuitable precision."""
+"""Guards stop a run before it does harm: numbers that are not finite, too little memory, unsuitable precision."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a training runs on: all that stays the same from its first step to its last."""
+"""The parts of a training that stay the same from its first step to its last."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ class Validation:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What the loop runs on.
+    """The loop runs on these parts, and changes none of them.
 
     `forward` is the model as a step calls it, compiled where the recipe says so. `checkpoints` is their folder, and
     `description` what each of them says of itself. `describe` names a sample of the training set.

@@ -1,4 +1,4 @@
-"""What the steps of an epoch leave behind: sums of their metrics and the first failure, kept on the device.
+"""The recorder keeps what steps leave behind on the device: sums of their metrics, and the first failure.
 
 A step only adds to them. The host learns of them later: at log points a copy is sent on its way, which is read at the
 next one, when it has long arrived. So no step waits for the device.
@@ -20,7 +20,7 @@ from anysize.world import World
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
-    """What a step was made on."""
+    """The step, and the samples that it was made on."""
 
     epoch: int
     step: int

@@ -89,7 +89,7 @@ class TrainState:
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     def parts(self) -> dict[str, Part]:
-        """What a checkpoint holds, by name."""
+        """The parts that a checkpoint holds, by name."""
         parts: dict[str, Part | None] = {
             "model": self.model,
             "averaged": self.averaged,

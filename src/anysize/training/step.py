@@ -75,7 +75,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def loss_scale(state: TrainState) -> Tensor | float:
-    """What float16's loss scaling multiplies the loss by, on the device; 1 in other precisions."""
+    """The factor of float16's loss scaling, on the device; 1 in other precisions."""
     if not state.scaler.is_enabled():
         return 1.0
     scale: Tensor = state.scaler.scale(torch.ones((), device=state.optimizer.parameters[0].device))
@@ -83,7 +83,7 @@ def loss_scale(state: TrainState) -> Tensor | float:
 
 
 def gradient_factor(state: TrainState, norm: Tensor, fine: Tensor) -> Tensor:
-    """What clipping and smoothing multiply a gradient of this norm by."""
+    """The factor by which clipping and smoothing multiply a gradient of this norm."""
     norm = norm.to(state.recorder.dtype)
     clip = state.optimizer.settings.clip_norm
     factor = torch.where(norm > clip, clip / norm, 1.0) if clip else torch.ones_like(norm)

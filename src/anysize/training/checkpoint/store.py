@@ -48,7 +48,7 @@ def remove_newer(checkpoints: Path) -> None:
 
 
 def with_remedy(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
-    """What is damaged about the checkpoint `path`, with `previous` or `last` as the remedy where it is there."""
+    """The error about the damaged checkpoint `path`, with the other save as the remedy where it is there."""
     other = LAST if path.name == PREVIOUS else PREVIOUS
     remedy = "no other checkpoint is left: start again with --resume never"
     if (path.parent / other).is_dir():

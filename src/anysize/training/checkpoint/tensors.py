@@ -66,7 +66,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
 
 
 def _header(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
-    """What the file says of each tensor, and their order."""
+    """The header of the file, which describes each tensor, and the order of the tensors."""
     forms = {name: (tensor.dtype, list(tensor.shape), tensor.nbytes) for name, tensor in tensors.items()}
     # Wide types first, so that every tensor starts at a multiple of its type's size.
     order = sorted(forms, key=lambda name: (-forms[name][0].itemsize, name))
