@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
-from anysize.tasks.dense_inference import fit, predictions, segment, window_starts
+from anysize.tasks.dense_inference import match_size, predictions, segment, window_starts
 
 WEIGHTS = torch.tensor([[1.0, 0.5, -0.3], [-0.7, 0.1, 0.9]])
 
@@ -110,7 +110,7 @@ def test_a_map_smaller_than_its_input_is_brought_to_it() -> None:
     images = random_images(1, 3, 8, 6)
     cropped = segment(lambda x: (pointwise(x)[..., :-1, :-1], None), images)  # type: ignore[arg-type, return-value]
     assert cropped.shape == (1, 2, 8, 6)
-    torch.testing.assert_close(cropped, fit(pointwise(images)[..., :-1, :-1], (8, 6)))
+    torch.testing.assert_close(cropped, match_size(pointwise(images)[..., :-1, :-1], (8, 6)))
 
 
 def test_predictions_are_at_each_images_own_size() -> None:
@@ -120,7 +120,7 @@ def test_predictions_are_at_each_images_own_size() -> None:
     boxes = np.array([[1, 2, 6, 4], [2, 0, 5, 8]])
     images = torch.full((2, 3, 8, 8), 9.0)
     for image, (top, left, height, width), row in zip(stored, boxes.tolist(), images, strict=True):
-        row[:, top : top + height, left : left + width] = fit(image, (height, width))[0]
+        row[:, top : top + height, left : left + width] = match_size(image, (height, width))[0]
     shapes = np.array([image.shape[-2:] for image in stored])
     targets = torch.zeros(2, 12, 10, dtype=torch.uint8)
     batch = LoadedBatch(images, targets, 8, 1, np.arange(2), 0, 0, boxes, shapes)

@@ -151,6 +151,3 @@ def _recording(blocks: dict[ScaleSum, str]) -> Iterator[dict[str, tuple[_Moments
     finally:
         for handle in handles:
             handle.remove()
-
-
-__all__ = ["has_scales", "scale_policy"]

@@ -138,6 +138,3 @@ def _count(plan: BatchPlan, epochs: int) -> dict[SizeBatch, tuple[int, int]]:
             done = total.get(key, (0, 0))
             total[key] = done[0] + times * steps, done[1] + times * samples
     return total
-
-
-__all__ = ["Flops", "PlanCost", "SizeCost", "plan_cost"]

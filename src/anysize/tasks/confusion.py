@@ -140,12 +140,3 @@ class MaskConfusion(Metric):  # type: ignore[misc]
 
     def compute(self) -> dict[str, Tensor]:
         return {"matrix": self.matrix, "object_iou": self.iou_sums / self.objects, "objects": self.objects}
-
-
-__all__ = [
-    "MaskConfusion",
-    "class_accuracy",
-    "confusion_matrix",
-    "intersection_over_union",
-    "pixel_accuracy",
-]

@@ -59,7 +59,7 @@ def segment(
         if sides != list(shape):
             scaled = F.interpolate(images, sides, mode="bilinear", align_corners=False, antialias=True)
         logits = _by_windows(forward, scaled.flip(-1) if mirrored else scaled, window, overlap, images[:, 0].numel())
-        return fit(logits.flip(-1) if mirrored else logits, shape)
+        return match_size(logits.flip(-1) if mirrored else logits, shape)
 
     passes = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     if len(passes) == 1:
@@ -104,7 +104,7 @@ def predictions(
         if batch.boxes is not None:
             top, left, height, width = batch.boxes[row].tolist()
             output = output[..., top : top + height, left : left + width]
-        yield fit(output, output.shape[-2:] if batch.shapes is None else batch.shapes[row].tolist())[0]
+        yield match_size(output, output.shape[-2:] if batch.shapes is None else batch.shapes[row].tolist())[0]
 
 
 def _by_canvas(batch: LoadedBatch) -> dict[tuple[int, int], list[int]]:
@@ -119,7 +119,7 @@ def _by_canvas(batch: LoadedBatch) -> dict[tuple[int, int], list[int]]:
     return rows
 
 
-def fit(logits: Tensor, shape: Sequence[int]) -> Tensor:
+def match_size(logits: Tensor, shape: Sequence[int]) -> Tensor:
     """Maps (N, K, h, w) brought to `shape` (H, W) bilinearly, without aligning corners; as they are if it is theirs."""
     if tuple(logits.shape[-2:]) == tuple(shape):
         return logits
@@ -178,7 +178,4 @@ def _in_parts(forward: Forward, images: Tensor, pixels: int) -> Tensor:
     """Logits in float32 at the size of the images, a few images at a time where all are more than `pixels`."""
     shape = images.shape[-2:]
     parts = torch.split(images, max(1, pixels // shape.numel()))
-    return torch.cat([fit(main_logits(forward(part)).float(), shape) for part in parts])
-
-
-__all__ = ["check", "fit", "predictions", "segment", "window_starts"]
+    return torch.cat([match_size(main_logits(forward(part)).float(), shape) for part in parts])

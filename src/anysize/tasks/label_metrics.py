@@ -180,19 +180,3 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 def _f1(right: Tensor, wrong: Tensor, missed: Tensor) -> Tensor:
     return _share(2 * right, 2 * right + wrong + missed)
-
-
-__all__ = [
-    "ALL_LABELS",
-    "BY_CLASS",
-    "OVERALL",
-    "TOP",
-    "Counts",
-    "LabelMetrics",
-    "MeanBinaryCrossEntropy",
-    "average_precision",
-    "averages",
-    "label_tables",
-    "precision_recall_f1",
-    "top_labels",
-]

@@ -172,5 +172,3 @@ class MultiLabel:
 
 
 TASKS.register("multilabel")(MultiLabel)
-
-__all__ = ["MultiLabel", "asymmetric_loss", "binary_cross_entropy"]

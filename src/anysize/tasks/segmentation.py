@@ -40,7 +40,7 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     >>> pixel_cross_entropy(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 3], [255, 255]]], dtype=torch.uint8))
     tensor(1.3863)
     """
-    logits = dense_inference.fit(logits.float(), targets.shape[-2:])
+    logits = dense_inference.match_size(logits.float(), targets.shape[-2:])
     total = F.cross_entropy(logits, targets.long(), ignore_index=VOID, reduction="sum")
     return total / (targets != VOID).sum().clamp(min=1)
 
@@ -131,7 +131,7 @@ class Segmentation:
         return (targets != VOID).sum()
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
-        predicted = dense_inference.fit(outputs, targets.shape[-2:]).argmax(1)
+        predicted = dense_inference.match_size(outputs, targets.shape[-2:]).argmax(1)
         right = (predicted == targets).sum()  # void is no class that can be predicted
         return {"pixel_accuracy": right / (targets != VOID).sum().clamp(min=1)}
 
@@ -202,5 +202,3 @@ class Segmentation:
 
 
 TASKS.register("segmentation")(Segmentation)
-
-__all__ = ["Segmentation", "pixel_cross_entropy"]

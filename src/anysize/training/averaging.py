@@ -71,6 +71,3 @@ def average_decay(decay: float, every: int, batch_size: int, epochs: int) -> flo
 
 def _tensors(model: nn.Module) -> "itertools.chain[Tensor]":
     return itertools.chain(model.parameters(), model.buffers())
-
-
-__all__ = ["AveragedWeights", "average_decay"]

@@ -55,7 +55,7 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     progress = state.progress
     for epoch in range(progress.epoch, len(parts.length.steps)):
         train_epoch(parts, state, stop)
-        row, validated = summary(parts, state), False
+        row, validated = epoch_row(parts, state), False
         if epoch + 1 == len(parts.length.steps) or (epoch + 1) % parts.training.validate_every == 0:
             save(parts, state)  # a signal during validation loses nothing
             row |= validate(parts, state, stop)
@@ -216,7 +216,7 @@ def show(parts: Parts, state: TrainState, size: int) -> None:
     )
 
 
-def summary(parts: Parts, state: TrainState) -> dict[str, Any]:
+def epoch_row(parts: Parts, state: TrainState) -> dict[str, Any]:
     """The row of `metrics.csv` for the epoch that was just trained."""
     progress, recorder = state.progress, state.recorder
     samples = {part.size: samples for part, _, samples in parts.plan.counts(progress.epoch)}

@@ -87,6 +87,3 @@ def new_state(
         recorder=Recorder(device, training.log_every, world),
         averaged=averaged,
     )
-
-
-__all__ = ["Parts", "Validation", "new_state"]

@@ -161,6 +161,3 @@ class _Copy:
             self._event.synchronize()
         values: list[float] = self._values.tolist()
         return values
-
-
-__all__ = ["Failure", "Recorder", "StepRecord"]

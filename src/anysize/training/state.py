@@ -61,7 +61,7 @@ class Progress:
             setattr(self, field.name, state.get(field.name, field.default))
 
 
-class Part(Protocol):
+class StatePart(Protocol):
     """A part of the state: tensors and JSON-ready values by name."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
@@ -88,9 +88,9 @@ class TrainState:
     averaged: AveragedWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, StatePart]:
         """The parts that a checkpoint holds, by name."""
-        parts: dict[str, Part | None] = {
+        parts: dict[str, StatePart | None] = {
             "model": self.model,
             "averaged": self.averaged,
             "optimizer": self.optimizer,
@@ -174,6 +174,3 @@ def by_part(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "recorder": {"sums": old["sums"], "images": old["epoch_images"]},
     }
     return {**parts, "scaler": old["scaler"]} if old["scaler"] else parts
-
-
-__all__ = ["Part", "Progress", "TrainState", "by_part"]

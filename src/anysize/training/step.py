@@ -150,6 +150,3 @@ def measure_copies(parts: Parts, state: TrainState, images: Tensor, targets: Ten
     control.unit = unit
     parts.world.add(factor)
     return factor / parts.world.size
-
-
-__all__ = ["seed_generators", "train_step"]

@@ -54,9 +54,3 @@ def with_remedy(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
     if (path.parent / other).is_dir():
         remedy = f"go on from the other save with --resume {other}"
     return DamagedCheckpoint(f"{error}; {remedy}")
-
-
-__all__ = [
-    "BEST", "LAST", "PREVIOUS", "checkpoint_names", "checkpoint_to_resume", "find_checkpoint",
-    "remove_newer", "with_remedy",
-]  # fmt: skip

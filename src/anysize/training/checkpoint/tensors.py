@@ -88,6 +88,3 @@ def _pieces(tensors: Mapping[str, Tensor], header: dict[str, Any], order: list[s
         tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg()
         values = tensor.contiguous().reshape(-1).view(torch.uint8)
         yield values.numpy().data
-
-
-__all__ = ["write_tensors"]
