@@ -84,14 +84,14 @@ def train(
     if resume_from != "never" and not allow_changes:
         check_same_recipe(folder, resolved)
     world = World.here()
-    with world.together():
-        if world.main:
-            make_run_folder(folder)
-    with (
-        alone_in(folder) if world.main else contextlib.nullcontext(),
-        (RunLog if world.main else SilentLog)(folder, epochs=resolved.training.epochs, console=console) as log,
-        warnings_into(log),
-    ):
+    with contextlib.ExitStack() as stack:
+        with world.together():
+            if world.main:
+                make_run_folder(folder)
+                stack.enter_context(alone_in(folder))
+        kind = RunLog if world.main else SilentLog
+        log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
+        stack.enter_context(warnings_into(log))
         checkpoints = folder / run_files.CHECKPOINTS
         with world.together():
             resumed = _resumed_input(checkpoints, resume_from) if resolved.model.weights else None
@@ -104,7 +104,7 @@ def train(
         with world.together():
             goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
         if goes_on and state.progress.epoch >= len(parts.length.steps):
-            _finish(folder, evaluator, parts, state)  # what is missing: it was stopped meanwhile
+            _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
             log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
             return folder
         if world.main:
