@@ -57,6 +57,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(loop, "train_step", train_step)
 
 
+@pytest.mark.report
 def test_a_run_explains_itself(tiny: Make, tmp_path: Path) -> None:
     recipe = tiny(data__limit=400)
     run = train(recipe, run=tmp_path / "run")
