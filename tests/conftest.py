@@ -1,7 +1,7 @@
 """What several tests share: a recipe that trains in seconds, and a folder of image files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 
 from anysize.cli import main
+from anysize.experiment import build, policy, runs
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
+from anysize.reports import html
+from anysize.reports.html import write_report
 
 torch.set_num_threads(1)
 
@@ -56,6 +59,39 @@ SMALL_NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leaves `report.html` out, which takes longer than a tiny training, except in tests that are marked `report`."""
+    with pytest.MonkeyPatch.context() as patch:  # one of its own: `monkeypatch.undo()` of a test leaves it in place
+        if not request.node.get_closest_marker("report"):
+            for module in (html, runs, policy):
+                patch.setattr(module, "write_report", lambda folder: Path(folder) / "report.html")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def counted_once() -> Iterator[None]:
+    """Asks a network once a session what an image of a size costs: it takes longer than a tiny training."""
+    known: dict[Any, Any] = {}
+
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(model: torch.nn.Module, *arguments: Any, **named: Any) -> Any:
+            if not type(model).__module__.startswith("anysize."):
+                return function(model, *arguments, **named)
+            recomputed = sum("forward" in vars(module) for module in model.modules())
+            key = (function, repr(model), recomputed, arguments, tuple(named.items()))
+            if key not in known:
+                known[key] = function(model, *arguments, **named)
+            return known[key]
+
+        return ask
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((build, "count_flops"), (build, "check_size"), (runs, "count_flops")):
+            patch.setattr(module, name, once(getattr(module, name)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
     """Makes the quickstart small enough for a test; keyword `section__field` overrides."""
@@ -84,12 +120,13 @@ def trained_scenes(
     tiny_scenes: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The run folder of `tiny_scenes(task)`, trained once a session: to be read alone; who writes takes a copy."""
-    runs: dict[str, Path] = {}
+    made: dict[str, Path] = {}
 
     def trained(task: str) -> Path:
-        if task not in runs:
-            runs[task] = train(tiny_scenes(task), run=tmp_path_factory.mktemp("scenes") / task)
-        return runs[task]
+        if task not in made:
+            made[task] = train(tiny_scenes(task), run=tmp_path_factory.mktemp("scenes") / task)
+            write_report(made[task])
+        return made[task]
 
     return trained
 

@@ -74,6 +74,7 @@ def test_it_is_fed_as_it_was_published(file: Path) -> None:
     assert load_run(changed).preprocessing.mean == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.report
 def test_evaluate_and_calibrate_take_it(file: Path, image_folder: Path) -> None:
     run, _ = imported(file, overrides={"data.root": str(image_folder)})
     table = anysize.evaluate(run, [32, 24], overrides={"data.workers": 0})

@@ -1,6 +1,5 @@
 """A recipe's norm is what trains, what a checkpoint holds, and what comes back from it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from anysize.experiment import build
 from anysize.experiment.runs import evaluate, load_run
 from anysize.experiment.train import train
+from anysize.models.spec import ModelSpec
 from anysize.norms.layers import ElementwiseLayerNorm
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe, load_recipe
@@ -54,6 +54,8 @@ def test_online_norm_trains_and_comes_back_with_its_options(online_run: Path) ->
         assert (norm.options.alpha_fwd, norm.options.ecm) == (0.9, "ac")
         assert norm.norm.m.any()  # the state that training left
     assert len(evaluate(online_run, [28], calibrate=False)) == 1
+    with pytest.raises(UserError, match=r"checkpoint of another model: its model.norm_options is .*, the run's recipe"):
+        load_run(online_run, "last", {"model.norm_options.alpha_fwd": 0.8})
 
 
 def test_norm_with_a_weight_a_value_takes_the_base_size(tmp_path: Path, tiny: Make) -> None:
@@ -71,17 +73,14 @@ def test_norm_with_a_weight_a_value_takes_the_base_size(tmp_path: Path, tiny: Ma
 def test_checkpoints_without_a_word_on_norms_load_and_others_are_compared(tmp_path: Path, tiny: Make) -> None:
     run = train(tiny(data__limit=16, training__epochs=1), run=tmp_path / "run")
     saved = read_checkpoint(run / "checkpoints/last")
-    assert (saved.state["model"]["norm"], saved.state["model"]["norm_options"]) == ("", {})
-    kept = {key: saved.state["model"][key] for key in ("name", "options", "num_classes", "in_channels")}
+    assert ModelSpec.from_dict(saved.state["model"]).settings["norm"] == ""
+    old = {key: saved.state["model"][key] for key in ("name", "options", "num_classes", "in_channels")}
     state = {key: value for key, value in saved.state.items() if key not in ("files", "format")}
-    write_checkpoint(
-        run / "checkpoints/old", Checkpoint(saved.model, {}, json.loads(json.dumps({**state, "model": kept})))
-    )
+    write_checkpoint(run / "checkpoints/old", Checkpoint({"model": saved.model}, {**state, "model": old}))
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(load_run(run, "old").model(images), load_run(run, "last").model(images))
-    for key, value in (("norm", "group"), ("norm_options", {"eps": 0.1})):
-        with pytest.raises(UserError, match=rf"checkpoint of another model: its model.{key} is .*, the run's recipe"):
-            load_run(run, "old", {f"model.{key}": value})
+    with pytest.raises(UserError, match=r"checkpoint of another model: its model.norm is .*, the run's recipe"):
+        load_run(run, "old", {"model.norm": "group"})
 
 
 def test_command_line_values_become_options(tiny: Make) -> None:

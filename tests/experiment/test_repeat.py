@@ -16,7 +16,6 @@ from anysize.experiment.repeat import repeat, repeats_table, summarize_repeats
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
-from anysize.reports import html
 from anysize.reports.console import show_table
 from anysize.training import loop
 from anysize.training.guards import Diverged
@@ -24,12 +23,6 @@ from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 SMALL: dict[str, Any] = {"data__limit": 60, "sizes__mix": "fixed"}
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing a report takes several times as long as training these runs."""
-    monkeypatch.setattr(html, "write_report", lambda folder: folder / "report.html")
 
 
 def metrics(folder: Path, seed: int) -> pd.DataFrame:

@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny: Make) -> Path:
     return train(tiny(data__limit=300, training__epochs=3), run=tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.report
 def test_the_table_has_each_size_as_trained_and_calibrated(run: Path) -> None:
     seen = []
     table = evaluate(run, "14:42:14", on_row=lambda row: seen.append(row["size"]))

@@ -16,8 +16,6 @@ from rich.console import Console
 from test_train import assert_same_bits, stop_at
 
 from anysize.data.export import export_dataset
-from anysize.experiment import runs as runs_module
-from anysize.experiment import train as train_module
 from anysize.experiment.runs import evaluate, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform
 from anysize.experiment.train import train
@@ -47,13 +45,6 @@ TABLE = {"multilabel": "all labels and by object size", "segmentation": "by obje
 def copied(trained_scenes: Trained, tmp_path: Path) -> Trained:
     """A copy of the trained run of a task, to write into."""
     return lambda task: Path(shutil.copytree(trained_scenes(task), tmp_path / task))
-
-
-@pytest.fixture
-def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the reports out, which take most of the time of runs as small as these."""
-    monkeypatch.setattr(train_module, "_write_report", lambda folder: None)
-    monkeypatch.setattr(runs_module, "write_report", lambda folder: None)
 
 
 def listed(run: Path) -> dict[str, Any]:
@@ -107,7 +98,6 @@ def test_the_pictures_are_the_worst_of_all_and_the_worst_comes_first(trained_sce
         assert all((run / "predictions" / name).stat().st_size for name in entry["pictures"].values())
 
 
-@pytest.mark.usefixtures("no_reports")
 @pytest.mark.parametrize("task", TASKS)
 def test_stopped_and_resumed_the_bits_are_the_same(
     tiny_scenes: Make, trained_scenes: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
@@ -126,7 +116,6 @@ def test_stopped_and_resumed_the_bits_are_the_same(
     assert ours == theirs
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_a_run_that_goes_on_forgets_what_was_measured_before(
     tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +133,7 @@ def test_a_run_that_goes_on_forgets_what_was_measured_before(
     assert listed(run)["calibrated"]
 
 
+@pytest.mark.report
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluation_writes_its_figures_its_tables_and_a_report_with_both(copied: Trained, task: str) -> None:
     run = copied(task)
@@ -225,7 +215,6 @@ def test_other_limits_of_object_sizes_move_objects_between_them(trained_scenes: 
     assert wide.values["mean_iou"] == usual.values["mean_iou"]
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_objects_of_one_size_alone_are_evaluated_and_printed(copied: Trained) -> None:
     table = evaluate(copied("segmentation"), [32], calibrate=False, overrides={"data.areas": (1e-3, 1e6)})
     console = Console(file=io.StringIO(), width=80)
@@ -234,7 +223,6 @@ def test_objects_of_one_size_alone_are_evaluated_and_printed(copied: Trained) ->
     assert "small" not in console.file.getvalue()
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_without_pictures_there_are_none(tiny_scenes: Make, tmp_path: Path) -> None:
     recipe = tiny_scenes("multilabel", data__limit=8, evaluation__pictures=0, training__epochs=1)
     run = train(recipe, run=tmp_path / "run")

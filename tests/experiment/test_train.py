@@ -57,6 +57,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(loop, "train_step", train_step)
 
 
+@pytest.mark.report
 def test_a_run_explains_itself(tiny: Make, tmp_path: Path) -> None:
     recipe = tiny(data__limit=400)
     run = train(recipe, run=tmp_path / "run")
@@ -128,15 +129,23 @@ def test_files_through_workers_stopped_and_resumed_with_another_number_of_them(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGTERM, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGKILL, signal.SIGINT))],
 )
-def test_a_killed_process_goes_on_from_its_last_save(tiny: Make, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_killed_process_goes_on_from_its_last_save(
+    tiny: Make, tmp_path: Path, anysize: Callable[..., Any], number: signal.Signals
+) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(dump(tiny(training__checkpoint_minutes=0.0)))
     whole = train(load_recipe(str(recipe)), run=tmp_path / "whole")
-    command = [sys.executable, "-m", "anysize", "train", str(recipe), "--run", str(tmp_path / "broken")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["train", str(recipe), "--run", str(tmp_path / "broken")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anysize", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     state = tmp_path / "broken/checkpoints/last/state.json"
     deadline = time.monotonic() + 60
     while not state.exists() and time.monotonic() < deadline:
@@ -150,7 +159,7 @@ def test_a_killed_process_goes_on_from_its_last_save(tiny: Make, tmp_path: Path,
         assert "the same command goes on from there" in errors
     done = read_state(state.parent)["progress"]["step"]
     assert 0 < done < pd.read_csv(tmp_path / "whole/metrics.csv")["step"].max()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert anysize(*command).returncode == 0
     assert_same_bits(whole, tmp_path / "broken")
 
 

@@ -83,7 +83,10 @@ def test_validation_best_and_evaluation_are_those_of_the_average(tiny: Make, tmp
     "changes",
     [
         {"model__norm": "online", "training__channels_last": False},
-        {"model__elasticize": "auto", "optimizer__warmup_epochs": 1, "optimizer__name": "adamw"},
+        pytest.param(
+            {"model__elasticize": "auto", "optimizer__warmup_epochs": 1, "optimizer__name": "adamw"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_with_averaged_weights_is_resumed_to_the_bit(
@@ -92,7 +95,7 @@ def test_a_run_with_averaged_weights_is_resumed_to_the_bit(
     assert_resumed(tiny(**AVERAGED, **changes, data__limit=100), tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
+@pytest.mark.parametrize("task", [pytest.param("multilabel", marks=pytest.mark.slow), "segmentation"])
 def test_so_is_one_of_each_task(tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
     assert_resumed(tiny_scenes(task, **AVERAGED, training__epochs=1, training__batch_size=4), tmp_path, monkeypatch)
 
