@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from anysize.data.loader import PlanLoader
 from anysize.experiment import train as train_module
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
@@ -78,6 +79,9 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
         patch.setattr(html, "write_report", lambda folder: folder / "report.html")
     patch.setattr(loop, "train_step", train_step)
     patch.setattr(train_module, "_finish", noted)
+    if what == "damaged" and rank == 1:  # all files of its third batch are, which the loader then leaves out
+        load = PlanLoader.load
+        patch.setattr(PlanLoader, "load", lambda self, batches: (b for b in load(self, batches) if b.step != 2))
     if what == "unprepared" and rank == 1:
         patch.setattr(train_module, "check_precision", lambda *arguments: 1 / 0)
 
@@ -118,6 +122,7 @@ def runs(
         ("stopped", tiny(**small), root / "stopped"),
         ("ended", tiny(**small), root / "stopped"),
         ("not finite", tiny(**small, training__log_every=2), root / "not-finite"),
+        ("damaged", tiny(**small), root / "damaged"),
         ("unprepared", tiny(**small), root / "unprepared"),
     ]
     return root, in_two_processes(root, jobs)
@@ -176,6 +181,17 @@ def test_a_batch_of_one_that_is_not_finite_ends_both_and_names_its_samples(runs:
     )
     assert "Diverged: the loss is nan at epoch 1, step 5" in errors[1]
     assert not (root / "not-finite/checkpoints/last").exists()
+
+
+def test_a_batch_that_one_cannot_load_is_passed_over_by_both(runs: Any) -> None:
+    root, found = runs
+    assert "error" not in found["damaged", 0]
+    assert len(found["damaged", 0]["seeds"]) == len(found["damaged", 1]["seeds"]) == 4  # of five steps
+    assert found["damaged", 0]["images"] == 64
+    parameters = [name for name in found["damaged", 0]["weights"] if name.endswith(("weight", "bias"))]
+    for name in parameters:
+        assert (found["damaged", 0]["weights"][name] == found["damaged", 1]["weights"][name]).all()
+    assert read_state(root / "damaged/checkpoints/last")["progress"]["step"] == 4
 
 
 def test_an_error_of_one_before_the_first_step_is_that_of_both(runs: Any) -> None:
