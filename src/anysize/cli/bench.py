@@ -30,34 +30,20 @@ def command(
 
     Settings of [model], such as --model.options.depth 20 or --model.checkpoint-segments 2, are taken, too.
 
-    Parameters
-    ----------
-    model
-        a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
-    sizes
-        sides of the images, pixels, such as 128,224; by default the one that the model was published for
-    batch
-        images a step, such as 1,8
-    train
-        measure training steps, too
-    fold
-        measure inference with batch norms folded into convolutions
-    channels_last
-        memory order of images and weights
-    precision
-        bfloat16 and float16 by autocast
-    norm
-        swap the model's norms for this one
-    task
-        classification or segmentation; by default what the model was made for
-    device
-        auto, cpu or cuda
-    threads
-        of PyTorch on a CPU; 0: as many as it chooses
-    repeats
-        the figures are medians of so many
-    csv
-        also write the table to this file
+    Args:
+        model: a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
+        sizes: sides of the images, pixels, such as 128,224; by default the one that the model was published for
+        batch: images a step, such as 1,8
+        train: measure training steps, too
+        fold: measure inference with batch norms folded into convolutions
+        channels_last: memory order of images and weights
+        precision: bfloat16 and float16 by autocast
+        norm: swap the model's norms for this one
+        task: classification or segmentation; by default what the model was made for
+        device: auto, cpu or cuda
+        threads: of PyTorch on a CPU; 0: as many as it chooses
+        repeats: the figures are medians of so many
+        csv: also write the table to this file
     """
     import torch
     from rich.console import Console

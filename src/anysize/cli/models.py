@@ -13,10 +13,8 @@ def list_models(pattern: str = "", /) -> None:
 
     A multiply-add counts as 2 FLOPs. timm:NAME, FILE.py:FUNCTION and MODULE:FUNCTION are models, too.
 
-    Parameters
-    ----------
-    pattern
-        only names that contain this, or match it where it has * or ?
+    Args:
+        pattern: only names that contain this, or match it where it has * or ?
     """
     from anysize.models.measure.table import find_models, read_table
     from anysize.registry import UserError, did_you_mean
@@ -56,20 +54,13 @@ def show(
 
     Settings of [model], such as --model.options.depth 20 or --model.elasticize auto, are taken, too.
 
-    Parameters
-    ----------
-    name
-        one that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
-    size
-        side of the image, pixels; by default the one that the model was published for
-    norm
-        swap the model's norms for this one
-    task
-        classification or segmentation; by default what the model was made for
-    classes
-        by default as many as the model was published with; for segmentation 21, as VOC has
-    channels
-        of the images; by default as many as the model was published with
+    Args:
+        name: one that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
+        size: side of the image, pixels; by default the one that the model was published for
+        norm: swap the model's norms for this one
+        task: classification or segmentation; by default what the model was made for
+        classes: by default as many as the model was published with; for segmentation 21, as VOC has
+        channels: of the images; by default as many as the model was published with
     """
     from anysize.experiment.named import named_model
     from anysize.models.measure.input_size import smallest_size

@@ -6,12 +6,9 @@ from anysize.cli import Settings, parse_settings
 def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
     """Say what a run will cost before it starts: by size, and in all.
 
-    Parameters
-    ----------
-    recipe
-        a recipe's name or the path of a TOML file
-    images
-        number of training images, instead of the data set's own
+    Args:
+        recipe: a recipe's name or the path of a TOML file
+        images: number of training images, instead of the data set's own
     """
     from anysize.experiment.planning import plan
     from anysize.reports.console import show_table
