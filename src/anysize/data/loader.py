@@ -137,9 +137,8 @@ def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
     >>> [batch.indices.tolist() for batch in sequential_batches(5, size=32, batch_size=2)]
     [[0, 1], [2, 3], [4]]
     """
-    return [
-        Batch(0, size, 1, np.arange(start, min(start + batch_size, length))) for start in range(0, length, batch_size)
-    ]
+    every = np.arange(length)
+    return [Batch(0, size, 1, every[start : start + batch_size]) for start in range(0, length, batch_size)]
 
 
 class _Decoded(NamedTuple):
@@ -153,12 +152,12 @@ class _Decoded(NamedTuple):
     samples: Collated | None
 
 
+@dataclasses.dataclass(eq=False)
 class _Batches(Dataset[_Decoded]):
     """Decodes a batch: each file once, however many copies of it are asked for."""
 
-    def __init__(self, source: Source, transform: Transform) -> None:
-        self.source = source
-        self.transform = transform
+    source: Source
+    transform: Transform
 
     def __getitem__(self, batch: Batch) -> _Decoded:
         samples: list[Sample] = []

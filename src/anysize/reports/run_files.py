@@ -70,10 +70,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Do nothing where a file `path` could be written, before anything is computed for it.
-
-    Raises:
-        UserError: the folder is missing or may not be written, or `path` is a folder.
+    """Raise a `UserError` where a file `path` could not be written, before anything is computed for it.
 
     >>> check_writable(Path("/nowhere/table.csv"))
     Traceback (most recent call last):

@@ -36,11 +36,7 @@ class MaskFiles:
         return len(self._paths)
 
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Class numbers, uint8 `shape`.
-
-        Raises:
-            BadImage: no mask, one that is damaged or of another size, or a number that no class has.
-        """
+        """Class numbers, uint8 `shape`. Raises `BadImage` as `read_mask`, and for another size or an unknown class."""
         path = os.fsdecode(bytes(self._paths[index]))
         mask = read_mask(path)
         check_shape(mask, shape, path)
@@ -70,9 +66,7 @@ def read_mask(path: str) -> np.ndarray:
     """The values of a palette, grey or two-coloured image file as they are stored: uint8 (H, W).
 
     Of a palette image these are the indices, of a grey one with 1, 2, 4, 8 or 16 bits a pixel the numbers in the file.
-
-    Raises:
-        BadImage: the file is damaged, in colours, lossy, or has values above 255.
+    Raises `BadImage` for a file that is damaged, in colours, lossy, or has values above 255.
     """
     try:
         with Image.open(path) as image:

@@ -60,9 +60,6 @@ def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
 
     The cache is `NAME.anysize.npz`. It is made again when the file's size or time of modification differs, or when it
     is damaged; a folder that may not be written gets none.
-
-    Raises:
-        UserError: as `index_coco`.
     """
     path = os.path.abspath(path)
     index = _read_cache(path)
@@ -75,9 +72,8 @@ def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
 def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
     """Read an annotation file through, an annotation at a time.
 
-    Raises:
-        UserError: the file cannot be read, is cut off, is not JSON or of another format, names an unknown image or
-            category, or has values of wrong kinds.
+    Raises a `UserError` for a file that cannot be read, is cut off, is not JSON or of another format, names an unknown
+    image or category, or has values of wrong kinds.
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -121,11 +117,7 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
 
 
 def file_stamp(path: str) -> tuple[int, int]:
-    """Size (bytes) and time of modification (nanoseconds) of a file.
-
-    Raises:
-        UserError: there is no such file; those that are there are named.
-    """
+    """Size (bytes) and time of modification (nanoseconds) of a file; the error names those that are there."""
     try:
         status = os.stat(path)
     except OSError as error:

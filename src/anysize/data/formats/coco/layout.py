@@ -26,9 +26,6 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
         root: holds `annotations` and the folders of images.
         settings: year (`image_set`), classes (`categories`), and what is done about missing images (`on_bad_image`).
         areas: pixels below which an object is small and medium.
-
-    Raises:
-        UserError: files are missing, or not as expected.
     """
     year = settings.image_set or _year(root)
     folder_name = f"{_NAMES[split]}{year}"
