@@ -92,18 +92,10 @@ class PlanLoader:
                 self.source.report_bad(index, reason)
             if collated is None:
                 continue
-            pixels = collated.pixels.to(self.device, non_blocking=True)
-            yield LoadedBatch(
-                images=self.transform.finish(pixels, indices, batch),
-                targets=collated.targets.to(self.device, non_blocking=True),
-                size=batch.size,
-                copies=self.transform.views(batch),
-                indices=indices,
-                epoch=batch.epoch,
-                step=step,
-                boxes=collated.boxes,
-                shapes=collated.shapes,
-            )
+            pixels, targets = (part.to(self.device, non_blocking=True) for part in collated[:2])
+            images, copies = self.transform.finish(pixels, indices, batch), self.transform.views(batch)
+            where = (collated.boxes, collated.shapes)
+            yield LoadedBatch(images, targets, batch.size, copies, indices, batch.epoch, step, *where)
 
     def _from_memory(
         self, source: ArraySource, transform: PlainTransform, batches: Sequence[Batch]

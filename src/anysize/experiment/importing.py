@@ -1,13 +1,13 @@
 """`anysize.import_checkpoint`: a file of another program's becomes a run folder that the other verbs take.
 
-The values go from the mapped file to the new one a tensor at a time; the model itself is built for its names and shapes
-alone, without memory, unless something of it is new.
+The values go from the mapped file to the new one; the model itself is built for its names and shapes alone, without
+memory, unless something of it is new.
 """
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
-Say = Callable[[str], None]
-
 
 def import_checkpoint(
     path: str | Path,
@@ -43,7 +41,7 @@ def import_checkpoint(
     averaged: bool = False,
     partial: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    say: Say | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a run folder with the weights of a file that another program wrote; returns the folder.
 
@@ -75,8 +73,10 @@ def import_checkpoint(
     foreign = read_foreign(path, averaged=averaged)
     name = model or _name_of(foreign)
     recipe = _recipe(name, foreign, overrides or {})
-    folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(_stem(foreign.path))}"
-    _check_new(folder)
+    stem = foreign.path.name.removesuffix(".tar").rpartition(".")[0] or foreign.path.name
+    folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(stem)}"
+    if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
+        raise UserError(f"{folder} is there already; give a new folder with --out")
     plan = _plan(recipe, foreign, classes, channels)
     labels = name in PUBLISHED and "multilabel" in PUBLISHED[name].others
     if labels and plan.file_classes == PUBLISHED_CLASSES["multilabel"] and "task.name" not in (overrides or {}):
@@ -92,7 +92,7 @@ def import_checkpoint(
         "imported": {"file": foreign.path.name, "model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics},
     }
     tensors, fitted = _tensors(plan, recipe, foreign, partial)
-    damaged = next((key for key, value in tensors.items() if not _finite(value)), None)
+    damaged = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
     _write(folder, Checkpoint({"model": tensors}, state), recipe)
     for line in (
         *foreign.lines(),
@@ -169,28 +169,7 @@ def _tensors(
     else:
         first = plan.spec.build().state_dict()
     tensors = {name: plan.report.tensors[name] if name in plan.report.tensors else first[name] for name in plan.own}
-    return _OfTypes(tensors, plan.own), plan.report.lines()
-
-
-class _OfTypes(Mapping[str, Tensor]):
-    """Tensors of a file, each converted to the model's type only when it is asked for."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self._own = own
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name].to(self._own[name].dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    return {name: value.to(plan.own[name].dtype) for name, value in tensors.items()}, plan.report.lines()
 
 
 def _name_of(foreign: ForeignCheckpoint) -> str:
@@ -238,25 +217,8 @@ def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[s
         wanted = getattr(recipe.data, key)
         if wanted and len(wanted) != channels:
             raise UserError(f"data.{key} has {len(wanted)} values and the model {channels} input channels")
-    return (
-        dataclasses.replace(
-            expected,
-            image_size=recipe.sizes.base or expected.image_size,
-            mean=recipe.data.mean or expected.mean,
-            std=recipe.data.std or expected.std,
-            resize=recipe.data.resize or expected.resize,
-        ),
-        notes,
-    )
-
-
-def _check_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
-        raise UserError(f"{folder} is there already; give a new folder with --out")
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".tar").rpartition(".")[0] or path.name
+    chosen = {key: getattr(recipe.data, key) or getattr(expected, key) for key in ("mean", "std", "resize")}
+    return dataclasses.replace(expected, image_size=recipe.sizes.base or expected.image_size, **chosen), notes
 
 
 def _plain(name: str) -> str:

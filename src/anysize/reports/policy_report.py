@@ -73,16 +73,9 @@ def images_table(table: pd.DataFrame) -> TextTable:
 def policy_figure(summary: pd.DataFrame) -> Any:
     """Draw the part of each block's output that comes from half resolution: mean and deviation over images."""
     data = summary[summary["label"] == ""]
-    blocks = data["block"].tolist()
-    source = ColumnDataSource(
-        {
-            "block": blocks,
-            "mean": 100 * data["low_share"],
-            "low": 100 * (data["low_share"] - data["low_share_sd"]),
-            "high": 100 * (data["low_share"] + data["low_share_sd"]),
-            "sd": 100 * data["low_share_sd"],
-        }
-    )
+    blocks, mean, deviation = data["block"].tolist(), data["low_share"], data["low_share_sd"]
+    shown = {"mean": mean, "low": mean - deviation, "high": mean + deviation, "sd": deviation}
+    source = ColumnDataSource({"block": blocks, **{name: 100 * values for name, values in shown.items()}})
     plot = empty_figure("block", "from half resolution (%)", x_range=blocks, height=330)
     plot.add_layout(Span(location=50, dimension="width", line_color="#8b95a1", line_dash="dotted"))
     plot.segment("block", "low", "block", "high", source=source, color=COLORS[0], line_width=7, line_alpha=0.28)
@@ -111,15 +104,9 @@ def class_figure(summary: pd.DataFrame) -> Any | None:
     mapper = LinearColorMapper(palette=list(_DIVERGING), low=-limit, high=limit)
     labels, blocks = difference.index.tolist(), difference.columns.tolist()
     plot = empty_figure("block", "", x_range=blocks, y_range=labels, height=150 + 20 * len(labels))
-    cell = plot.rect(
-        "block",
-        "label",
-        1,
-        1,
-        source=ColumnDataSource({str(name): values for name, values in cells.items()}),
-        fill_color=transform("difference", mapper),
-        line_color="white",
-    )
+    source = ColumnDataSource({str(name): values for name, values in cells.items()})
+    fill = transform("difference", mapper)
+    cell = plot.rect("block", "label", 1, 1, source=source, fill_color=fill, line_color="white")
     tips = [("class", "@label"), ("block", "@block"), ("against all images", "@difference{+0.0} points")]
     plot.add_tools(HoverTool(renderers=[cell], tooltips=tips))
     ticks = [-limit, 0, limit]

@@ -94,9 +94,8 @@ class JointTrainTransform(Augmentation, JointTransform):
             corner = geometry.middle(resized[0], size), geometry.middle(resized[1], size)
         else:
             low, high = self.augment.rescale
-            resized = geometry.scaled_size(
-                height, width, low * (high / low) ** factor * size / self.preprocessing.own_size
-            )
+            scale = low * (high / low) ** factor * size / self.preprocessing.own_size
+            resized = geometry.scaled_size(height, width, scale)
             corner = geometry.random_start(resized[0], size, top), geometry.random_start(resized[1], size, left)
         return functools.partial(
             geometry.resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing
