@@ -17,10 +17,9 @@ _CHUNK = 64  # files a thread decodes in one go
 def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     """Decode all files if they are small, of one size, and take at most `limit` MiB; None otherwise.
 
-    None also where targets are read from files: these stay on disk, and their images with them.
-
-    The decision is made while decoding: the first file sets the size, and the first that differs ends the attempt.
-    Damaged files follow the source's policy: "error" raises a `UserError`.
+    None also where targets are read from files: these stay on disk, and their images with them. The decision is made
+    while decoding: the first file sets the size, and the first that differs ends the attempt. Damaged files follow the
+    source's policy: "error" raises a `UserError`.
     """
     targets = source.targets
     if not isinstance(targets, np.ndarray):

@@ -103,10 +103,8 @@ def predict(
 def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     """The image files that are given or lie in the given folders, each with the name of its prediction.
 
-    The name is the file's, or its path below the folder that was given.
-
-    Raises:
-        UserError: something that is not there, a folder without images, no images at all, or two of one name.
+    The name is the file's, or its path below the folder that was given. A `UserError` says what is not there, holds no
+    image, or would have one name.
     """
     found: dict[str, Path] = {}
     for item in map(Path, given):

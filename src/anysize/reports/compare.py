@@ -33,9 +33,8 @@ def read_runs(
 ) -> list[Run]:
     """Read run folders; `legend` names them, else the folders' names do (with their parents' where two are alike).
 
-    A folder of `train --repeat` stands for the runs in it.
-
-    With `untrained`, a run that ended before its first epoch did is read too.
+    A folder of `train --repeat` stands for the runs in it. With `untrained`, a run that ended before its first epoch
+    did is read too.
 
     Raises:
         UserError: a folder that is no run or has neither trained nor been evaluated, a legend of another length, or

@@ -17,11 +17,7 @@ from anysize.tasks.records import OBJECT_SIZES
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` into a run folder from the files there, whatever of them there is, and return its path.
-
-    Raises:
-        UserError: the folder is not a run, or cannot be written.
-    """
+    """Write `report.html` into a run folder from the files there, whatever of them there is, and return its path."""
     run = Run.read(folder)
     path, settings = run.folder / run_files.REPORT, run.settings
     subtitle = " · ".join(str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings)

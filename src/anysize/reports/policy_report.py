@@ -21,10 +21,7 @@ _DIVERGING = ("#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d1e5f0", 
 def summarise(table: pd.DataFrame, classes: Sequence[str], size: int) -> pd.DataFrame:
     """Mean and deviation of `low_share` by block, over all images (label "") and over those of each class.
 
-    Args:
-        table: as `scale_policy` returns it.
-        classes: names of the labels.
-        size: image size (pixels), which is written beside.
+    `table` is as `scale_policy` returns it, `classes` are the names of its labels; `size` (pixels) is written beside.
 
     >>> table = pd.DataFrame({"image": [0, 1], "label": [0, 1], "block": "layer1.0", "low_share": [0.2, 0.4]})
     >>> summarise(table, ["cat", "dog"], 32)[["label", "images", "low_share"]].to_dict("list")
@@ -55,7 +52,6 @@ def images_table(table: pd.DataFrame) -> TextTable:
     """The part that comes from half resolution, image by image; `table` is as `scale_policy` returns it.
 
     A few images have a column each and the blocks a row; of many images each has a row, with the mean over blocks.
-
     Images are named by their files, or by their paths where two files have one name.
     """
     paths = table["image"].unique()

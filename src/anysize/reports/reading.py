@@ -28,11 +28,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: str | Path, name: str = "") -> "Run":
-        """Read a run folder; its name is the folder's unless given.
-
-        Raises:
-            UserError: the folder holds none of the files of a run.
-        """
+        """Read a run folder; its name is the folder's unless given. A folder without such files is a `UserError`."""
         folder = Path(folder)
         if not any((folder / file).exists() for file in (run_files.METRICS, run_files.EVALUATION, run_files.RECIPE)):
             what = "has none of" if folder.is_dir() else "is no folder with"

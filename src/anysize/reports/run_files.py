@@ -51,8 +51,7 @@ REPEATS = "repeats.csv"
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside `path` and rename it into place: `path` holds the old or the new content, never a part.
 
-    Raises:
-        UserError: the disk is full, the folder is missing or may not be written. The old file is still there.
+    Raises a `UserError` where the disk is full, or the folder is missing or may not be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

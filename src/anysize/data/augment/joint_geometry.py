@@ -116,9 +116,16 @@ def _span(source: int, resized: int, start: int, length: int) -> _Span:
     reach = _REACH * max(1.0, resized / source)
     low = aligned[max(0, int(np.searchsorted(edges[aligned], first - reach, side="right")) - 1)]
     high = aligned[min(len(aligned) - 1, int(np.searchsorted(edges[aligned], last + reach)))]
-    place, end = int(places[low]), int(places[high])
-    before, after = first - start, start + length - last
-    return _Span(int(low), int(high - low), end - place, first - place, last - first, before, after)
+    place = int(places[low])
+    return _Span(
+        source=int(low),
+        source_length=int(high - low),
+        length=int(places[high]) - place,
+        start=first - place,
+        shown=last - first,
+        before=first - start,
+        after=start + length - last,
+    )
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
