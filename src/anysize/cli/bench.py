@@ -77,19 +77,12 @@ def command(
         )
     order = "channels last" if channels_last else "contiguous"
     folded = ", inference with norms folded" * fold
-    rows = [
-        [
-            row["mode"],
-            f"{row['size']} px",
-            str(row["batch"]),
-            f"{row['images_per_second']:,.1f}",
-            f"{row['milliseconds']:,.2f}",
-            f"{(row['slowest'] - row['fastest']) / row['milliseconds']:.0%}",
-            f"{row['memory'] / 2**20:,.0f} MiB",
-            f"{row['flops_per_second'] / 1e9:,.1f}",
-        ]
-        for row in result.to_dict("records")
-    ]
+    rows = []
+    for row in result.to_dict("records"):
+        spread = (row["slowest"] - row["fastest"]) / row["milliseconds"]
+        times = f"{row['images_per_second']:,.1f}", f"{row['milliseconds']:,.2f}", f"{spread:.0%}"
+        memory, speed = f"{row['memory'] / 2**20:,.0f} MiB", f"{row['flops_per_second'] / 1e9:,.1f}"
+        rows.append([row["mode"], f"{row['size']} px", str(row["batch"]), *times, memory, speed])
     header = "mode", "size", "batch", "images/s", "ms a step", "spread", "memory", "GFLOP/s"
     show_table(TextTable(header, rows, title=f"{model}, {precision}, {order}{folded}"))
     machine = describe_environment()

@@ -25,17 +25,10 @@ def list_models(pattern: str = "", /) -> None:
     if not models:
         hint = did_you_mean(pattern, [model.name for model in read_table()])
         raise UserError(f"no model's name has {pattern!r} in it: {hint}")
-    rows = [
-        [
-            model.name,
-            f"{model.parameters / 1e6:,.2f} M",
-            f"{model.flops / 1e9:,.3f} G",
-            f"{model.image_size} px",
-            f"{model.smallest} px",
-            model.description,
-        ]
-        for model in models
-    ]
+    rows = []
+    for model in models:
+        costs = f"{model.parameters / 1e6:,.2f} M", f"{model.flops / 1e9:,.3f} G"
+        rows.append([model.name, *costs, f"{model.image_size} px", f"{model.smallest} px", model.description])
     show_table(TextTable(["model", "parameters", "FLOPs", "at", "smallest", ""], rows, cut=[5]))
 
 
@@ -74,17 +67,11 @@ def show(
     channels = channels or expected.channels
     parts = structure(model, expected.image_size, channels)
     parameters, flops = (sum(getattr(part, what) for part in parts) for what in ("parameters", "flops"))
-    rows = [
-        [
-            part.name,
-            part.kind,
-            " x ".join(map(str, part.output)) if part.output else "-",
-            f"{part.parameters:,}",
-            f"{part.flops / 1e6:,.1f}",
-            f"{part.flops / max(flops, 1):.1%}",
-        ]
-        for part in parts
-    ]
+    rows = []
+    for part in parts:
+        output = " x ".join(map(str, part.output or ())) or "-"
+        costs = f"{part.parameters:,}", f"{part.flops / 1e6:,.1f}", f"{part.flops / max(flops, 1):.1%}"
+        rows.append([part.name, part.kind, output, *costs])
     header = "part", "module", "output", "parameters", "MFLOPs", "share"
     total = "all", type(model).__name__, "", f"{parameters:,}", f"{flops / 1e6:,.1f}", ""
     title = f"{name} at {expected.image_size} px"

@@ -2,8 +2,6 @@
 
 Imports no torch before a data set is asked for.
 
->>> dataset_info(DataSettings(name="cifar10")).image_size
-32
 >>> dataset_docs()["fashion-mini"]
 'Embedded in the package: 10,000 + 2,000 images of Fashion-MNIST, grey, 28 x 28, 10 classes.'
 """

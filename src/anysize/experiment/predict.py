@@ -144,7 +144,6 @@ class _GreyFiles(FileSource):
     channels = 1
 
     def image(self, index: int) -> Tensor:
-        """The file in grey: uint8 (1, H, W)."""
         grey: Tensor = rgb_to_grayscale(super().image(index))
         return grey
 

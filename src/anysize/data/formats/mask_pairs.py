@@ -1,5 +1,6 @@
 """Folders of images and masks: which mask belongs to which image, and which classes there are."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -87,9 +88,7 @@ def _largest_number(masks: Sequence[str], _changed: int) -> int:
 
 
 def _largest_in(path: str) -> int:
-    try:
+    with contextlib.suppress(BadImage):
         mask = read_mask(path)
-    except BadImage:
-        return 0
-    numbers = mask[mask != VOID]
-    return int(numbers.max()) if numbers.size else 0
+        return int(mask[mask != VOID].max(initial=0))
+    return 0

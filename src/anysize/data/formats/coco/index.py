@@ -22,7 +22,8 @@ from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the arrays in the cache
+_CACHE = ".anysize.npz"  # what the name of the cache has behind that of the file
+_VERSION = 1  # of the arrays in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +154,11 @@ def _rows(path: str, kind: str, wanted: np.ndarray, known: np.ndarray) -> np.nda
     return rows.astype(np.int32)
 
 
-def _cache_of(path: str) -> str:
-    return path + ".anysize.npz"
-
-
 def _read_cache(path: str) -> CocoIndex | None:
     """The cached index if it is of this version and of the file as it is."""
     stamp = file_stamp(path)
     try:
-        with open(_cache_of(path), "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with open(path + _CACHE, "rb") as file, np.load(file, allow_pickle=False) as stored:
             if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
                 return None
             arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
@@ -172,13 +169,13 @@ def _read_cache(path: str) -> CocoIndex | None:
 
 
 def _write_cache(index: CocoIndex) -> None:
-    beside = f"{_cache_of(index.path)}.{os.getpid()}.tmp"
+    beside = f"{index.path}{_CACHE}.{os.getpid()}.tmp"
     arrays = {name: getattr(index, name) for name in _ARRAYS}
     key = np.array([_VERSION, index.size, index.modified])
     try:
         with open(beside, "wb") as file:
             np.savez(file, key=key, category_names=np.array(index.category_names), **arrays)
-        os.replace(beside, _cache_of(index.path))
+        os.replace(beside, index.path + _CACHE)
     except OSError as error:  # the folder may not be written, or the disk is full: the file is read again next time
         logger.info("no index was kept beside %s (%s)", index.path, error.strerror)
     finally:
