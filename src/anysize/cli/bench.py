@@ -1,9 +1,7 @@
 """`anysize bench MODEL`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from anysize.cli import Settings, parse_settings
 from anysize.registry import UserError
@@ -15,9 +13,9 @@ def command(
     *settings: Settings,
     sizes: str = "",
     batch: str = "1,8",
-    train: Annotated[bool, Parameter(negative="--no-train")] = True,
+    train: bool = True,
     fold: bool = False,
-    channels_last: Annotated[bool, Parameter(negative="--no-channels-last")] = True,
+    channels_last: bool = True,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     norm: str = "",
     task: str = "",

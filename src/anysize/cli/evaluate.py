@@ -1,9 +1,5 @@
 """`anysize evaluate RUN`."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from anysize.cli import Settings, parse_settings
 
 
@@ -12,7 +8,7 @@ def command(
     /,
     *settings: Settings,
     sizes: str = "",
-    calibrate: Annotated[bool, Parameter(negative="--no-calibrate")] = True,
+    calibrate: bool = True,
     checkpoint: str = "last",
     budget: str = "",
 ) -> None:

@@ -123,8 +123,6 @@ def show(column: str, value: float | None) -> str:
 
     >>> show("train_top1", 0.8125), show("loss", 0.51234), show("flops", 2.5e15), show("seconds", 3725.0)
     ('81.2%', '0.512', '2.50 PFLOPs', '1:02:05')
-    >>> show("images_per_second", 12345.6), show("validation_loss", float("nan")), show("lr", 0.0001)
-    ('12,346', '-', '0.0001')
     """
     if value is None or not math.isfinite(value):
         return "-" if value is None or math.isnan(value) else str(value)

@@ -123,11 +123,10 @@ def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
     """Each validation metric that is told by object size, over the epochs: title -> figure."""
     figures = {}
     for stem in _told_by_object_size(metrics):
-        columns = [(size, f"{stem}_{size}") for size in OBJECT_SIZES]
         lines = [
             Line(size, metrics["epoch"], metrics[column], color)
-            for (size, column), color in zip(columns, COLORS, strict=False)
-            if column in metrics and metrics[column].notna().any()
+            for size, color in zip(OBJECT_SIZES, COLORS, strict=False)
+            if (column := f"{stem}_{size}") in metrics and metrics[column].notna().any()
         ]
         if lines:
             figures[f"{label(stem)} by object size"] = line_figure(lines, "epoch", stem)

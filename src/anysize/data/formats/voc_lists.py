@@ -1,7 +1,6 @@
 """PASCAL VOC's folders: which list makes a split, and the image and mask that each of its lines names."""
 
 import os
-import re
 from pathlib import Path
 
 from anysize.data.dataset import Split
@@ -17,7 +16,6 @@ CLASSES = (
 )
 """VOC's own names, in the order of the numbers in its masks."""
 
-_YEAR = re.compile(r"VOC20\d\d")
 _AUGMENTED = "train_aug"
 
 
@@ -50,15 +48,12 @@ def find_year(root: Path) -> Path:
     if (root / "JPEGImages").is_dir():
         return root
     for parent in (root, root / "VOCdevkit"):
-        if parent.is_dir():
-            years = sorted(
-                (entry for entry in parent.iterdir() if _YEAR.fullmatch(entry.name) and entry.is_dir()),
-                key=lambda entry: (entry.name == "VOC2012", entry.name),
-            )
-            if years:
-                if not (years[-1] / "JPEGImages").is_dir():
-                    raise UserError(f"{years[-1]} has no folder 'JPEGImages'; expected VOC's images in it")
-                return years[-1]
+        years = [entry for entry in parent.glob("VOC20[0-9][0-9]") if entry.is_dir()]
+        if years:
+            year = max(years, key=lambda entry: (entry.name == "VOC2012", entry.name))
+            if not (year / "JPEGImages").is_dir():
+                raise UserError(f"{year} has no folder 'JPEGImages'; expected VOC's images in it")
+            return year
     raise UserError(
         f"{root} holds no VOC2012 (or other VOC20xx) folder, in VOCdevkit or without; expected VOCdevkit/VOC2012 with "
         "JPEGImages, SegmentationClass and ImageSets/Segmentation"
