@@ -1,13 +1,13 @@
 """`anysize.import_checkpoint`: a file of another program's becomes a run folder that the other verbs take.
 
-The values go from the mapped file to the new one; the model itself is built for its names and shapes alone, without
-memory, unless something of it is new.
+The values go from the mapped file to the new one a tensor at a time; the model itself is built for its names and shapes
+alone, without memory, unless something of it is new.
 """
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,24 @@ def _tensors(
     else:
         first = plan.spec.build().state_dict()
     tensors = {name: plan.report.tensors[name] if name in plan.report.tensors else first[name] for name in plan.own}
-    return {name: value.to(plan.own[name].dtype) for name, value in tensors.items()}, plan.report.lines()
+    return _OfTypes(tensors, plan.own), plan.report.lines()
+
+
+@dataclasses.dataclass(eq=False)
+class _OfTypes(Mapping[str, Tensor]):
+    """Tensors of a file, each converted to the model's type only when it is asked for."""
+
+    tensors: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name].to(self.own[name].dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 def _name_of(foreign: ForeignCheckpoint) -> str:
