@@ -90,11 +90,9 @@ def explain(name: str) -> str:
     """
     files = read_files(name)
     comments = {path: leading_comment(path) for path in reversed(files)}
-    parts = [
-        comment if path == recipe_path(name) else f"# From {file_label(path)}:\n{comment}"
-        for path, comment in comments.items()
-        if comment
-    ]
+    own = recipe_path(name)
+    origins = {path: "" if path == own else f"# From {file_label(path)}:\n" for path in comments}
+    parts = [origins[path] + comment for path, comment in comments.items() if comment]
     for section, values in to_dict(load_recipe(name)).items():
         lines = [f"[{section}]"]
         for key, value in values.items():

@@ -52,7 +52,13 @@ def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]
     """
 
     def decode(indices: range) -> list[np.ndarray | BadImage]:
-        return [_try_decode(source.describe(i)) for i in indices]
+        decoded: list[np.ndarray | BadImage] = []
+        for index in indices:
+            try:
+                decoded.append(decode_rgb(source.describe(index)))
+            except BadImage as error:
+                decoded.append(error)
+        return decoded
 
     count, threads = len(source), os.cpu_count() or 1
     yield from enumerate(decode(range(min(1, count))))
@@ -62,10 +68,3 @@ def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]
             chunks = [range(first, min(first + _CHUNK, end)) for first in range(start, end, _CHUNK)]
             for indices, images in zip(chunks, pool.map(decode, chunks), strict=True):
                 yield from zip(indices, images, strict=True)
-
-
-def _try_decode(path: str) -> np.ndarray | BadImage:
-    try:
-        return decode_rgb(path)
-    except BadImage as error:
-        return error

@@ -112,9 +112,7 @@ class ArraySource(Source):
         origins: Sequence[str] | np.ndarray | None = None,
         bad_files: dict[str, str] | None = None,
     ) -> None:
-        assert images.dtype == torch.uint8
-        assert images.ndim == 4
-        assert len(images) == len(targets)
+        assert (images.dtype, images.ndim, len(images)) == (torch.uint8, 4, len(targets))
         super().__init__(np.asarray(targets), classes, name, bad_files)
         self.images = images
         self.channels = int(images.shape[3])

@@ -72,12 +72,9 @@ def named_model(
         expected = Preprocessing(size)
     if num_classes is None and task == "segmentation":
         num_classes = PUBLISHED_CLASSES[task]
+    side, channels = size or expected.image_size, expected.channels if in_channels is None else in_channels
     spec = ModelSpec.from_settings(
-        recipe.model,
-        num_classes=num_classes,
-        in_channels=expected.channels if in_channels is None else in_channels,
-        task=task,
-        image_size=size or expected.image_size,
+        recipe.model, num_classes=num_classes, in_channels=channels, task=task, image_size=side
     )
     model = spec.build()
     if recipe.model.checkpoint_segments:

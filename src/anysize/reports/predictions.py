@@ -107,18 +107,13 @@ def _entry(entry: dict[str, Any]) -> str:
     )
     first = sorted(entry["lines"], key=lambda line: line[2] == "wrong")[:_LINES]  # of many wrong ones a few will do
     more = len(entry["lines"]) - len(first)
-    lines = "".join(
-        f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{_number(value)}</li>'
-        for label, value, kind in entry["lines"]
-        if [label, value, kind] in first
-    )
+    lines = ""
+    for label, value, kind in (line for line in entry["lines"] if line in first):
+        number = "" if value is None else f" {100 * value:.0f} %"
+        lines += f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{number}</li>'
     lines += f"<li>and {more} more</li>" if more else ""
     name = escape(Path(entry["name"]).name)
     return f'<section class="card prediction"><div>{figures}</div><h4>{name}</h4><ul>{lines}</ul></section>'
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f" {100 * value:.0f} %"
 
 
 def _data(name: str, content: bytes) -> str:

@@ -25,8 +25,7 @@ class MaskFiles:
     def __init__(self, paths: Sequence[str], num_classes: int, numbers: np.ndarray | None = None) -> None:
         assert num_classes <= VOID
         self._paths = np.array([os.fsencode(path) for path in paths])  # no Python objects: see `FileSource`
-        self.num_classes = num_classes
-        self.numbers = numbers
+        self.num_classes, self.numbers = num_classes, numbers
         self._known = np.isin(np.arange(256), [*range(num_classes), VOID])
         self._table = np.arange(256, dtype=np.uint8)
         if numbers is not None:
@@ -81,9 +80,8 @@ def read_mask(path: str) -> np.ndarray:
     except BadImage:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise BadImage(f"its mask {path} cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from (
-            error
-        )
+        fault = f"its mask {path} cannot be decoded ({type(error).__name__}: {error})"
+        raise BadImage(fault.replace("\n", " ")) from error
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise BadImage(
             f"its mask {path} has pixels of mode {mode}; expected one class number a pixel: a palette or grey PNG"
