@@ -24,13 +24,10 @@ Images = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)]
 
 
 def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
-    """Pair `--section.field VALUE` or `--section.field=VALUE` up.
+    """Pair `--section.field VALUE` or `--section.field=VALUE` up; a `UserError` for what is no option, or has no value.
 
     >>> parse_settings(("--data.root", "~/data", "--training.batch-size=32"))
     {'data.root': '~/data', 'training.batch_size': '32'}
-
-    Raises:
-        UserError: something that is no option, or an option without a value.
     """
     settings: dict[str, str] = {}
     rest = list(tokens)

@@ -1,9 +1,7 @@
 """`anysize bench MODEL`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from anysize.cli import Settings, parse_settings
 from anysize.registry import UserError
@@ -15,9 +13,9 @@ def command(
     *settings: Settings,
     sizes: str = "",
     batch: str = "1,8",
-    train: Annotated[bool, Parameter(negative="--no-train")] = True,
+    train: bool = True,
     fold: bool = False,
-    channels_last: Annotated[bool, Parameter(negative="--no-channels-last")] = True,
+    channels_last: bool = True,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     norm: str = "",
     task: str = "",
@@ -30,34 +28,20 @@ def command(
 
     Settings of [model], such as --model.options.depth 20 or --model.checkpoint-segments 2, are taken, too.
 
-    Parameters
-    ----------
-    model
-        a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
-    sizes
-        sides of the images, pixels, such as 128,224; by default the one that the model was published for
-    batch
-        images a step, such as 1,8
-    train
-        measure training steps, too
-    fold
-        measure inference with batch norms folded into convolutions
-    channels_last
-        memory order of images and weights
-    precision
-        bfloat16 and float16 by autocast
-    norm
-        swap the model's norms for this one
-    task
-        classification or segmentation; by default what the model was made for
-    device
-        auto, cpu or cuda
-    threads
-        of PyTorch on a CPU; 0: as many as it chooses
-    repeats
-        the figures are medians of so many
-    csv
-        also write the table to this file
+    Args:
+        model: a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
+        sizes: sides of the images, pixels, such as 128,224; by default the one that the model was published for
+        batch: images a step, such as 1,8
+        train: measure training steps, too
+        fold: measure inference with batch norms folded into convolutions
+        channels_last: memory order of images and weights
+        precision: bfloat16 and float16 by autocast
+        norm: swap the model's norms for this one
+        task: classification or segmentation; by default what the model was made for
+        device: auto, cpu or cuda
+        threads: of PyTorch on a CPU; 0: as many as it chooses
+        repeats: the figures are medians of so many
+        csv: also write the table to this file
     """
     import torch
     from rich.console import Console
@@ -91,19 +75,12 @@ def command(
         )
     order = "channels last" if channels_last else "contiguous"
     folded = ", inference with norms folded" * fold
-    rows = [
-        [
-            row["mode"],
-            f"{row['size']} px",
-            str(row["batch"]),
-            f"{row['images_per_second']:,.1f}",
-            f"{row['milliseconds']:,.2f}",
-            f"{(row['slowest'] - row['fastest']) / row['milliseconds']:.0%}",
-            f"{row['memory'] / 2**20:,.0f} MiB",
-            f"{row['flops_per_second'] / 1e9:,.1f}",
-        ]
-        for row in result.to_dict("records")
-    ]
+    rows = []
+    for row in result.to_dict("records"):
+        spread = (row["slowest"] - row["fastest"]) / row["milliseconds"]
+        times = f"{row['images_per_second']:,.1f}", f"{row['milliseconds']:,.2f}", f"{spread:.0%}"
+        memory, speed = f"{row['memory'] / 2**20:,.0f} MiB", f"{row['flops_per_second'] / 1e9:,.1f}"
+        rows.append([row["mode"], f"{row['size']} px", str(row["batch"]), *times, memory, speed])
     header = "mode", "size", "batch", "images/s", "ms a step", "spread", "memory", "GFLOP/s"
     show_table(TextTable(header, rows, title=f"{model}, {precision}, {order}{folded}"))
     machine = describe_environment()

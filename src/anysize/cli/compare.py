@@ -18,26 +18,18 @@ def command(
 ) -> None:
     """Compare runs: accuracy by image size or by a setting here, curves and tables in an HTML file.
 
-    Parameters
-    ----------
-    runs
-        run folders
-    out
-        the HTML file to write
-    columns
-        a figure each: a column of metrics.csv, or a metric such as loss or error for training and validation at once
-    x
-        horizontal axis: epoch, step, images, flops or seconds, or a setting such as training.batch_size
-    legend
-        a name for each run
-    colors
-        a CSS colour for each run
-    line
-        with a setting as x: another setting, such as model.norm; each of its values is a line
-    metric
-        with a setting as x: what is drawn, such as top1, loss or best_top1 (by default the main metric, last epoch)
-    unfinished
-        with a setting as x: take runs too that did not reach their last epoch
+    Args:
+        runs: run folders
+        out: the HTML file to write
+        columns: a figure each: a column of metrics.csv, or a metric such as loss or error
+            for training and validation at once
+        x: horizontal axis: epoch, step, images, flops or seconds, or a setting such as training.batch_size
+        legend: a name for each run
+        colors: a CSS colour for each run
+        line: with a setting as x: another setting, such as model.norm; each of its values is a line
+        metric: with a setting as x: what is drawn, such as top1, loss or best_top1
+            (by default the main metric, last epoch)
+        unfinished: with a setting as x: take runs too that did not reach their last epoch
     """
     from rich.console import Console
 

@@ -18,19 +18,14 @@ def command(
 ) -> None:
     """List the data sets, decode every image of one and say what is there, or write one in the format of COCO or VOC.
 
-    Parameters
-    ----------
-    action
-        list: a line each; check: count images by class, sizes and damaged files; export: write into a new folder DIR
-    name
-        which data set to check or export; the folder of one to check is given with --data.root DIR, and
-        --task.name segmentation checks masks where there are labels, too
-    format
-        export: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
-    images
-        export: write the first so many of each split only
-    polygons
-        export to coco: outline objects without holes by polygons; otherwise all have run lengths
+    Args:
+        action: list: a line each; check: count images by class, sizes and damaged files;
+            export: write into a new folder DIR
+        name: which data set to check or export; the folder of one to check is given with --data.root DIR, and
+            --task.name segmentation checks masks where there are labels, too
+        format: export: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
+        images: export: write the first so many of each split only
+        polygons: export to coco: outline objects without holes by polygons; otherwise all have run lengths
     """
     from anysize.data.catalog import dataset_docs
 

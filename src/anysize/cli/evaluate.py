@@ -1,9 +1,5 @@
 """`anysize evaluate RUN`."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from anysize.cli import Settings, parse_settings
 
 
@@ -12,7 +8,7 @@ def command(
     /,
     *settings: Settings,
     sizes: str = "",
-    calibrate: Annotated[bool, Parameter(negative="--no-calibrate")] = True,
+    calibrate: bool = True,
     checkpoint: str = "last",
     budget: str = "",
 ) -> None:
@@ -20,18 +16,13 @@ def command(
 
     Writes evaluation.csv and renews report.html in the run folder.
 
-    Parameters
-    ----------
-    run
-        the run folder
-    sizes
-        START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
-    calibrate
-        also evaluate with the norms calibrated for each size
-    checkpoint
-        last: as training ended; best: as validated best; calibrated-SIZE: a copy written by `anysize calibrate`
-    budget
-        name the best size that costs at most this an image, such as 50MFLOPs or 2ms
+    Args:
+        run: the run folder
+        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
+        calibrate: also evaluate with the norms calibrated for each size
+        checkpoint: last: as training ended; best: as validated best;
+            calibrated-SIZE: a copy written by `anysize calibrate`
+        budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
     """
     from rich.console import Console
 

@@ -23,22 +23,14 @@ def command(
     Reads PyTorch's files (.pth, .pth.tar, .pt, .bin) and safetensors; nothing in them is run. Settings given here, such
     as --data.name imagenet --data.root ~/imagenet or --model.options.depth 44, go into the folder's recipe.
 
-    Parameters
-    ----------
-    file
-        the checkpoint
-    model
-        the model that it is of (`anysize models` lists them); by default what the file says
-    out
-        folder to write; by default runs/MODEL-FILE
-    classes
-        number of classes, where the head is to be a new one; by default as in the file
-    channels
-        input channels, where the first convolution is to be adapted; by default as in the file
-    averaged
-        take the averaged weights that the file keeps beside the others
-    partial
-        take what fits and start the rest afresh, instead of refusing
+    Args:
+        file: the checkpoint
+        model: the model that it is of (`anysize models` lists them); by default what the file says
+        out: folder to write; by default runs/MODEL-FILE
+        classes: number of classes, where the head is to be a new one; by default as in the file
+        channels: input channels, where the first convolution is to be adapted; by default as in the file
+        averaged: take the averaged weights that the file keeps beside the others
+        partial: take what fits and start the rest afresh, instead of refusing
     """
     from anysize.experiment.importing import import_checkpoint
 

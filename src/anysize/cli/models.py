@@ -13,10 +13,8 @@ def list_models(pattern: str = "", /) -> None:
 
     A multiply-add counts as 2 FLOPs. timm:NAME, FILE.py:FUNCTION and MODULE:FUNCTION are models, too.
 
-    Parameters
-    ----------
-    pattern
-        only names that contain this, or match it where it has * or ?
+    Args:
+        pattern: only names that contain this, or match it where it has * or ?
     """
     from anysize.models.measure.table import find_models, read_table
     from anysize.registry import UserError, did_you_mean
@@ -27,17 +25,10 @@ def list_models(pattern: str = "", /) -> None:
     if not models:
         hint = did_you_mean(pattern, [model.name for model in read_table()])
         raise UserError(f"no model's name has {pattern!r} in it: {hint}")
-    rows = [
-        [
-            model.name,
-            f"{model.parameters / 1e6:,.2f} M",
-            f"{model.flops / 1e9:,.3f} G",
-            f"{model.image_size} px",
-            f"{model.smallest} px",
-            model.description,
-        ]
-        for model in models
-    ]
+    rows = []
+    for model in models:
+        costs = f"{model.parameters / 1e6:,.2f} M", f"{model.flops / 1e9:,.3f} G"
+        rows.append([model.name, *costs, f"{model.image_size} px", f"{model.smallest} px", model.description])
     show_table(TextTable(["model", "parameters", "FLOPs", "at", "smallest", ""], rows, cut=[5]))
 
 
@@ -56,20 +47,13 @@ def show(
 
     Settings of [model], such as --model.options.depth 20 or --model.elasticize auto, are taken, too.
 
-    Parameters
-    ----------
-    name
-        one that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
-    size
-        side of the image, pixels; by default the one that the model was published for
-    norm
-        swap the model's norms for this one
-    task
-        classification or segmentation; by default what the model was made for
-    classes
-        by default as many as the model was published with; for segmentation 21, as VOC has
-    channels
-        of the images; by default as many as the model was published with
+    Args:
+        name: one that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
+        size: side of the image, pixels; by default the one that the model was published for
+        norm: swap the model's norms for this one
+        task: classification or segmentation; by default what the model was made for
+        classes: by default as many as the model was published with; for segmentation 21, as VOC has
+        channels: of the images; by default as many as the model was published with
     """
     from anysize.experiment.named import named_model
     from anysize.models.measure.input_size import smallest_size
@@ -83,17 +67,11 @@ def show(
     channels = channels or expected.channels
     parts = structure(model, expected.image_size, channels)
     parameters, flops = (sum(getattr(part, what) for part in parts) for what in ("parameters", "flops"))
-    rows = [
-        [
-            part.name,
-            part.kind,
-            " x ".join(map(str, part.output)) if part.output else "-",
-            f"{part.parameters:,}",
-            f"{part.flops / 1e6:,.1f}",
-            f"{part.flops / max(flops, 1):.1%}",
-        ]
-        for part in parts
-    ]
+    rows = []
+    for part in parts:
+        output = " x ".join(map(str, part.output or ())) or "-"
+        costs = f"{part.parameters:,}", f"{part.flops / 1e6:,.1f}", f"{part.flops / max(flops, 1):.1%}"
+        rows.append([part.name, part.kind, output, *costs])
     header = "part", "module", "output", "parameters", "MFLOPs", "share"
     total = "all", type(model).__name__, "", f"{parameters:,}", f"{flops / 1e6:,.1f}", ""
     title = f"{name} at {expected.image_size} px"

@@ -6,12 +6,9 @@ from anysize.cli import Settings, parse_settings
 def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
     """Say what a run will cost before it starts: by size, and in all.
 
-    Parameters
-    ----------
-    recipe
-        a recipe's name or the path of a TOML file
-    images
-        number of training images, instead of the data set's own
+    Args:
+        recipe: a recipe's name or the path of a TOML file
+        images: number of training images, instead of the data set's own
     """
     from anysize.experiment.planning import plan
     from anysize.reports.console import show_table
@@ -19,19 +16,12 @@ def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
 
     result = plan(recipe, parse_settings(settings), images=images)
     header = "size", "samples", "steps", "batch", "copies", "forward MFLOPs", "backward MFLOPs", "share of FLOPs"
-    rows = [
-        [
-            f"{part.size} px",
-            f"{part.samples / result.cost.samples:.1%}",
-            f"{part.steps / result.cost.steps:.1%}",
-            str(part.batch_size),
-            str(part.copies),
-            f"{part.flops.forward / 1e6:,.1f}",
-            f"{part.flops.backward / 1e6:,.1f}",
-            f"{part.total_flops / result.cost.total_flops:.1%}",
-        ]
-        for part in result.cost.sizes
-    ]
+    rows, cost = [], result.cost
+    for part in cost.sizes:
+        often = f"{part.samples / cost.samples:.1%}", f"{part.steps / cost.steps:.1%}"
+        flops = f"{part.flops.forward / 1e6:,.1f}", f"{part.flops.backward / 1e6:,.1f}"
+        share = f"{part.total_flops / cost.total_flops:.1%}"
+        rows.append([f"{part.size} px", *often, str(part.batch_size), str(part.copies), *flops, share])
     show_table(TextTable(header, rows, title=f"{recipe}: {result.length:,} training images, {result.epochs} epochs"))
     print(
         f"{result.steps:,} steps, {result.images:,} images, {result.flops / 1e15:.4g} PFLOPs: {result.ratio:.3f} times "

@@ -8,18 +8,12 @@ def command(run: str, /, *images: Images, size: int | None = None, limit: int = 
 
     On the validation images the figures also go into scale_policy.csv and report.html in the run folder.
 
-    Parameters
-    ----------
-    run
-        the run folder
-    images
-        image files, by default the validation images; then settings, such as --data.root DIR
-    size
-        image size in pixels; by default the base size
-    limit
-        validation images at most, spread evenly over the classes
-    checkpoint
-        last, best, previous or calibrated-SIZE
+    Args:
+        run: the run folder
+        images: image files, by default the validation images; then settings, such as --data.root DIR
+        size: image size in pixels; by default the base size
+        limit: validation images at most, spread evenly over the classes
+        checkpoint: last, best, previous or calibrated-SIZE
     """
     from anysize.experiment.policy import run_scale_policy
     from anysize.reports.console import show_table

@@ -8,18 +8,12 @@ _SHOWN = 20  # rows of the table on screen
 def command(run: str, /, *images: Images, out: str = "", size: int | None = None, checkpoint: str = "last") -> None:
     """Predict for image files: the class, the labels, or a mask in VOC's palette with an overlay.
 
-    Parameters
-    ----------
-    run
-        the run folder
-    images
-        image files and folders of them, then settings, such as --evaluation.flip true
-    out
-        folder for predictions.csv and the pictures; by default RUN-predicted beside the run
-    size
-        image size in pixels; by default the base size, at which segmentation takes images at their own size
-    checkpoint
-        last, best, previous or calibrated-SIZE
+    Args:
+        run: the run folder
+        images: image files and folders of them, then settings, such as --evaluation.flip true
+        out: folder for predictions.csv and the pictures; by default RUN-predicted beside the run
+        size: image size in pixels; by default the base size, at which segmentation takes images at their own size
+        checkpoint: last, best, previous or calibrated-SIZE
     """
     from rich.console import Console
 

@@ -9,12 +9,10 @@ from anysize.registry import UserError
 def command(action: Literal["list", "show"] = "list", name: str = "", /) -> None:
     """List the recipes of the package, or print one.
 
-    Parameters
-    ----------
-    action
-        list: a line each with the expected result and the cost; show: every value of one, and the file that it is from
-    name
-        which recipe to show, also one to extend, such as elastic/coco-base, or the path of a TOML file
+    Args:
+        action: list: a line each with the expected result and the cost; show: every value of one,
+            and the file that it is from
+        name: which recipe to show, also one to extend, such as elastic/coco-base, or the path of a TOML file
     """
     from anysize.recipes import read_header, recipe_names
 

@@ -4,10 +4,8 @@
 def command(run: str, /) -> None:
     """Write report.html of a run anew.
 
-    Parameters
-    ----------
-    run
-        the run folder
+    Args:
+        run: the run folder
     """
     from anysize.reports.html import write_report
 

@@ -6,10 +6,8 @@ import textwrap
 def command(pattern: str = "", /) -> None:
     """List every setting of a recipe with its default and what it means.
 
-    Parameters
-    ----------
-    pattern
-        only settings whose name or description contains this
+    Args:
+        pattern: only settings whose name or description contains this
     """
     from anysize.recipe import documented_settings
 

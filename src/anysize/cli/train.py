@@ -23,21 +23,14 @@ def command(
 
     Any field of the recipe is an option: --training.epochs 20 --data.root ~/data (`anysize settings` lists them).
 
-    Parameters
-    ----------
-    recipe
-        a recipe's name (`anysize recipes` lists them) or the path of a TOML file
-    run
-        the run folder; by default runs/RECIPE, with a short digest of the settings given here
-    repeat
-        train this many runs, from the seeds training.seed, training.seed + 1, ..., in RUN/seed-K, and show their
-        median, range and standard deviation
-    resume
-        last: go on where the run was saved; previous: at the save before that; never: start over
-    allow_changes
-        go on although the run had other settings, such as a lower learning rate after a divergence
-    pretrained
-        start from torchvision's or timm's published weights of the model: --model.weights pretrained
+    Args:
+        recipe: a recipe's name (`anysize recipes` lists them) or the path of a TOML file
+        run: the run folder; by default runs/RECIPE, with a short digest of the settings given here
+        repeat: train this many runs, from the seeds training.seed, training.seed + 1, ..., in RUN/seed-K,
+            and show their median, range and standard deviation
+        resume: last: go on where the run was saved; previous: at the save before that; never: start over
+        allow_changes: go on although the run had other settings, such as a lower learning rate after a divergence
+        pretrained: start from torchvision's or timm's published weights of the model: --model.weights pretrained
     """
     from anysize.experiment.repeat import repeat as train_repeatedly
     from anysize.experiment.repeat import repeats_table

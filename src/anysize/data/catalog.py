@@ -2,8 +2,6 @@
 
 Imports no torch before a data set is asked for.
 
->>> dataset_info(DataSettings(name="cifar10")).image_size
-32
 >>> dataset_docs()["fashion-mini"]
 'Embedded in the package: 10,000 + 2,000 images of Fashion-MNIST, grey, 28 x 28, 10 classes.'
 """
@@ -34,11 +32,7 @@ def dataset_docs() -> dict[str, str]:
 
 
 def dataset_info(settings: DataSettings, targets: str = "class") -> DatasetInfo:
-    """How the data set of `settings` is usually used (size, normalisation, crop) with these targets.
-
-    Raises:
-        UserError: an unknown data set, one without such targets, or areas that are not two growing numbers.
-    """
+    """How the data set of `settings` is usually used (size, normalisation, crop) with these targets."""
     from anysize.data.kinds.base import create_kind
 
     dataset = dataset_for(settings, targets)
@@ -49,7 +43,7 @@ def dataset_info(settings: DataSettings, targets: str = "class") -> DatasetInfo:
 
 
 def dataset_for(settings: DataSettings, targets: str) -> DataSet:
-    """The data set that `settings` names, which has these targets.
+    """The data set that `settings` names.
 
     Raises:
         UserError: an unknown data set, one without such targets, or settings that do not fit it.
@@ -106,9 +100,6 @@ def build_preprocessing(
 ) -> Preprocessing:
     """The preprocessing of a run: the data set's, with what `settings` overrides, around `base` pixels (0: its own).
 
-    Raises:
-        UserError: mean or std with another number of channels than the images have.
-
     >>> build_preprocessing(DataSettings(resize="crop-or-pad"), dataset_info(DataSettings()), base=32).resize
     'crop-or-pad'
     """
@@ -121,13 +112,8 @@ def build_preprocessing(
             )
     if min(std) <= 0:
         raise UserError(f"data.std is {list(std)}; expected positive values")
-    return Preprocessing(
-        image_size=base or info.image_size,
-        mean=tuple(mean),
-        std=tuple(std),
-        resize=settings.resize or info.resize,
-        classes=tuple(classes),
-    )
+    resize = settings.resize or info.resize
+    return Preprocessing(base or info.image_size, tuple(mean), tuple(std), resize=resize, classes=tuple(classes))
 
 
 def resolve_augment(augment: AugmentSettings, info: DatasetInfo) -> AugmentSettings:
@@ -136,8 +122,5 @@ def resolve_augment(augment: AugmentSettings, info: DatasetInfo) -> AugmentSetti
     >>> resolve_augment(AugmentSettings(), dataset_info(DataSettings(name="mnist"))).flip
     0.0
     """
-    return dataclasses.replace(
-        augment,
-        crop=info.crop if augment.crop == "auto" else augment.crop,
-        flip=info.flip if augment.flip < 0 else augment.flip,
-    )
+    crop = info.crop if augment.crop == "auto" else augment.crop
+    return dataclasses.replace(augment, crop=crop, flip=info.flip if augment.flip < 0 else augment.flip)

@@ -34,14 +34,9 @@ class SplitCheck:
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
     """Decode every image of both splits; damaged ones are listed, whatever `settings.on_bad_image` says.
 
-    Targets that lie in files, such as masks, are read, too, and compared with their images.
-
-    Args:
-        settings: `name`, `root` and so on.
-        targets: their kind; by default the first that the data set offers.
-
-    Raises:
-        UserError: the data set cannot be opened at all, or has no such targets.
+    Targets that lie in files, such as masks, are read, too, and compared with their images. `targets` is their kind, by
+    default the first that the data set offers. Raises a `UserError` where the data set cannot be opened at all, or has
+    no such targets.
 
     >>> check_dataset(DataSettings(limit=100))[1].counts["Sandal"]
     10
@@ -64,14 +59,8 @@ def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitChe
         except BadImage as error:
             damaged[source.describe(index)] = str(error)
     heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
-    return SplitCheck(
-        split,
-        len(shapes),
-        dict(zip(source.classes, counts.tolist(), strict=True)),
-        _spread(heights),
-        _spread(widths),
-        damaged,
-    )
+    by_class = dict(zip(source.classes, counts.tolist(), strict=True))
+    return SplitCheck(split, len(shapes), by_class, _spread(heights), _spread(widths), damaged)
 
 
 def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage]]:

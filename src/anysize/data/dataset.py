@@ -76,22 +76,14 @@ class DataSet(abc.ABC):
 
     @abc.abstractmethod
     def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "Source":
-        """Open a split with one of the kinds of targets that the data set `offers`.
-
-        Raises:
-            UserError: the files are not there or not as expected.
-        """
+        """Open a split with one of the kinds of targets that the data set `offers`, or raise a `UserError`."""
 
 
 DATASETS: Registry[DataSet] = Registry("data set")
 
 
 def data_root(settings: DataSettings, expected: str, downloadable: bool = False) -> Path:
-    """The folder that the user gave.
-
-    Raises:
-        UserError: there is none; it says that the folder should hold what is `expected`.
-    """
+    """The folder that the user gave, or a `UserError` that it should hold what is `expected`."""
     if settings.download and not downloadable:
         raise UserError(f"data set {settings.name!r} cannot be downloaded; set data.root to one that holds {expected}")
     if not settings.root:

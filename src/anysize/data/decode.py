@@ -58,6 +58,3 @@ def image_extensions() -> tuple[str, ...]:
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return tuple(IMG_EXTENSIONS)
-
-
-__all__ = ["BadImage", "decode_rgb", "image_extensions"]

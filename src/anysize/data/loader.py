@@ -92,18 +92,10 @@ class PlanLoader:
                 self.source.report_bad(index, reason)
             if collated is None:
                 continue
-            pixels = collated.pixels.to(self.device, non_blocking=True)
-            yield LoadedBatch(
-                images=self.transform.finish(pixels, indices, batch),
-                targets=collated.targets.to(self.device, non_blocking=True),
-                size=batch.size,
-                copies=self.transform.views(batch),
-                indices=indices,
-                epoch=batch.epoch,
-                step=step,
-                boxes=collated.boxes,
-                shapes=collated.shapes,
-            )
+            pixels, targets = (part.to(self.device, non_blocking=True) for part in collated[:2])
+            images, copies = self.transform.finish(pixels, indices, batch), self.transform.views(batch)
+            where = (collated.boxes, collated.shapes)
+            yield LoadedBatch(images, targets, batch.size, copies, indices, batch.epoch, step, *where)
 
     def _from_memory(
         self, source: ArraySource, transform: PlainTransform, batches: Sequence[Batch]
@@ -137,9 +129,8 @@ def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
     >>> [batch.indices.tolist() for batch in sequential_batches(5, size=32, batch_size=2)]
     [[0, 1], [2, 3], [4]]
     """
-    return [
-        Batch(0, size, 1, np.arange(start, min(start + batch_size, length))) for start in range(0, length, batch_size)
-    ]
+    every = np.arange(length)
+    return [Batch(0, size, 1, every[start : start + batch_size]) for start in range(0, length, batch_size)]
 
 
 class _Decoded(NamedTuple):
@@ -153,12 +144,12 @@ class _Decoded(NamedTuple):
     samples: Collated | None
 
 
+@dataclasses.dataclass(eq=False)
 class _Batches(Dataset[_Decoded]):
     """Decodes a batch: each file once, however many copies of it are asked for."""
 
-    def __init__(self, source: Source, transform: Transform) -> None:
-        self.source = source
-        self.transform = transform
+    source: Source
+    transform: Transform
 
     def __getitem__(self, batch: Batch) -> _Decoded:
         samples: list[Sample] = []

@@ -6,6 +6,7 @@ for epoch in range(epochs):
         ...
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -99,13 +100,13 @@ class MixedSizeLoader:
         return self.plan.steps(self._next_epoch)
 
 
+@dataclasses.dataclass(eq=False)
 class _Sized(Dataset[tuple[Tensor, Any]]):
     """A data set whose index is a `SampleKey`."""
 
-    def __init__(self, dataset: MapDataset, transform: Callable[[Any, int], Tensor], seed: int) -> None:
-        self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
+    dataset: MapDataset
+    transform: Callable[[Any, int], Tensor]
+    seed: int
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Any]:
         with seeded(self.seed, key.epoch, key.index, key.copy, Stream.DATASET):

@@ -17,13 +17,9 @@ _CHUNK = 64  # files a thread decodes in one go
 def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     """Decode all files if they are small, of one size, and take at most `limit` MiB; None otherwise.
 
-    None also where targets are read from files: these stay on disk, and their images with them.
-
-    The decision is made while decoding: the first file sets the size, and the first that differs ends the attempt.
-    Damaged files follow the source's policy. The decoders release Python's lock, hence threads.
-
-    Raises:
-        UserError: a damaged file with the policy "error".
+    None also where targets are read from files: these stay on disk, and their images with them. The decision is made
+    while decoding: the first file sets the size, and the first that differs ends the attempt. Damaged files follow the
+    source's policy: "error" raises a `UserError`.
     """
     targets = source.targets
     if not isinstance(targets, np.ndarray):
@@ -44,24 +40,25 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
         good.append(index)
     if images is None:
         return None
-    return ArraySource(
-        torch.from_numpy(images[: len(good)]),
-        targets[good],
-        source.classes,
-        source.name,
-        [source.describe(i) for i in good],
-        source.bad_files,
-    )
+    decoded, origins = torch.from_numpy(images[: len(good)]), [source.describe(i) for i in good]
+    return ArraySource(decoded, targets[good], source.classes, source.name, origins, source.bad_files)
 
 
 def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]]:
-    """Every image of a source in order, uint8 (H, W, 3), or why it cannot be decoded; by threads, a few files ahead.
+    """Every image of a source in order, uint8 (H, W, 3), or why it cannot be decoded; a few files ahead.
 
-    The first is decoded alone: a caller that needs no more than this one has not paid for a whole chunk.
+    Threads decode them, since decoders release Python's lock. The first is decoded alone: a caller that needs no more
+    than this one has not paid for a whole chunk.
     """
 
     def decode(indices: range) -> list[np.ndarray | BadImage]:
-        return [_try_decode(source.describe(i)) for i in indices]
+        decoded: list[np.ndarray | BadImage] = []
+        for index in indices:
+            try:
+                decoded.append(decode_rgb(source.describe(index)))
+            except BadImage as error:
+                decoded.append(error)
+        return decoded
 
     count, threads = len(source), os.cpu_count() or 1
     yield from enumerate(decode(range(min(1, count))))
@@ -71,10 +68,3 @@ def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]
             chunks = [range(first, min(first + _CHUNK, end)) for first in range(start, end, _CHUNK)]
             for indices, images in zip(chunks, pool.map(decode, chunks), strict=True):
                 yield from zip(indices, images, strict=True)
-
-
-def _try_decode(path: str) -> np.ndarray | BadImage:
-    try:
-        return decode_rgb(path)
-    except BadImage as error:
-        return error

@@ -18,7 +18,6 @@ from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
-
 VOID = 255
 """In a mask: a pixel that is neither learned nor counted."""
 
@@ -113,25 +112,20 @@ class ArraySource(Source):
         origins: Sequence[str] | np.ndarray | None = None,
         bad_files: dict[str, str] | None = None,
     ) -> None:
-        assert images.dtype == torch.uint8
-        assert images.ndim == 4
-        assert len(images) == len(targets)
+        assert (images.dtype, images.ndim, len(images)) == (torch.uint8, 4, len(targets))
         super().__init__(np.asarray(targets), classes, name, bad_files)
         self.images = images
         self.channels = int(images.shape[3])
         self.origins = np.arange(len(targets)) if origins is None else np.asarray(origins)
 
     def image(self, index: int) -> Tensor:
-        """The image, uint8 (C, H, W)."""
         return self.images[index].permute(2, 0, 1)
 
     def describe(self, index: int) -> str:
-        """A name of the image for messages."""
         origin = self.origins[index]
         return str(origin) if isinstance(origin, str) else f"{self.name} image {origin}"
 
     def subset(self, indices: np.ndarray) -> "ArraySource":
-        """The images `indices`, in that order."""
         images, targets = self.images[torch.from_numpy(indices)], self.targets[indices]
         return ArraySource(images, targets, self.classes, self.name, self.origins[indices], self.bad_files)
 
@@ -168,11 +162,9 @@ class FileSource(Source):
         return torch.from_numpy(decode_rgb(self.describe(index))).permute(2, 0, 1)
 
     def describe(self, index: int) -> str:
-        """The file's path."""
         return os.fsdecode(bytes(self._paths[index]))
 
     def subset(self, indices: np.ndarray) -> "FileSource":
-        """The files `indices`, in that order."""
         paths = [self.describe(i) for i in indices]
         return FileSource(paths, self.targets[indices], self.classes, self.name, self.on_bad_image, self.bad_files)
 

@@ -30,8 +30,6 @@ from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
-Say = Callable[[str], None]
-
 
 def import_checkpoint(
     path: str | Path,
@@ -43,7 +41,7 @@ def import_checkpoint(
     averaged: bool = False,
     partial: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    say: Say | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write a run folder with the weights of a file that another program wrote; returns the folder.
 
@@ -72,17 +70,19 @@ def import_checkpoint(
         run = anysize.import_checkpoint("resnext50_elastic.pth.tar", "resnext50_elastic")
         table = anysize.evaluate(run, [224, 288], overrides={"data.root": "~/imagenet"})
     """
-    foreign = read_foreign(path, averaged=averaged)
+    foreign, overrides = read_foreign(path, averaged=averaged), overrides or {}
     name = model or _name_of(foreign)
-    recipe = _recipe(name, foreign, overrides or {})
-    folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(_stem(foreign.path))}"
-    _check_new(folder)
+    recipe = _recipe(name, foreign, overrides)
+    stem = foreign.path.name.removesuffix(".tar").rpartition(".")[0] or foreign.path.name
+    folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(stem)}"
+    if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
+        raise UserError(f"{folder} is there already; give a new folder with --out")
     plan = _plan(recipe, foreign, classes, channels)
     labels = name in PUBLISHED and "multilabel" in PUBLISHED[name].others
-    if labels and plan.file_classes == PUBLISHED_CLASSES["multilabel"] and "task.name" not in (overrides or {}):
+    if labels and plan.file_classes == PUBLISHED_CLASSES["multilabel"] and "task.name" not in overrides:
         recipe = override(recipe, {"task.name": "multilabel"})
     expected, notes = _preprocessing(recipe, plan.spec.in_channels)
-    recipe = _with_data(recipe, expected, plan.classes, overrides or {})
+    recipe = _with_data(recipe, expected, plan.classes, overrides)
     plan.spec = dataclasses.replace(plan.spec, task=recipe.task.name, image_size=expected.image_size)
     state = {
         "model": plan.spec.to_dict(),
@@ -92,7 +92,7 @@ def import_checkpoint(
         "imported": {"file": foreign.path.name, "model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics},
     }
     tensors, fitted = _tensors(plan, recipe, foreign, partial)
-    damaged = next((key for key, value in tensors.items() if not _finite(value)), None)
+    damaged = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
     _write(folder, Checkpoint({"model": tensors}, state), recipe)
     for line in (
         *foreign.lines(),
@@ -102,8 +102,7 @@ def import_checkpoint(
         describe_input(Weights({}, expected, ""), expected),
         f"{folder}: {name} with {plan.classes} classes, whose names the file does not tell",
     ):
-        if say:
-            say(line)
+        say(line)
     return folder
 
 
@@ -157,8 +156,7 @@ def _tensors(
 ) -> tuple[Mapping[str, Tensor], list[str]]:
     """The values to write, by the model's names and in its order, and what was done to get them."""
     torch.manual_seed(recipe.training.seed)
-    says = f" (of {foreign.arch!r}, it says)" if foreign.arch else ""
-    source = f"{foreign.path}{says}"
+    source = str(foreign.path) + (f" (of {foreign.arch!r}, it says)" if foreign.arch else "")
     if plan.spec.changes:
         weights = Weights(foreign.tensors, None, source)
         return start_from(plan.spec, weights, partial=partial).state_dict(), weights.notes
@@ -172,25 +170,21 @@ def _tensors(
     return _OfTypes(tensors, plan.own), plan.report.lines()
 
 
+@dataclasses.dataclass(eq=False)
 class _OfTypes(Mapping[str, Tensor]):
     """Tensors of a file, each converted to the model's type only when it is asked for."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self._own = own
+    tensors: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name].to(self._own[name].dtype)
+        return self.tensors[name].to(self.own[name].dtype)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(self.tensors)
 
     def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+        return len(self.tensors)
 
 
 def _name_of(foreign: ForeignCheckpoint) -> str:
@@ -206,11 +200,8 @@ def _name_of(foreign: ForeignCheckpoint) -> str:
 def _recipe(name: str, foreign: ForeignCheckpoint, overrides: Mapping[str, Any]) -> Recipe:
     if overrides.get("model.weights"):
         raise UserError("model.weights is given beside a file to import; expected one of them")
-    task = {}
-    if "task.name" not in overrides and (
-        made_for(name) == "segmentation" or any("aspp." in key or "dla_up." in key for key in foreign.tensors)
-    ):
-        task = {"task.name": "segmentation"}
+    has_head = any("aspp." in key or "dla_up." in key for key in foreign.tensors)
+    task = {"task.name": "segmentation"} if has_head or made_for(name) == "segmentation" else {}
     return override(Recipe(), {"model.name": name, **task, **overrides})
 
 
@@ -225,8 +216,7 @@ def _with_data(recipe: Recipe, expected: Preprocessing, classes: int, overrides:
 
 def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[str]]:
     """The input that the model expects for this number of channels, with the fields that the recipe sets; and notes."""
-    expected = published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name)
-    notes = []
+    notes, expected = [], published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name)
     if expected is None:
         expected = Preprocessing(image_size=224)
         notes.append("nothing is known of how its images were prepared: taken as usual for ImageNet")
@@ -238,25 +228,8 @@ def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[s
         wanted = getattr(recipe.data, key)
         if wanted and len(wanted) != channels:
             raise UserError(f"data.{key} has {len(wanted)} values and the model {channels} input channels")
-    return (
-        dataclasses.replace(
-            expected,
-            image_size=recipe.sizes.base or expected.image_size,
-            mean=recipe.data.mean or expected.mean,
-            std=recipe.data.std or expected.std,
-            resize=recipe.data.resize or expected.resize,
-        ),
-        notes,
-    )
-
-
-def _check_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
-        raise UserError(f"{folder} is there already; give a new folder with --out")
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".tar").rpartition(".")[0] or path.name
+    chosen = {key: getattr(recipe.data, key) or getattr(expected, key) for key in ("mean", "std", "resize")}
+    return dataclasses.replace(expected, image_size=recipe.sizes.base or expected.image_size, **chosen), notes
 
 
 def _plain(name: str) -> str:

@@ -18,11 +18,8 @@ from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 
-_TAKEN = [
-    field.name
-    for field in dataclasses.fields(ModelSettings)
-    if field.name not in ("name", "weights", "partial_weights")
-]
+_NOT_TAKEN = ("name", "weights", "partial_weights")
+_TAKEN = [field.name for field in dataclasses.fields(ModelSettings) if field.name not in _NOT_TAKEN]
 
 
 def named_model(
@@ -55,17 +52,15 @@ def named_model(
         raise UserError(f"size is {size}; expected at least 1 pixel")
     settings = dict(settings or {})
     for key in settings:
-        if key.split(".")[0] != "model" or key.split(".")[1:2] == [] or key.split(".")[1] not in _TAKEN:
-            raise UserError(
-                f"--{key} says nothing here; expected settings of {', '.join(f'model.{k}' for k in _TAKEN)}"
-            )
+        if key.split(".")[:2] not in (["model", name] for name in _TAKEN):
+            taken = ", ".join(f"model.{name}" for name in _TAKEN)
+            raise UserError(f"--{key} says nothing here; expected settings of {taken}")
     if Path(name).is_dir():
         if settings or num_classes is not None or in_channels is not None or task:
             raise UserError(f"{name} is a run, whose model is what it was trained as; leave the model's options out")
         loaded = load_run(name, "last")
-        return loaded.model, dataclasses.replace(
-            loaded.preprocessing, image_size=size or loaded.preprocessing.image_size
-        )
+        expected = loaded.preprocessing
+        return loaded.model, dataclasses.replace(expected, image_size=size or expected.image_size)
     if os.sep in name and ":" not in name:
         raise UserError(f"there is no folder {name}; expected a run folder or the name of a model")
     recipe = override(Recipe(), {**settings, "model.name": name})
@@ -77,12 +72,9 @@ def named_model(
         expected = Preprocessing(size)
     if num_classes is None and task == "segmentation":
         num_classes = PUBLISHED_CLASSES[task]
+    side, channels = size or expected.image_size, expected.channels if in_channels is None else in_channels
     spec = ModelSpec.from_settings(
-        recipe.model,
-        num_classes=num_classes,
-        in_channels=expected.channels if in_channels is None else in_channels,
-        task=task,
-        image_size=size or expected.image_size,
+        recipe.model, num_classes=num_classes, in_channels=channels, task=task, image_size=side
     )
     model = spec.build()
     if recipe.model.checkpoint_segments:

@@ -44,10 +44,8 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
                 else:
                     heapq.heappushpop(worst, entry)
                 seen += 1
-    images = [
-        (source.describe(index), displayed(source, index), shown)
-        for _, index, shown in sorted(worst, key=lambda entry: (-entry[0], entry[1]))
-    ]
+    worst.sort(key=lambda entry: (-entry[0], entry[1]))
+    images = [(source.describe(index), displayed(source, index), shown) for _, index, shown in worst]
     write_predictions(folder, Predictions(size, calibrated, seen, images))
 
 

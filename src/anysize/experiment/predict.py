@@ -71,15 +71,15 @@ def predict(
     names = find_images([images] if isinstance(images, (str, Path)) else images)
     folder = Path(out).expanduser() if out is not None else None
     if folder:
-        _make(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error.strerror}; give another folder with --out") from None
+        run_files.check_writable(folder / TABLE)
     task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=_class_names(loaded)))
     source = image_files(loaded, list(names))
-    loader = PlanLoader(
-        source,
-        eval_transform(loaded.recipe, loaded.preprocessing),
-        device=loaded.device,
-        workers=min(loaded.recipe.data.workers, len(names)),
-    )
+    transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
+    loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
     own = 16 if kind_of(loaded.recipe).one_shape else 1
     batches = sequential_batches(len(source), size, loaded.recipe.evaluation.batch_size or own)
@@ -103,10 +103,8 @@ def predict(
 def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     """The image files that are given or lie in the given folders, each with the name of its prediction.
 
-    The name is the file's, or its path below the folder that was given.
-
-    Raises:
-        UserError: something that is not there, a folder without images, no images at all, or two of one name.
+    The name is the file's, or its path below the folder that was given. A `UserError` says what is not there, holds no
+    image, or would have one name.
     """
     found: dict[str, Path] = {}
     for item in map(Path, given):
@@ -146,7 +144,6 @@ class _GreyFiles(FileSource):
     channels = 1
 
     def image(self, index: int) -> Tensor:
-        """The file in grey: uint8 (1, H, W)."""
         grey: Tensor = rgb_to_grayscale(super().image(index))
         return grey
 
@@ -156,14 +153,6 @@ def image_files(loaded: LoadedRun, paths: list[str]) -> FileSource:
     source = _GreyFiles if loaded.preprocessing.channels == 1 else FileSource
     targets = kind_of(loaded.recipe).unknown(len(paths))
     return source(paths, targets, loaded.preprocessing.classes, "images", loaded.recipe.data.on_bad_image)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; give another folder with --out") from None
-    run_files.check_writable(folder / TABLE)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -69,14 +69,8 @@ def repeat(
     for i, seed in enumerate(range(resolved.training.seed, resolved.training.seed + n)):
         console.print(f"run {i + 1} of {n}: seed {seed}", soft_wrap=True)
         try:
-            done = train(
-                resolved,
-                {"training.seed": seed},
-                run=folder / f"seed-{seed}",
-                resume_from=resume_from,
-                allow_changes=allow_changes,
-                console=console,
-            )
+            how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
+            done = train(resolved, {"training.seed": seed}, run=folder / f"seed-{seed}", **how)
         except Diverged as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)
             console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
@@ -130,15 +124,11 @@ def summarize_repeats(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def repeats_table(summary: pd.DataFrame) -> TextTable:
     """The table that `repeat` returns, for people."""
-    rows = [
-        [
-            label(str(row["metric"])),
-            f"{row['epoch']} ({row['at']})",
-            *(show(str(row["metric"]), row[key]) for key in ("median", "min", "max")),
-            _spread(str(row["metric"]), row["sd"]),
-        ]
-        for row in summary.to_dict("records")
-    ]
+    rows = []
+    for row in summary.to_dict("records"):
+        metric = str(row["metric"])
+        values = (show(metric, row[key]) for key in ("median", "min", "max"))
+        rows.append([label(metric), f"{row['epoch']} ({row['at']})", *values, _spread(metric, row["sd"])])
     return TextTable(
         ["metric", "at epoch", "median", "min", "max", "sd"],
         rows,

@@ -36,8 +36,7 @@ def recipe_names(*, bases: bool = False) -> list[str]:
 def recipe_path(name: str, extended_by: Path | None = None) -> Path:
     """The file of a recipe, by its name in the package or its path (from the folder of the file `extended_by`).
 
-    Raises:
-        UserError: neither is there; the message names the nearest recipe.
+    Where neither is there, the `UserError` names the nearest recipe.
     """
     if name.endswith(".toml"):
         path = extended_by.parent / name if extended_by else Path(name)
@@ -66,8 +65,7 @@ def read_header(name: str) -> RecipeHeader:
     >>> read_header("quickstart").command
     'anysize train quickstart'
     """
-    found: dict[str, str] = {}
-    key = "title"
+    found, key = {"title": ""}, "title"
     for line in leading_comment(recipe_path(name)).partition("\n\n")[0].splitlines():
         text = line[1:].strip()
         if line.startswith("#   ") and text.startswith("anysize "):
@@ -83,8 +81,7 @@ def read_header(name: str) -> RecipeHeader:
 def read_files(name: str) -> dict[Path, dict[str, Any]]:
     """The tables of a recipe file and of the files that it extends, the last base first.
 
-    Raises:
-        UserError: a file is not there or not TOML, or the files extend each other in a circle.
+    Raises a `UserError` where a file is not there or not TOML, or the files extend each other in a circle.
     """
     path = recipe_path(name)
     found: dict[Path, dict[str, Any]] = {}

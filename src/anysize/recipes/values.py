@@ -31,8 +31,7 @@ def type_hints(cls: Any) -> dict[str, Any]:
 def build_settings(cls: Any, tree: Any, file: str, path: str = "") -> Any:
     """Build a settings dataclass from a TOML table, which is at `path` in `file` (no file: on the command line).
 
-    Raises:
-        UserError: an unknown key, or a value of the wrong type or outside its range.
+    Raises a `UserError` for an unknown key, or a value of the wrong type or outside its range.
     """
     where = (f"{file}: [{path}]" if path else f"{file}:") if file else f"--{path}"
     if not isinstance(tree, dict):

@@ -11,14 +11,8 @@ from anysize.tasks.records import OBJECT_SIZES
 
 SPLITS = ("train", "validation")
 HOW_VALIDATED = ("validation_calibrated", "validation_size")  # say how validation was done, are no metrics
-EVALUATION_FACTS = (
-    "checkpoint",
-    "size",
-    "calibrated",
-    "images",
-    "images_per_second",
-    "flops",
-)  # the other columns are metrics
+# The columns of an evaluation that are no metrics.
+EVALUATION_FACTS = ("checkpoint", "size", "calibrated", "images", "images_per_second", "flops")
 
 _FRACTION = re.compile(
     r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*",
@@ -121,9 +115,7 @@ def unit_of(column: str, largest: float) -> tuple[float, str]:
     if column not in _UNITS:
         return 1, label(column)
     divisor, unit = next((u for u in _UNITS[column] if largest >= u[0]), _UNITS[column][-1])
-    if column == "flops":
-        return divisor, unit
-    return divisor, f"{label(column)} ({unit})" if unit else label(column)
+    return divisor, unit if column == "flops" else f"{label(column)} ({unit})" if unit else label(column)
 
 
 def show(column: str, value: float | None) -> str:
@@ -131,8 +123,6 @@ def show(column: str, value: float | None) -> str:
 
     >>> show("train_top1", 0.8125), show("loss", 0.51234), show("flops", 2.5e15), show("seconds", 3725.0)
     ('81.2%', '0.512', '2.50 PFLOPs', '1:02:05')
-    >>> show("images_per_second", 12345.6), show("validation_loss", float("nan")), show("lr", 0.0001)
-    ('12,346', '-', '0.0001')
     """
     if value is None or not math.isfinite(value):
         return "-" if value is None or math.isnan(value) else str(value)

@@ -33,9 +33,8 @@ def read_runs(
 ) -> list[Run]:
     """Read run folders; `legend` names them, else the folders' names do (with their parents' where two are alike).
 
-    A folder of `train --repeat` stands for the runs in it.
-
-    With `untrained`, a run that ended before its first epoch did is read too.
+    A folder of `train --repeat` stands for the runs in it. With `untrained`, a run that ended before its first epoch
+    did is read too.
 
     Raises:
         UserError: a folder that is no run or has neither trained nor been evaluated, a legend of another length, or
@@ -128,10 +127,9 @@ def write_comparison(
         found = by_setting(runs, x, line, metric, unfinished=unfinished, defaults=defaults)
         first, axis = _by_setting(found), "epoch"
         if line:
-            groups = dict.fromkeys(groups, _LEFT_OUT) | dict(
-                zip(found.points["run"], found.points["line"], strict=True)
-            )
-            own = {found.lines[i]: line_color(i) for i in range(len(found.lines))}
+            drawn = dict(zip(found.points["run"], found.points["line"], strict=True))
+            groups = dict.fromkeys(groups, _LEFT_OUT) | drawn
+            own = {name: line_color(i) for i, name in enumerate(found.lines)}
             color = color if colors else {run: own.get(group, _GREY) for run, group in groups.items()}
     parts = [first, _summary(runs), _curves(runs, columns, axis, color, groups), _evaluations(runs, color)]
     title = f"Comparison of {len(runs)} runs" if len(runs) > 1 else runs[0].name
@@ -162,11 +160,9 @@ def _colors(colors: Sequence[str] | None, runs: Sequence[Run]) -> dict[str, str]
 def _by_setting(found: BySetting) -> str:
     marks = ["Large marks: medians; bars: lowest to highest run; small marks: the runs."] if found.several else []
     medians = setting_table(found)
-    return section(
-        found.title[0].upper() + found.title[1:],
-        cards(plot("", setting_figure(found), " ".join([*marks, *found.notes]))),
-        card("", table(medians), medians.caption.capitalize()),
-    )
+    drawn = cards(plot("", setting_figure(found), " ".join([*marks, *found.notes])))
+    title = found.title[0].upper() + found.title[1:]
+    return section(title, drawn, card("", table(medians), medians.caption.capitalize()))
 
 
 def _summary(runs: Sequence[Run]) -> str:
@@ -213,10 +209,8 @@ def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
         figures = size_figures(frames, [color[run.name] for run in evaluated], metric)
         note = "dashed: as trained, solid: calibrated" if len(evaluated) > 1 else ""
         compared = comparison_table(accuracy_by_size(evaluated, metric))
-        parts += [
-            cards(*(plot(title, figure, note) for title, figure in figures.items())),
-            card(compared.title, table(compared)),
-        ]
+        parts.append(cards(*(plot(title, figure, note) for title, figure in figures.items())))
+        parts.append(card(compared.title, table(compared)))
     return section("Evaluation by image size", *parts) if parts else ""
 
 

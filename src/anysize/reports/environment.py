@@ -1,5 +1,6 @@
 """The versions and the machine that a run was trained with, found without importing torch."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -18,11 +19,14 @@ def describe_environment(**extra: Any) -> dict[str, Any]:
     >>> environment["python"] == platform.python_version(), environment["world_size"], environment["cores"] > 0
     (True, 1, True)
     """
-    found = {package: _version(package) for package in _PACKAGES}
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
     environment = {
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
-        **{package: number for package, number in found.items() if number},
+        **versions,
         "revision": _revision(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -30,13 +34,6 @@ def describe_environment(**extra: Any) -> dict[str, Any]:
         "memory": _memory(),
     }
     return {key: value for key, value in environment.items() if value} | extra
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _revision() -> str:

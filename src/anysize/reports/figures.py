@@ -10,17 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import (
-    BasicTicker,
-    ColumnDataSource,
-    FixedTicker,
-    HoverTool,
-    Legend,
-    LegendItem,
-    LinearAxis,
-    NumeralTickFormatter,
-    Range1d,
-)
+from bokeh.models import BasicTicker, ColumnDataSource, FixedTicker, HoverTool, Legend, LinearAxis, NumeralTickFormatter
 from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
@@ -82,8 +72,8 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     if legend:
         add_legend(plot, legend)
     value = "@y{0.00}%" if is_fraction(y) else "@y{0.000000}" if y == "lr" else "@y{0,0.000}"
-    where = "@x{0,0.[00]}"
-    plot.add_tools(HoverTool(renderers=hovered, tooltips=[("", "$name"), (x_label, where), (label(y), value)]))
+    tips = [("", "$name"), (x_label, "@x{0,0.[00]}"), (label(y), value)]
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips))
     if ticks:
         plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
     elif x in ("epoch", "step"):
@@ -102,14 +92,13 @@ def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> An
     names = [f"{size} px" for size in found]
     columns = {name: [100 * at.get(size, 0.0) for at in sizes] for name, size in zip(names, found, strict=True)}
     source = ColumnDataSource({"epoch": list(epochs), **columns})
-    plot = empty_figure("epoch", "share of images (%)")
+    plot = empty_figure("epoch", "share of images (%)", x_range=(min(epochs) - 1, max(epochs) + 1), y_range=(0, 100))
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
     shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
     bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
     add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
     plot.add_tools(HoverTool(tooltips=[("epoch", "@epoch"), ("size", "$name"), ("share", "@$name{0.0}%")]))
     plot.xaxis.ticker = BasicTicker(min_interval=1)
-    plot.x_range, plot.y_range = Range1d(min(epochs) - 1, max(epochs) + 1), Range1d(0, 100)
     plot.xgrid.visible = False
     return plot
 
@@ -134,11 +123,10 @@ def object_size_curves(metrics: pd.DataFrame) -> dict[str, Any]:
     """Each validation metric that is told by object size, over the epochs: title -> figure."""
     figures = {}
     for stem in _told_by_object_size(metrics):
-        columns = [(size, f"{stem}_{size}") for size in OBJECT_SIZES]
         lines = [
             Line(size, metrics["epoch"], metrics[column], color)
-            for (size, column), color in zip(columns, COLORS, strict=False)
-            if column in metrics and metrics[column].notna().any()
+            for size, color in zip(OBJECT_SIZES, COLORS, strict=False)
+            if (column := f"{stem}_{size}") in metrics and metrics[column].notna().any()
         ]
         if lines:
             figures[f"{label(stem)} by object size"] = line_figure(lines, "epoch", stem)
@@ -205,7 +193,7 @@ def add_legend(plot: Any, items: dict[str, list[Any]], width: int = 72) -> None:
     columns = max(1, min(len(items), width // (max(map(len, items), default=1) + 6)))
     rows = -(-len(items) // columns)
     legend = Legend(
-        items=[LegendItem(label=name, renderers=drawn) for name, drawn in items.items()],
+        items=list(items.items()),
         click_policy="hide",
         orientation="horizontal",
         ncols=columns,

@@ -1,20 +1,13 @@
 """The report of one run: `report.html` in the run's folder, one file that opens offline."""
 
+from html import escape
 from pathlib import Path
 
-from anysize.reports import run_files
+from anysize.reports import figures, run_files
 from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
-from anysize.reports.figures import (
-    COLORS,
-    Line,
-    line_figure,
-    object_size_curves,
-    object_size_figure,
-    size_figures,
-    sizes_figure,
-)
-from anysize.reports.page import card, cards, page, plot, preformatted, section, table, tiles
+from anysize.reports.figures import COLORS, Line, line_figure
+from anysize.reports.page import card, cards, page, plot, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
 from anysize.reports.reading import Run
@@ -24,23 +17,14 @@ from anysize.tasks.records import OBJECT_SIZES
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` into a run folder from the files there, whatever of them there is, and return its path.
-
-    Raises:
-        UserError: the folder is not a run, or cannot be written.
-    """
+    """Write `report.html` into a run folder from the files there, whatever of them there is, and return its path."""
     run = Run.read(folder)
-    path = run.folder / run_files.REPORT
+    path, settings = run.folder / run_files.REPORT, run.settings
+    subtitle = " · ".join(str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings)
     predictions = predictions_section(read_predictions(run.folder))
     parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), _settings(run)]
-    run_files.write_atomically(path, page(run.name, _subtitle(run), parts))
+    run_files.write_atomically(path, page(run.name, subtitle, parts))
     return path
-
-
-def _subtitle(run: Run) -> str:
-    settings = run.settings
-    what = [str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings]
-    return " · ".join(what)
 
 
 def _summary(run: Run) -> str:
@@ -84,9 +68,9 @@ def _training(run: Run) -> str:
         ]
         if lines:
             curves.append(plot(label(metric), line_figure(lines, "epoch", metric)))
-    curves += [plot(title, figure) for title, figure in object_size_curves(frame).items()]
+    curves += [plot(title, figure) for title, figure in figures.object_size_curves(frame).items()]
     if any(run.sizes):
-        curves.append(plot("image sizes", sizes_figure(frame["epoch"].to_list(), run.sizes)))
+        curves.append(plot("image sizes", figures.sizes_figure(frame["epoch"].to_list(), run.sizes)))
     for column in ("lr", "images_per_second"):
         if column in frame:
             line = Line("", frame["epoch"], frame[column], color)
@@ -98,9 +82,9 @@ def _evaluation(run: Run) -> str:
     frame = run.evaluation
     if not len(frame):
         return ""
-    figures = size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
-    figures |= object_size_figure(frame)
-    drawn = cards(*(plot(title, figure) for title, figure in figures.items()))
+    by_size = figures.size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
+    by_size |= figures.object_size_figure(frame)
+    drawn = cards(*(plot(title, figure) for title, figure in by_size.items()))
     how, tables = tables_at(run.evaluation_tables, run.base_size)
     details = [card(f"{title}, {how}", table(cells), tall=True) for title, cells in tables.items()]
     whole = cards(card("by image size", table(evaluation_table(frame, all_twice=True))))  # wider than half the page
@@ -127,7 +111,7 @@ def _scale_policy(run: Run) -> str:
 def _settings(run: Run) -> str:
     parts = []
     if run.recipe:
-        parts.append(card("Recipe", preformatted(run.recipe)))
+        parts.append(card("Recipe", f"<pre>{escape(run.recipe)}</pre>"))
     if run.environment:
         rows = [[key.replace("_", " "), str(value)] for key, value in run.environment.items()]
         parts.append(card("Environment", table(TextTable(["", ""], rows, labels=2))))

@@ -127,8 +127,3 @@ def _row(tag: str, cells: Sequence[str], content: TextTable, row: int = -1) -> s
         kind = " ".join(["label"] * (i < content.labels) + ["best"] * ((row, i) in content.best))
         inner += f'<{tag} class="{kind}">{escape(" ".join(cell.splitlines()))}</{tag}>'
     return f"<tr>{inner}</tr>"
-
-
-def preformatted(text: str) -> str:
-    """Text as it stands."""
-    return f"<pre>{escape(text)}</pre>"

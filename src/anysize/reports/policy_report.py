@@ -21,10 +21,7 @@ _DIVERGING = ("#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d1e5f0", 
 def summarise(table: pd.DataFrame, classes: Sequence[str], size: int) -> pd.DataFrame:
     """Mean and deviation of `low_share` by block, over all images (label "") and over those of each class.
 
-    Args:
-        table: as `scale_policy` returns it.
-        classes: names of the labels.
-        size: image size (pixels), which is written beside.
+    `table` is as `scale_policy` returns it, `classes` are the names of its labels; `size` (pixels) is written beside.
 
     >>> table = pd.DataFrame({"image": [0, 1], "label": [0, 1], "block": "layer1.0", "low_share": [0.2, 0.4]})
     >>> summarise(table, ["cat", "dog"], 32)[["label", "images", "low_share"]].to_dict("list")
@@ -55,7 +52,6 @@ def images_table(table: pd.DataFrame) -> TextTable:
     """The part that comes from half resolution, image by image; `table` is as `scale_policy` returns it.
 
     A few images have a column each and the blocks a row; of many images each has a row, with the mean over blocks.
-
     Images are named by their files, or by their paths where two files have one name.
     """
     paths = table["image"].unique()
@@ -73,16 +69,9 @@ def images_table(table: pd.DataFrame) -> TextTable:
 def policy_figure(summary: pd.DataFrame) -> Any:
     """Draw the part of each block's output that comes from half resolution: mean and deviation over images."""
     data = summary[summary["label"] == ""]
-    blocks = data["block"].tolist()
-    source = ColumnDataSource(
-        {
-            "block": blocks,
-            "mean": 100 * data["low_share"],
-            "low": 100 * (data["low_share"] - data["low_share_sd"]),
-            "high": 100 * (data["low_share"] + data["low_share_sd"]),
-            "sd": 100 * data["low_share_sd"],
-        }
-    )
+    blocks, mean, deviation = data["block"].tolist(), data["low_share"], data["low_share_sd"]
+    shown = {"mean": mean, "low": mean - deviation, "high": mean + deviation, "sd": deviation}
+    source = ColumnDataSource({"block": blocks, **{name: 100 * values for name, values in shown.items()}})
     plot = empty_figure("block", "from half resolution (%)", x_range=blocks, height=330)
     plot.add_layout(Span(location=50, dimension="width", line_color="#8b95a1", line_dash="dotted"))
     plot.segment("block", "low", "block", "high", source=source, color=COLORS[0], line_width=7, line_alpha=0.28)
@@ -111,15 +100,9 @@ def class_figure(summary: pd.DataFrame) -> Any | None:
     mapper = LinearColorMapper(palette=list(_DIVERGING), low=-limit, high=limit)
     labels, blocks = difference.index.tolist(), difference.columns.tolist()
     plot = empty_figure("block", "", x_range=blocks, y_range=labels, height=150 + 20 * len(labels))
-    cell = plot.rect(
-        "block",
-        "label",
-        1,
-        1,
-        source=ColumnDataSource({str(name): values for name, values in cells.items()}),
-        fill_color=transform("difference", mapper),
-        line_color="white",
-    )
+    source = ColumnDataSource({str(name): values for name, values in cells.items()})
+    fill = transform("difference", mapper)
+    cell = plot.rect("block", "label", 1, 1, source=source, fill_color=fill, line_color="white")
     tips = [("class", "@label"), ("block", "@block"), ("against all images", "@difference{+0.0} points")]
     plot.add_tools(HoverTool(renderers=[cell], tooltips=tips))
     ticks = [-limit, 0, limit]

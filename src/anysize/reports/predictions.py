@@ -42,11 +42,7 @@ class Predictions:
 
 
 def write_predictions(folder: Path, predictions: Predictions) -> None:
-    """Write `predictions/` into a run folder, in place of an earlier one.
-
-    Raises:
-        UserError: the disk is full, or the folder may not be written.
-    """
+    """Write `predictions/` into a run folder, in place of an earlier one."""
     target = folder / run_files.PREDICTIONS
     beside = folder / f".{run_files.PREDICTIONS}.{os.getpid()}.tmp"
     entries = []
@@ -76,9 +72,8 @@ def read_predictions(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for entry in found["images"]:
-            entry["pictures"] = {
-                title: (name, (path.parent / name).read_bytes()) for title, name in entry["pictures"].items()
-            }
+            names = entry["pictures"].items()
+            entry["pictures"] = {title: (name, (path.parent / name).read_bytes()) for title, name in names}
     except (OSError, ValueError, KeyError):  # a part of it was removed by hand: the report does without
         return {}
     return found
@@ -95,19 +90,14 @@ def predictions_section(found: dict[str, Any]) -> str:
         numbers = dict.fromkeys(entry.get("number") for entry in found["images"])  # a run may be older than this
         note += "".join(f" Figures: {number}." for number in numbers if number)
     single = all(len(entry["pictures"]) == 1 for entry in found["images"])
-    legend: dict[str, Any] = {}
-    for entry in found["images"]:
-        legend |= entry["legend"]
+    legend = {name: color for entry in found["images"] for name, color in entry["legend"].items()}
     drawn = "".join(
         f'<span><i style="background:rgb({",".join(map(str, color))})"></i>{escape(name)}</span>'
         for name, color in legend.items()
     )
     colors = f'<p class="legend">{drawn}</p>' if drawn else ""
-    return section(
-        "Predictions",
-        f'<p class="note">{escape(note)}</p>{colors}',
-        cards(*map(_entry, found["images"]), narrow=single),
-    )
+    pictures = cards(*map(_entry, found["images"]), narrow=single)
+    return section("Predictions", f'<p class="note">{escape(note)}</p>{colors}', pictures)
 
 
 def _entry(entry: dict[str, Any]) -> str:
@@ -117,18 +107,13 @@ def _entry(entry: dict[str, Any]) -> str:
     )
     first = sorted(entry["lines"], key=lambda line: line[2] == "wrong")[:_LINES]  # of many wrong ones a few will do
     more = len(entry["lines"]) - len(first)
-    lines = "".join(
-        f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{_number(value)}</li>'
-        for label, value, kind in entry["lines"]
-        if [label, value, kind] in first
-    )
+    lines = ""
+    for label, value, kind in (line for line in entry["lines"] if line in first):
+        number = "" if value is None else f" {100 * value:.0f} %"
+        lines += f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{number}</li>'
     lines += f"<li>and {more} more</li>" if more else ""
     name = escape(Path(entry["name"]).name)
     return f'<section class="card prediction"><div>{figures}</div><h4>{name}</h4><ul>{lines}</ul></section>'
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f" {100 * value:.0f} %"
 
 
 def _data(name: str, content: bytes) -> str:

@@ -28,11 +28,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: str | Path, name: str = "") -> "Run":
-        """Read a run folder; its name is the folder's unless given.
-
-        Raises:
-            UserError: the folder holds none of the files of a run.
-        """
+        """Read a run folder; its name is the folder's unless given. A folder without such files is a `UserError`."""
         folder = Path(folder)
         if not any((folder / file).exists() for file in (run_files.METRICS, run_files.EVALUATION, run_files.RECIPE)):
             what = "has none of" if folder.is_dir() else "is no folder with"
@@ -45,9 +41,7 @@ class Run:
             name or folder.resolve().name,
             _with_errors(_read_table(folder / run_files.METRICS, "validation_calibrated")),
             _read_table(folder / run_files.EVALUATION, "calibrated"),
-            _read_table(
-                folder / run_files.EVALUATION_TABLES, "calibrated", text=("table", "row", "column"), missing=False
-            ),
+            _read_table(folder / run_files.EVALUATION_TABLES, "calibrated", ("table", "row", "column"), missing=False),
             _read_table(folder / run_files.SCALE_POLICY, missing=False),
             recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
@@ -98,7 +92,7 @@ class Run:
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
 
 
-def _read_table(path: Path, boolean: str = "", *, missing: bool = True, text: tuple[str, ...] = ()) -> pd.DataFrame:
+def _read_table(path: Path, boolean: str = "", text: tuple[str, ...] = (), *, missing: bool = True) -> pd.DataFrame:
     """A table; without `missing` values an empty cell is empty text, and a class may be called "NA".
 
     The columns `text` stay as they stand, and a class may be called "007", too. An empty `value` is always missing.

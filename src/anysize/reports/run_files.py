@@ -51,8 +51,7 @@ REPEATS = "repeats.csv"
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside `path` and rename it into place: `path` holds the old or the new content, never a part.
 
-    Raises:
-        UserError: the disk is full, the folder is missing or may not be written. The old file is still there.
+    Raises a `UserError` where the disk is full, or the folder is missing or may not be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -70,10 +69,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Do nothing where a file `path` could be written, before anything is computed for it.
-
-    Raises:
-        UserError: the folder is missing or may not be written, or `path` is a folder.
+    """Raise a `UserError` where a file `path` could not be written, before anything is computed for it.
 
     >>> check_writable(Path("/nowhere/table.csv"))
     Traceback (most recent call last):

@@ -158,17 +158,10 @@ class SilentLog(RunLog):
     def __init__(self, folder: Path, epochs: int, console: Console | None = None) -> None:
         self.epochs = epochs
 
-    def message(self, text: str) -> None: ...
+    def step(self, *where: Any, **values: Any) -> None:
+        pass
 
-    def warning(self, text: str) -> None: ...
-
-    def step(self, *where: Any, **values: Any) -> None: ...
-
-    def epoch(self, row: Mapping[str, Any]) -> None: ...
-
-    def truncate(self, epoch: int) -> None: ...
-
-    def close(self) -> None: ...
+    message = warning = epoch = truncate = close = step
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

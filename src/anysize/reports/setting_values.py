@@ -41,8 +41,6 @@ def show_setting(name: str, value: Any) -> str:
 
     >>> show_setting("model.norm", ""), show_setting("optimizer.nesterov", True), show_setting("optimizer.lr", 0.1)
     ("the model's own", 'true', '0.1')
-    >>> show_setting("model.options", {"dropout": 0.3}), show_setting("model.options.dropout", None)
-    ('dropout 0.3', 'not set')
     """
     if value is None:
         return "not set"

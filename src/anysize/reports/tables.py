@@ -103,15 +103,10 @@ def setting_table(found: BySetting) -> TextTable:
         for row, (_, point) in zip(rows, at.iterrows(), strict=True):
             row.append("\n".join(_spread(found.metric, point, counted)) if point["runs"] > 0 else "-")
         best |= {(row, column + 1) for row in _best(found.metric, at["median"])}
-    counts = summary["runs"].unique()
-    caption = f"median (lowest-highest) of {counts[0]} runs" if found.several else ""
-    return TextTable(
-        header=[found.line, *(show_setting(found.x, value) for value in found.where)],
-        rows=rows,
-        best=best,
-        title=found.title,
-        caption="median (lowest-highest) n=runs" if counted else caption,
-    )
+    caption = f"median (lowest-highest) of {summary['runs'].iloc[0]} runs" if found.several else ""
+    caption = "median (lowest-highest) n=runs" if counted else caption
+    header = [found.line, *(show_setting(found.x, value) for value in found.where)]
+    return TextTable(header, rows, best, title=found.title, caption=caption)
 
 
 def fitting_setting_table(found: BySetting, width: int = 80) -> TextTable:
@@ -163,8 +158,5 @@ def _spread(metric: str, point: Any, counted: bool) -> list[str]:
     median, lowest, highest = (show(metric, point[name]) for name in ("median", "lowest", "highest"))
     if point["runs"] == 1:
         return [median]
-    return [
-        median,
-        f"({lowest.removesuffix('%')}-{highest.removesuffix('%')})",
-        *([f"n={point['runs']:.0f}"] * counted),
-    ]
+    extent = f"({lowest.removesuffix('%')}-{highest.removesuffix('%')})"
+    return [median, extent, *([f"n={point['runs']:.0f}"] * counted)]

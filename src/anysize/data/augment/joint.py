@@ -13,16 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.joint_geometry import (
-    canvas_size,
-    eval_size,
-    mean_colour,
-    middle,
-    random_start,
-    resize_into_frame,
-    resized_crop,
-    scaled_size,
-)
+from anysize.data.augment import joint_geometry as geometry
 from anysize.data.augment.operations import Augmentation
 from anysize.data.augment.transform import Collated, Sample, Transform, by_view
 from anysize.data.random import Stream, seeded, uniform
@@ -38,7 +29,7 @@ class JointTransform(Transform):
 
     def collate(self, samples: Sequence[Sample]) -> Collated:
         """Samples padded to one shape at the right and the bottom: images with the mean, masks with 255."""
-        mean = torch.tensor(mean_colour(self.preprocessing), dtype=torch.uint8)
+        mean = torch.tensor(geometry.mean_colour(self.preprocessing), dtype=torch.uint8)
         return Collated(
             _pad([sample.pixels for sample in samples], mean[:, None, None]),
             _pad([sample.targets for sample in samples], torch.tensor(VOID, dtype=torch.uint8)),
@@ -57,10 +48,7 @@ class JointTrainTransform(Augmentation, JointTransform):
 
     Args:
         preprocessing: base size, normalisation, interpolation; resize is "pad" or "stretch".
-        augment, seed: as for `Augmentation`.
-
-    Raises:
-        UserError: settings that do not fit together or are not for masks.
+        augment, seed: as for `Augmentation`, with the same errors, and one for what is not for masks.
 
     >>> transform = JointTrainTransform(Preprocessing(8, resize="stretch"), AugmentSettings(crop="rescale", flip=0.5))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
@@ -100,16 +88,17 @@ class JointTrainTransform(Augmentation, JointTransform):
         if self.augment.crop == "random-resized":
             with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
                 part = self._random_resized.make_params([image])
-            return functools.partial(resized_crop, **part, size=size, preprocessing=self.preprocessing)
+            return functools.partial(geometry.resized_crop, **part, size=size, preprocessing=self.preprocessing)
         if self.augment.crop == "none":
-            resized = eval_size(height, width, size, self.preprocessing)
-            corner = middle(resized[0], size), middle(resized[1], size)
+            resized = geometry.eval_size(height, width, size, self.preprocessing)
+            corner = geometry.middle(resized[0], size), geometry.middle(resized[1], size)
         else:
             low, high = self.augment.rescale
-            resized = scaled_size(height, width, low * (high / low) ** factor * size / self.preprocessing.own_size)
-            corner = random_start(resized[0], size, top), random_start(resized[1], size, left)
+            scale = low * (high / low) ** factor * size / self.preprocessing.own_size
+            resized = geometry.scaled_size(height, width, scale)
+            corner = geometry.random_start(resized[0], size, top), geometry.random_start(resized[1], size, left)
         return functools.partial(
-            resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing
+            geometry.resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing
         )
 
 
@@ -117,10 +106,8 @@ class JointEvalTransform(JointTransform):
     """Deterministic preprocessing of an image whose mask keeps its own size.
 
     With resize "pad" the image is scaled by S / own_size, so at the base size not at all, and stands in the middle of
-    a canvas of the mean colour, at least S x S. With "stretch" it is resized to S x S.
-
-    Raises:
-        UserError: another mode of resizing, which would cut parts of the image off.
+    a canvas of the mean colour, at least S x S. With "stretch" it is resized to S x S. Another mode would cut parts of
+    the image off, and is a `UserError`.
 
     >>> transform = JointEvalTransform(Preprocessing(8, resize="stretch"))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
@@ -135,11 +122,11 @@ class JointEvalTransform(JointTransform):
 
     def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
         """(C, H, W) to its canvas (1, C, h, w); the mask as it is, (1, H, W)."""
-        height, width = eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
-        canvas = canvas_size(height, width, batch.size)
+        height, width = geometry.eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
+        canvas = geometry.canvas_size(height, width, batch.size)
         top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
         frame = (-top, -left, *canvas)
-        pixels = resize_into_frame(tv_tensors.Image(image), (height, width), frame, self.preprocessing)
+        pixels = geometry.resize_into_frame(tv_tensors.Image(image), (height, width), frame, self.preprocessing)
         return Sample(pixels.as_subclass(Tensor)[None], target[None], np.array([top, left, height, width]))
 
 

@@ -19,7 +19,6 @@ _GREY = 128  # AutoAugment fills with it, as the authors' code does
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
-
 Operation = Callable[[Tensor], Tensor]
 
 
@@ -44,7 +43,6 @@ class Augmentation(Transform):
         self._pixel_ops = _pixel_ops(augment)
 
     def views(self, batch: Batch) -> int:
-        """The augmented copies."""
         return batch.copies
 
     def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
@@ -108,8 +106,6 @@ def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Operation]]:
     if augment.autoaugment:
         policy = v2.AutoAugmentPolicy(augment.autoaugment)
         operations.append((Stream.AUTOAUGMENT, v2.AutoAugment(policy, fill=_GREY)))
-    if augment.color_jitter:
-        strength = augment.color_jitter
-        jitter = v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)
-        operations.append((Stream.COLOR_JITTER, jitter))
+    if strength := augment.color_jitter:  # of brightness, contrast and saturation
+        operations.append((Stream.COLOR_JITTER, v2.ColorJitter(strength, strength, strength)))
     return operations

@@ -28,10 +28,7 @@ class TrainTransform(Augmentation, PlainTransform):
 
     Args:
         preprocessing: base size, normalisation, interpolation; how images become square for `crop = "none"`.
-        augment, seed: as for `Augmentation`.
-
-    Raises:
-        UserError: settings that do not fit together or do not fit the images.
+        augment, seed: as for `Augmentation`, with the same errors.
 
     >>> preprocessing = Preprocessing(8, mean=(0.5,), std=(0.5,), resize="stretch")
     >>> transform = TrainTransform(preprocessing, AugmentSettings(crop="pad", flip=0.5))
@@ -54,13 +51,11 @@ class TrainTransform(Augmentation, PlainTransform):
         return torch.cat(resized).contiguous() if resized[0].shape[1:] != images.shape[1:] else images
 
     def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
-        """One image as stored (C, H, W) to its augmented copies (copies, C, S, S)."""
         if self.augment.crop == "pad":
             image = self._to_base(image)
         return self._augment(image.permute(1, 2, 0)[None], np.zeros(1, np.int64), np.array([index]), batch)
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
-        """Samples of the prepared images (N, H, W, C) to (copies * B, C, S, S), copy-major."""
         return self._augment(images, batch.indices, batch.indices, batch)
 
     def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
@@ -102,8 +97,7 @@ class TrainTransform(Augmentation, PlainTransform):
         base, padding = self.preprocessing.image_size, self.augment.padding
         height, width, channels = images.shape[1:]
         high, wide = height + 2 * padding, width + 2 * padding
-        top = (top * (high - base + 1)).astype(np.int64)
-        left = (left * (wide - base + 1)).astype(np.int64)
+        top, left = (top * (high - base + 1)).astype(np.int64), (left * (wide - base + 1)).astype(np.int64)
         left = np.where(flip, wide - base - left, left)  # of the mirrored image
 
         order = np.argsort(~flip, kind="stable")

@@ -50,10 +50,7 @@ def to_crops(images: Tensor, size: int, preprocessing: Preprocessing, crops: int
     """`crops` squares of each image, (crops, ..., C, S, S): the centre; with 5 the corners too; with 10 all mirrored.
 
     They are cut from the image that the centre crop is cut from. Where evaluation takes the whole image (`stretch`),
-    they are cut from it at `int(S / crop_ratio)` pixels.
-
-    Raises:
-        UserError: the image is smaller than the crops (mode `crop-or-pad`).
+    they are cut from it at `int(S / crop_ratio)` pixels. A `UserError` says where the image is smaller than the crops.
     """
     if crops == 1:
         return to_square(images, size, preprocessing)[None]
@@ -98,14 +95,11 @@ class EvalTransform(PlainTransform):
         self.crops = crops
 
     def views(self, batch: Batch) -> int:
-        """The crops."""
         return self.crops
 
     def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
-        """(C, H, W) to (crops, C, S, S)."""
         return to_crops(image, batch.size, self.preprocessing, self.crops)
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
-        """(N, H, W, C) to (crops * B, C, S, S)."""
         chosen = take(images, batch.indices).permute(0, 3, 1, 2)
         return to_crops(chosen, batch.size, self.preprocessing, self.crops).flatten(0, 1)

@@ -33,28 +33,20 @@ def mask_source(
         settings: `categories` keeps some classes and makes background of the others.
         origin: the file or format that names the classes, for messages.
         missing: images that were left out, with the reason.
-
-    Raises:
-        UserError: more classes than a mask can number, or categories that there are not.
     """
     if len(classes) > VOID:
         raise UserError(f"{origin} has {len(classes)} classes; expected at most {VOID}, 255 is no class")
-    numbers = None
-    kept = classes
+    numbers, kept = None, classes
     if settings.categories:
-        chosen = choose_classes(settings.categories, classes[1:], origin)
-        kept = (classes[0], *chosen)
+        kept = (classes[0], *choose_classes(settings.categories, classes[1:], origin))
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
-    files = MaskFiles([mask for _, mask in pairs], len(classes), numbers)
-    images = [image for image, _ in pairs]
+    images, masks = zip(*pairs, strict=True)
+    files = MaskFiles(masks, len(classes), numbers)
     return FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:
-    """The classes that `data.categories` keeps, in its order.
-
-    Raises:
-        UserError: a name that is not known, or one that is given twice.
+    """The classes that `data.categories` keeps, in its order; a `UserError` for an unknown or repeated name.
 
     >>> choose_classes(("dog", "cat"), ("ant", "cat", "dog"), "classes.txt")
     ('dog', 'cat')
@@ -74,13 +66,12 @@ def keep_present(
 ) -> tuple[np.ndarray, dict[str, str]]:
     """The numbers of the rows whose files are all there, and for each other image why it is left out.
 
+    Raises a `UserError` where all images are left out, or `on_bad_image` is "error" and one is.
+
     Args:
         rows: the files of each image, itself first.
         origins: the name of each row for messages, such as "train.txt line 3".
         on_bad_image: "error" or "skip", as in the settings of the data.
-
-    Raises:
-        UserError: a file is missing, with the policy "error"; or all images are.
     """
     good: list[int] = []
     missing: dict[str, str] = {}
@@ -104,11 +95,7 @@ def keep_present(
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names in a text file, one a line; empty lines are left out.
-
-    Raises:
-        UserError: no names, a name twice, or no text.
-    """
+    """The names in a text file, one a line; empty lines are left out, a name may not stand there twice."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise UserError(f"{path} is empty; expected the name of a class in each line")
@@ -119,11 +106,7 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """A text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: another encoding, or a file that cannot be read.
-    """
+    """A text file in UTF-8, with or without a byte order mark."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return file.read()

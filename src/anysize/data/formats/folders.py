@@ -23,8 +23,7 @@ _T = TypeVar("_T")
 def list_images(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The files of a split with their classes, sorted by class and path.
 
-    Raises:
-        UserError: no folder for the split, no classes, an empty class, or other classes in validation than in training.
+    Raises a `UserError` where validation has other classes than training, or a class no image.
     """
     folder, classes = _class_folders(root, split, expected)
     training = classes if split == "train" else _class_folders(root, "train", expected)[1]
@@ -52,21 +51,13 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
 
 
 def first_image_size(root: Path, expected: str) -> tuple[int, int]:
-    """Width and height of the first readable image of the training split, from its header.
-
-    Raises:
-        UserError: no image at all can be read.
-    """
+    """Width and height of the first readable image of the training split, from its header."""
     folder, classes = _class_folders(root, "train", expected)
     return first_readable((path for name in classes for path in images_below(folder / name)), folder)
 
 
 def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
-    """Width and height of the first of these images in `folder` that can be read, from its header.
-
-    Raises:
-        UserError: none of them can be read.
-    """
+    """Width and height of the first of these images in `folder` that can be read, or a `UserError` if none can."""
     for path in paths:
         with contextlib.suppress(OSError), Image.open(path) as image:  # the policy applies when it is loaded
             return image.size
@@ -86,8 +77,7 @@ def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple
 def find_split(root: Path, split: Split, expected: str, ending: str = "") -> Path:
     """The folder of a split, or its file with this ending: the first of the usual names that is there.
 
-    Raises:
-        UserError: there is none; it says that root should hold what is `expected`.
+    Where there is none, the `UserError` says that root should hold what is `expected`.
     """
     names = [name + ending for name in _NAMES[split]]
     for name in names:

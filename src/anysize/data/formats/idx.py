@@ -14,8 +14,7 @@ _LABELS = {"train": "train-labels-idx1-ubyte", "validation": "t10k-labels-idx1-u
 def read_idx(path: Path) -> np.ndarray:
     """Read one IDX file of unsigned bytes: an array with as many dimensions as the file says.
 
-    Raises:
-        UserError: the file is damaged, or is no IDX file of unsigned bytes.
+    Raises a `UserError` for a damaged file and for any other format.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -32,12 +31,7 @@ def read_idx_pair(root: Path, split: str, subfolder: str = "") -> tuple[np.ndarr
 
     They are looked for in `root` and in `root/subfolder` (where torchvision puts them), with and without `.gz`.
     """
-    images, labels = (
-        _first_of([root / subfolder / name, root / subfolder / f"{name}.gz", root / name, root / f"{name}.gz"])
-        for name in (_IMAGES[split], _LABELS[split])
-    )
+    folders, files = (root / subfolder, root), (_IMAGES[split], _LABELS[split])
+    places = [[folder / f"{file}{end}" for folder in folders for end in ("", ".gz")] for file in files]
+    images, labels = (next((path for path in paths if path.is_file()), None) for paths in places)
     return (read_idx(images), read_idx(labels)) if images and labels else None
-
-
-def _first_of(paths: list[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)

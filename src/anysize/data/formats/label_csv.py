@@ -43,11 +43,7 @@ class _Table(NamedTuple):
 
 
 def load_folder_labels(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
-    """The images of a split with their labels, uint8 (N, 1, classes), in the order of the file.
-
-    Raises:
-        UserError: files or images are missing, or a line is not as expected.
-    """
+    """The images of a split with their labels, uint8 (N, 1, classes), in the order of the file."""
     whole = (root / _WHOLE).is_file() and not (root / "train.csv").is_file()
     training = table = _read(root / _WHOLE if whole else find_split(root, "train", expected, ".csv"))
     if not whole and split != "train":

@@ -25,8 +25,7 @@ class MaskFiles:
     def __init__(self, paths: Sequence[str], num_classes: int, numbers: np.ndarray | None = None) -> None:
         assert num_classes <= VOID
         self._paths = np.array([os.fsencode(path) for path in paths])  # no Python objects: see `FileSource`
-        self.num_classes = num_classes
-        self.numbers = numbers
+        self.num_classes, self.numbers = num_classes, numbers
         self._known = np.isin(np.arange(256), [*range(num_classes), VOID])
         self._table = np.arange(256, dtype=np.uint8)
         if numbers is not None:
@@ -36,11 +35,7 @@ class MaskFiles:
         return len(self._paths)
 
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Class numbers, uint8 `shape`.
-
-        Raises:
-            BadImage: no mask, one that is damaged or of another size, or a number that no class has.
-        """
+        """Class numbers, uint8 `shape`. Raises `BadImage` as `read_mask`, and for another size or an unknown class."""
         path = os.fsdecode(bytes(self._paths[index]))
         mask = read_mask(path)
         check_shape(mask, shape, path)
@@ -70,9 +65,7 @@ def read_mask(path: str) -> np.ndarray:
     """The values of a palette, grey or two-coloured image file as they are stored: uint8 (H, W).
 
     Of a palette image these are the indices, of a grey one with 1, 2, 4, 8 or 16 bits a pixel the numbers in the file.
-
-    Raises:
-        BadImage: the file is damaged, in colours, lossy, or has values above 255.
+    Raises `BadImage` for a file that is damaged, in colours, lossy, or has values above 255.
     """
     try:
         with Image.open(path) as image:
@@ -87,9 +80,8 @@ def read_mask(path: str) -> np.ndarray:
     except BadImage:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise BadImage(f"its mask {path} cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from (
-            error
-        )
+        fault = f"its mask {path} cannot be decoded ({type(error).__name__}: {error})"
+        raise BadImage(fault.replace("\n", " ")) from error
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise BadImage(
             f"its mask {path} has pixels of mode {mode}; expected one class number a pixel: a palette or grey PNG"

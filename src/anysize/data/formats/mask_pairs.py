@@ -1,5 +1,6 @@
 """Folders of images and masks: which mask belongs to which image, and which classes there are."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -22,11 +23,7 @@ _CLASSES = "classes.txt"
 
 
 def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
-    """The images of a split with their masks.
-
-    Raises:
-        UserError: folders are missing, an image has no mask or a mask no image, or the names of the classes are wrong.
-    """
+    """The images of a split with their masks."""
     pairs = _pairs(root, split, expected)
     names = root / _CLASSES
     if names.is_file():
@@ -38,11 +35,7 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
 
 
 def first_longer_side(root: Path, expected: str) -> int:
-    """The longer side (pixels) of the first readable training image, from its header.
-
-    Raises:
-        UserError: no image at all can be read, or the folders are not as expected.
-    """
+    """The longer side (pixels) of the first readable training image, from its header."""
     return max(first_readable((image for image, _ in _pairs(root, "train", expected)), root))
 
 
@@ -57,11 +50,7 @@ def _pairs(root: Path, split: Split, expected: str) -> list[tuple[str, str]]:
 
 
 def _match(folder: Path) -> list[tuple[str, str]]:
-    """Each image of `folder/images` with the mask of the same name, up to the ending, in `folder/masks`.
-
-    Raises:
-        UserError: a folder is missing or empty, a name is without its image or mask, or stands for two files.
-    """
+    """Each image of `folder/images` with the mask of the same name, up to the ending, in `folder/masks`."""
     images = _by_stem(folder / "images", (), "image")
     masks = _by_stem(folder / "masks", MASK_EXTENSIONS, "mask")
     for name, path in images.items():
@@ -99,9 +88,7 @@ def _largest_number(masks: Sequence[str], _changed: int) -> int:
 
 
 def _largest_in(path: str) -> int:
-    try:
+    with contextlib.suppress(BadImage):
         mask = read_mask(path)
-    except BadImage:
-        return 0
-    numbers = mask[mask != VOID]
-    return int(numbers.max()) if numbers.size else 0
+        return int(mask[mask != VOID].max(initial=0))
+    return 0

@@ -19,11 +19,7 @@ class TorchvisionSet(DataSet):
     """Where torchvision keeps the files within root."""
 
     def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "ArraySource":
-        """Read torchvision's folder in root; download it when asked for.
-
-        Raises:
-            UserError: the files are not there, or their checksums differ.
-        """
+        """Read torchvision's folder in root; download it when asked for."""
         import numpy as np
         import torch
 
@@ -49,11 +45,7 @@ class IdxSet(DataSet):
     classes: ClassVar[tuple[str, ...]]
 
     def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "ArraySource":
-        """Read the IDX files; download them when asked for.
-
-        Raises:
-            UserError: the files are not there, or damaged.
-        """
+        """Read the IDX files; download them when asked for."""
         import numpy as np
         import torch
 

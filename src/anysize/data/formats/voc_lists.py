@@ -1,7 +1,6 @@
 """PASCAL VOC's folders: which list makes a split, and the image and mask that each of its lines names."""
 
 import os
-import re
 from pathlib import Path
 
 from anysize.data.dataset import Split
@@ -17,22 +16,11 @@ CLASSES = (
 )
 """VOC's own names, in the order of the numbers in its masks."""
 
-_YEAR = re.compile(r"VOC20\d\d")
 _AUGMENTED = "train_aug"
-_LISTS = {
-    "train": ("ImageSets/Segmentation/train.txt", "list/train.txt"),
-    _AUGMENTED: ("ImageSets/Segmentation/train_aug.txt", "ImageSets/Segmentation/trainaug.txt", "list/train_aug.txt"),
-    "trainval": ("ImageSets/Segmentation/trainval.txt", "list/trainval.txt"),
-    "val": ("ImageSets/Segmentation/val.txt", "list/val.txt"),
-}
 
 
 def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
-    """The images of a split with their masks, in the order of its list.
-
-    Raises:
-        UserError: folders, lists, images or masks are missing, or a list is not as expected.
-    """
+    """The images of a split with their masks, in the order of its list."""
     year = find_year(root)
     image_set = (settings.image_set or "train") if split == "train" else "val"
     path = _list_file(year, image_set)
@@ -44,11 +32,7 @@ def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
 
 
 def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
-    """Training and validation images that the lists in the folder of a year name.
-
-    Raises:
-        UserError: a list is missing or not as expected.
-    """
+    """Training and validation images that the lists in the folder of a year name."""
     train, val = (len(_read_list(_list_file(year, name), year, "")) for name in (settings.image_set or "train", "val"))
     return train, val
 
@@ -60,23 +44,16 @@ def class_names(year: Path) -> tuple[tuple[str, ...], str]:
 
 
 def find_year(root: Path) -> Path:
-    """The folder that holds JPEGImages: root itself, or a VOC20xx folder in it or in VOCdevkit; 2012 before others.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The folder that holds JPEGImages: root itself, or a VOC20xx folder in it or in VOCdevkit; 2012 before others."""
     if (root / "JPEGImages").is_dir():
         return root
     for parent in (root, root / "VOCdevkit"):
-        if parent.is_dir():
-            years = sorted(
-                (entry for entry in parent.iterdir() if _YEAR.fullmatch(entry.name) and entry.is_dir()),
-                key=lambda entry: (entry.name == "VOC2012", entry.name),
-            )
-            if years:
-                if not (years[-1] / "JPEGImages").is_dir():
-                    raise UserError(f"{years[-1]} has no folder 'JPEGImages'; expected VOC's images in it")
-                return years[-1]
+        years = [entry for entry in parent.glob("VOC20[0-9][0-9]") if entry.is_dir()]
+        if years:
+            year = max(years, key=lambda entry: (entry.name == "VOC2012", entry.name))
+            if not (year / "JPEGImages").is_dir():
+                raise UserError(f"{year} has no folder 'JPEGImages'; expected VOC's images in it")
+            return year
     raise UserError(
         f"{root} holds no VOC2012 (or other VOC20xx) folder, in VOCdevkit or without; expected VOCdevkit/VOC2012 with "
         "JPEGImages, SegmentationClass and ImageSets/Segmentation"
@@ -84,7 +61,8 @@ def find_year(root: Path) -> Path:
 
 
 def _list_file(year: Path, image_set: str) -> Path:
-    names = _LISTS[image_set]
+    written = (image_set, "trainaug") if image_set == _AUGMENTED else (image_set,)
+    names = [*(f"ImageSets/Segmentation/{name}.txt" for name in written), f"list/{image_set}.txt"]
     for name in names:
         if (year / name).is_file():
             return year / name
@@ -96,15 +74,11 @@ def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]
     """The image and the mask of each line, by what names the line in messages.
 
     A line is the name of an image, or two paths that begin at the folder of the year.
-
-    Raises:
-        UserError: the list is empty, or a line is neither.
     """
     lines: dict[str, tuple[str, str]] = {}
     folder = os.fspath(year)
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        words = line.split()
-        origin = f"{path} line {number}"
+        words, origin = line.split(), f"{path} line {number}"
         if len(words) == 1 and not words[0].startswith("/"):
             image, mask = f"JPEGImages/{words[0]}.jpg", f"{masks}/{words[0]}.png"
             lines[origin] = os.path.join(folder, image), os.path.join(folder, mask)

@@ -25,10 +25,7 @@ from anysize.registry import Registry
 
 
 class TargetKind(abc.ABC):
-    """A kind of targets, and what depends on it. By default a target speaks of an image as a whole.
-
-    So it holds for any part of the image, however that is cut out, scaled or mirrored.
-    """
+    """A kind of targets, and what depends on it. By default a target holds for any part of the image, also mirrored."""
 
     in_words: ClassVar[str]
     """The name of such targets in messages, such as "labels"."""

@@ -55,17 +55,16 @@ class Masks(TargetKind):
         return VoidMasks(images)
 
 
+@dataclasses.dataclass
 class VoidMasks:
     """Stands for the masks of images that have none: all pixels are void, so that images keep their shapes."""
 
-    def __init__(self, images: int) -> None:
-        self.images = images
+    images: int
 
     def __len__(self) -> int:
         return self.images
 
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Void of the image's height and width."""
         return np.full(shape, VOID, np.uint8)
 
     def __getitem__(self, indices: np.ndarray) -> "VoidMasks":

@@ -69,10 +69,8 @@ class SceneArrays(NamedTuple):
 def compose(split: Split, index: int) -> Scene:
     """The scene `index` of a split."""
     image, owners, labels, _ = _paint(split, index)
-    return Scene(
-        np.ascontiguousarray(image.transpose(1, 2, 0)),
-        tuple(_describe(label, owners == number) for number, label in enumerate(labels, start=1)),
-    )
+    objects = tuple(_describe(label, owners == number) for number, label in enumerate(labels, start=1))
+    return Scene(np.ascontiguousarray(image.transpose(1, 2, 0)), objects)
 
 
 def compose_many(split: Split, count: int) -> SceneArrays:

@@ -1,1 +1,1 @@
-"""One file a data set; every module of this folder is imported by `anysize.data.catalog`."""
+"""One file a data set, or a pair of them; every module of this folder is imported by `anysize.data.catalog`."""

@@ -33,20 +33,15 @@ class Voc(DataSet):
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """Base 513; reads the lists where root is set, otherwise the numbers are those of VOC 2012."""
-        train, validation = _TRAIN_IMAGES.get(settings.image_set, 0), self.defaults.validation_images
-        classes = self.defaults.num_classes
+        info = dataclasses.replace(self.defaults, train_images=_TRAIN_IMAGES.get(settings.image_set, 0))
         if settings.root:
             from anysize.data.formats.voc_lists import class_names, count_images, find_year
 
             year = find_year(data_root(settings, _EXPECTED))
             train, validation = count_images(year, settings)
             classes = len(class_names(year)[0])
-        return dataclasses.replace(
-            self.defaults,
-            num_classes=len(settings.categories) + 1 if settings.categories else classes,
-            train_images=train,
-            validation_images=validation,
-        )
+            info = dataclasses.replace(info, num_classes=classes, train_images=train, validation_images=validation)
+        return dataclasses.replace(info, num_classes=1 + len(settings.categories)) if settings.categories else info
 
     def load(self, settings: DataSettings, split: Split, targets: str = "masks") -> "FileSource":
         """Read the split's list; decodes no image."""

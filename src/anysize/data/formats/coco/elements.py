@@ -72,9 +72,7 @@ def _read_categories(elements: Iterator[Element], path: str) -> dict[str, Any]:
 def _read_annotations(elements: Iterator[Element], path: str) -> dict[str, Any]:
     take = _Taker(path, "annotation")
     # Arrays of the standard library grow in place and hold numbers, not Python objects.
-    columns: dict[str, array.array[Any]] = {
-        name: array.array(code) for name, code in zip(_COLUMNS, _CODES, strict=True)
-    }
+    columns = {name: array.array(code) for name, code in zip(_COLUMNS, _CODES, strict=True)}
     image, category, area, crowd, segmented, offset, length = (column.append for column in columns.values())
     for annotation, start, size in map(take.next, elements):
         image(take(annotation, "image_id", _WHOLE))
@@ -92,11 +90,7 @@ def _read_annotations(elements: Iterator[Element], path: str) -> dict[str, Any]:
     return {**arrays, "crowd": arrays["crowd"].astype(bool), "segmented": arrays["segmented"].astype(bool)}
 
 
-READERS: dict[str, Callable[[Iterator[Element], str], dict[str, Any]]] = {
-    "images": _read_images,
-    "categories": _read_categories,
-    "annotations": _read_annotations,
-}
+READERS = {"images": _read_images, "categories": _read_categories, "annotations": _read_annotations}
 """The readers of the arrays of a file, by name: each takes the elements and the file's path, and raises `UserError`."""
 
 

@@ -22,7 +22,8 @@ from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the arrays in the cache
+_CACHE = ".anysize.npz"  # what the name of the cache has behind that of the file
+_VERSION = 1  # of the arrays in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,6 @@ def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
 
     The cache is `NAME.anysize.npz`. It is made again when the file's size or time of modification differs, or when it
     is damaged; a folder that may not be written gets none.
-
-    Raises:
-        UserError: as `index_coco`.
     """
     path = os.path.abspath(path)
     index = _read_cache(path)
@@ -75,9 +73,8 @@ def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
 def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
     """Read an annotation file through, an annotation at a time.
 
-    Raises:
-        UserError: the file cannot be read, is cut off, is not JSON or of another format, names an unknown image or
-            category, or has values of wrong kinds.
+    Raises a `UserError` for a file that cannot be read, is cut off, is not JSON or of another format, names an unknown
+    image or category, or has values of wrong kinds.
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -121,11 +118,7 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
 
 
 def file_stamp(path: str) -> tuple[int, int]:
-    """Size (bytes) and time of modification (nanoseconds) of a file.
-
-    Raises:
-        UserError: there is no such file; those that are there are named.
-    """
+    """Size (bytes) and time of modification (nanoseconds) of a file; the error names those that are there."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -161,15 +154,11 @@ def _rows(path: str, kind: str, wanted: np.ndarray, known: np.ndarray) -> np.nda
     return rows.astype(np.int32)
 
 
-def _cache_of(path: str) -> str:
-    return path + ".anysize.npz"
-
-
 def _read_cache(path: str) -> CocoIndex | None:
     """The cached index if it is of this version and of the file as it is."""
     stamp = file_stamp(path)
     try:
-        with open(_cache_of(path), "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with open(path + _CACHE, "rb") as file, np.load(file, allow_pickle=False) as stored:
             if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
                 return None
             arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
@@ -180,13 +169,13 @@ def _read_cache(path: str) -> CocoIndex | None:
 
 
 def _write_cache(index: CocoIndex) -> None:
-    beside = f"{_cache_of(index.path)}.{os.getpid()}.tmp"
+    beside = f"{index.path}{_CACHE}.{os.getpid()}.tmp"
     arrays = {name: getattr(index, name) for name in _ARRAYS}
     key = np.array([_VERSION, index.size, index.modified])
     try:
         with open(beside, "wb") as file:
             np.savez(file, key=key, category_names=np.array(index.category_names), **arrays)
-        os.replace(beside, _cache_of(index.path))
+        os.replace(beside, index.path + _CACHE)
     except OSError as error:  # the folder may not be written, or the disk is full: the file is read again next time
         logger.info("no index was kept beside %s (%s)", index.path, error.strerror)
     finally:

@@ -26,9 +26,6 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
         root: holds `annotations` and the folders of images.
         settings: year (`image_set`), classes (`categories`), and what is done about missing images (`on_bad_image`).
         areas: pixels below which an object is small and medium.
-
-    Raises:
-        UserError: files are missing, or not as expected.
     """
     year = settings.image_set or _year(root)
     folder_name = f"{_NAMES[split]}{year}"
@@ -101,11 +98,9 @@ def _image_folder(root: Path, name: str) -> Path:
 
 def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
     """The rows of the images whose files are there, and the paths of the others with the reason."""
-    there = {entry.name for entry in os.scandir(os.fsencode(folder))}
-    names = index.file_names.tolist()
-    found = np.array(
-        [name in there or (b"/" in name and os.path.isfile(os.path.join(os.fsencode(folder), name))) for name in names]
-    )
+    below, names = os.fsencode(folder), index.file_names.tolist()
+    there = {entry.name for entry in os.scandir(below)}
+    found = np.array([name in there or (b"/" in name and os.path.isfile(os.path.join(below, name))) for name in names])
     absent = np.flatnonzero(~found)
     if not len(absent):
         return np.arange(len(names)), {}

@@ -40,12 +40,14 @@ class CocoMasks:
         numbers: uint8 (K,), the class number of each category of the file; objects of number 0 are not painted.
         images: which images (rows of the index), in this order; by default all.
 
-    Raises:
-        UserError: pycocotools is not installed.
+    Raises a `UserError` where pycocotools is not installed.
     """
 
     def __init__(self, index: CocoIndex, numbers: np.ndarray, images: np.ndarray | None = None) -> None:
-        require_pycocotools()
+        if pycocomask is None:
+            raise UserError(
+                "masks from COCO's segmentations need pycocotools, which is not installed: pip install 'anysize[coco]'"
+            )
         self._path = index.path
         self._stamp = (index.size, index.modified)
         self._heights, self._widths = index.heights, index.widths
@@ -64,9 +66,8 @@ class CocoMasks:
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Class numbers, uint8 `shape`.
 
-        Raises:
-            BadImage: a segmentation that does not fit the image, or an image of another size than the file says.
-            UserError: the annotation file is gone or was changed since it was indexed.
+        Raises `BadImage` where a segmentation does not fit the image, or the image has another size than the file says,
+        and a `UserError` where the annotation file is gone or was changed since it was indexed.
         """
         image = self._images[index]
         height, width = int(self._heights[image]), int(self._widths[image])
@@ -94,18 +95,6 @@ class CocoMasks:
         return subset
 
 
-def require_pycocotools() -> None:
-    """Do nothing where pycocotools is installed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if pycocomask is None:
-        raise UserError(
-            "masks from COCO's segmentations need pycocotools, which is not installed: pip install 'anysize[coco]'"
-        )
-
-
 def paint(objects: Iterable[tuple[Sequence[int], int]], height: int, width: int) -> np.ndarray:
     """Paint objects, given as run lengths and a value, one after the other on background: uint8 (H, W).
 
@@ -122,23 +111,16 @@ def paint(objects: Iterable[tuple[Sequence[int], int]], height: int, width: int)
 
 
 def segmentation_counts(segmentation: Any, height: int, width: int) -> list[int]:
-    """Count the pixels that lie outside and inside of a segmentation in turn, column by column.
+    """Count the pixels that lie outside and inside of a segmentation in turn, column by column; [] if none lies inside.
 
-    The list is empty where no pixel lies inside.
+    Raises a `ValueError` where it is malformed, or does not fit an image of `height` x `width` pixels.
 
     Args:
         segmentation: polygons [[x, y, x, y, ...], ...] in pixels, or {"size": [H, W], "counts": ...} with the lengths
             as a list or in COCO's compressed text.
 
-    Raises:
-        ValueError: it is malformed, or does not fit an image of `height` x `width` pixels.
-
     >>> segmentation_counts([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
     [2, 4, 2]
-    >>> segmentation_counts({"size": [2, 2], "counts": [1, 2]}, 2, 2)
-    Traceback (most recent call last):
-    ...
-    ValueError: has run lengths of 3 pixels in all; expected 4
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
@@ -173,10 +155,7 @@ def expand_counts(text: str) -> list[int]:
 
     A number is written in groups of five bits, the lowest first, as the character with code 48 + group, + 32 where
     another group follows; the last group's highest bit is the sign. From the fourth number on it is the difference to
-    the number two places before (maskApi.c, rleToString).
-
-    Raises:
-        ValueError: it is no such text.
+    the number two places before (maskApi.c, rleToString). Raises a `ValueError` for any other text.
 
     >>> expand_counts("52203")
     [5, 2, 2, 2, 5]

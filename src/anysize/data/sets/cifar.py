@@ -1,4 +1,6 @@
-"""CIFAR-10 (Krizhevsky, 2009)."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009)."""
+
+import dataclasses
 
 from anysize.data.dataset import DATASETS, DatasetInfo
 from anysize.data.formats.torchvision_sets import TorchvisionSet
@@ -14,3 +16,12 @@ class Cifar10(TorchvisionSet):
     )
     torchvision_name = "CIFAR10"
     folder = "cifar-10-batches-py"
+
+
+@DATASETS.register("cifar100")
+class Cifar100(TorchvisionSet):
+    """CIFAR-100: 50,000 + 10,000 colour images, 32 x 32, 100 classes."""
+
+    defaults = dataclasses.replace(Cifar10.defaults, num_classes=100)
+    torchvision_name = "CIFAR100"
+    folder = "cifar-100-python"
