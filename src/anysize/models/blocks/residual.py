@@ -250,13 +250,7 @@ class ResidualNet(nn.Module):
 
         def block(stage: int, inputs: int, width: int, outputs: int, stride: int) -> ResidualBlock:
             return ResidualBlock(
-                inputs,
-                width,
-                outputs,
-                stride=stride,
-                groups=grouping[stage],
-                bottleneck=bottleneck,
-                dropout=dropout,
+                inputs, width, outputs, stride=stride, groups=grouping[stage], bottleneck=bottleneck, dropout=dropout
             )
 
         inputs = add_stages(self, blocks, widths, stem, expansion, squeeze_excite, block)

@@ -379,11 +379,7 @@ def _register(name: str, doc: str, weights: str = "", **fixed: Any) -> None:
 _register("dla60x", "Deep layer aggregation of 60 layers.", "timm:dla60x", levels=(1, 1, 1, 2, 3, 1))
 _register("dla60x_elastic", "DLA-60 with Elastic blocks.", levels=(1, 1, 1, 2, 3, 1), elastic=True)
 _register(
-    "dla102x",
-    "Deep layer aggregation of 102 layers.",
-    "timm:dla102x",
-    levels=(1, 1, 1, 3, 4, 1),
-    residual_root=True,
+    "dla102x", "Deep layer aggregation of 102 layers.", "timm:dla102x", levels=(1, 1, 1, 3, 4, 1), residual_root=True
 )
 _register(
     "dla102x_elastic",
