@@ -19,11 +19,9 @@ from anysize.registry import UserError, did_you_mean
 def import_timm(what: str) -> ModuleType:
     """The module timm, which `what` needs; raises a `UserError` where it is not installed."""
     try:
-        import timm
+        return importlib.import_module("timm")
     except ImportError:
         raise UserError(f"{what} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
-    module: ModuleType = timm
-    return module
 
 
 def timm_name(name: str) -> str:

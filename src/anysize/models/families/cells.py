@@ -78,13 +78,9 @@ def _register(name: str, title: str, genotype: Genotype, small: bool) -> None:
     classes, channels, cells, dropped = (10, 36, 20, 0.2) if small else (1000, 48, 14, 0.0)
 
     def builder(
-        num_classes: int = classes,
-        in_channels: int = 3,
-        init_channels: int = channels,
-        layers: int = cells,
-        auxiliary: bool = True,
-        drop_path: float = dropped,
-    ) -> nn.Module:
+        num_classes: int = classes, in_channels: int = 3, init_channels: int = channels, layers: int = cells,
+        auxiliary: bool = True, drop_path: float = dropped,
+    ) -> nn.Module:  # fmt: skip
         options: dict[str, Any] = {"init_channels": init_channels, "layers": layers, "auxiliary": auxiliary}
         return CellNet(genotype, num_classes, in_channels, drop_path=drop_path, small_images=small, **options)
 

@@ -30,7 +30,6 @@ from anysize.registry import UserError
 SINGLE_SCALE_HEIGHT = 7
 """Height of the feature maps of elastic layers that work at one resolution."""
 
-
 _halve, _merge = half_resolution(), ScaleSum()  # without state
 
 
@@ -143,16 +142,10 @@ class DenseNet(nn.Module):
 
     def __init__(
         self,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        elastic: bool = False,
-        block_config: Sequence[int] = (6, 12, 48, 32),
-        growth_rate: int = 32,
-        num_init_features: int = 64,
-        bn_size: int = 4,
-        drop_rate: float = 0.0,
-    ) -> None:
+        num_classes: int = 1000, in_channels: int = 3, *,
+        elastic: bool = False, block_config: Sequence[int] = (6, 12, 48, 32), growth_rate: int = 32,
+        num_init_features: int = 64, bn_size: int = 4, drop_rate: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         blocks = whole_numbers("block_config", block_config, (6, 12, 48, 32))
         growth = whole_number("growth_rate", growth_rate, 32)
@@ -161,9 +154,8 @@ class DenseNet(nn.Module):
         if not 0 <= drop_rate < 1:
             raise UserError(f"drop_rate is {drop_rate}; expected a probability from 0 to below 1")
         if elastic and width % 2:
-            raise UserError(
-                f"growth_rate {growth} times bn_size {bn_size} is odd; expected an even width for two branches"
-            )
+            odd = f"growth_rate {growth} times bn_size {bn_size} is odd"
+            raise UserError(f"{odd}; expected an even width for two branches")
         layer = ElasticDenseLayer if elastic else DenseLayer
         self.features = nn.Sequential()
         self.features.add_module("conv0", nn.Conv2d(in_channels, channels, 7, 2, padding=3, bias=False))

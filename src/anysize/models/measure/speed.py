@@ -34,6 +34,7 @@ from anysize.models.options import check_is_model
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.registry import UserError
+from anysize.world import pick_device
 
 PIECE = 0.05
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -76,24 +77,16 @@ class BenchOptions:
     @property
     def torch_device(self) -> torch.device:
         """The device to run on."""
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         try:
-            device = torch.device(name)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-        return device
+            return pick_device(self.device)
+        except UserError as error:  # which speaks of a recipe's training.device
+            raise UserError(str(error).removeprefix("training.")) from None
 
 
 def bench(
-    model: nn.Module | str,
-    sizes: Sequence[int] = (),
-    batches: Sequence[int] = (1, 8),
-    *,
-    in_channels: int | None = None,
-    on_row: Callable[[dict[str, Any]], object] = lambda row: None,
-    **options: Any,
-) -> pd.DataFrame:
+    model: nn.Module | str, sizes: Sequence[int] = (), batches: Sequence[int] = (1, 8), *,
+    in_channels: int | None = None, on_row: Callable[[dict[str, Any]], object] = lambda row: None, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
     """Measure a model at every size with every batch size.
 
     Args:
@@ -144,11 +137,7 @@ def bench(
 
 def _are_numbers(values: object) -> bool:
     """Whether `values` are whole numbers from 1, at least one."""
-    return (
-        isinstance(values, Sequence)
-        and len(values) > 0
-        and all(isinstance(value, int) and value > 0 for value in values)
-    )
+    return isinstance(values, Sequence) and {isinstance(value, int) and value > 0 for value in values} == {True}
 
 
 def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: BenchOptions) -> dict[str, Any]:
@@ -228,11 +217,7 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
 
 
 def time_calls(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:
-    """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row.
-
-    >>> len(time_calls(lambda: None, 3, lambda: None))
-    3
-    """
+    """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row."""
 
     def seconds(calls: int) -> float:
         start = time.perf_counter()
