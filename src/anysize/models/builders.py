@@ -47,11 +47,7 @@ def timm_model(name: str, num_classes: int | None, in_channels: int, options: Ma
 
 
 def is_timm_model(name: str) -> bool:
-    """Whether timm, if it is installed, has a model of this name.
-
-    >>> is_timm_model("resnet10t"), is_timm_model("resnet")
-    (True, False)
-    """
+    """Whether timm, if it is installed, has a model of this name."""
     try:
         timm_name(name)
     except UserError:

@@ -171,11 +171,7 @@ def none(num_features: int, dims: int, **factory: Any) -> nn.Module:
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit`.
-
-    >>> largest_divisor(24, 16)
-    12
-    """
+    """The largest divisor of `number` that is at most `limit`."""
     return next(divisor for divisor in range(min(limit, number), 0, -1) if number % divisor == 0)
 
 

@@ -124,8 +124,7 @@ class CellNet(nn.Module):
     """
 
     def __init__(
-        self,
-        genotype: Genotype, num_classes: int, in_channels: int = 3, *,
+        self, genotype: Genotype, num_classes: int, in_channels: int = 3, *,
         init_channels: int, layers: int, auxiliary: bool = True, drop_path: float = 0.0, small_images: bool,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -35,8 +35,7 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int, width: int, outputs: int, *,
+        self, inputs: int, width: int, outputs: int, *,
         stride: int = 1, groups: int = 1, bottleneck: bool = False, dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -185,8 +184,7 @@ class ResidualNet(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
+        self, blocks: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
         widths: Sequence[int] = (64, 128, 256, 512), expansion: int = 4, groups: int | Sequence[int] = 1,
         bottleneck: bool = False, stem: int = 64, small_images: bool = False, squeeze_excite: bool = False,
         dropout: float = 0.0, zero_init_residual: bool = True, classifier_std: float = 0.01,

@@ -68,6 +68,9 @@ class DenseLayer(nn.Module):
 
     def __init__(self, inputs: int, growth: int, width: int, dropout: float) -> None:
         super().__init__()
+        self._add_layers(inputs, growth, width, dropout)
+
+    def _add_layers(self, inputs: int, growth: int, width: int, dropout: float) -> None:
         self.norm1 = nn.BatchNorm2d(inputs)
         self.relu1 = nn.ReLU(inplace=True)  # one module a call, as quantization and export need
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
@@ -81,11 +84,11 @@ class DenseLayer(nn.Module):
         return self.dropout(self.conv2(self.relu2(self.norm2(x))))  # type: ignore[no-any-return]
 
 
-class ElasticDenseLayer(nn.Module):
+class ElasticDenseLayer(DenseLayer):
     """A `DenseLayer` in two branches of half the width, one at half the resolution; the other has the dropout."""
 
     def __init__(self, inputs: int, growth: int, width: int, dropout: float) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         width //= 2
         self.halve = HalveUnlessSeven()
         self.merge = ScaleSumUnlessSeven()
@@ -93,13 +96,7 @@ class ElasticDenseLayer(nn.Module):
         self.norm2_d = nn.BatchNorm2d(width)
         self.relu2_d = nn.ReLU(inplace=True)
         self.conv2_d = nn.Conv2d(width, growth, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(inputs)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, growth, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self._add_layers(inputs, growth, width, dropout)  # last, as in the published checkpoints
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.norm1(x))
@@ -141,8 +138,7 @@ class DenseNet(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 1000, in_channels: int = 3, *,
+        self, num_classes: int = 1000, in_channels: int = 3, *,
         elastic: bool = False, block_config: Sequence[int] = (6, 12, 48, 32), growth_rate: int = 32,
         num_init_features: int = 64, bn_size: int = 4, drop_rate: float = 0.0,
     ) -> None:  # fmt: skip

@@ -104,8 +104,7 @@ class Tree(nn.Module):
     """
 
     def __init__(
-        self,
-        design: TreeDesign, depth: int, inputs: int, outputs: int, stride: int, *,
+        self, design: TreeDesign, depth: int, inputs: int, outputs: int, stride: int, *,
         level_root: bool = False, root_inputs: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -178,8 +177,7 @@ class DLA(nn.Module):
     """
 
     def __init__(
-        self,
-        levels: Sequence[int] = (1, 1, 1, 2, 3, 1), num_classes: int = 1000, in_channels: int = 3, *,
+        self, levels: Sequence[int] = (1, 1, 1, 2, 3, 1), num_classes: int = 1000, in_channels: int = 3, *,
         elastic: bool = False, channels: Sequence[int] = CHANNELS, cardinality: int = 32,
         residual_root: bool = False, dead_projections: bool = True,
     ) -> None:  # fmt: skip
@@ -243,10 +241,8 @@ def bilinear_upsampling(channels: int, factor: int = 2) -> nn.ConvTranspose2d:
 class IterativeAggregation(nn.Module):
     """Merge the coarser levels one after the other into the first, each time into what came out of the one before.
 
-    Args:
-        outputs: channels of every result.
-        inputs: channels of the levels, finest first.
-        factors: how much coarser each level is than the first.
+    `outputs` is the channels of every result, `inputs` those of the levels, finest first; `factors` tells how much
+    coarser each level is than the first.
     """
 
     def __init__(self, outputs: int, inputs: Sequence[int], factors: Sequence[int]) -> None:

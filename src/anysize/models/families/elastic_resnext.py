@@ -104,8 +104,7 @@ class ElasticResNeXt(nn.Module):
     """
 
     def __init__(
-        self,
-        layers: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
+        self, layers: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
         elastic: bool = False, squeeze_excite: bool = False, task: str = "classification",
         widths: Sequence[int] = (64, 128, 256, 512), cardinality: int = 32, stem: int = 64,
         small_images: bool = False, pooling: bool = True, output_stride: int = 0,

@@ -92,8 +92,7 @@ class FixupResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
+        self, blocks: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
         widths: Sequence[int] = (64, 128, 256, 512), expansion: int = 4, bottleneck: bool = False,
         stem: int = 64, small_images: bool = False, squeeze_excite: bool = False, rescale: bool = True,
     ) -> None:  # fmt: skip
@@ -114,18 +113,14 @@ class FixupResNet(nn.Module):
         self.flatten = nn.Flatten()
         self.bias = nn.Parameter(torch.zeros(1))
         self.fc = nn.Linear(inputs, num_classes)
-        self._initialize(sum(blocks), rescale)
-
-    def _initialize(self, branches: int, rescale: bool) -> None:
         start_convolutions(self)
         for module in self.modules():
             if isinstance(module, FixupBlock):
                 *first, last = module.convolutions
                 nn.init.zeros_(last.weight)
-                if rescale:
-                    for convolution in first:
-                        with torch.no_grad():
-                            convolution.weight.mul_(math.pow(branches, -1 / (2 * len(first))))
+                for convolution in first if rescale else ():
+                    with torch.no_grad():
+                        convolution.weight.mul_(math.pow(sum(blocks), -1 / (2 * len(first))))
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 

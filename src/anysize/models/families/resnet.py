@@ -18,19 +18,12 @@ from anysize.models.families import CIFAR, IMAGENET, register
 
 
 def register_depths(
-    kind: type[nn.Module],
-    name: str,
-    doc: str,
-    depth: int,
-    *,
-    small: bool = False,
-    fixed: bool = False,
-    weights: str = "",
-    **own: Any,
-) -> None:
-    """Register a builder of networks of a residual class, for 32-pixel images where `small`, else for ImageNet.
+    kind: type[nn.Module], name: str, doc: str, depth: int, *,
+    small: bool = False, fixed: bool = False, weights: str = "", **own: Any,
+) -> None:  # fmt: skip
+    """Register a builder of networks of the class `kind`, for 32-pixel images where `small`, else for ImageNet.
 
-    `depth` is an option of the builder unless it is `fixed`; `own` are the options that make the network.
+    `depth` is the default of an option of the builder, or with `fixed` the only depth. `own` are options of the class.
     """
     classes, layers = (10, small_image_options) if small else (1000, imagenet_options)
 

@@ -172,10 +172,11 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
     }
 
 
-def _placed(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[nn.Module, Tensor]:
-    """A copy of the model and random images, where and as they are wanted."""
+def _placed(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[nn.Module, Tensor, int]:
+    """A copy of the model and random images, where and as they are wanted, and the bytes of both."""
     images = torch.randn(shape, device=how.torch_device).to(memory_format=how.memory_format)
-    return copy.deepcopy(model).to(how.torch_device).to(memory_format=how.memory_format), images
+    ready = copy.deepcopy(model).to(how.torch_device).to(memory_format=how.memory_format)
+    return ready, images, images.nbytes + sum(tensor.nbytes for tensor in (*ready.parameters(), *ready.buffers()))
 
 
 def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
@@ -186,19 +187,19 @@ def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
 
 def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A forward pass, and the bytes of what is there before."""
-    ready, images = _placed(fold_batch_norm(model) if how.fold else model, shape, how)
+    ready, images, taken = _placed(fold_batch_norm(model) if how.fold else model, shape, how)
     ready.eval()
 
     def run() -> None:
         with torch.inference_mode(), _autocast(how):
             ready(images)
 
-    return run, images.nbytes + sum(tensor.nbytes for tensor in (*ready.parameters(), *ready.buffers()))
+    return run, taken
 
 
 def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A training step, and the bytes of what is there before: weights, momentum and images."""
-    ready, images = _placed(model, shape, how)
+    ready, images, taken = _placed(model, shape, how)
     ready.train()
     optimizer = torch.optim.SGD(ready.parameters(), lr=1e-4, momentum=0.9)
 
@@ -211,9 +212,7 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
         optimizer.zero_grad()  # last, so that every step starts from the same memory
 
     run()  # from now on there is momentum
-    tensors = (*ready.parameters(), *ready.buffers())
-    momentum = sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
-    return run, images.nbytes + momentum + sum(tensor.nbytes for tensor in tensors)
+    return run, taken + sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
 
 
 def time_calls(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:

@@ -198,13 +198,8 @@ class _Folder:
 
     def all_sinks(self, nodes: list[Any], affines: list[Affine]) -> Sinks | None:
         """The layers that can apply `affines` to the values of several nodes; None where one node has no such layer."""
-        found: Sinks = []
-        for node, affine in zip(nodes, affines, strict=True):
-            sinks = self.sinks(node, affine)
-            if sinks is None:
-                return None
-            found += sinks
-        return found
+        found = [self.sinks(node, affine) for node, affine in zip(nodes, affines, strict=True)]
+        return None if None in found else [sink for sinks in found for sink in sinks or ()]
 
     def summands(self, node: fx.Node) -> list[Any] | None:
         """The nodes that a node adds up; None if it does not."""

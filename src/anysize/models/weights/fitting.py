@@ -116,16 +116,13 @@ def fit_tensors(
     if head is not None and not unexpected and missing and all(name.rpartition(".")[0] == head for name in missing):
         new.update(dict.fromkeys(missing, f"the head {head}, which the file has not"))
     new.update({name: mapped.optional[name] for name in missing if name in mapped.optional})
+    other = [name for name, value in left.items() if name in own and value.shape != own[name].shape]
     return FitReport(
-        tensors={name: value for name, value in left.items() if name in own and value.shape == own[name].shape},
+        tensors={name: value for name, value in left.items() if name in own and name not in other},
         new=new,
         missing=[name for name in missing if name not in new],
         unexpected=unexpected,
-        shapes={
-            name: (tuple(value.shape), tuple(own[name].shape))
-            for name, value in left.items()
-            if name in own and value.shape != own[name].shape
-        },
+        shapes={name: (tuple(left[name].shape), tuple(own[name].shape)) for name in other},
         notes=notes,
     )
 

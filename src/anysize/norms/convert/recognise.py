@@ -66,9 +66,10 @@ def recognise(module: nn.Module) -> Kind | None:
         kind = _KNOWN.get(f"{base.__module__.split('.')[0]}.{base.__name__}")
         if kind is not None:
             return _settle(module, kind, base)
-    if type(module).forward is nn.LayerNorm.forward and len(module.normalized_shape) in (3, 4):  # type: ignore[arg-type]
-        return Kind("layer_elementwise", len(module.normalized_shape) - 1)  # type: ignore[arg-type]  # (C, [D,] H, W)
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        dims = len(module.normalized_shape) - 1
+        if type(module).forward is nn.LayerNorm.forward and dims in (2, 3):  # over (C, H, W) or (C, D, H, W)
+            return Kind("layer_elementwise", dims)
         return Kind(refused="normalises the last dimension, not channels of (N, C, ...)")
     return Kind(refused="is not known") if _looks_like_norm(module) else None
 

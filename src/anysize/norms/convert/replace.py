@@ -15,11 +15,7 @@ from anysize.registry import UserError
 
 
 def channels(norm: Any) -> int:
-    """Channels C of a norm.
-
-    >>> channels(nn.GroupNorm(2, 6))
-    6
-    """
+    """Channels C of a norm."""
     for attribute in ("num_features", "num_channels"):
         if isinstance(getattr(norm, attribute, None), int):
             return int(getattr(norm, attribute))

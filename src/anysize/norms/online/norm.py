@@ -63,9 +63,8 @@ class _Base(nn.Module):
     shape = "(N, C, ...)"
 
     def __init__(
-        self,
-        num_features: int, alpha_fwd: float = 0.999, alpha_bkw: float = 0.99, eps: float = 1e-5, affine: bool = True,
-        ecm: str = "ls", *, ls_eps: float = 1e-5, clamp_val: float = 5.0, group_size: int = -1,
+        self, num_features: int, alpha_fwd: float = 0.999, alpha_bkw: float = 0.99, eps: float = 1e-5,
+        affine: bool = True, ecm: str = "ls", *, ls_eps: float = 1e-5, clamp_val: float = 5.0, group_size: int = -1,
         alpha_min: float | None = None, backend: str = "auto", device: Any = None, dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -199,11 +198,7 @@ class OnlineNorm3d(_Base):
 
 
 def online_norms(model: nn.Module) -> Iterator[tuple[str, _Base]]:
-    """The online norms of a model, by name.
-
-    >>> [name for name, _ in online_norms(nn.Sequential(nn.Conv2d(3, 4, 3), OnlineNorm2d(4)))]
-    ['1']
-    """
+    """The online norms of a model, by name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, _Base))
 
 
