@@ -19,11 +19,9 @@ from anysize.registry import UserError, did_you_mean
 def import_timm(what: str) -> ModuleType:
     """The module timm, which `what` needs; raises a `UserError` where it is not installed."""
     try:
-        import timm
+        return importlib.import_module("timm")
     except ImportError:
         raise UserError(f"{what} needs timm, which is not installed: pip install 'anysize[zoo]'") from None
-    module: ModuleType = timm
-    return module
 
 
 def timm_name(name: str) -> str:
@@ -49,11 +47,7 @@ def timm_model(name: str, num_classes: int | None, in_channels: int, options: Ma
 
 
 def is_timm_model(name: str) -> bool:
-    """Whether timm, if it is installed, has a model of this name.
-
-    >>> is_timm_model("resnet10t"), is_timm_model("resnet")
-    (True, False)
-    """
+    """Whether timm, if it is installed, has a model of this name."""
     try:
         timm_name(name)
     except UserError:

@@ -27,13 +27,9 @@ def expected_preprocessing(name: str, task: str = "") -> Preprocessing:
         UserError: an unknown model, an attribute that is no `Preprocessing`, or a way to prepare images that
             `Preprocessing` cannot say, such as input that is not square (a few of timm's).
 
-    >>> expected_preprocessing("resnet20").image_size
-    32
     >>> expected = expected_preprocessing("inception_v3")
     >>> expected.image_size, expected.resize_side(299), expected.interpolation
     (299, 342, 'bilinear')
-    >>> expected_preprocessing("dla60x_elastic", "segmentation").image_size
-    513
     """
     if name in PUBLISHED:
         return PUBLISHED[name].others.get(task, PUBLISHED[name].preprocessing)

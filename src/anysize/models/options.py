@@ -28,8 +28,6 @@ def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tupl
     Raises:
         UserError: too few or too many values, or one that is not a whole number above 0.
 
-    >>> whole_numbers("layers", [2, 2, 2, 2], example=(3, 4, 6, 3))
-    (2, 2, 2, 2)
     >>> whole_numbers("layers", [2, 0], example=(3, 4, 6, 3))
     Traceback (most recent call last):
     ...
@@ -43,14 +41,7 @@ def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tupl
 
 
 def whole_number(option: str, value: object, example: int) -> int:
-    """Return `value`, a positive whole number.
-
-    Raises:
-        UserError: anything else.
-
-    >>> whole_number("stem", 16, example=64)
-    16
-    """
+    """Return `value`, a positive whole number; raises a `UserError` for anything else."""
     if type(value) is not int or value < 1:
         raise UserError(f"{option} is {value}; expected a positive whole number, such as {example}")
     return value
@@ -61,9 +52,6 @@ def branch_groups(cardinality: int, widths: Iterable[int]) -> int:
 
     Raises:
         UserError: a cardinality that is no even number above 0, or one that does not divide a width.
-
-    >>> branch_groups(32, [64, 128])
-    16
     """
     if type(cardinality) is not int or cardinality < 2 or cardinality % 2:
         raise UserError(f"cardinality is {cardinality}; expected an even number above 0, half of it for each branch")

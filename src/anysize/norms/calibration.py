@@ -30,11 +30,7 @@ _ONLINE = (OnlineNorm1d, OnlineNorm2d, OnlineNorm3d)
 
 
 def has_running_statistics(model: nn.Module) -> bool:
-    """Tell whether any norm of `model` keeps running statistics, that is, whether calibration changes anything.
-
-    >>> has_running_statistics(nn.BatchNorm2d(4)), has_running_statistics(nn.GroupNorm(2, 4))
-    (True, False)
-    """
+    """Tell whether any norm of `model` keeps running statistics, that is, whether calibration changes anything."""
     return bool(_running_norms(model))
 
 
@@ -42,23 +38,19 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
     """Replace the running statistics of every norm by the pooled statistics of the images of `batches`, in place.
 
     The images pass through the network once. Each norm normalises a batch by the batch's own statistics, as in
-    training, and ends up with the statistics of all values it saw: the mean of the batch means, and the mean of the
-    batch variances plus the variance of the batch means, weighted by the number of values and summed in float64. The
-    statistics of a norm that sees the images through convolutions alone hence do not depend on how the images are cut
-    into batches; those of deeper ones depend on it a little, through the normalisation of the batches before them.
-    The variance that is stored is the unbiased one, which torch stores: one batch gives exactly what a training step
-    with momentum 1 would leave.
+    training, and ends up with those of all values it saw: the mean of the batch means, and the mean of the batch
+    variances plus the variance of the batch means, weighted by the number of values and summed in float64. How the
+    images are cut into batches matters a little to norms behind other norms alone. The variance is unbiased, as
+    torch's: one batch gives exactly what a training step with momentum 1 would leave.
 
-    The method is that of Mix & Match (arXiv 1908.08986). Its code averaged the statistics of 201 augmented training
-    batches with the same weight each, left the variance of the batch means out, and kept dropout active. Here all but
-    the norms is in evaluation mode, so that the statistics are those of the network that will be evaluated.
+    The code of Mix & Match averaged the statistics of 201 augmented training batches with the same weight each, left
+    the variance of the batch means out, and kept dropout active. Here all but the norms is in evaluation mode.
 
     Norms are recognised by `running_mean`, `running_var` and `momentum`: torch's batch norms, instance norms that
-    track statistics, timm's fused `BatchNormAct2d`. An instance norm gets the mean over images of the statistics of an
-    image, which is torch's definition. An online norm normalises by the batch's statistics for once, so that the norms
-    behind it see what they will see in evaluation. It gets the pooled mean and (biased) variance as `m` and `var`; its
-    control variables stay. A norm that no image reaches keeps its statistics. `SyncBatchNorm` pools over the processes
-    by itself, so that all of them must calibrate on equally many batches.
+    track statistics (they get the mean over images of an image's statistics, which is torch's definition), timm's
+    fused `BatchNormAct2d`. An online norm normalises by the batch's statistics for once; it gets the pooled mean and
+    (biased) variance as `m` and `var`, and its control variables stay. A norm that no image reaches keeps its
+    statistics. With `SyncBatchNorm` all processes must calibrate on equally many batches.
 
     Args:
         model: called with images (N, C, H, W); autocast and memory format are the caller's.
@@ -66,8 +58,7 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
         max_images: stop after this many images, cutting the last batch.
 
     Returns:
-        Number of images used; 0, and `batches` untouched, where no norm keeps running statistics, since such a
-        network needs no calibration.
+        Number of images used; 0, and `batches` untouched, where no norm keeps running statistics.
 
     Raises:
         UserError: no images, something that is no image tensor, or a norm that sees one value a channel, which has no
@@ -110,8 +101,6 @@ def calibrated(model: nn.Module, batches: Iterable[Any], max_images: int | None 
     >>> with calibrated(norm, [torch.full((2, 1, 4, 4), 5.0)]):
     ...     print(norm.running_mean)
     tensor([5.])
-    >>> norm.running_mean
-    tensor([0.])
     """
     with _restored(_running_norms(model)):
         yield calibrate_batch_norm(model, batches, max_images)
@@ -139,21 +128,19 @@ class _Pool:
 
     def statistics(self) -> tuple[Any, Any]:
         """Mean and variance as the norm stores them."""
-        if self.per_image or self.biased:
-            return self.mean, self.var
-        return self.mean, self.var * (self.count / (self.count - 1))
+        biased = self.per_image or self.biased
+        return self.mean, self.var if biased else self.var * (self.count / (self.count - 1))
 
 
 def _running_norms(model: nn.Module) -> dict[str, Any]:
+    def keeps_statistics(norm: nn.Module) -> bool:
+        running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
+        return hasattr(norm, "momentum") and all(isinstance(value, Tensor) for value in running)
+
     return {
         name or type(module).__name__: module
         for name, module in model.named_modules()
-        if isinstance(module, _ONLINE)
-        or (
-            hasattr(module, "momentum")
-            and isinstance(getattr(module, "running_mean", None), Tensor)
-            and isinstance(getattr(module, "running_var", None), Tensor)
-        )
+        if isinstance(module, _ONLINE) or keeps_statistics(module)
     }
 
 
@@ -207,8 +194,8 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
                     undo.callback(count.copy_, count.clone())
             for value in _statistics(norm):
                 value.zero_()  # with momentum 1 the old value still enters as 0 times itself, NaN for NaN
-            undo.callback(norm.register_forward_pre_hook(_refuse_single_values(name)).remove)
-            undo.callback(norm.register_forward_hook(_collect(pools[name])).remove)
+            undo.callback(norm.register_forward_pre_hook(functools.partial(_refuse_single_values, name)).remove)
+            undo.callback(norm.register_forward_hook(functools.partial(_collect, pools[name])).remove)
         yield
 
 
@@ -223,27 +210,18 @@ def _normalise_by_batch(norm: Any, x: Tensor) -> Tensor:
     return norm.compensate(out)  # type: ignore[no-any-return]
 
 
-def _refuse_single_values(name: str) -> Any:
-    def hook(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        images, channels = args[0].shape[:2]
-        if args[0].numel() // channels // (images if isinstance(norm, _InstanceNorm) else 1) < 2:
-            raise UserError(
-                f"the norm {name!r} sees a single value a channel (its input is {tuple(args[0].shape)}), which has no "
-                "variance; calibrate with more images in every batch, or at a larger size"
-            )
-
-    return hook
+def _refuse_single_values(name: str, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+    images, channels = args[0].shape[:2]
+    if args[0].numel() // channels // (images if isinstance(norm, _InstanceNorm) else 1) < 2:
+        raise UserError(
+            f"the norm {name!r} sees a single value a channel (its input is {tuple(args[0].shape)}), which has no "
+            "variance; calibrate with more images in every batch, or at a larger size"
+        )
 
 
-def _collect(pool: _Pool) -> Any:
-    def hook(norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        device = "cpu" if args[0].device.type == "mps" else args[0].device  # MPS has no float64
-        mean, var = (value.to(device, torch.float64) for value in _statistics(norm))
-        images, channels = args[0].shape[:2]
-        count = images if pool.per_image else args[0].numel() // channels
-        pool.add(count, mean, var if pool.per_image else var * ((count - 1) / count))
-
-    return hook
-
-
-__all__ = ["calibrate_batch_norm", "calibrated", "has_running_statistics"]
+def _collect(pool: _Pool, norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+    device = "cpu" if args[0].device.type == "mps" else args[0].device  # MPS has no float64
+    mean, var = (value.to(device, torch.float64) for value in _statistics(norm))
+    images, channels = args[0].shape[:2]
+    count = images if pool.per_image else args[0].numel() // channels
+    pool.add(count, mean, var if pool.per_image else var * ((count - 1) / count))

@@ -15,6 +15,7 @@ from torch import nn
 
 from anysize.norms.layers import ElementwiseLayerNorm, FrozenBatchNorm, InstanceNorm1d
 from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.online.options import is_number
 from anysize.registry import Registry, UserError, did_you_mean
 
 NORMS: "Registry[nn.Module]" = Registry("norm")
@@ -47,7 +48,7 @@ def create_norm(
     anysize.registry.UserError: norm 'group' takes no option 'num_group': did you mean 'num_groups'?
     """
     builder = NORMS[name]
-    _check_count("num_features", num_features)
+    check_count("num_features", num_features)
     if dims not in _BATCH:
         raise UserError(f"dims is {dims!r}; expected 1 for (N, C, L), 2 for (N, C, H, W) or 3 for (N, C, D, H, W)")
     check_options(name, options)
@@ -80,7 +81,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
         if isinstance(default, bool):
             right, expected = isinstance(value, bool), "true or false"
         elif isinstance(default, float):
-            right, expected = _is_number(value) or (option == "momentum" and value is None), "a number"
+            right, expected = is_number(value) or (option == "momentum" and value is None), "a number"
         elif isinstance(default, int):
             right, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
         else:
@@ -96,15 +97,10 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 @NORMS.register("batch")
 def batch(
-    num_features: int,
-    dims: int,
-    *,
-    eps: float = 1e-5,
-    momentum: float | None = 0.1,
-    affine: bool = True,
-    track_running_stats: bool = True,
+    num_features: int, dims: int, *,
+    eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
     **factory: Any,
-) -> nn.Module:
+) -> nn.Module:  # fmt: skip
     """Batch norm (Ioffe and Szegedy, arXiv 1502.03167): statistics of the batch; running ones in evaluation."""
     return _BATCH[dims](num_features, eps, momentum, affine, track_running_stats, **factory)
 
@@ -126,7 +122,7 @@ def group(
     num_features: int, dims: int, *, num_groups: int = 8, eps: float = 1e-5, affine: bool = True, **factory: Any
 ) -> nn.Module:
     """Group norm (Wu and He, arXiv 1803.08494): statistics of each sample over groups of channels."""
-    _check_count("num_groups", num_groups)
+    check_count("num_groups", num_groups)
     if num_features % num_groups:
         raise UserError(
             f"num_groups is {num_groups}, which does not divide the {num_features} channels of a layer; "
@@ -143,21 +139,16 @@ def layer(num_features: int, dims: int, *, eps: float = 1e-5, affine: bool = Tru
 
 @NORMS.register("layer_elementwise")
 def layer_elementwise(
-    num_features: int,
-    dims: int,
-    *,
-    shape: Sequence[int] | None = None,
-    eps: float = 1e-5,
-    affine: bool = True,
-    **factory: Any,
-) -> nn.Module:
+    num_features: int, dims: int, *,
+    shape: Sequence[int] | None = None, eps: float = 1e-5, affine: bool = True, **factory: Any,
+) -> nn.Module:  # fmt: skip
     """Layer norm with a weight and a bias for each value, as in Online Normalization's code: one image size alone."""
     if shape is None:
         raise UserError("norm 'layer_elementwise' needs the shape behind the channels, such as shape=(32, 32)")
     if not isinstance(shape, Sequence) or not (len(shape) == dims or (dims == 1 and not shape)):
         raise UserError(f"shape is {shape!r}; expected {dims} sizes, as behind the channels of the input")
     for size in shape:
-        _check_count("a size of shape", size)
+        check_count("a size of shape", size)
     return ElementwiseLayerNorm(num_features, tuple(shape), eps, affine, **factory)
 
 
@@ -180,21 +171,11 @@ def none(num_features: int, dims: int, **factory: Any) -> nn.Module:
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit`.
-
-    >>> largest_divisor(24, 16)
-    12
-    """
+    """The largest divisor of `number` that is at most `limit`."""
     return next(divisor for divisor in range(min(limit, number), 0, -1) if number % divisor == 0)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """Raise a `UserError` unless `value` is a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{name} is {value!r}; expected a whole number of at least 1")
-
-
-__all__ = ["NORMS", "check_options", "create_norm", "largest_divisor", "norm_options"]

@@ -54,7 +54,6 @@ class FrozenBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
         return f"{self.num_features}, eps={self.eps:g}"
 
 
@@ -68,15 +67,12 @@ class ElementwiseLayerNorm(nn.LayerNorm):
         shape: (H, W), or (L,), (D, H, W), () for other inputs.
         eps: added to the variance, inside the root.
         affine: learn weight and bias.
-        factory: device and dtype of weight and bias.
+        factory: their device and dtype.
 
     Raises:
         UserError: in `forward`, an input of another shape.
 
-    >>> norm = ElementwiseLayerNorm(3, (8, 8))
-    >>> norm.weight.shape
-    torch.Size([3, 8, 8])
-    >>> norm(torch.zeros(2, 3, 9, 9))
+    >>> ElementwiseLayerNorm(3, (8, 8))(torch.zeros(2, 3, 9, 9))
     Traceback (most recent call last):
     ...
     anysize.registry.UserError: this layer norm has a weight for each value of (N, 3, 8, 8) and received ...
@@ -89,7 +85,6 @@ class ElementwiseLayerNorm(nn.LayerNorm):
         self.num_features = num_features
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each sample."""
         if tuple(input.shape[1:]) != self.normalized_shape:
             expected = ", ".join(map(str, self.normalized_shape))
             raise UserError(
@@ -104,15 +99,9 @@ class InstanceNorm1d(nn.InstanceNorm1d):
 
     Raises:
         UserError: in `forward`, an input of two dimensions.
-
-    >>> InstanceNorm1d(3)(torch.zeros(2, 3))
-    Traceback (most recent call last):
-    ...
-    anysize.registry.UserError: instance norm received (2, 3): one value a channel, which leaves nothing ...
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each channel of each sample."""
         if input.dim() == 2:
             raise UserError(
                 f"instance norm received {tuple(input.shape)}: one value a channel, which leaves nothing to normalise; "
@@ -139,21 +128,15 @@ class NormAct(nn.Module):
 
     @property
     def weight(self) -> Any:
-        """The norm's weight."""
         return getattr(self.norm, "weight", None)
 
     @property
     def bias(self) -> Any:
-        """The norm's bias."""
         return getattr(self.norm, "bias", None)
 
     @property
     def num_features(self) -> Any:
-        """The norm's channels."""
         return getattr(self.norm, "num_features", getattr(self.norm, "num_channels", None))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(self.norm(x)))  # type: ignore[no-any-return]
-
-
-__all__ = ["ElementwiseLayerNorm", "FrozenBatchNorm", "InstanceNorm1d", "NormAct"]

@@ -128,7 +128,7 @@ def test_other_outputs_than_one_row_of_logits():
         (("resnet8", ["a"]), {}, r"sizes are \['a'\]; expected sides of images from 1 pixel"),
         (("resnet8", [16], [2]), {"precision": "int3"}, "precision is 'int3'; expected one of: float32"),
         (("resnet8", [16], [2]), {"repeats": 0}, "repeats is 0; expected at least 1"),
-        (("resnet8", [16], [2]), {"device": "abacus"}, "device 'abacus' cannot be used"),
+        (("resnet8", [16], [2]), {"device": "abacus"}, "device is 'abacus', which cannot be used"),
         (("resnet8", [4], [1]), {}, "training at 4 px with batch 1: Expected more than 1 value per channel"),
     ],
 )

@@ -18,12 +18,8 @@ class ASPP(nn.Module):
     torchvision's `ASPP` names its parameters otherwise; these are the published checkpoints'.
     In training the global average gives each norm one value an image: batch norm needs two images or more.
 
-    Args:
-        inputs: channels of the features.
-        num_classes: channels of the logits.
-        width: channels of each of the five paths.
-        rates: dilations of the three 3x3 convolutions.
-        momentum: of the batch norms.
+    `width` is the channels of each of the five paths, `rates` the dilations of the three 3x3 convolutions, `momentum`
+    that of the batch norms.
 
     >>> head = ASPP(32, 21, width=8).eval()
     >>> head(torch.zeros(1, 32, 5, 6)).shape
@@ -31,14 +27,9 @@ class ASPP(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        num_classes: int,
-        *,
-        width: int = 256,
-        rates: Sequence[int] = RATES,
-        momentum: float = MOMENTUM,
-    ) -> None:
+        self, inputs: int, num_classes: int, *,
+        width: int = 256, rates: Sequence[int] = RATES, momentum: float = MOMENTUM,
+    ) -> None:  # fmt: skip
         super().__init__()
 
         def dilated(rate: int) -> nn.Conv2d:

@@ -30,12 +30,8 @@ def relu_conv_norm(inputs: int, outputs: int) -> Operation:
 def _depthwise(channels: int, kernel: int, stride: int, dilation: int = 1, inplace: bool = False) -> list[nn.Module]:
     """ReLU, depthwise and 1x1 convolution, batch norm."""
     padding = dilation * (kernel // 2)
-    return [
-        nn.ReLU(inplace),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
-    ]
+    depthwise = nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+    return [nn.ReLU(inplace), depthwise, nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)]
 
 
 def _separable(kernel: int) -> Callable[[int, int], nn.Module]:

@@ -31,13 +31,10 @@ class Genotype(NamedTuple):
 class Cell(nn.Module):
     """One cell: two inputs (N, C, H, W), the first may have twice the sides, to (N, outputs, H', W').
 
-    Args:
-        genotype: what the cell is made of.
-        before_last, last: channels of the two inputs.
-        channels: of each node.
-        reduction: the cell halves the resolution.
-        reduced_before: the cell before did, so that the first input has twice the sides of the second.
-        drop_path: probability that an image's values on an edge are dropped; shortcuts at full resolution are kept.
+    `before_last` and `last` are the channels of the two inputs, `channels` those of each node. With `reduction` the
+    cell halves the resolution; with `reduced_before` the cell before did, so that the first input has twice the sides
+    of the second. `drop_path` is the probability that an image's values on an edge are dropped; shortcuts at full
+    resolution are kept.
     """
 
     def __init__(
@@ -79,15 +76,10 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, inputs: int, num_classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.ReLU(),
-            FourWindows(),
-            nn.Conv2d(inputs, 128, 1, bias=False),
-            nn.BatchNorm2d(128),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
-            nn.ReLU(inplace=True),
-        )
+            nn.ReLU(), FourWindows(),
+            nn.Conv2d(inputs, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(inplace=True),
+            nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU(inplace=True),
+        )  # fmt: skip
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(768, num_classes)
 
@@ -132,17 +124,9 @@ class CellNet(nn.Module):
     """
 
     def __init__(
-        self,
-        genotype: Genotype,
-        num_classes: int,
-        in_channels: int = 3,
-        *,
-        init_channels: int,
-        layers: int,
-        auxiliary: bool = True,
-        drop_path: float = 0.0,
-        small_images: bool,
-    ) -> None:
+        self, genotype: Genotype, num_classes: int, in_channels: int = 3, *,
+        init_channels: int, layers: int, auxiliary: bool = True, drop_path: float = 0.0, small_images: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
         if layers < 3 or init_channels < 2:
             raise UserError(f"layers is {layers} and init_channels {init_channels}; expected at least 3 and 2")
@@ -153,12 +137,9 @@ class CellNet(nn.Module):
             self.stem = nn.Sequential(nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
         else:
             self.stem0 = nn.Sequential(
-                nn.Conv2d(in_channels, stem // 2, 3, 2, padding=1, bias=False),
-                nn.BatchNorm2d(stem // 2),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(stem // 2, stem, 3, 2, padding=1, bias=False),
-                nn.BatchNorm2d(stem),
-            )
+                nn.Conv2d(in_channels, stem // 2, 3, 2, padding=1, bias=False), nn.BatchNorm2d(stem // 2),
+                nn.ReLU(inplace=True), nn.Conv2d(stem // 2, stem, 3, 2, padding=1, bias=False), nn.BatchNorm2d(stem),
+            )  # fmt: skip
             self.stem1 = nn.Sequential(
                 nn.ReLU(), nn.Conv2d(stem, stem, 3, 2, padding=1, bias=False), nn.BatchNorm2d(stem)
             )

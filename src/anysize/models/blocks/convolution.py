@@ -19,22 +19,14 @@ def resized_convolution(old: nn.Conv2d, in_channels: int, out_channels: int, gro
     >>> resized_convolution(nn.Conv2d(3, 8, 3, stride=2, padding=1), 1, 8, groups=1)
     Conv2d(1, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
     """
-    new = nn.Conv2d(
-        in_channels,
-        out_channels,
-        groups=groups,
-        bias=old.bias is not None,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-        **{name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")},
-    )
+    kept = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    kept |= {"groups": groups, "bias": old.bias is not None, "device": old.weight.device, "dtype": old.weight.dtype}
+    new = nn.Conv2d(in_channels, out_channels, **kept)
     with torch.no_grad():
         new.weight.normal_().mul_(old.weight.std())
         if new.bias is not None and old.bias is not None:
-            if new.bias.shape == old.bias.shape:
-                new.bias.copy_(old.bias)
-            else:
-                new.bias.zero_()
+            same = new.bias.shape == old.bias.shape
+            new.bias.copy_(old.bias if same else torch.zeros_like(new.bias))
     if old.weight.is_contiguous(memory_format=torch.channels_last):
         new = new.to(memory_format=torch.channels_last)
     return new

@@ -23,26 +23,13 @@ class ElasticResidualBlock(nn.Module):
         dropout: before the last convolution of a branch.
         activation: after each norm, in a copy of its own.
 
-    >>> import torch
-    >>> from anysize.models.surgery.elasticize import elasticize
-    >>> from anysize.models.spec import create_model
-    >>> model = create_model("resnet8")
-    >>> _ = elasticize(model, stages=["layer1"])
-    >>> type(model.layer1[0]).__name__, model.layer1[0](torch.zeros(2, 16, 9, 7)).shape
-    ('ElasticResidualBlock', torch.Size([2, 16, 9, 7]))
     """
 
     def __init__(
-        self,
-        full: Sequence[nn.Conv2d],
-        low: Sequence[nn.Conv2d],
-        full_norms: Sequence[nn.Module],
-        low_norms: Sequence[nn.Module],
-        last_norm: nn.Module,
-        downsample: nn.Module | None,
-        dropout: nn.Module,
-        activation: nn.Module,
-    ) -> None:
+        self, full: Sequence[nn.Conv2d], low: Sequence[nn.Conv2d],
+        full_norms: Sequence[nn.Module], low_norms: Sequence[nn.Module], last_norm: nn.Module,
+        downsample: nn.Module | None, dropout: nn.Module, activation: nn.Module,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.depth = len(full)
         self.halve = half_resolution()
@@ -54,13 +41,9 @@ class ElasticResidualBlock(nn.Module):
         self.add_module(f"relu{self.depth}", copy.deepcopy(activation))
 
     def _add_branch(
-        self,
-        suffix: str,
-        convolutions: Sequence[nn.Conv2d],
-        norms: Sequence[nn.Module],
-        dropout: nn.Module,
-        activation: nn.Module,
-    ) -> None:
+        self, suffix: str, convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module],
+        dropout: nn.Module, activation: nn.Module,
+    ) -> None:  # fmt: skip
         for i, convolution in enumerate(convolutions, start=1):
             self.add_module(f"conv{i}{suffix}", convolution)
         for i, norm in enumerate(norms, start=1):

@@ -16,18 +16,12 @@ from anysize.models.options import whole_number, whole_numbers
 from anysize.registry import UserError
 
 IMAGENET_BLOCKS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
+    18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3),
+}  # fmt: skip
 """Blocks a stage by depth (He et al., arXiv 1512.03385, table 1; 200: arXiv 1603.05027)."""
 
 BASIC_DEPTHS = (18, 34)
 """Depths for ImageNet with basic blocks; the others have bottlenecks."""
-
 
 Gate = Callable[[Tensor], Tensor]
 
@@ -35,29 +29,15 @@ Gate = Callable[[Tensor], Tensor]
 class ResidualBlock(nn.Module):
     """Basic or bottleneck block: (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)).
 
-    Args:
-        inputs, width, outputs: channels before, inside and after the branch.
-        stride: of the first 3x3 convolution.
-        groups: of the 3x3 convolutions.
-        bottleneck: one 3x3 convolution between two of 1x1, in the place of two of 3x3.
-        dropout: probability of dropping a value before the last convolution.
-
-    >>> import torch
-    >>> ResidualBlock(8, 4, 16, stride=2, bottleneck=True)(torch.zeros(2, 8, 5, 8)).shape
-    torch.Size([2, 16, 3, 4])
+    `inputs`, `width` and `outputs` are the channels before, inside and after the branch; `stride` is that of the first
+    3x3 convolution. A bottleneck has one of 3x3 between two of 1x1, in the place of two of 3x3. `dropout` is the
+    probability of dropping a value before the last convolution.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        outputs: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        bottleneck: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
+        self, inputs: int, width: int, outputs: int, *,
+        stride: int = 1, groups: int = 1, bottleneck: bool = False, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         # One module a call, as quantization and export need, in torchvision's order.
         if bottleneck:
@@ -79,11 +59,6 @@ class ResidualBlock(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the branch."""
-        return self.bn3 if self.bottleneck else self.bn2
 
     def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -144,14 +119,9 @@ class GatedStage(nn.Module):
 
 
 def add_stages(
-    net: nn.Module,
-    blocks: Sequence[int],
-    widths: Sequence[int],
-    stem: int,
-    expansion: int,
-    squeeze_excite: bool,
+    net: nn.Module, blocks: Sequence[int], widths: Sequence[int], stem: int, expansion: int, squeeze_excite: bool,
     make_block: Callable[[int, int, int, int, int], nn.Module],
-) -> int:
+) -> int:  # fmt: skip
     """Add `layer1`, `layer2`, ... to a network of `stem` channels; returns the channels of the last one.
 
     `make_block` is called with the number of the stage from 0, and the block's inputs, width, outputs and stride.
@@ -214,22 +184,11 @@ class ResidualNet(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: Sequence[int],
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        widths: Sequence[int] = (64, 128, 256, 512),
-        expansion: int = 4,
-        groups: int | Sequence[int] = 1,
-        bottleneck: bool = False,
-        stem: int = 64,
-        small_images: bool = False,
-        squeeze_excite: bool = False,
-        dropout: float = 0.0,
-        zero_init_residual: bool = True,
-        classifier_std: float = 0.01,
-    ) -> None:
+        self, blocks: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
+        widths: Sequence[int] = (64, 128, 256, 512), expansion: int = 4, groups: int | Sequence[int] = 1,
+        bottleneck: bool = False, stem: int = 64, small_images: bool = False, squeeze_excite: bool = False,
+        dropout: float = 0.0, zero_init_residual: bool = True, classifier_std: float = 0.01,
+    ) -> None:  # fmt: skip
         super().__init__()
         widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
         expansion, stem = whole_number("expansion", expansion, example=4), whole_number("stem", stem, example=64)
@@ -238,9 +197,8 @@ class ResidualNet(nn.Module):
         if any(width % group for width, group in zip(widths, grouping, strict=True)):
             raise UserError(f"groups {list(grouping)} do not divide the widths {list(widths)}")
         if classifier_std < 0:
-            raise UserError(
-                f"classifier_std is {classifier_std}; expected a standard deviation, or 0 for torch's start"
-            )
+            expected = "expected a standard deviation, or 0 for torch's start"
+            raise UserError(f"classifier_std is {classifier_std}; {expected}")
         kernel, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = nn.Conv2d(in_channels, stem, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -250,26 +208,17 @@ class ResidualNet(nn.Module):
 
         def block(stage: int, inputs: int, width: int, outputs: int, stride: int) -> ResidualBlock:
             return ResidualBlock(
-                inputs,
-                width,
-                outputs,
-                stride=stride,
-                groups=grouping[stage],
-                bottleneck=bottleneck,
-                dropout=dropout,
+                inputs, width, outputs, stride=stride, groups=grouping[stage], bottleneck=bottleneck, dropout=dropout
             )
 
         inputs = add_stages(self, blocks, widths, stem, expansion, squeeze_excite, block)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(inputs, num_classes)
-        self._initialize(zero_init_residual, classifier_std)
-
-    def _initialize(self, zero_init_residual: bool, classifier_std: float) -> None:
         start_convolutions(self)
         for module in self.modules():
             if isinstance(module, ResidualBlock) and zero_init_residual:
-                nn.init.zeros_(module.last_norm.weight)  # type: ignore[arg-type]
+                nn.init.zeros_((module.bn3 if bottleneck else module.bn2).weight)
         if classifier_std:
             nn.init.normal_(self.fc.weight, std=classifier_std)
             nn.init.zeros_(self.fc.bias)

@@ -1,7 +1,7 @@
 """The residual block of the Elastic networks: two branches of half the width, of which one may see half the resolution.
 
-ELASTIC (Wang, Kembhavi, Farhadi, Yuille, Rastegari, arXiv 1812.05262, section 3): a layer
-keeps its FLOPs and gains a second scale, and what each scale contributes is learned. ResNeXt and DLA share it.
+ELASTIC (Wang et al., arXiv 1812.05262, section 3): a layer keeps its FLOPs and gains a second scale, and what each
+scale contributes is learned. ResNeXt and DLA share it.
 """
 
 from torch import Tensor, nn
@@ -14,14 +14,9 @@ class TwoBranch(nn.Module):
 
     H' = ceil(H / stride). Where the block is not elastic, it equals one bottleneck of twice the width and groups.
 
-    Args:
-        inputs, outputs: channels of the block.
-        width: channels inside each branch.
-        groups: of the 3x3 convolution in each branch.
-        stride, dilation: of these convolutions.
-        elastic: the branch whose layers end in `_d` works at half the resolution. Needs stride 1.
-
-    Parameters are named, and come in the order, of the published checkpoints.
+    `width` is the channels inside each branch; groups, stride and dilation are those of its 3x3 convolution. With
+    `elastic`, which needs stride 1, the branch whose layers end in `_d` works at half the resolution. Names and order
+    of the parameters are the published checkpoints'.
 
     >>> import torch
     >>> block = TwoBranch(64, 256, width=64, groups=16, elastic=True)
@@ -30,16 +25,9 @@ class TwoBranch(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        width: int,
-        groups: int,
-        stride: int = 1,
-        dilation: int = 1,
-        elastic: bool = False,
-    ) -> None:
+        self, inputs: int, outputs: int, *,
+        width: int, groups: int, stride: int = 1, dilation: int = 1, elastic: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         assert stride == 1 or not elastic, "the branches of an elastic block must leave at the same resolution"
         self.elastic = elastic

@@ -53,13 +53,9 @@ PUBLISHED: dict[str, Published] = {}
 
 
 def register(
-    name: str,
-    *,
-    preprocessing: Preprocessing = IMAGENET,
-    others: Mapping[str, Preprocessing] | None = None,
-    weights: str = "",
-    backbone: str = "",
-) -> "Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]":
+    name: str, *, preprocessing: Preprocessing = IMAGENET, others: Mapping[str, Preprocessing] | None = None,
+    weights: str = "", backbone: str = "",
+) -> "Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]":  # fmt: skip
     """Register the decorated builder under `name`, with what its network was published with; see `Published`."""
     PUBLISHED[name] = Published(preprocessing, others or {}, weights, backbone)
     return MODELS.register(name)

@@ -67,24 +67,14 @@ DARTS_V2 = Genotype(
     reduce_concat=(2, 3, 4, 5),
 )  # fmt: skip
 
-_CELLS = {
-    "nasnet_a": ("NASNet-A", NASNET_A),
-    "amoebanet_a": ("AmoebaNet-A", AMOEBANET_A),
-    "darts_v2": ("DARTS (second order)", DARTS_V2),
-}
-
 
 def _register(name: str, title: str, genotype: Genotype, small: bool) -> None:
     classes, channels, cells, dropped = (10, 36, 20, 0.2) if small else (1000, 48, 14, 0.0)
 
     def builder(
-        num_classes: int = classes,
-        in_channels: int = 3,
-        init_channels: int = channels,
-        layers: int = cells,
-        auxiliary: bool = True,
-        drop_path: float = dropped,
-    ) -> nn.Module:
+        num_classes: int = classes, in_channels: int = 3, init_channels: int = channels, layers: int = cells,
+        auxiliary: bool = True, drop_path: float = dropped,
+    ) -> nn.Module:  # fmt: skip
         options: dict[str, Any] = {"init_channels": init_channels, "layers": layers, "auxiliary": auxiliary}
         return CellNet(genotype, num_classes, in_channels, drop_path=drop_path, small_images=small, **options)
 
@@ -92,6 +82,7 @@ def _register(name: str, title: str, genotype: Genotype, small: bool) -> None:
     register(f"cifar_{name}" if small else name, preprocessing=CIFAR if small else IMAGENET)(builder)
 
 
-for _name, (_title, _genotype) in _CELLS.items():
-    _register(_name, _title, _genotype, small=True)
-    _register(_name, _title, _genotype, small=False)
+for _small in (True, False):
+    _register("nasnet_a", "NASNet-A", NASNET_A, _small)
+    _register("amoebanet_a", "AmoebaNet-A", AMOEBANET_A, _small)
+    _register("darts_v2", "DARTS (second order)", DARTS_V2, _small)

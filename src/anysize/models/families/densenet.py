@@ -30,7 +30,6 @@ from anysize.registry import UserError
 SINGLE_SCALE_HEIGHT = 7
 """Height of the feature maps of elastic layers that work at one resolution."""
 
-
 _halve, _merge = half_resolution(), ScaleSum()  # without state
 
 
@@ -69,6 +68,9 @@ class DenseLayer(nn.Module):
 
     def __init__(self, inputs: int, growth: int, width: int, dropout: float) -> None:
         super().__init__()
+        self._add_layers(inputs, growth, width, dropout)
+
+    def _add_layers(self, inputs: int, growth: int, width: int, dropout: float) -> None:
         self.norm1 = nn.BatchNorm2d(inputs)
         self.relu1 = nn.ReLU(inplace=True)  # one module a call, as quantization and export need
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
@@ -82,11 +84,11 @@ class DenseLayer(nn.Module):
         return self.dropout(self.conv2(self.relu2(self.norm2(x))))  # type: ignore[no-any-return]
 
 
-class ElasticDenseLayer(nn.Module):
+class ElasticDenseLayer(DenseLayer):
     """A `DenseLayer` in two branches of half the width, one at half the resolution; the other has the dropout."""
 
     def __init__(self, inputs: int, growth: int, width: int, dropout: float) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         width //= 2
         self.halve = HalveUnlessSeven()
         self.merge = ScaleSumUnlessSeven()
@@ -94,13 +96,7 @@ class ElasticDenseLayer(nn.Module):
         self.norm2_d = nn.BatchNorm2d(width)
         self.relu2_d = nn.ReLU(inplace=True)
         self.conv2_d = nn.Conv2d(width, growth, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(inputs)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, growth, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self._add_layers(inputs, growth, width, dropout)  # last, as in the published checkpoints
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.norm1(x))
@@ -142,17 +138,10 @@ class DenseNet(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        elastic: bool = False,
-        block_config: Sequence[int] = (6, 12, 48, 32),
-        growth_rate: int = 32,
-        num_init_features: int = 64,
-        bn_size: int = 4,
-        drop_rate: float = 0.0,
-    ) -> None:
+        self, num_classes: int = 1000, in_channels: int = 3, *,
+        elastic: bool = False, block_config: Sequence[int] = (6, 12, 48, 32), growth_rate: int = 32,
+        num_init_features: int = 64, bn_size: int = 4, drop_rate: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         blocks = whole_numbers("block_config", block_config, (6, 12, 48, 32))
         growth = whole_number("growth_rate", growth_rate, 32)
@@ -161,9 +150,8 @@ class DenseNet(nn.Module):
         if not 0 <= drop_rate < 1:
             raise UserError(f"drop_rate is {drop_rate}; expected a probability from 0 to below 1")
         if elastic and width % 2:
-            raise UserError(
-                f"growth_rate {growth} times bn_size {bn_size} is odd; expected an even width for two branches"
-            )
+            odd = f"growth_rate {growth} times bn_size {bn_size} is odd"
+            raise UserError(f"{odd}; expected an even width for two branches")
         layer = ElasticDenseLayer if elastic else DenseLayer
         self.features = nn.Sequential()
         self.features.add_module("conv0", nn.Conv2d(in_channels, channels, 7, 2, padding=3, bias=False))

@@ -13,10 +13,9 @@ Where this differs from the published code:
 - cardinality is an option of each network. There, building `dla102x_elastic` changes every DLA that is built later.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ class PlainBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, cardinality: int) -> None:
         super().__init__()
-        width = _block_width(outputs, cardinality)
+        width = outputs * cardinality // 32
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU(inplace=True)
@@ -60,17 +59,11 @@ class ElasticBlock(TwoBranch):
     """A block of two branches and a given shortcut: (N, inputs, H, W) to (N, outputs, H', W')."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, cardinality: int, elastic: bool) -> None:
-        width = _block_width(outputs, cardinality) // 2
-        super().__init__(
-            inputs, outputs, width=width, groups=cardinality // 2, stride=stride, elastic=elastic and stride == 1
-        )
+        width, groups, elastic = outputs * cardinality // 32 // 2, cardinality // 2, elastic and stride == 1
+        super().__init__(inputs, outputs, width=width, groups=groups, stride=stride, elastic=elastic)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.relu3(self.branches(x) + residual)  # type: ignore[no-any-return]
-
-
-def _block_width(outputs: int, cardinality: int) -> int:
-    return outputs * cardinality // 32
 
 
 class Root(nn.Module):
@@ -88,8 +81,7 @@ class Root(nn.Module):
         return self.relu(x + features[0] if self.residual else x)  # type: ignore[no-any-return]
 
 
-@dataclasses.dataclass(frozen=True)
-class TreeDesign:
+class TreeDesign(NamedTuple):
     """The choices that all trees of a level share; `block` makes a block of (inputs, outputs, stride)."""
 
     block: Callable[[int, int, int], nn.Module]
@@ -100,9 +92,9 @@ class TreeDesign:
 class Tree(nn.Module):
     """Blocks aggregated hierarchically: 2^depth of them, a `Root` for each two.
 
-    (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)).
-    A tree of depth 2 or more hands no shortcut to the trees below it, which make their own. Its projection feeds
-    nothing. It exists because the published checkpoints have it, is frozen, and with `dead_projections` is computed.
+    (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)). A tree of depth 2 or more hands no shortcut
+    to the trees below it, which make their own. Its projection feeds nothing: the published checkpoints have it, it is
+    frozen, and with `dead_projections` it is computed.
 
     Args:
         design: of the level.
@@ -112,16 +104,9 @@ class Tree(nn.Module):
     """
 
     def __init__(
-        self,
-        design: TreeDesign,
-        depth: int,
-        inputs: int,
-        outputs: int,
-        stride: int,
-        *,
-        level_root: bool = False,
-        root_inputs: int = 0,
-    ) -> None:
+        self, design: TreeDesign, depth: int, inputs: int, outputs: int, stride: int, *,
+        level_root: bool = False, root_inputs: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         root_inputs = (root_inputs or 2 * outputs) + (inputs if level_root else 0)
         self.depth, self.level_root, self.dead_projections = depth, level_root, design.dead_projections
@@ -192,17 +177,10 @@ class DLA(nn.Module):
     """
 
     def __init__(
-        self,
-        levels: Sequence[int],
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        elastic: bool = False,
-        channels: Sequence[int] = CHANNELS,
-        cardinality: int = 32,
-        residual_root: bool = False,
-        dead_projections: bool = True,
-    ) -> None:
+        self, levels: Sequence[int] = (1, 1, 1, 2, 3, 1), num_classes: int = 1000, in_channels: int = 3, *,
+        elastic: bool = False, channels: Sequence[int] = CHANNELS, cardinality: int = 32,
+        residual_root: bool = False, dead_projections: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         depths = whole_numbers("levels", levels, (1, 1, 1, 2, 3, 1))
         self.channels = channels = whole_numbers("channels", channels, CHANNELS)
@@ -263,19 +241,16 @@ def bilinear_upsampling(channels: int, factor: int = 2) -> nn.ConvTranspose2d:
 class IterativeAggregation(nn.Module):
     """Merge the coarser levels one after the other into the first, each time into what came out of the one before.
 
-    Args:
-        outputs: channels of every result.
-        inputs: channels of the levels, finest first.
-        factors: how much coarser each level is than the first.
+    `outputs` is the channels of every result, `inputs` those of the levels, finest first; `factors` tells how much
+    coarser each level is than the first.
     """
 
     def __init__(self, outputs: int, inputs: Sequence[int], factors: Sequence[int]) -> None:
         super().__init__()
         self.count = len(inputs)
         for i, (channels, factor) in enumerate(zip(inputs, factors, strict=True)):
-            self.add_module(
-                f"proj_{i}", nn.Identity() if channels == outputs else Conv2dNormActivation(channels, outputs, 1)
-            )
+            projection = nn.Identity() if channels == outputs else Conv2dNormActivation(channels, outputs, 1)
+            self.add_module(f"proj_{i}", projection)
             self.add_module(f"up_{i}", nn.Identity() if factor == 1 else bilinear_upsampling(outputs, factor))
         for i in range(1, self.count):
             self.add_module(f"node_{i}", Conv2dNormActivation(2 * outputs, outputs, 3))
@@ -347,49 +322,21 @@ class DlaSegmentation(nn.Module):
 
 def _register(name: str, doc: str, weights: str = "", **fixed: Any) -> None:
     def builder(
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        task: str = "classification",
-        *,
-        levels: Sequence[int] = fixed["levels"],
-        elastic: bool = fixed.get("elastic", False),
-        channels: Sequence[int] = CHANNELS,
-        cardinality: int = fixed.get("cardinality", 32),
-        residual_root: bool = fixed.get("residual_root", False),
-        dead_projections: bool = True,
-    ) -> nn.Module:
+        num_classes: int = 1000, in_channels: int = 3, task: str = "classification", **options: Any
+    ) -> DLA:  # which takes the options, and may stand inside a DlaSegmentation
         if task not in ("classification", "segmentation"):
             raise UserError(f"task is {task!r}; expected classification or segmentation")
-        model = DLA(
-            levels,
-            num_classes if task == "classification" else 1000,
-            in_channels,
-            elastic=elastic,
-            channels=channels,
-            cardinality=cardinality,
-            residual_root=residual_root,
-            dead_projections=dead_projections,
-        )
-        return model if task == "classification" else DlaSegmentation(model, num_classes)
+        classes = num_classes if task == "classification" else 1000
+        model = DLA(num_classes=classes, in_channels=in_channels, **{**fixed, **options})
+        return model if task == "classification" else DlaSegmentation(model, num_classes)  # type: ignore[return-value]
 
     builder.__doc__ = doc
     register(name, others={"multilabel": COCO, "segmentation": VOC}, weights=weights)(builder)
 
 
-_register("dla60x", "Deep layer aggregation of 60 layers.", "timm:dla60x", levels=(1, 1, 1, 2, 3, 1))
-_register("dla60x_elastic", "DLA-60 with Elastic blocks.", levels=(1, 1, 1, 2, 3, 1), elastic=True)
-_register(
-    "dla102x",
-    "Deep layer aggregation of 102 layers.",
-    "timm:dla102x",
-    levels=(1, 1, 1, 3, 4, 1),
-    residual_root=True,
-)
-_register(
-    "dla102x_elastic",
-    "DLA-102 with Elastic blocks.",
-    levels=(1, 1, 3, 3, 3, 1),
-    elastic=True,
-    cardinality=50,
-    residual_root=True,
-)
+_register("dla60x", "Deep layer aggregation of 60 layers.", "timm:dla60x")
+_register("dla60x_elastic", "DLA-60 with Elastic blocks.", elastic=True)
+_DLA102: dict[str, Any] = {"levels": (1, 1, 1, 3, 4, 1), "residual_root": True}
+_register("dla102x", "Deep layer aggregation of 102 layers.", "timm:dla102x", **_DLA102)
+_WIDER = {**_DLA102, "levels": (1, 1, 3, 3, 3, 1), "elastic": True, "cardinality": 50}
+_register("dla102x_elastic", "DLA-102 with Elastic blocks.", **_WIDER)

@@ -53,19 +53,10 @@ class ResNeXtBlock(TwoBranch):
     """Two branches, a gate where wanted, and a shortcut: (N, inputs, H, W) to (N, 4 width, H / stride, W / stride)."""
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        groups: int,
-        *,
-        stride: int,
-        dilation: int,
-        elastic: bool,
-        squeeze_excite: bool,
-        project: bool,
+        self, inputs: int, width: int, groups: int, *, stride: int, squeeze_excite: bool, project: bool, **branch: Any
     ) -> None:
         outputs = EXPANSION * width
-        super().__init__(inputs, outputs, width=width, groups=groups, stride=stride, dilation=dilation, elastic=elastic)
+        super().__init__(inputs, outputs, width=width, groups=groups, stride=stride, **branch)
         self.selayer = SqueezeExcite(outputs) if squeeze_excite else nn.Identity()
         self.downsample: nn.Module = nn.Identity()
         if project:
@@ -91,8 +82,7 @@ class ElasticResNeXt(nn.Module):
         widths: channels inside each branch in the four stages; a stage returns four times as many.
         cardinality: groups of a block; each branch has half of them.
         stem: channels of the first convolution.
-        small_images: the first convolution is 3x3 with stride 1 and no pooling follows, for images of about 32 pixels.
-            In place of 7x7 with stride 2 and max pooling.
+        small_images: the first convolution is 3x3 with stride 1 and no pooling follows, in place of 7x7 with stride 2.
         pooling: max pooling after the first convolution of 7x7; without it all stages see twice the resolution.
         output_stride: for segmentation, pixels of the image a feature (one side): stages that would go beyond keep the
             resolution, and each doubles the dilation of its blocks and of those behind it. 0: that of the third stage,
@@ -100,8 +90,7 @@ class ElasticResNeXt(nn.Module):
         aspp_width: for segmentation, channels of each path of the head.
         aspp_rates: its three dilations. Empty: 6, 12, 18 where the last stage alone is dilated, twice as large for
             each other one that is: 12, 24, 36 at output stride 8 (DeepLab v3, section 4.1).
-        aspp_momentum: of its batch norms. The published one averages over thousands of steps: short trainings want
-            0.1.
+        aspp_momentum: of its batch norms. The published one averages over thousands of steps; short trainings want 0.1.
 
     Raises:
         UserError: layers or widths that are not four positive numbers, a cardinality that is odd or does not fit a
@@ -115,24 +104,12 @@ class ElasticResNeXt(nn.Module):
     """
 
     def __init__(
-        self,
-        layers: Sequence[int],
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        elastic: bool = False,
-        squeeze_excite: bool = False,
-        task: str = "classification",
-        widths: Sequence[int] = (64, 128, 256, 512),
-        cardinality: int = 32,
-        stem: int = 64,
-        small_images: bool = False,
-        pooling: bool = True,
-        output_stride: int = 0,
-        aspp_width: int = 256,
-        aspp_rates: Sequence[int] = (),
-        aspp_momentum: float = MOMENTUM,
-    ) -> None:
+        self, layers: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
+        elastic: bool = False, squeeze_excite: bool = False, task: str = "classification",
+        widths: Sequence[int] = (64, 128, 256, 512), cardinality: int = 32, stem: int = 64,
+        small_images: bool = False, pooling: bool = True, output_stride: int = 0,
+        aspp_width: int = 256, aspp_rates: Sequence[int] = (), aspp_momentum: float = MOMENTUM,
+    ) -> None:  # fmt: skip
         super().__init__()
         layers = whole_numbers("layers", layers, (3, 4, 6, 3))
         widths = whole_numbers("widths", widths, (64, 128, 256, 512))
@@ -168,15 +145,11 @@ class ElasticResNeXt(nn.Module):
             for i in range(blocks):
                 changes = i == 0 and stage > 0  # of such a block the branches never differ in scale
                 block = ResNeXtBlock(
-                    inputs,
-                    width,
-                    groups,
+                    inputs, width, groups, squeeze_excite=squeeze_excite, project=i == 0,
                     stride=2 if changes and dilations[stage] == dilations[stage - 1] else 1,
                     dilation=dilations[stage] * (MULTI_GRID[i] if last and self.segmentation else 1),
                     elastic=elastic and not changes and not last,
-                    squeeze_excite=squeeze_excite,
-                    project=i == 0,
-                )
+                )  # fmt: skip
                 sequence.append(block)
                 inputs = EXPANSION * width
             self.add_module(f"layer{stage + 1}", sequence)
@@ -184,13 +157,8 @@ class ElasticResNeXt(nn.Module):
             rates = tuple(rate * dilations[3] // 2 for rate in RATES)
             if aspp_rates:
                 rates = whole_numbers("aspp_rates", aspp_rates, RATES)
-            self.aspp = ASPP(
-                inputs,
-                num_classes,
-                width=whole_number("aspp_width", aspp_width, 256),
-                rates=rates,
-                momentum=aspp_momentum,
-            )
+            width = whole_number("aspp_width", aspp_width, 256)
+            self.aspp = ASPP(inputs, num_classes, width=width, rates=rates, momentum=aspp_momentum)
             _initialize_segmentation(self)
         else:
             self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -238,9 +206,8 @@ def _register(name: str, layers: tuple[int, int, int, int], doc: str, weights: s
     def builder(
         num_classes: int = 1000, in_channels: int = 3, task: str = "classification", **options: Any
     ) -> ElasticResNeXt:
-        return ElasticResNeXt(
-            num_classes=num_classes, in_channels=in_channels, task=task, **{**fixed, "layers": layers, **options}
-        )
+        own: dict[str, Any] = {"layers": layers, **fixed, **options}
+        return ElasticResNeXt(num_classes=num_classes, in_channels=in_channels, task=task, **own)
 
     builder.__doc__ = doc
     register(name, others={"multilabel": COCO, "segmentation": VOC}, weights=weights)(builder)
@@ -250,17 +217,7 @@ _register("resnext50", (3, 4, 6, 3), "ResNeXt-50 (32x4d) in two branches.", "res
 _register("resnext50_elastic", (6, 8, 5, 3), "ResNeXt-50 with Elastic blocks.", elastic=True)
 _register("resnext101", (3, 4, 23, 3), "ResNeXt-101 (32x4d) in two branches.", "timm:resnext101_32x4d")
 _register("resnext101_elastic", (12, 14, 20, 3), "ResNeXt-101 with Elastic blocks.", elastic=True)
-_register(
-    "se_resnext50",
-    (3, 4, 6, 3),
-    "ResNeXt-50 (32x4d) with squeeze-excite gates.",
-    "timm:seresnext50_32x4d",
-    squeeze_excite=True,
-)
-_register(
-    "se_resnext50_elastic",
-    (6, 8, 5, 3),
-    "ResNeXt-50 with Elastic blocks and squeeze-excite.",
-    elastic=True,
-    squeeze_excite=True,
-)
+_gated = "ResNeXt-50 (32x4d) with squeeze-excite gates."
+_register("se_resnext50", (3, 4, 6, 3), _gated, "timm:seresnext50_32x4d", squeeze_excite=True)
+_gated = "ResNeXt-50 with Elastic blocks and squeeze-excite."
+_register("se_resnext50_elastic", (6, 8, 5, 3), _gated, elastic=True, squeeze_excite=True)

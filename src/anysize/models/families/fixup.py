@@ -6,25 +6,21 @@ stands in each branch, and a scalar bias (at 0) before each convolution, linear 
 With `rescale=False` the second rule is left out, and nothing but the zeros keeps the signal in bounds.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anysize.models.blocks.convolution import start_convolutions
-from anysize.models.blocks.residual import Gate, add_shortcut, add_stages, imagenet_options, small_image_options
-from anysize.models.families import CIFAR, register
+from anysize.models.blocks.residual import Gate, add_shortcut, add_stages
+from anysize.models.families.resnet import register_depths
 from anysize.models.options import whole_number, whole_numbers
 
 
 class ScalarConv(nn.Module):
-    """A convolution between two scalar biases, with a scalar multiplier or without: (N, C, H, W) to (N, C', H', W').
-
-    >>> ScalarConv(8, 4, 3, padding=1)(torch.zeros(1, 8, 5, 5)).shape
-    torch.Size([1, 4, 5, 5])
-    """
+    """A convolution between two scalar biases, with a scalar multiplier or without: (N, C, H, W) to (N, C', H', W')."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, multiplier: bool = False
@@ -50,17 +46,16 @@ class FixupBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
+        self.relu1 = nn.ReLU(inplace=True)
+        self.relu2 = nn.ReLU(inplace=True)
         if bottleneck:
             self.conv1 = ScalarConv(inputs, width, 1)
             self.conv2 = ScalarConv(width, width, 3, stride, padding=1)
             self.conv3 = ScalarConv(width, outputs, 1, multiplier=True)
+            self.relu3 = nn.ReLU(inplace=True)
         else:
             self.conv1 = ScalarConv(inputs, width, 3, stride, padding=1)
             self.conv2 = ScalarConv(width, outputs, 3, padding=1, multiplier=True)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.relu2 = nn.ReLU(inplace=True)
-        if bottleneck:
-            self.relu3 = nn.ReLU(inplace=True)
         self.bottleneck = bottleneck
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
@@ -97,19 +92,10 @@ class FixupResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: Sequence[int],
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        widths: Sequence[int] = (64, 128, 256, 512),
-        expansion: int = 4,
-        bottleneck: bool = False,
-        stem: int = 64,
-        small_images: bool = False,
-        squeeze_excite: bool = False,
-        rescale: bool = True,
-    ) -> None:
+        self, blocks: Sequence[int], num_classes: int = 1000, in_channels: int = 3, *,
+        widths: Sequence[int] = (64, 128, 256, 512), expansion: int = 4, bottleneck: bool = False,
+        stem: int = 64, small_images: bool = False, squeeze_excite: bool = False, rescale: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         widths = whole_numbers("widths", widths, example=(64, 128, 256, 512)[: len(blocks)])
         expansion, stem = whole_number("expansion", expansion, example=4), whole_number("stem", stem, example=64)
@@ -127,18 +113,14 @@ class FixupResNet(nn.Module):
         self.flatten = nn.Flatten()
         self.bias = nn.Parameter(torch.zeros(1))
         self.fc = nn.Linear(inputs, num_classes)
-        self._initialize(sum(blocks), rescale)
-
-    def _initialize(self, branches: int, rescale: bool) -> None:
         start_convolutions(self)
         for module in self.modules():
             if isinstance(module, FixupBlock):
                 *first, last = module.convolutions
                 nn.init.zeros_(last.weight)
-                if rescale:
-                    for convolution in first:
-                        with torch.no_grad():
-                            convolution.weight.mul_(math.pow(branches, -1 / (2 * len(first))))
+                for convolution in first if rescale else ():
+                    with torch.no_grad():
+                        convolution.weight.mul_(math.pow(sum(blocks), -1 / (2 * len(first))))
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
@@ -149,37 +131,12 @@ class FixupResNet(nn.Module):
         return self.fc(self.flatten(self.avgpool(x)) + self.bias)  # type: ignore[no-any-return]
 
 
-@register("cifar_resnet_fixup", preprocessing=CIFAR)
-def cifar_resnet_fixup(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> FixupResNet:
-    """A ResNet for 32-pixel images without norms (Fixup)."""
-    return _build(num_classes, in_channels, small_image_options(depth), options)
+_small = functools.partial(register_depths, FixupResNet, small=True)
+_large = functools.partial(register_depths, FixupResNet)
+_gated = "without norms (Fixup), with squeeze-excite gates on its shortcuts."
 
-
-@register("cifar_resnet_fixup_se", preprocessing=CIFAR)
-def cifar_resnet_fixup_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> FixupResNet:
-    """A ResNet for 32-pixel images without norms (Fixup), with squeeze-excite gates on its shortcuts."""
-    return _build(num_classes, in_channels, small_image_options(depth), {"squeeze_excite": True, **options})
-
-
-@register("imagenet_resnet_fixup")
-def imagenet_resnet_fixup(
-    num_classes: int = 1000, in_channels: int = 3, depth: int = 50, **options: Any
-) -> FixupResNet:
-    """A ResNet of depth 18, 34, 50, 101, 152 or 200 without norms (Fixup)."""
-    return _build(num_classes, in_channels, imagenet_options(depth), options)
-
-
-@register("resnet50_fixup")
-def resnet50_fixup(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> FixupResNet:
-    """ResNet-50 without norms (Fixup)."""
-    return _build(num_classes, in_channels, imagenet_options(50), options)
-
-
-@register("resnet50_fixup_se")
-def resnet50_fixup_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> FixupResNet:
-    """ResNet-50 without norms (Fixup), with squeeze-excite gates on its shortcuts."""
-    return _build(num_classes, in_channels, imagenet_options(50), {"squeeze_excite": True, **options})
-
-
-def _build(num_classes: int, in_channels: int, own: dict[str, Any], options: dict[str, Any]) -> FixupResNet:
-    return FixupResNet(num_classes=num_classes, in_channels=in_channels, **{**own, **options})
+_small("cifar_resnet_fixup", "A ResNet for 32-pixel images without norms (Fixup).", 44)
+_small("cifar_resnet_fixup_se", f"A ResNet for 32-pixel images {_gated}", 44, squeeze_excite=True)
+_large("imagenet_resnet_fixup", "A ResNet of depth 18, 34, 50, 101, 152 or 200 without norms (Fixup).", 50)
+_large("resnet50_fixup", "ResNet-50 without norms (Fixup).", 50, fixed=True)
+_large("resnet50_fixup_se", f"ResNet-50 {_gated}", 50, fixed=True, squeeze_excite=True)

@@ -8,96 +8,57 @@ starts as its shortcut, and the classifier starts small. The networks of Online 
 docs/models.md tells which name of the published code of Mix & Match is which here.
 """
 
+import functools
 from typing import Any
 
+from torch import nn
+
 from anysize.models.blocks.residual import ResidualNet, imagenet_options, small_image_options
-from anysize.models.families import CIFAR, register
+from anysize.models.families import CIFAR, IMAGENET, register
 
 
-@register("cifar_resnet", preprocessing=CIFAR)
-def cifar_resnet(num_classes: int = 10, in_channels: int = 3, depth: int = 20, **options: Any) -> ResidualNet:
-    """A ResNet for 32-pixel images of any depth and widths."""
-    return _small(num_classes, in_channels, depth, options)
+def register_depths(
+    kind: type[nn.Module], name: str, doc: str, depth: int, *,
+    small: bool = False, fixed: bool = False, weights: str = "", **own: Any,
+) -> None:  # fmt: skip
+    """Register a builder of networks of the class `kind`, for 32-pixel images where `small`, else for ImageNet.
+
+    `depth` is the default of an option of the builder, or with `fixed` the only depth. `own` are options of the class.
+    """
+    classes, layers = (10, small_image_options) if small else (1000, imagenet_options)
+
+    def any_depth(num_classes: int = classes, in_channels: int = 3, depth: int = depth, **options: Any) -> kind:  # type: ignore[valid-type]
+        return kind(num_classes=num_classes, in_channels=in_channels, **{**layers(depth), **own, **options})
+
+    def one_depth(num_classes: int = classes, in_channels: int = 3, **options: Any) -> kind:  # type: ignore[valid-type]
+        return any_depth(num_classes, in_channels, depth, **options)
+
+    builder = one_depth if fixed else any_depth
+    builder.__doc__ = doc
+    register(name, preprocessing=CIFAR if small else IMAGENET, weights=weights)(builder)
 
 
-@register("wide_resnet28_10", preprocessing=CIFAR)
-def wide_resnet28_10(num_classes: int = 10, in_channels: int = 3, **options: Any) -> ResidualNet:
-    """A ten times wider ResNet-28 for 32-pixel images, post-activation: 36.5 million parameters."""
-    return _small(num_classes, in_channels, 28, {"widths": (160, 320, 640), **options})
+_small = functools.partial(register_depths, ResidualNet, small=True)
+_large = functools.partial(register_depths, ResidualNet)
 
-
-def _register(depth: int) -> None:
-    def builder(num_classes: int = 10, in_channels: int = 3, **options: Any) -> ResidualNet:
-        return _small(num_classes, in_channels, depth, options)
-
-    builder.__doc__ = f"ResNet-{depth} for 32-pixel images."
-    register(f"resnet{depth}", preprocessing=CIFAR)(builder)
-
+_ONE_GATE = "with squeeze-excite gates on its shortcuts, one gate a stage"
+_GROUPS: dict[str, Any] = {"widths": (64, 128, 256), "groups": (4, 8, 16)}
+_32X4D: dict[str, Any] = {"widths": (128, 256, 512, 1024), "groups": 32, "expansion": 2}
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):
-    _register(_depth)
+    _small(f"resnet{_depth}", f"ResNet-{_depth} for 32-pixel images.", _depth, fixed=True)
+_wide = "A ten times wider ResNet-28 for 32-pixel images, post-activation: 36.5 million parameters."
+_small("wide_resnet28_10", _wide, 28, fixed=True, widths=(160, 320, 640))
+_small("cifar_resnet", "A ResNet for 32-pixel images of any depth and widths.", 20)
+_small("cifar_resnet_se", f"A ResNet for 32-pixel images {_ONE_GATE}.", 44, squeeze_excite=True)
+_grouped = "A ResNet for 32-pixel images with grouped convolutions: 4, 8 and 16 groups of 64, 128 and 256 channels."
+_small("cifar_resnext", _grouped, 44, **_GROUPS)
+_gated = "The grouped ResNet for 32-pixel images with squeeze-excite gates on its shortcuts."
+_small("cifar_resnext_se", _gated, 44, squeeze_excite=True, **_GROUPS)
 
-
-@register("cifar_resnet_se", preprocessing=CIFAR)
-def cifar_resnet_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> ResidualNet:
-    """A ResNet for 32-pixel images with squeeze-excite gates on its shortcuts, one gate a stage."""
-    return _small(num_classes, in_channels, depth, {"squeeze_excite": True, **options})
-
-
-@register("cifar_resnext", preprocessing=CIFAR)
-def cifar_resnext(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> ResidualNet:
-    """A ResNet for 32-pixel images with grouped convolutions: 4, 8 and 16 groups of 64, 128 and 256 channels."""
-    return _small_grouped(num_classes, in_channels, depth, options)
-
-
-@register("cifar_resnext_se", preprocessing=CIFAR)
-def cifar_resnext_se(num_classes: int = 10, in_channels: int = 3, depth: int = 44, **options: Any) -> ResidualNet:
-    """The grouped ResNet for 32-pixel images with squeeze-excite gates on its shortcuts."""
-    return _small_grouped(num_classes, in_channels, depth, {"squeeze_excite": True, **options})
-
-
-@register("imagenet_resnet")
-def imagenet_resnet(num_classes: int = 1000, in_channels: int = 3, depth: int = 50, **options: Any) -> ResidualNet:
-    """A ResNet of depth 18, 34, 50, 101, 152 or 200, of any widths, groups and expansion."""
-    return _large(num_classes, in_channels, depth, options)
-
-
-@register("resnet200")
-def resnet200(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
-    """ResNet-200: 64.7 million parameters."""
-    return _large(num_classes, in_channels, 200, options)
-
-
-@register("resnet50_se")
-def resnet50_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
-    """ResNet-50 with squeeze-excite gates on its shortcuts, one gate a stage (not SENet's, on each branch)."""
-    return _large(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
-
-
-@register("resnext50_se")
-def resnext50_se(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
-    """ResNeXt-50 32x4d with squeeze-excite gates on its shortcuts, one gate a stage (not SENet's, on each branch)."""
-    return _large_grouped(num_classes, in_channels, 50, {"squeeze_excite": True, **options})
-
-
-@register("resnext101_32x4d", weights="timm:resnext101_32x4d")
-def resnext101_32x4d(num_classes: int = 1000, in_channels: int = 3, **options: Any) -> ResidualNet:
-    """ResNeXt-101 32x4d."""
-    return _large_grouped(num_classes, in_channels, 101, options)
-
-
-def _small(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
-    return ResidualNet(num_classes=num_classes, in_channels=in_channels, **{**small_image_options(depth), **options})
-
-
-def _small_grouped(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
-    return _small(num_classes, in_channels, depth, {"widths": (64, 128, 256), "groups": (4, 8, 16), **options})
-
-
-def _large(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
-    return ResidualNet(num_classes=num_classes, in_channels=in_channels, **{**imagenet_options(depth), **options})
-
-
-def _large_grouped(num_classes: int, in_channels: int, depth: int, options: dict[str, Any]) -> ResidualNet:
-    own = {"widths": (128, 256, 512, 1024), "groups": 32, "expansion": 2}
-    return _large(num_classes, in_channels, depth, {**own, **options})
+_large("imagenet_resnet", "A ResNet of depth 18, 34, 50, 101, 152 or 200, of any widths, groups and expansion.", 50)
+_large("resnet200", "ResNet-200: 64.7 million parameters.", 200, fixed=True)
+_gated = f"{_ONE_GATE} (not SENet's, on each branch)."
+_large("resnet50_se", f"ResNet-50 {_gated}", 50, fixed=True, squeeze_excite=True)
+_large("resnext50_se", f"ResNeXt-50 32x4d {_gated}", 50, fixed=True, squeeze_excite=True, **_32X4D)
+_large("resnext101_32x4d", "ResNeXt-101 32x4d.", 101, fixed=True, weights="timm:resnext101_32x4d", **_32X4D)

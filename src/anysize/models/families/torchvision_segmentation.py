@@ -115,27 +115,18 @@ def _register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., n
 def _register_resnet(name: str) -> None:
     @_register(f"fcn_{name}")
     def fcn(
-        num_classes: int = 21,
-        in_channels: int = 3,
-        task: str = "segmentation",
-        *,
-        aux_loss: bool = False,
-        output_stride: int = 8,
-    ) -> SegmentationNetwork:
+        num_classes: int = 21, in_channels: int = 3, task: str = "segmentation", *,
+        aux_loss: bool = False, output_stride: int = 8,
+    ) -> SegmentationNetwork:  # fmt: skip
         model = _build(f"fcn_{name}", num_classes, in_channels, task, aux_loss=aux_loss)
         _set_output_stride(model.backbone, output_stride)
         return model
 
     @_register(f"deeplabv3_{name}")
     def deeplabv3(
-        num_classes: int = 21,
-        in_channels: int = 3,
-        task: str = "segmentation",
-        *,
-        aux_loss: bool = False,
-        output_stride: int = 8,
-        rates: Sequence[int] = (),
-    ) -> SegmentationNetwork:
+        num_classes: int = 21, in_channels: int = 3, task: str = "segmentation", *,
+        aux_loss: bool = False, output_stride: int = 8, rates: Sequence[int] = (),
+    ) -> SegmentationNetwork:  # fmt: skip
         model = _build(f"deeplabv3_{name}", num_classes, in_channels, task, aux_loss=aux_loss)
         _set_output_stride(model.backbone, output_stride)
         wanted = whole_numbers("rates", rates, RATES) if rates else [rate * 16 // output_stride for rate in RATES]

@@ -26,7 +26,6 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
     """FLOPs of one image (channels, size, size) through `model` in training; the backward pass is measured, too.
 
     With `backward=False` those of the forward pass in evaluation, in which auxiliary classifiers are left out.
-
     Activations that `checkpoint_segments` lets a model compute a second time are counted once.
 
     >>> count_flops(nn.Conv2d(3, 8, 3, padding=1), size=10)  # no gradient is wanted of the image
@@ -47,19 +46,10 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
 
 
 def _convolution_backward(
-    grad: Sequence[int],
-    inputs: Sequence[int],
-    weight: Sequence[int],
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    wanted: Sequence[bool],
-    **_: Any,
+    grad: Sequence[int], inputs: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
 ) -> int:
-    """The gradients of input and weight take as much as the forward pass each; torch's own count ignores `groups`."""
+    """The gradients of input and weight take as much as the forward pass each; torch's own count ignores groups."""
+    *_bias_to_dilation, transposed, _output_padding, _groups, wanted = rest
     images, _channels, *positions = inputs if transposed else grad
-    return 2 * images * math.prod(positions) * math.prod(weight) * sum(wanted[:2])
+    gradients: int = sum(wanted[:2])
+    return 2 * images * math.prod(positions) * math.prod(weight) * gradients

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from anysize.norms.convert.inputs import meta_copy as meta_copy
 
 T = TypeVar("T")
 
@@ -25,20 +27,6 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     with _EmptyOnMeta():
         model = build()
     return model.to("meta")
-
-
-def meta_copy(model: nn.Module) -> nn.Module:
-    """Copy `model` to the meta device, where it computes shapes alone; no weight is copied.
-
-    >>> meta_copy(nn.Linear(3, 4))(torch.empty(2, 3, device="meta")).shape
-    torch.Size([2, 4])
-    """
-    memo: dict[int, Tensor] = {
-        id(parameter): nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        for parameter in model.parameters()
-    }
-    memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
-    return copy.deepcopy(model, memo)
 
 
 def try_on_meta(model: nn.Module, run: Callable[[nn.Module], T]) -> T:

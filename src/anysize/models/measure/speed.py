@@ -34,6 +34,7 @@ from anysize.models.options import check_is_model
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.registry import UserError
+from anysize.world import pick_device
 
 PIECE = 0.05
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -76,24 +77,16 @@ class BenchOptions:
     @property
     def torch_device(self) -> torch.device:
         """The device to run on."""
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         try:
-            device = torch.device(name)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-        return device
+            return pick_device(self.device)
+        except UserError as error:  # which speaks of a recipe's training.device
+            raise UserError(str(error).removeprefix("training.")) from None
 
 
 def bench(
-    model: nn.Module | str,
-    sizes: Sequence[int] = (),
-    batches: Sequence[int] = (1, 8),
-    *,
-    in_channels: int | None = None,
-    on_row: Callable[[dict[str, Any]], object] = lambda row: None,
-    **options: Any,
-) -> pd.DataFrame:
+    model: nn.Module | str, sizes: Sequence[int] = (), batches: Sequence[int] = (1, 8), *,
+    in_channels: int | None = None, on_row: Callable[[dict[str, Any]], object] = lambda row: None, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
     """Measure a model at every size with every batch size.
 
     Args:
@@ -144,11 +137,7 @@ def bench(
 
 def _are_numbers(values: object) -> bool:
     """Whether `values` are whole numbers from 1, at least one."""
-    return (
-        isinstance(values, Sequence)
-        and len(values) > 0
-        and all(isinstance(value, int) and value > 0 for value in values)
-    )
+    return isinstance(values, Sequence) and {isinstance(value, int) and value > 0 for value in values} == {True}
 
 
 def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: BenchOptions) -> dict[str, Any]:
@@ -183,10 +172,11 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
     }
 
 
-def _placed(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[nn.Module, Tensor]:
-    """A copy of the model and random images, where and as they are wanted."""
+def _placed(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[nn.Module, Tensor, int]:
+    """A copy of the model and random images, where and as they are wanted, and the bytes of both."""
     images = torch.randn(shape, device=how.torch_device).to(memory_format=how.memory_format)
-    return copy.deepcopy(model).to(how.torch_device).to(memory_format=how.memory_format), images
+    ready = copy.deepcopy(model).to(how.torch_device).to(memory_format=how.memory_format)
+    return ready, images, images.nbytes + sum(tensor.nbytes for tensor in (*ready.parameters(), *ready.buffers()))
 
 
 def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
@@ -197,19 +187,19 @@ def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
 
 def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A forward pass, and the bytes of what is there before."""
-    ready, images = _placed(fold_batch_norm(model) if how.fold else model, shape, how)
+    ready, images, taken = _placed(fold_batch_norm(model) if how.fold else model, shape, how)
     ready.eval()
 
     def run() -> None:
         with torch.inference_mode(), _autocast(how):
             ready(images)
 
-    return run, images.nbytes + sum(tensor.nbytes for tensor in (*ready.parameters(), *ready.buffers()))
+    return run, taken
 
 
 def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A training step, and the bytes of what is there before: weights, momentum and images."""
-    ready, images = _placed(model, shape, how)
+    ready, images, taken = _placed(model, shape, how)
     ready.train()
     optimizer = torch.optim.SGD(ready.parameters(), lr=1e-4, momentum=0.9)
 
@@ -222,17 +212,11 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
         optimizer.zero_grad()  # last, so that every step starts from the same memory
 
     run()  # from now on there is momentum
-    tensors = (*ready.parameters(), *ready.buffers())
-    momentum = sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
-    return run, images.nbytes + momentum + sum(tensor.nbytes for tensor in tensors)
+    return run, taken + sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
 
 
 def time_calls(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:
-    """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row.
-
-    >>> len(time_calls(lambda: None, 3, lambda: None))
-    3
-    """
+    """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row."""
 
     def seconds(calls: int) -> float:
         start = time.perf_counter()

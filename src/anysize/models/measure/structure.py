@@ -47,20 +47,14 @@ def structure(model: nn.Module, size: int, in_channels: int = 3) -> list[Part]:
         UserError: a size that the model does not take; names the smallest.
 
     >>> from anysize.models.spec import create_model
-    >>> parts = structure(create_model("resnet20"), 32)
-    >>> [part.name for part in parts if part.flops]
-    ['conv1', 'layer1', 'layer2', 'layer3', 'fc']
-    >>> [part.output for part in parts if part.name == "layer2"]
-    [(32, 16, 16)]
+    >>> [(part.name, part.output) for part in structure(create_model("resnet20"), 32) if part.flops][:2]
+    [('conv1', (16, 32, 32)), ('layer1', (16, 32, 32))]
     """
     check_size(model, size, in_channels)
     probe, shapes, flops = try_on_meta(model, lambda copied: _measure(copied, size, in_channels))
     modules = dict(probe.named_modules())
     names = [name for name, _ in probe.named_children()]
-    while names:
-        opened = _opened(names, modules, flops)
-        if opened == names:
-            break
+    while (opened := _opened(names, modules, flops)) != names:
         names = opened
     order = {name: i for i, name in enumerate(shapes)}
     names.sort(key=lambda name: order.get(name, len(order)))

@@ -24,11 +24,7 @@ class ModelFigures:
 
 
 def read_table() -> list[ModelFigures]:
-    """All models of ours and torchvision's by name.
-
-    >>> read_table()[0].name
-    'alexnet'
-    """
+    """All models of ours and torchvision's by name."""
     text = resources.files("anysize.models.measure").joinpath("table.csv").read_text(encoding="utf-8")
     return [
         ModelFigures(**{field.name: field.type(row[field.name]) for field in dataclasses.fields(ModelFigures)})  # type: ignore[operator]

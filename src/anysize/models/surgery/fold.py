@@ -52,18 +52,13 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     activations, a layer that is used twice, a module that torch.fx cannot trace. Behind and before linear layers a norm
     is folded for values (N, C); the folded model refuses others there.
 
-    Args:
-        model: any module that torch.fx traces once its untraceable submodules are left whole.
-
-    Returns:
-        A `torch.fx.GraphModule` in evaluation mode, with weights of its own; it takes what `model` takes. It is not
-        for training.
+    `model` is any module that torch.fx traces once its untraceable submodules are left whole. Returned is a
+    `torch.fx.GraphModule` in evaluation mode, not for training, with weights of its own; it takes what `model` takes.
 
     Raises:
         UserError: the forward pass of `model` itself cannot be traced, for instance because it depends on values.
 
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-    >>> folded = fold_batch_norm(model)
+    >>> folded = fold_batch_norm(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
     >>> [type(module).__name__ for module in folded.children()]
     ['Conv2d', 'ReLU']
     """
@@ -98,9 +93,8 @@ class _Folder:
         self.graph = graph
         called = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
         self.calls = collections.Counter(id(part) for module in called for part in module.modules())
-        self.owners = collections.Counter(
-            id(parameter) for module in model.modules() for parameter in module._parameters.values()
-        )
+        owned = (parameter for module in model.modules() for parameter in module._parameters.values())
+        self.owners = collections.Counter(map(id, owned))
         # A parameter that the model reads itself has another owner beside its layer.
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self.owners.update(id(parameters.get(str(node.target))) for node in graph.nodes if node.op == "get_attr")
@@ -115,14 +109,12 @@ class _Folder:
         affine = affine_of(norm) if norm is not None else None
         if norm is None or affine is None or self.calls[id(norm)] > 1:
             return
-        sinks = self.sinks(input_of(node), affine)
-        if sinks is None or len({id(layer) for layer, _ in sinks}) < len(sinks):
-            return
-        if not self.fit_together(norm, [layer for layer, _ in sinks]):
-            return
-        for layer, part in sinks:
-            apply_after(layer, part)
-        self.remove(node, [layer for layer, _ in sinks])
+        sinks = self.sinks(input_of(node), affine) or []
+        layers = [layer for layer, _ in sinks]
+        if layers and len({id(layer) for layer in layers}) == len(layers) and self.fit_together(norm, layers):
+            for layer, part in sinks:
+                apply_after(layer, part)
+            self.remove(node, layers)
 
     def fold_on(self, node: fx.Node) -> None:
         """Fold a norm into the layers behind it, if that can be."""
@@ -135,12 +127,11 @@ class _Folder:
             return
         if not self.fit_together(norm, layers) or self.changes_until(node, set(node.users)):
             return
-        for layer in layers:
-            if not reads_no_padding(layer) or layer.weight.shape[1] * getattr(layer, "groups", 1) != len(affine):
-                return
-        for layer in layers:
-            apply_before(layer, affine)
-        self.remove(node, layers)
+        inputs = [layer.weight.shape[1] * getattr(layer, "groups", 1) for layer in layers if reads_no_padding(layer)]
+        if inputs == [len(affine)] * len(layers):
+            for layer in layers:
+                apply_before(layer, affine)
+            self.remove(node, layers)
 
     def fit_together(self, norm: nn.Module, layers: list[Any]) -> bool:
         """Whether the channels of a norm may be those of layers: of (N, C, L, ...) a linear layer takes the last L."""
@@ -207,13 +198,8 @@ class _Folder:
 
     def all_sinks(self, nodes: list[Any], affines: list[Affine]) -> Sinks | None:
         """The layers that can apply `affines` to the values of several nodes; None where one node has no such layer."""
-        found: Sinks = []
-        for node, affine in zip(nodes, affines, strict=True):
-            sinks = self.sinks(node, affine)
-            if sinks is None:
-                return None
-            found += sinks
-        return found
+        found = [self.sinks(node, affine) for node, affine in zip(nodes, affines, strict=True)]
+        return None if None in found else [sink for sinks in found for sink in sinks or ()]
 
     def summands(self, node: fx.Node) -> list[Any] | None:
         """The nodes that a node adds up; None if it does not."""

@@ -43,9 +43,7 @@ class Affine:
         return len(self.scale)
 
     def split(self, sizes: list[int]) -> "list[Affine]":
-        return [
-            Affine(*both) for both in zip(torch.split(self.scale, sizes), torch.split(self.shift, sizes), strict=True)
-        ]
+        return [Affine(*both) for both in zip(self.scale.split(sizes), self.shift.split(sizes), strict=True)]  # type: ignore[no-untyped-call]
 
     def unshifted(self) -> "Affine":
         return Affine(self.scale, torch.zeros_like(self.shift))

@@ -14,13 +14,6 @@ from anysize.models.weights.names import Mapped, map_names
 from anysize.models.weights.reading import read_foreign
 
 __all__ = [
-    "FitReport",
-    "ForeignCheckpoint",
-    "Mapped",
-    "file_classes",
-    "find_head",
-    "fit_state_dict",
-    "fit_tensors",
-    "map_names",
-    "read_foreign",
-]
+    "FitReport", "ForeignCheckpoint", "Mapped",
+    "file_classes", "find_head", "fit_state_dict", "fit_tensors", "map_names", "read_foreign",
+]  # fmt: skip

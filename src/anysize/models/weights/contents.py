@@ -76,7 +76,8 @@ def find_contents(held: Any, path: Path, form: str, averaged: bool = False) -> F
     {'w': tensor([1.])}
     """
     if not isinstance(held, Mapping):
-        raise UserError(f"{path} holds {_kind(held)}; expected a checkpoint: weights by name, or a dict with them")
+        what = f"one tensor {tuple(held.shape)}" if isinstance(held, Tensor) else f"a {type(held).__name__}"
+        raise UserError(f"{path} holds {what}; expected a checkpoint: weights by name, or a dict with them")
     beside = {key: value for key, value in held.items() if isinstance(key, str)}
     extra = next((beside[key] for key in AVERAGED if _has_tensors(beside.get(key))), None)
     main = _main_weights(beside)
@@ -102,7 +103,7 @@ def find_contents(held: Any, path: Path, form: str, averaged: bool = False) -> F
         format=form,
         tensors=tensors,
         arch=_arch(beside),
-        config=_text(beside.get("config")),
+        config=config if isinstance(config := beside.get("config"), str) else "",
         epoch=_whole(beside.get("epoch")),
         metrics=_metrics(beside) if taken is not held else {},
         prefix=prefix,
@@ -173,9 +174,8 @@ def _metrics(beside: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _whole(value: Any) -> int | None:
-    if (
-        isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS
-    ):  # the header of a safetensors file holds text alone
+    # The header of a safetensors file holds text alone.
+    if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:
         return int(value)
     number = _plain(value)
     return number if type(number) is int else None
@@ -186,16 +186,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Tensor, np.generic)):
         return value.item() if not isinstance(value, Tensor) or value.numel() == 1 else None
     return value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"one tensor {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
 
 
 def _some(names: Any, count: int = 5) -> str:

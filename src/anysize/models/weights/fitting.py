@@ -1,5 +1,6 @@
 """Weights into a model: all of them or none, but for what a new class count or new input channels change."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 
@@ -35,21 +36,15 @@ class FitReport:
 
     def lines(self) -> list[str]:
         """Sentences on what was done and on what is new."""
-        reasons: dict[str, int] = {}
-        for reason in self.new.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
+        reasons = collections.Counter(self.new.values())
         kept = [f"new, as the model starts: {reason} ({_tensors(n)})" for reason, n in reasons.items() if reason]
         return [*self.notes, *kept]
 
 
 def fit_state_dict(
-    model: nn.Module,
-    tensors: Mapping[str, Tensor],
-    *,
-    partial: bool = False,
-    num_classes: int | None = None,
-    source: str = "the file",
-) -> FitReport:
+    model: nn.Module, tensors: Mapping[str, Tensor], *,
+    partial: bool = False, num_classes: int | None = None, source: str = "the file",
+) -> FitReport:  # fmt: skip
     """Load weights into `model`, in place, and say what was done.
 
     Names are mapped by `map_names`. Where the class count differs the head keeps the model's own first values; where
@@ -99,10 +94,8 @@ def fit_tensors(
     if first is not None and (name := join(first, "weight")) in own and name in left:
         adapted = _adapt(left[name], own[name])
         if adapted is not None:
-            notes.append(
-                f"the first convolution {first} is adapted from {left[name].shape[1]} to {own[name].shape[1]} input "
-                "channels"
-            )
+            before, now = left[name].shape[1], own[name].shape[1]
+            notes.append(f"the first convolution {first} is adapted from {before} to {now} input channels")
             left[name] = adapted
     if head is not None:
         fresh = _class_dependent(own, left, join(head, "weight"))
@@ -123,16 +116,13 @@ def fit_tensors(
     if head is not None and not unexpected and missing and all(name.rpartition(".")[0] == head for name in missing):
         new.update(dict.fromkeys(missing, f"the head {head}, which the file has not"))
     new.update({name: mapped.optional[name] for name in missing if name in mapped.optional})
+    other = [name for name, value in left.items() if name in own and value.shape != own[name].shape]
     return FitReport(
-        tensors={name: value for name, value in left.items() if name in own and value.shape == own[name].shape},
+        tensors={name: value for name, value in left.items() if name in own and name not in other},
         new=new,
         missing=[name for name in missing if name not in new],
         unexpected=unexpected,
-        shapes={
-            name: (tuple(value.shape), tuple(own[name].shape))
-            for name, value in left.items()
-            if name in own and value.shape != own[name].shape
-        },
+        shapes={name: (tuple(left[name].shape), tuple(own[name].shape)) for name in other},
         notes=notes,
     )
 

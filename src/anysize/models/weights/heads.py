@@ -34,20 +34,12 @@ def head_parameters(model: nn.Module) -> set[str]:
     """
     named = getattr(model, "head_modules", None)
     heads = [find_head(model)] if named is None else named
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if any(head is not None and name.startswith(join(head, "")) for head in heads)
-    }
+    beginnings = tuple(join(head, "") for head in heads if head is not None)
+    return {name for name, _ in model.named_parameters() if name.startswith(beginnings)}
 
 
 def find_first_convolution(model: nn.Module) -> str | None:
-    """Name of the first convolution.
-
-    >>> import torchvision
-    >>> find_first_convolution(torchvision.models.densenet121())
-    'features.conv0'
-    """
+    """Name of the first convolution."""
     return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
 
 
@@ -83,11 +75,7 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor | None:
 
 
 def join(module: str, attribute: str) -> str:
-    """The name of an attribute of a module; the name of the model itself is empty.
-
-    >>> join("", "weight"), join("fc", "weight")
-    ('weight', 'fc.weight')
-    """
+    """The name of an attribute of a module; the name of the model itself is empty."""
     return f"{module}.{attribute}" if module else attribute
 
 

@@ -37,9 +37,7 @@ class Mapped:
 def map_names(tensors: Tensors, own: Tensors) -> Mapped:
     """Rename, split and drop the tensors of a file, so that they are those of a model.
 
-    Args:
-        tensors: of the file, by name.
-        own: the model's state dict; only names and shapes count, so that it may be on the meta device.
+    `tensors` are the file's, by name; of `own`, the model's state dict, only names and shapes count.
 
     >>> own = {"features.norm_final.bias": torch.zeros(4), "classifier.bias": torch.zeros(2)}
     >>> file = {"model.features.norm5.bias": torch.ones(4), "model.classifier.bias": torch.ones(2)}
@@ -174,15 +172,9 @@ def drop_unused(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Ten
 
 
 STEPS: tuple[Step, ...] = (
-    strip_prefix,
-    rename_old_densenet,
-    rename_last_norm,
-    rename_squeeze_excite,
-    put_under_base,
-    put_under_backbone,
-    split_branches,
-    drop_unused,
-)
+    strip_prefix, rename_old_densenet, rename_last_norm, rename_squeeze_excite,
+    put_under_base, put_under_backbone, split_branches, drop_unused,
+)  # fmt: skip
 
 
 def _optional(tensors: Tensors, own: Tensors) -> dict[str, str]:

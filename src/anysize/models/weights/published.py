@@ -1,11 +1,9 @@
 """Published weights by name: torchvision's and timm's, and for networks of ours their counterparts' there.
 
-    pretrained_weights("resnet50")                     # torchvision's default weights
-    pretrained_weights("resnet50", "IMAGENET1K_V1")    # others of torchvision's, by their name
+    pretrained_weights("resnet50", "IMAGENET1K_V1")    # of torchvision's, by their name; without it the default ones
     pretrained_weights("timm:convnext_atto.d2_in1k")
     pretrained_weights("dla60x")                       # timm's, whose network is the same
-    pretrained_weights("fcn_resnet50")                 # torchvision's: COCO with the labels of VOC
-    pretrained_weights("fcn_resnet50", "IMAGENET1K_V2")  # of its backbone alone
+    pretrained_weights("fcn_resnet50", "IMAGENET1K_V2")  # of its backbone alone; without: COCO with the labels of VOC
 
 A network of ours says with `register` whose weights these are. What was downloaded once is used again. Nothing in a
 file is run (see `reading`).

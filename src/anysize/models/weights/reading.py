@@ -86,9 +86,8 @@ def read_foreign(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoi
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror or error}; expected a file that you may read"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be read: {reason}; expected a file that you may read") from None
     _check_start(path, start)
     if start.startswith(b"PK\x03\x04"):
         _check_is_plain(path)
@@ -177,10 +176,8 @@ def _explain(path: Path, kind: str, error: Exception) -> str:
         return f"{path} is no checkpoint that PyTorch reads: it is another kind of file, or older than PyTorch 0.2"
     if kind == "PyTorch" and zipfile.is_zipfile(path):
         if any(name.endswith("/data.pkl") for name in zipfile.ZipFile(path).namelist()):
-            return (
-                f"{path} is a PyTorch file that cannot be read without running code; "
-                "where it was made, save model.state_dict() with torch.save's own pickle protocol"
-            )
+            remedy = "where it was made, save model.state_dict() with torch.save's own pickle protocol"
+            return f"{path} is a PyTorch file that cannot be read without running code; {remedy}"
         return f"{path} is a zip archive, but no PyTorch checkpoint; expected .pth, .pt or .safetensors"
     if kind == "PyTorch" or "EOF" in said or isinstance(error, EOFError) or "truncated" in said:
         return f"{path} is cut short or damaged ({_size(path)}); copy or download it again"

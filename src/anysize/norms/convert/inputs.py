@@ -1,13 +1,14 @@
 """The inputs of a model's norms: measured with one image, or told from the layers around them."""
 
 import copy
+import functools
 from collections.abc import Collection
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from anysize.norms.factory import check_count
 from anysize.registry import UserError
 
 Shape = tuple[int, ...]
@@ -18,39 +19,30 @@ def measure_inputs(
 ) -> dict[str, list[Shape]]:
     """The shapes behind the channels that modules receive in evaluation, for an image (in_channels, S, S).
 
-    A copy of the model is called, on the meta device, which computes shapes alone, or for real where it cannot run
-    there.
+    A copy of the model is called, on the meta device, or for real where it cannot run there.
 
-    Args:
-        model: any module.
-        names: of the modules to measure.
-        image_size: S, pixels.
-        in_channels: of the image.
-
-    Returns:
-        For each module that is reached the different shapes it received: (H, W), or () for an input (N, C).
+    Returns for each module of `names` that is reached the different shapes it received: (H, W), or () for (N, C).
 
     Raises:
-        UserError: no size, or the model does not take such an image.
+        UserError: no size S (pixels), or the model does not take such an image.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4))
     >>> measure_inputs(model, ["1"], image_size=9)
     {'1': [(4, 4)]}
     """
-    for option, value in (("image_size", image_size), ("in_channels", in_channels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{option} is {value!r}; expected a whole number of at least 1")
-    for copied in (_meta_copy, copy.deepcopy):
+    check_count("image_size", image_size)
+    check_count("in_channels", in_channels)
+    for copied in (meta_copy, copy.deepcopy):
         probe = copied(model).eval()
-        seen: dict[str, list[Shape]] = {}
+        seen: dict[str, list[Shape]] = {name: [] for name in names}
         for name in names:
-            probe.get_submodule(name).register_forward_pre_hook(_record(seen, name))
+            probe.get_submodule(name).register_forward_pre_hook(functools.partial(_record, seen[name]))
         device = next((parameter.device for parameter in probe.parameters()), torch.device("cpu"))
         dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
         try:
             with torch.no_grad():
                 probe(torch.zeros(2, in_channels, image_size, image_size, device=device, dtype=dtype))
-            return seen
+            return {name: shapes for name, shapes in seen.items() if shapes}
         except Exception as error:  # models answer a size that they cannot take with any exception
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise UserError(
@@ -79,7 +71,12 @@ def layer_dims(model: nn.Module) -> dict[str, int]:
     return result
 
 
-def _meta_copy(model: nn.Module) -> nn.Module:
+def meta_copy(model: nn.Module) -> nn.Module:
+    """Copy `model` to the meta device, where it computes shapes alone; no weight is copied.
+
+    >>> meta_copy(nn.Linear(3, 4))(torch.empty(2, 3, device="meta")).shape
+    torch.Size([2, 4])
+    """
     memo: dict[int, Tensor] = {
         id(parameter): nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
         for parameter in model.parameters()
@@ -88,13 +85,7 @@ def _meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _record(seen: dict[str, list[Shape]], name: str) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        shape = tuple(args[0].shape[2:])
-        if shape not in seen.setdefault(name, []):
-            seen[name].append(shape)
-
-    return hook
-
-
-__all__ = ["layer_dims", "measure_inputs"]
+def _record(seen: list[Shape], module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    shape = tuple(args[0].shape[2:])
+    if shape not in seen:
+        seen.append(shape)

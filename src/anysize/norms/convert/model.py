@@ -49,14 +49,9 @@ class Conversion:
 
 
 def convert_norms(
-    model: nn.Module,
-    name: str,
-    *,
-    skip: str | Sequence[str] = (),
-    image_size: int | None = None,
-    in_channels: int = 3,
-    **options: Any,
-) -> Conversion:
+    model: nn.Module, name: str, *,
+    skip: str | Sequence[str] = (), image_size: int | None = None, in_channels: int = 3, **options: Any,
+) -> Conversion:  # fmt: skip
     """Swap the norms of `model` for those named `name`, in place.
 
     Known are torch's batch, synchronised, instance and group norms, `FrozenBatchNorm2d` and `LayerNorm2d` of
@@ -66,18 +61,15 @@ def convert_norms(
 
     A new norm has the name of the old one. Of the old norm it keeps the weight and the bias a channel (the parameters
     themselves, so that an optimizer goes on with them), dtype, device, training mode, whether it is affine, `eps`, and
-    where both kinds have one the running mean and variance (`running_mean` and `running_var`, or `norm.m` and
-    `norm.var`) and the options that are not given. timm's modules of norm, dropout and activation become a `NormAct`
-    with the same dropout and activation: their `bn1.weight` is then `bn1.norm.weight`. Where they have neither, the
-    new norm stands alone and the names are as before. With `none` the activations of the model no longer work in
-    place, since one behind a norm would now overwrite what the norm received.
-
-    Norms that are of the kind already are replaced where options are given, and left alone otherwise.
+    where both kinds have one the running mean and variance and the options that are not given. timm's modules of norm,
+    dropout and activation become a `NormAct` with the same dropout and activation: their `bn1.weight` is then
+    `bn1.norm.weight`. Where they have neither, the new norm stands alone and the names are as before. With `none` the
+    activations of the model no longer work in place, since one behind a norm would now overwrite what the norm
+    received. Norms that are of the kind already are replaced where options are given, and left alone otherwise.
 
     Args:
-        model: any module. Changed in place.
-        name: as for `create_norm`: batch, frozen_batch, group, instance, layer, layer_elementwise, none, online,
-            sync_batch.
+        model: any module.
+        name: of the new norms, as for `create_norm`.
         skip: patterns (`fnmatch`) of names or classes of modules; the norms in a module that matches stay as they are.
         image_size: side (pixels) of square images, of which one is put through a copy of the model to measure the
             inputs of its norms. `layer_elementwise` needs it. Without it, norms that do not tell whether they see
@@ -91,11 +83,8 @@ def convert_norms(
             leaves it out; `num_groups` that does not divide the channels; `layer_elementwise` without `image_size`.
             The model is then as it was.
 
-    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
-    >>> print(convert_norms(model, "group", num_groups=4))
+    >>> print(convert_norms(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)), "group", num_groups=4))
     1 norm: BatchNorm2d to GroupNorm
-    >>> model[1]
-    GroupNorm(4, 16, eps=1e-05, affine=True, bias=True)
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"convert_norms received {model!r}; expected a torch.nn.Module and then the name of a norm")
@@ -117,11 +106,8 @@ def convert_norms(
             raise UserError(f"skip pattern {pattern!r} matches the name or class of no module; leave it out")
     chosen = [norm for norm in found if not norm.skipped]
     if not chosen:
-        why = (
-            "skip leaves out all of its norms"
-            if found
-            else "none was found (after a conversion to 'none' there is none left)"
-        )
+        none = "none was found (after a conversion to 'none' there is none left)"
+        why = "skip leaves out all of its norms" if found else none
         raise UserError(f"{type(model).__name__} has no norm to swap: {why}")
     _refuse_unknown(chosen)
     renew = bool(options) or (name == "layer_elementwise" and image_size is not None)
@@ -136,7 +122,6 @@ def convert_norms(
             new[norm.name] = replacement(norm.module, name, inputs.dims(norm), {**shape, **options}, like)
         except UserError as error:
             raise UserError(f"norm {norm.name!r} ({norm.class_name}): {error}") from None
-    swapped = {norm.name: (norm.class_name, _label(new[norm.name])) for norm in todo}
     for norm in todo:
         for place in norm.names:
             parent, _, attribute = place.rpartition(".")
@@ -146,7 +131,7 @@ def convert_norms(
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]
     return Conversion(
-        swapped,
+        {norm.name: (norm.class_name, _label(new[norm.name])) for norm in todo},
         {norm.name: norm.class_name for norm in found if norm.skipped},
         {norm.name: norm.class_name for norm in chosen if norm not in todo},
     )
@@ -222,6 +207,3 @@ def _label(norm: nn.Module) -> str:
     if not isinstance(norm, NormAct):
         return type(norm).__name__
     return f"NormAct({type(norm.norm).__name__}, {type(norm.act).__name__})"
-
-
-__all__ = ["Conversion", "convert_norms"]

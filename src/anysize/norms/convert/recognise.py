@@ -32,7 +32,6 @@ class Kind:
     refused: str = ""
 
 
-_LAST = "normalises the last dimension, not channels of (N, C, ...)"
 _KNOWN = {
     **{f"torch.BatchNorm{d}d": Kind("batch", d) for d in (1, 2, 3)},
     **{f"torch.InstanceNorm{d}d": Kind("instance", d) for d in (1, 2, 3)},
@@ -40,18 +39,13 @@ _KNOWN = {
     "torch.GroupNorm": Kind("group"),
     "torchvision.FrozenBatchNorm2d": Kind("frozen_batch", 2),
     "torchvision.LayerNorm2d": Kind("", 2),
-    "timm.GroupNorm": Kind("group"),
-    "timm.GroupNorm1": Kind("group"),
-    "timm.LayerNorm2d": Kind("", 2),
-    "timm.LayerNorm2dFp32": Kind("", 2),
-    "timm.LayerNormExp2d": Kind("", 2),
+    **{f"timm.{name}": Kind("group") for name in ("GroupNorm", "GroupNorm1")},
+    **{f"timm.{name}": Kind("", 2) for name in ("LayerNorm2d", "LayerNorm2dFp32", "LayerNormExp2d")},
     "timm.BatchNormAct2d": Kind("batch", 2, fused=True),
     "timm.SyncBatchNormAct": Kind("sync_batch", 2, fused=True),
     "timm.FrozenBatchNormAct2d": Kind("frozen_batch", 2, fused=True),
-    "timm.GroupNormAct": Kind("group", fused=True),
-    "timm.GroupNorm1Act": Kind("group", fused=True),
-    "timm.LayerNormAct2d": Kind("", 2, fused=True),
-    "timm.LayerNormAct2dFp32": Kind("", 2, fused=True),
+    **{f"timm.{name}": Kind("group", fused=True) for name in ("GroupNormAct", "GroupNorm1Act")},
+    **{f"timm.{name}": Kind("", 2, fused=True) for name in ("LayerNormAct2d", "LayerNormAct2dFp32")},
     **{f"anysize.OnlineNorm{d}d": Kind("online", d) for d in (1, 2, 3)},
     "anysize.InstanceNorm1d": Kind("instance", 1),
     "anysize.FrozenBatchNorm": Kind("frozen_batch"),
@@ -64,10 +58,6 @@ def recognise(module: nn.Module) -> Kind | None:
 
     >>> recognise(nn.BatchNorm2d(3))
     Kind(name='batch', dims=2, fused=False, refused='')
-    >>> recognise(nn.GroupNorm(1, 8)).name, recognise(nn.Conv2d(1, 1, 1))
-    ('layer', None)
-    >>> recognise(nn.LayerNorm(8)).refused
-    'normalises the last dimension, not channels of (N, C, ...)'
     """
     if isinstance(module, LazyModuleMixin):
         lazy = isinstance(module, _NormBase)
@@ -76,12 +66,11 @@ def recognise(module: nn.Module) -> Kind | None:
         kind = _KNOWN.get(f"{base.__module__.split('.')[0]}.{base.__name__}")
         if kind is not None:
             return _settle(module, kind, base)
-    if isinstance(module, nn.LayerNorm):
-        if type(module).forward is nn.LayerNorm.forward and len(module.normalized_shape) in (3, 4):
-            return Kind("layer_elementwise", len(module.normalized_shape) - 1)  # over (C, H, W) or (C, D, H, W)
-        return Kind(refused=_LAST)
-    if isinstance(module, nn.RMSNorm):
-        return Kind(refused=_LAST)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        dims = len(module.normalized_shape) - 1
+        if type(module).forward is nn.LayerNorm.forward and dims in (2, 3):  # over (C, H, W) or (C, D, H, W)
+            return Kind("layer_elementwise", dims)
+        return Kind(refused="normalises the last dimension, not channels of (N, C, ...)")
     return Kind(refused="is not known") if _looks_like_norm(module) else None
 
 
@@ -135,10 +124,9 @@ def find_norms(model: nn.Module, skip: Sequence[str] = ()) -> tuple[list[Found],
 
     A pattern (`fnmatch`) that matches a module's name or class leaves out all norms inside that module.
 
-    >>> model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.GroupNorm(1, 2))
-    >>> found, matched = find_norms(model, ["Batch*"])
-    >>> [(norm.name, norm.skipped) for norm in found], matched
-    ([('1', True), ('2', False)], {'Batch*'})
+    >>> found, _ = find_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.GroupNorm(1, 2)), ["Batch*"])
+    >>> [(norm.name, norm.skipped) for norm in found]
+    [('1', True), ('2', False)]
     """
     found: dict[int, Found] = {}
     matched: set[str] = set()
@@ -162,6 +150,3 @@ def _walk(
         for key, child in module._modules.items():  # named_children leaves second names out
             if child is not None:
                 yield from _walk(child, f"{name}.{key}" if name else key, skip, hits)
-
-
-__all__ = ["Found", "Kind", "find_norms", "recognise"]

@@ -15,11 +15,7 @@ from anysize.registry import UserError
 
 
 def channels(norm: Any) -> int:
-    """Channels C of a norm.
-
-    >>> channels(nn.GroupNorm(2, 6))
-    6
-    """
+    """Channels C of a norm."""
     for attribute in ("num_features", "num_channels"):
         if isinstance(getattr(norm, attribute, None), int):
             return int(getattr(norm, attribute))
@@ -31,15 +27,9 @@ def channels(norm: Any) -> int:
 def replacement(old: Any, name: str, dims: int, options: dict[str, Any], like: Tensor | None = None) -> nn.Module:
     """The norm `name` in the place of the norm `old`, which is left as it is.
 
-    Args:
-        old: a norm that `recognise` knows. The new one shares its parameters where they have the same shape.
-        name: of the new norm, as for `create_norm`.
-        dims: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W).
-        options: of the new norm.
-        like: a tensor of the dtype and device wanted, for an old norm without any.
-
-    Raises:
-        UserError: as `create_norm`.
+    `old` is a norm that `recognise` knows; the new one shares its parameters where they have the same shape. `name`,
+    `dims` and `options` are as for `create_norm`, which raises. `like` is a tensor of the dtype and device wanted, for
+    an old norm without any.
 
     >>> replacement(nn.BatchNorm2d(16, eps=1e-3), "group", 2, {})
     GroupNorm(8, 16, eps=0.001, affine=True, bias=True)
@@ -138,6 +128,3 @@ def _state(norm: Any) -> dict[str, Tensor]:
         norm, names = norm.norm, {"mean": "m", "var": "var", "u": "u", "v": "v"}
     state = {key: getattr(norm, name, None) for key, name in names.items()}
     return {key: value for key, value in state.items() if value is not None}
-
-
-__all__ = ["channels", "replacement", "resized"]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysize.norms.online.backends import Affine
+from anysize.norms.online.backends import Affine, State
 from anysize.norms.online.backends.choose import choose_backend
 from anysize.norms.online.backends.pytorch import in_order_of
 from anysize.norms.online.options import Options
@@ -32,23 +32,16 @@ _SETTINGS = (
 
 
 def online_norm_compiled(
-    x: Tensor,
-    m: Tensor,
-    var: Tensor,
-    u: Tensor,
-    v: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    o: Options,
-    backend: str,
+    x: Tensor, state: State, weight: Tensor | None, bias: Tensor | None, o: Options, backend: str
 ) -> Tensor:
     """`online_norm`, traceable; x is contiguous or channels last, weight and bias in the statistics' dtype."""
     settings = (o.alpha_fwd, o.alpha_bkw, o.eps, o.ecm, o.ls_eps, o.clamp_val, o.group_size, o.alpha_min, backend)
-    outputs: list[Tensor] = _forward(x, m, var, u, v, weight, bias, *settings)
+    out, m_after, var_after, *_ = _forward(x, *state, weight, bias, *settings)
+    m, var, *_ = state
     with torch.no_grad():
-        m.copy_(outputs[1])
-        var.copy_(outputs[2])
-    return outputs[0]
+        m.copy_(m_after)
+        var.copy_(var_after)
+    return out  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op(
@@ -146,6 +139,3 @@ def _apart(*tensors: Tensor) -> list[Tensor]:
         result.append(tensor.clone() if shared else tensor)
         seen.add(address)
     return result
-
-
-__all__ = ["online_norm_compiled"]

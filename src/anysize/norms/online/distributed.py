@@ -5,10 +5,8 @@ so that the ranks keep their states:
 
     model = DistributedDataParallel(model, broadcast_buffers=False)
 
-With DDP's default, `broadcast_buffers=True`, rank 0's state replaces the others' before each forward pass.
-
-Which state is stored or evaluated: the one of the rank that stores or evaluates, as a rule rank 0's, unless
-`average_online_state` was called on all ranks before.
+With DDP's default, `broadcast_buffers=True`, rank 0's state replaces the others' before each forward pass. A rank
+stores and evaluates its own state, unless `average_online_state` was called on all ranks before.
 """
 
 import torch
@@ -24,11 +22,7 @@ def average_online_state(model: nn.Module, group: dist.ProcessGroup | None = Non
     m becomes the mean of the ranks' m; var the mean of their var plus the variance of their m, which is the variance of
     the pooled samples; u and v become means. All ranks of the group have to call it. Does nothing in a single process.
 
-    Args:
-        model: any module, wrapped by DDP or not; the same on all ranks.
-        group: the ranks to average over; None: all.
-
-    >>> average_online_state(nn.Linear(2, 2))
+    `model` is any module, wrapped by DDP or not, the same on all ranks; `group` the ranks to average over (None: all).
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size(group) == 1:
         return
@@ -50,6 +44,3 @@ def _mean(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """(rows, channels) averaged over the ranks."""
     dist.all_reduce(values, group=group)
     return values / dist.get_world_size(group)
-
-
-__all__ = ["average_online_state"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysize.norms.online.backends import Backend, statistics_dtype
+from anysize.norms.online.backends import Backend, State, statistics_dtype
 from anysize.norms.online.backends.choose import choose_backend
 from anysize.norms.online.backends.pytorch import in_order_of
 from anysize.norms.online.compiled import online_norm_compiled
@@ -17,16 +17,9 @@ from anysize.registry import UserError
 
 
 def online_norm(
-    x: Tensor,
-    m: Tensor,
-    var: Tensor,
-    u: Tensor,
-    v: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    options: Options | None = None,
-    backend: str = "auto",
-) -> Tensor:
+    x: Tensor, m: Tensor, var: Tensor, u: Tensor, v: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
+    options: Options | None = None, backend: str = "auto",
+) -> Tensor:  # fmt: skip
     """Normalise a batch as in training (arXiv 1905.05894, equations 8 to 12); advances the state in place.
 
     The forward pass moves `m` and `var`, the backward pass `u` and `v`. Gradients of gradients are not defined.
@@ -38,8 +31,7 @@ def online_norm(
         options: hyper-parameters.
         backend: see `choose_backend`.
 
-    Returns:
-        The output, in x's shape, dtype and memory format.
+    Returns the output, in x's shape, dtype and memory format.
 
     Raises:
         UserError: integers, another number of channels, an empty batch, one of weight and bias, vectors of another
@@ -72,9 +64,10 @@ def online_norm(
             value if value.dtype == dtype and value.is_contiguous() else value.to(dtype).contiguous()
             for value in (weight, bias)
         )
+    state = (m, var, u, v)
     if torch.compiler.is_compiling():
-        return online_norm_compiled(x, m, var, u, v, weight, bias, options, backend)
-    output: Tensor = _OnlineNorm.apply(x, weight, bias, m, var, u, v, options, choose_backend(x, backend))
+        return online_norm_compiled(x, state, weight, bias, options, backend)
+    output: Tensor = _OnlineNorm.apply(x, weight, bias, state, options, choose_backend(x, backend))
     return output
 
 
@@ -113,17 +106,10 @@ def _check_vectors(x: Tensor, state: Tensor | None, vectors: tuple[tuple[str, Te
 class _OnlineNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        m: Tensor,
-        var: Tensor,
-        u: Tensor,
-        v: Tensor,
-        options: Options,
-        backend: Backend,
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None,
+        state: State, options: Options, backend: Backend,
+    ) -> Tensor:  # fmt: skip
+        m, var, u, v = state
         affine = None if weight is None or bias is None else (weight, bias)
         out, saved = backend.forward(x, affine, m, var, options)
         ctx.save_for_backward(x, weight, bias, *saved)
@@ -136,16 +122,13 @@ class _OnlineNorm(torch.autograd.Function):
         x, weight, bias, *saved = ctx.saved_tensors
         affine = None if weight is None else (weight, bias)
         of_x, of_affine = ctx.backend.backward(in_order_of(x, grad), x, affine, saved, *ctx.state, ctx.options)
-        return of_x, *(of_affine or (None, None)), None, None, None, None, None, None
+        return of_x, *(of_affine or (None, None)), None, None, None
 
 
 def layer_scaling(x: Tensor, groups: int = 1, eps: float = 1e-5) -> Tensor:
     """Divide each sample by the root mean square of its values (arXiv 1905.05894, equations 9 and 10).
 
-    Args:
-        x: (N, C, *).
-        groups: the channels are scaled in this many groups.
-        eps: added to the mean square.
+    x is (N, C, *); the channels are scaled in `groups` groups; `eps` is added to the mean square.
 
     >>> layer_scaling(torch.tensor([[3.0, 3.0, 3.0]]), eps=0.0)
     tensor([[1., 1., 1.]])
@@ -154,6 +137,3 @@ def layer_scaling(x: Tensor, groups: int = 1, eps: float = 1e-5) -> Tensor:
     wide = parts if x.dtype == torch.float64 else parts.float()
     square = wide.square().mean(tuple(range(2, parts.dim())), keepdim=True)
     return (wide * (square + eps).rsqrt()).to(x.dtype).reshape(x.shape)
-
-
-__all__ = ["check_input", "layer_scaling", "online_norm"]

@@ -33,23 +33,22 @@ class Options:
     def __post_init__(self) -> None:
         for name, usual in (("alpha_fwd", 0.999), ("alpha_bkw", 0.99)):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value <= 1:
+            if not is_number(value) or not 0 < value <= 1:
                 raise UserError(f"{name} is {value!r}; expected a decay factor above 0 and at most 1, such as {usual}")
         for name in ("eps", "ls_eps"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < math.inf:
+            if not is_number(value) or not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value!r}; expected a small number of at least 0, such as 1e-05")
         if self.ecm not in ERROR_COMPENSATION:
             hint = did_you_mean(str(self.ecm), ERROR_COMPENSATION)
             raise UserError(f"unknown error compensation ecm={self.ecm!r}: {hint}")
-        if not _is_number(self.clamp_val) or not 0 < self.clamp_val < math.inf:
+        if not is_number(self.clamp_val) or not 0 < self.clamp_val < math.inf:
             raise UserError(f"clamp_val is {self.clamp_val!r}; expected a number above 0, such as 5")
         if self.group_size != -1 and (not isinstance(self.group_size, int) or self.group_size < 1):
             raise UserError(f"group_size is {self.group_size!r}; expected a number of channels, or -1 for all of them")
-        if self.alpha_min is not None and (not _is_number(self.alpha_min) or not 0 <= self.alpha_min < 1):
-            raise UserError(
-                f"alpha_min is {self.alpha_min!r}; expected None or a number from 0 to below 1, such as 1e-05"
-            )
+        if self.alpha_min is not None and (not is_number(self.alpha_min) or not 0 <= self.alpha_min < 1):
+            expected = "expected None or a number from 0 to below 1, such as 1e-05"
+            raise UserError(f"alpha_min is {self.alpha_min!r}; {expected}")
 
     def groups(self, channels: int) -> int:
         """Groups of channels that are scaled together.
@@ -59,11 +58,11 @@ class Options:
         """
         size = channels if self.group_size == -1 else self.group_size
         if channels % size:
-            raise UserError(
-                f"group_size is {size}, which does not divide {channels} channels; expected a divisor, or -1"
-            )
+            expected = "expected a divisor, or -1"
+            raise UserError(f"group_size is {size}, which does not divide {channels} channels; {expected}")
         return channels // size
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -28,7 +28,6 @@ class Passes:
 
     >>> passes, (m, var) = Passes(), torch.tensor([[0.0], [1.0]])
     >>> passes.remember(torch.ones(2, 1), m, var)
-    >>> passes.remember(torch.zeros(2, 1), m + 1, var + 1)
     >>> passes.recall(torch.ones(2, 1))
     (tensor([0.]), tensor([1.]))
     """
@@ -81,6 +80,3 @@ def _sums(x: Tensor) -> Tensor:
 
 def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
-
-
-__all__ = ["Passes", "may_run_again", "runs_again"]

@@ -1,7 +1,7 @@
 """The two linear recurrences of Online Normalization over the samples of a batch, without a loop over samples.
 
-Both return the value before each sample, because a sample is normalised by what was known before it, and the value
-after the last. They run in the dtype of their arguments; the backends hand over float64.
+Both return the value before each sample (N, C), because a sample is normalised by what was known before it, and the
+value after the last (C,). They run in the dtype of their arguments; the backends hand over float64.
 """
 
 import functools
@@ -14,17 +14,9 @@ _BLOCK = 32  # samples solved by one triangular product; its matrix grows with t
 
 
 def constant_decay(start: Tensor, inputs: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """Solve x[n + 1] = decay x[n] + inputs[n] from x[0] = start.
+    """Solve x[n + 1] = decay x[n] + inputs[n] from x[0] = start; `start` is (C,), `inputs` (N, C), `decay` in (0, 1].
 
     One product with a triangular matrix of powers of `decay` for every 32 samples.
-
-    Args:
-        start: (C,).
-        inputs: (N, C).
-        decay: in (0, 1].
-
-    Returns:
-        x[0] to x[N - 1] as (N, C), and x[N] as (C,).
 
     >>> before, after = constant_decay(torch.tensor([1.0]), torch.tensor([[2.0], [4.0]]), 0.5)
     >>> before.tolist(), after.tolist()
@@ -53,18 +45,11 @@ def _powers(length: int, decay: float, dtype: torch.dtype, device: torch.device)
 
 
 def varying_decay(start: Tensor, decays: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve x[n + 1] = decays[n] x[n] + inputs[n] from x[0] = start.
+    """Solve x[n + 1] = decays[n] x[n] + inputs[n] from x[0] = start; `start` is (C,), `decays` and `inputs` (N, C).
 
     The samples are cut into about sqrt(N) runs of equal length. All runs take their steps together, then each run's
     start follows from the one before, in about 2 sqrt(N) small operations. No logarithms are taken: decays may have
     any sign.
-
-    Args:
-        start: (C,).
-        decays, inputs: (N, C).
-
-    Returns:
-        x[0] to x[N - 1] as (N, C), and x[N] as (C,).
 
     >>> before, after = varying_decay(torch.ones(1), torch.tensor([[-1.0], [0.5]]), torch.tensor([[2.0], [4.0]]))
     >>> before.tolist(), after.tolist()
@@ -93,6 +78,3 @@ def varying_decay(start: Tensor, decays: Tensor, inputs: Tensor) -> tuple[Tensor
         torch.addcmul(ends[run], through[run], starts[run, 0], out=starts[run + 1, 0])
     before = sums.addcmul_(products, starts[:-1]).view(-1, channels)
     return before[:samples], starts[-1, 0]
-
-
-__all__ = ["constant_decay", "varying_decay"]

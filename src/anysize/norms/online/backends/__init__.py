@@ -10,6 +10,9 @@ from anysize.norms.online.options import Options
 Affine = tuple[Tensor, Tensor] | None
 """Weight and bias, or their gradients, (C,) each in the dtype of the statistics; None where there are none."""
 
+State = tuple[Tensor, Tensor, Tensor, Tensor]
+"""m, var, u, v, (C,) each in float32 or float64."""
+
 Saved = tuple[Tensor, ...]
 """Tensors that a forward pass keeps for its backward pass beside x, (N, C) or smaller."""
 
@@ -18,16 +21,9 @@ class Backend(Protocol):
     """The functions of a backend's module. All tensors are dense; x is contiguous or channels last."""
 
     def forward(self, x: Tensor, affine: Affine, m: Tensor, var: Tensor, options: Options) -> tuple[Tensor, Saved]:
-        """Normalise a batch, and advance `m` and `var` in place.
+        """Normalise x, (N, C, *), float32, float64, bfloat16 or float16; advances `m` and `var` in place.
 
-        Args:
-            x: (N, C, *), float32, float64, bfloat16 or float16.
-            affine: weight and bias.
-            m, var: (C,), float32 or float64.
-            options: hyper-parameters.
-
-        Returns:
-            The output, in x's dtype and memory format, and the tensors that `backward` needs again.
+        Returns the output, in x's dtype and memory format, and the tensors that `backward` needs again.
         """
 
     def backward(
@@ -35,12 +31,8 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Affine]:
         """Gradients of x and of weight and bias; advances `u` and `v` in place.
 
-        Args:
-            grad: gradient of the output, in x's memory format.
-            x, affine: as given to `forward`.
-            saved: what `forward` returned.
-            u, v: (C,), float32 or float64.
-            options: hyper-parameters.
+        `grad` is the gradient of the output, in x's memory format; `x` and `affine` are as given to `forward`, `saved`
+        is what it returned.
         """
 
     def empty_saved(self, x: Tensor, options: Options) -> Saved:

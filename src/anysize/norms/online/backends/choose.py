@@ -47,6 +47,3 @@ def check_backend(name: str) -> None:
 @functools.cache
 def _load(name: str) -> Any:
     return importlib.import_module(f"anysize.norms.online.backends.{name}")
-
-
-__all__ = ["BACKENDS", "check_backend", "choose_backend"]

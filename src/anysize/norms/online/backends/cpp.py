@@ -128,17 +128,17 @@ def _call(
 @functools.lru_cache(maxsize=1)
 def _library() -> tuple[Any, str]:
     """The compiled kernel, or None and the reason why there is none."""
-    reason = "it is switched off (ANYSIZE_CPP=0)"
-    if os.environ.get("ANYSIZE_CPP", "1") != "0":
+    if os.environ.get("ANYSIZE_CPP", "1") == "0":
+        reason = "it is switched off (ANYSIZE_CPP=0)"
+    elif compiler := _compiler():
+        try:
+            return _open(_compile(compiler)), ""
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    elif named := os.environ.get("CXX"):
+        reason = f"CXX is {named!r}, which is not found; unset it or name a compiler"
+    else:
         reason = "there is no C++ compiler (c++, g++ or clang++); name one with CXX"
-        if os.environ.get("CXX"):
-            reason = f"CXX is {os.environ['CXX']!r}, which is not found; unset it or name a compiler"
-        compiler = _compiler()
-        if compiler:
-            try:
-                return _open(_compile(compiler)), ""
-            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
     log.warning("online norm runs on its PyTorch backend, which is slower: %s", reason)
     return None, reason
 
@@ -217,10 +217,7 @@ def _fingerprint(compiler: str) -> str:
 
 def _processor() -> str:
     """The instruction sets of the processor, or its name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    except OSError:
-        pass
-    return platform.processor()
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "") or platform.processor()
