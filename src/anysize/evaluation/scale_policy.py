@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from anysize.evaluation.evaluate import evaluating
 from anysize.models.blocks.scales import ScaleSum
-from anysize.models.options import check_is_model
+from anysize.models.checks import check_is_model
 from anysize.registry import UserError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anysize.models.options import check_is_model
+from anysize.models.checks import check_is_model
 from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.weights.heads import find_first_convolution

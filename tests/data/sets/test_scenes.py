@@ -9,7 +9,7 @@ from PIL import Image
 from anysize.data.catalog import dataset_info, load_dataset
 from anysize.data.scenes import compose as compose_module
 from anysize.data.scenes.compose import MIN_AREA, MIN_SHARE, SceneArrays, compose, compose_many
-from anysize.data.scenes.parts import load_garments, resample, resampling_weights
+from anysize.data.scenes.materials import load_garments, resample, resampling_weights
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.settings import DataSettings
 from anysize.registry import UserError

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anysize.data.dataset import Split
-from anysize.data.scenes.parts import (
+from anysize.data.scenes.materials import (
     CANVAS,
     Bytes,
     Draws,

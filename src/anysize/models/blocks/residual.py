@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from anysize.models.blocks.convolution import start_convolutions
-from anysize.models.options import whole_number, whole_numbers
+from anysize.models.checks import whole_number, whole_numbers
 from anysize.registry import UserError
 
 IMAGENET_BLOCKS = {

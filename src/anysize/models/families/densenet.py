@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.scales import ScaleSum, half_resolution
+from anysize.models.checks import whole_number, whole_numbers
 from anysize.models.families import COCO, register
-from anysize.models.options import whole_number, whole_numbers
 from anysize.registry import UserError
 
 SINGLE_SCALE_HEIGHT = 7

@@ -24,8 +24,8 @@ from torchvision.ops import Conv2dNormActivation
 from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.scales import crop_like
 from anysize.models.blocks.two_branch import TwoBranch
+from anysize.models.checks import branch_groups, whole_number, whole_numbers
 from anysize.models.families import COCO, VOC, register
-from anysize.models.options import branch_groups, whole_number, whole_numbers
 from anysize.registry import UserError
 
 CHANNELS = (16, 32, 128, 256, 512, 1024)

@@ -20,8 +20,8 @@ from anysize.models.blocks.aspp import ASPP, MOMENTUM, RATES
 from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.output_stride import MULTI_GRID, stage_dilations
 from anysize.models.blocks.two_branch import TwoBranch
+from anysize.models.checks import branch_groups, whole_number, whole_numbers
 from anysize.models.families import COCO, VOC, register
-from anysize.models.options import branch_groups, whole_number, whole_numbers
 from anysize.registry import UserError
 
 EXPANSION = 4

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from anysize.models.blocks.convolution import start_convolutions
 from anysize.models.blocks.residual import Gate, add_shortcut, add_stages
+from anysize.models.checks import whole_number, whole_numbers
 from anysize.models.families.resnet import register_depths
-from anysize.models.options import whole_number, whole_numbers
 
 
 class ScalarConv(nn.Module):

@@ -15,8 +15,8 @@ from torchvision.models import segmentation
 from anysize.models.blocks.aspp import RATES
 from anysize.models.blocks.auxiliary import AuxiliaryOutputs
 from anysize.models.builders import replace_first_convolution
+from anysize.models.checks import whole_numbers
 from anysize.models.families import register
-from anysize.models.options import whole_numbers
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.utils.benchmark.utils.common import set_torch_threads
 
 from anysize.models.blocks.auxiliary import logits_of
+from anysize.models.checks import check_is_model
 from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
-from anysize.models.options import check_is_model
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.registry import UserError

@@ -21,7 +21,7 @@ from anysize.models.blocks.block_shape import BlockShape
 from anysize.models.blocks.elastic_block import ElasticResidualBlock
 from anysize.models.blocks.residual import GatedStage, ResidualBlock
 from anysize.models.blocks.scales import ScaleSum
-from anysize.models.options import check_is_model
+from anysize.models.checks import check_is_model
 from anysize.norms.convert.replace import resized
 from anysize.registry import UserError, did_you_mean
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from anysize.models.blocks.scales import ScaleSum
-from anysize.models.options import check_is_model
+from anysize.models.checks import check_is_model
 from anysize.models.surgery.fold_graph import asks_shape, concatenated, input_of, trace, users_of, works_in_place
 from anysize.models.surgery.fold_layers import (
     Affine,

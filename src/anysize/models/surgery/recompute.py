@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from anysize.models.options import check_is_model
+from anysize.models.checks import check_is_model
 from anysize.norms.online.norm import online_norms
 from anysize.registry import UserError
 

@@ -9,9 +9,9 @@ a pure function from their names to a model's, and `fit_state_dict` puts them in
 
 from anysize.models.weights.contents import ForeignCheckpoint
 from anysize.models.weights.fitting import FitReport, fit_state_dict, fit_tensors
+from anysize.models.weights.foreign_files import read_foreign
 from anysize.models.weights.heads import file_classes, find_head
-from anysize.models.weights.names import Mapped, map_names
-from anysize.models.weights.reading import read_foreign
+from anysize.models.weights.renaming import Mapped, map_names
 
 __all__ = [
     "FitReport", "ForeignCheckpoint", "Mapped",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from anysize.models.weights.heads import adapt_channels, find_first_convolution, find_head, join
 from anysize.models.weights.mismatch import mismatch_table
-from anysize.models.weights.names import map_names
+from anysize.models.weights.renaming import map_names
 from anysize.registry import UserError
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from anysize.models.builders import import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import PUBLISHED
-from anysize.models.weights.reading import read_foreign
+from anysize.models.weights.foreign_files import read_foreign
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, did_you_mean
 

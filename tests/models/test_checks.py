@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import anysize
-from anysize.models.options import whole_number
+from anysize.models.checks import whole_number
 from anysize.registry import UserError
 
 
