@@ -162,7 +162,7 @@ def test_the_plan_says_what_training_will_spend(tiny: Make, tmp_path: Path) -> N
 
 def test_a_plan_needs_no_data() -> None:
     cost = anysize.plan(
-        Recipe(), {"data.name": "imagenet", "model.name": "resnet50", "sizes.mix": "B+", "sizes.base": 144}
+        Recipe(), {"data.name": "imagenet", "model.name": "resnet18", "sizes.mix": "B+", "sizes.base": 144}
     )
     assert cost.length == 1_281_167
     assert {part.size for part in cost.cost.sizes} == {96, 128, 224, 256}
