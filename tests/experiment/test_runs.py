@@ -148,7 +148,7 @@ def test_what_is_wrong_with_a_run_folder_is_said(run: Path, tmp_path: Path) -> N
 
 def test_the_plan_says_what_training_will_spend(tiny: Make, tmp_path: Path) -> None:
     for mix, equal in (("B+", False), ("D+", False), ("B+", True)):
-        recipe = tiny(sizes__mix=mix, training__equal_flops=equal)
+        recipe = tiny(sizes__mix=mix, training__equal_flops=equal, data__limit=100)
         cost = anysize.plan(recipe)
         folder = train(recipe, run=tmp_path / f"{mix}{equal}")
         spent = pd.read_csv(folder / "metrics.csv").iloc[-1]
