@@ -9,10 +9,10 @@ loader. Where
 a step is so small that Python is what costs, ResNet-8 at 8 px and batch 8, it reaches at least 0.90.
 
 What profiling said (timers around the parts, two threads of an AMD EPYC with AVX-512). At 8 px a step of the bare loop
-takes 4.5 ms and the trainer's 0.8 ms more: the gradient's norm 0.2, the optimizer in two groups (with and without decay)
-and with its flag 0.1, metrics and their sums 0.1, whether the step is finite 0.07, the regime, seed, records and live line
-0.1, and the rest is Python between them. At 32 px, in 100 ms a step, they are lost in the noise. Before, when each step
-asked for the loss and the norm, and seeding visited every accelerator, these took 1.6 ms.
+takes 4.5 ms and the trainer's 0.8 ms more: the gradient's norm 0.2, the optimizer in two groups (with and without
+decay) and with its flag 0.1, metrics and their sums 0.1, whether the step is finite 0.07, the regime, seed, records
+and live line 0.1, and the rest is Python between them. At 32 px, in 100 ms a step, they are lost in the noise. Before,
+when each step asked for the loss and the norm, and seeding visited every accelerator, these took 1.6 ms.
 """
 
 import argparse
