@@ -1,7 +1,5 @@
 """Averaged weights: their rule, and that validation, the best checkpoint and evaluation use them."""
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from interruption import stopped_after
 from torch import nn
 
 from anysize.experiment.runs import evaluate, load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.experiment.weights import find_weights
 from anysize.recipe import Recipe
-from anysize.training import loop
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.files import read_checkpoint
 from anysize.world import Interrupted
@@ -89,31 +87,20 @@ def test_validation_best_and_evaluation_are_those_of_the_average(tiny: Make, tmp
         ),
     ],
 )
-def test_a_run_with_averaged_weights_is_resumed_to_the_bit(
-    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
-    assert_resumed(tiny(**AVERAGED, **changes, data__limit=100), tmp_path, monkeypatch)
+def test_a_run_with_averaged_weights_is_resumed_to_the_bit(tiny: Make, tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert_resumed(tiny(**AVERAGED, **changes, data__limit=100), tmp_path)
 
 
 @pytest.mark.parametrize("task", [pytest.param("multilabel", marks=pytest.mark.slow), "segmentation"])
-def test_so_is_one_of_each_task(tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
-    assert_resumed(tiny_scenes(task, **AVERAGED, training__epochs=1, training__batch_size=4), tmp_path, monkeypatch)
+def test_so_is_one_of_each_task(tiny_scenes: Make, tmp_path: Path, task: str) -> None:
+    assert_resumed(tiny_scenes(task, **AVERAGED, training__epochs=1, training__batch_size=4), tmp_path)
 
 
-def assert_resumed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_resumed(recipe: Recipe, tmp_path: Path) -> None:
     """Every part of the state, whatever it is, has the same bits after a stop."""
     whole = read_checkpoint(train(recipe, run=tmp_path / "whole") / "checkpoints/last")
-    step = loop.train_step
-
-    def stopped(parts: Any, state: Any, *arguments: Any) -> None:
-        step(parts, state, *arguments)
-        if state.progress.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "train_step", stopped)
-    with pytest.raises(Interrupted):
+    with stopped_after(2), pytest.raises(Interrupted):
         train(recipe, run=tmp_path / "broken")
-    monkeypatch.undo()
     resumed = read_checkpoint(train(recipe, run=tmp_path / "broken") / "checkpoints/last")
     assert whole.tensors.keys() == resumed.tensors.keys()
     for part, tensors in whole.tensors.items():
