@@ -4,7 +4,11 @@
     factory       norms by name: `create_norm`
     convert/      another norm in any model: `convert_norms`
     layers        norms that torch does not have
+    synchronised  batch norm over the batches of all processes
+    running       which norms keep running statistics, and where
+    pooling       the same, pooled over the processes
     calibration   running statistics for an image size
 
-Nothing here imports more of the project than `registry`, so that the folder can be lifted into another trainer.
+Nothing here imports more of the project than `registry` and `world`, so that the folder can be lifted into another
+trainer.
 """

@@ -16,6 +16,7 @@ from torch import nn
 from anysize.norms.layers import ElementwiseLayerNorm, FrozenBatchNorm, InstanceNorm1d
 from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.norms.online.options import is_number
+from anysize.norms.synchronised import SyncBatchNorm
 from anysize.registry import Registry, UserError, did_you_mean
 
 NORMS: "Registry[nn.Module]" = Registry("norm")
@@ -108,7 +109,7 @@ def batch(
 @NORMS.register("sync_batch")
 def sync_batch(num_features: int, dims: int, **options: Any) -> nn.Module:
     """Batch norm with the statistics of the batches of all processes; batch norm in a single one."""
-    return nn.SyncBatchNorm(num_features, **options)
+    return SyncBatchNorm(num_features, **options)
 
 
 @NORMS.register("frozen_batch")

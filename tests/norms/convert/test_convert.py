@@ -13,6 +13,7 @@ from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import NORMS
 from anysize.norms.layers import ElementwiseLayerNorm, FrozenBatchNorm, NormAct
 from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.synchronised import SyncBatchNorm
 from anysize.registry import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {"group": {"num_groups": 2}, "layer_elementwise": {"image_size": 32}}
@@ -209,6 +210,17 @@ def test_synchronised_norm_keeps_its_processes() -> None:
     model[1].process_group = group = object()
     convert_norms(model, "sync_batch", eps=1e-3)
     assert (model[1].process_group, model[1].momentum, model[1].eps) == (group, None, 1e-3)
+
+
+def test_torchs_synchronised_norm_becomes_the_one_that_works_on_cpus() -> None:
+    layers = pytest.importorskip("timm.layers")
+    model = nn.Sequential(nn.SyncBatchNorm(8), layers.convert_sync_batchnorm(layers.BatchNormAct2d(8)))
+    model[0].process_group = group = object()
+    convert_norms(model, "sync_batch")
+    assert (type(model[0]), type(model[1].norm)) == (SyncBatchNorm, SyncBatchNorm)
+    assert model[0].process_group is group
+    done = convert_norms(model, "sync_batch")
+    assert done.unchanged == {"0": "SyncBatchNorm", "1.norm": "SyncBatchNorm"}
 
 
 def test_summary() -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from anysize.norms.convert.recognise import recognise
 from anysize.norms.layers import FrozenBatchNorm, NormAct
 from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.synchronised import SyncBatchNorm
 
 _ONLINE = (OnlineNorm1d, OnlineNorm2d, OnlineNorm3d)
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -130,7 +131,7 @@ def _store(layer: Any, weight: Tensor, bias: Tensor) -> None:
 
 def takes_vectors(norm: nn.Module) -> bool:
     """Whether a norm takes values (N, C)."""
-    return isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm, FrozenBatchNorm, OnlineNorm1d))
+    return isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm, SyncBatchNorm, FrozenBatchNorm, OnlineNorm1d))
 
 
 def passes_channels(module: Any) -> bool:

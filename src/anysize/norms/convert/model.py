@@ -65,7 +65,8 @@ def convert_norms(
     dropout and activation become a `NormAct` with the same dropout and activation: their `bn1.weight` is then
     `bn1.norm.weight`. Where they have neither, the new norm stands alone and the names are as before. With `none` the
     activations of the model no longer work in place, since one behind a norm would now overwrite what the norm
-    received. Norms that are of the kind already are replaced where options are given, and left alone otherwise.
+    received. Norms that are of the kind already are replaced where options are given, and left alone otherwise;
+    torch's synchronised norm is replaced by ours, which works on CPUs too.
 
     Args:
         model: any module.
@@ -111,7 +112,7 @@ def convert_norms(
         raise UserError(f"{type(model).__name__} has no norm to swap: {why}")
     _refuse_unknown(chosen)
     renew = bool(options) or (name == "layer_elementwise" and image_size is not None)
-    todo = [norm for norm in chosen if norm.kind.name != name or renew]
+    todo = [norm for norm in chosen if norm.kind.name != name or renew or isinstance(norm.module, nn.SyncBatchNorm)]
     inputs = _Inputs(model, todo, image_size, in_channels)
     _check_inputs(name, todo, inputs, options)
     like = next(model.parameters(), None)

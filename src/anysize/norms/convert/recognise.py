@@ -48,6 +48,7 @@ _KNOWN = {
     **{f"timm.{name}": Kind("", 2, fused=True) for name in ("LayerNormAct2d", "LayerNormAct2dFp32")},
     **{f"anysize.OnlineNorm{d}d": Kind("online", d) for d in (1, 2, 3)},
     "anysize.InstanceNorm1d": Kind("instance", 1),
+    "anysize.SyncBatchNorm": Kind("sync_batch"),
     "anysize.FrozenBatchNorm": Kind("frozen_batch"),
     "anysize.ElementwiseLayerNorm": Kind("layer_elementwise"),
 }

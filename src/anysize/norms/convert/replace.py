@@ -11,6 +11,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from anysize.norms.convert.recognise import Kind, recognise
 from anysize.norms.factory import create_norm, largest_divisor, norm_options
 from anysize.norms.layers import NormAct
+from anysize.norms.running import is_synchronised
+from anysize.norms.synchronised import SyncBatchNorm
 from anysize.registry import UserError
 
 
@@ -115,7 +117,7 @@ def _carry_over(old: Any, new: Any) -> None:
 
 
 def _keep_processes(old: nn.Module, new: nn.Module) -> None:
-    if isinstance(old, nn.SyncBatchNorm) and isinstance(new, nn.SyncBatchNorm):
+    if is_synchronised(old) and isinstance(new, SyncBatchNorm):
         new.process_group = old.process_group
 
 
