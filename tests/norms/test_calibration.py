@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anysize.norms.calibration import calibrate_batch_norm, calibrated, has_running_statistics
 from anysize.norms.online.norm import OnlineNorm2d
+from anysize.norms.synchronised import SyncBatchNorm
 from anysize.registry import UserError
 
 
@@ -209,12 +210,23 @@ def test_a_forward_that_a_module_was_given_is_there_afterwards() -> None:
     assert model[0].forward is wrapped
 
 
-def test_synchronised_batch_norm_is_calibrated_like_batch_norm() -> None:
-    model, same = nn.Sequential(nn.SyncBatchNorm(3)), nn.Sequential(nn.BatchNorm2d(3))
+@pytest.mark.parametrize("sync", [nn.SyncBatchNorm, SyncBatchNorm])
+def test_synchronised_batch_norm_is_calibrated_like_batch_norm(sync: type[nn.Module]) -> None:
+    model, same = nn.Sequential(sync(3)), nn.Sequential(nn.BatchNorm2d(3))
     for one in (model, same):
         calibrate_batch_norm(one, images().split(10))
     assert torch.equal(model[0].running_var, same[0].running_var)
     assert model[0].num_batches_tracked == 0
+    assert "forward" not in vars(model[0])
+
+
+def test_synchronised_norm_with_an_activation_keeps_it_in_calibration() -> None:
+    layers = pytest.importorskip("timm.layers")
+    model = nn.Sequential(layers.BatchNormAct2d(3, drop_layer=nn.Dropout), nn.BatchNorm2d(3)).train()
+    sync = layers.convert_sync_batchnorm(copy.deepcopy(model))
+    for one in (model, sync):
+        calibrate_batch_norm(one, images().split(10))
+    assert all(torch.equal(value, sync.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_damaged_statistics_do_not_survive() -> None:

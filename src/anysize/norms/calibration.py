@@ -20,21 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from anysize.norms.online.backends import statistics_dtype
-from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
+from anysize.norms.running import is_online, is_synchronised, running_norms, statistics_of
 from anysize.registry import UserError
-
-_ONLINE = (OnlineNorm1d, OnlineNorm2d, OnlineNorm3d)
+from anysize.world import World
 
 
 def has_running_statistics(model: nn.Module) -> bool:
     """Tell whether any norm of `model` keeps running statistics, that is, whether calibration changes anything."""
-    return bool(_running_norms(model))
+    return bool(running_norms(model))
 
 
-def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: int | None = None) -> int:
+def calibrate_batch_norm(
+    model: nn.Module, batches: Iterable[Any], max_images: int | None = None, world: World | None = None
+) -> int:
     """Replace the running statistics of every norm by the pooled statistics of the images of `batches`, in place.
 
     The images pass through the network once. Each norm normalises a batch by the batch's own statistics, as in
@@ -50,19 +52,25 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
     track statistics (they get the mean over images of an image's statistics, which is torch's definition), timm's
     fused `BatchNormAct2d`. An online norm normalises by the batch's statistics for once; it gets the pooled mean and
     (biased) variance as `m` and `var`, and its control variables stay. A norm that no image reaches keeps its
-    statistics. With `SyncBatchNorm` all processes must calibrate on equally many batches.
+    statistics.
+
+    Several processes share the work: each gives `world` and its own part of the batches, as many as it has, of none up.
+    What their norms saw is pooled once at the end, and all processes end up with the statistics that one process with
+    all the batches would have, up to rounding. Synchronised norms normalise by the process's own batch meanwhile, with
+    or without `world`.
 
     Args:
         model: called with images (N, C, H, W); autocast and memory format are the caller's.
         batches: image tensors, tuples that start with one, or objects with one as `.images`.
-        max_images: stop after this many images, cutting the last batch.
+        max_images: stop after this many images of this process, cutting the last batch.
+        world: the processes that take part, all of which call this; None: this one alone.
 
     Returns:
-        Number of images used; 0, and `batches` untouched, where no norm keeps running statistics.
+        Number of images used, in all processes; 0, and `batches` untouched, where no norm keeps running statistics.
 
     Raises:
-        UserError: no images, something that is no image tensor, or a norm that sees one value a channel, which has no
-            variance. The statistics are then as before.
+        UserError: no images in any process, something that is no image tensor, or a norm that sees one value a channel,
+            which has no variance; in one process or another. The statistics are then as before.
 
     >>> norm = nn.BatchNorm2d(1)
     >>> calibrate_batch_norm(norm, torch.arange(8.0).reshape(4, 1, 1, 2).split(2))
@@ -70,29 +78,35 @@ def calibrate_batch_norm(model: nn.Module, batches: Iterable[Any], max_images: i
     >>> norm.running_mean.item(), norm.running_var.item()
     (3.5, 6.0)
     """
-    norms = _running_norms(model)
+    norms = running_norms(model)
     if not norms:
         return 0
     if max_images is not None and max_images < 1:
         raise UserError(f"max_images is {max_images}; expected at least 1, or None for all images")
-    pools = {name: _Pool(isinstance(norm, _InstanceNorm), isinstance(norm, _ONLINE)) for name, norm in norms.items()}
+    world = world or World()
+    pools = {name: _Pool(isinstance(norm, _InstanceNorm), is_online(norm)) for name, norm in norms.items()}
     used = 0
     with _restored(norms) as keep, _batch_statistics(model, norms, pools), torch.no_grad():
-        device = _statistics(next(iter(norms.values())))[0].device
-        for batch in batches:
-            images = _images(batch)[: None if max_images is None else max_images - used]
-            model(images if images.device == device else images.to(device))
-            used += len(images)
-            if used == max_images:
-                break
+        device = statistics_of(next(iter(norms.values())))[0].device
+        with world.together():
+            for batch in batches:
+                images = _images(batch)[: None if max_images is None else max_images - used]
+                model(images if images.device == device else images.to(device))
+                used += len(images)
+                if used == max_images:
+                    break
+        used = int(world.sum([used])[0])
         if not used:
             raise UserError("calibration received no images; expected at least one batch")
+        pools = _of_all(pools, world)
         keep({name: pool.statistics() for name, pool in pools.items() if pool.count})
     return used
 
 
 @contextlib.contextmanager
-def calibrated(model: nn.Module, batches: Iterable[Any], max_images: int | None = None) -> Iterator[int]:
+def calibrated(
+    model: nn.Module, batches: Iterable[Any], max_images: int | None = None, world: World | None = None
+) -> Iterator[int]:
     """Calibrate `model` for the length of a `with` block, then put the training statistics back exactly.
 
     Yields the number of images used; takes and raises what `calibrate_batch_norm` does.
@@ -102,8 +116,8 @@ def calibrated(model: nn.Module, batches: Iterable[Any], max_images: int | None 
     ...     print(norm.running_mean)
     tensor([5.])
     """
-    with _restored(_running_norms(model)):
-        yield calibrate_batch_norm(model, batches, max_images)
+    with _restored(running_norms(model)):
+        yield calibrate_batch_norm(model, batches, max_images, world)
 
 
 @dataclasses.dataclass
@@ -132,21 +146,18 @@ class _Pool:
         return self.mean, self.var if biased else self.var * (self.count / (self.count - 1))
 
 
-def _running_norms(model: nn.Module) -> dict[str, Any]:
-    def keeps_statistics(norm: nn.Module) -> bool:
-        running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
-        return hasattr(norm, "momentum") and all(isinstance(value, Tensor) for value in running)
-
-    return {
-        name or type(module).__name__: module
-        for name, module in model.named_modules()
-        if isinstance(module, _ONLINE) or keeps_statistics(module)
-    }
-
-
-def _statistics(norm: Any) -> tuple[Tensor, Tensor]:
-    """The running mean and variance of a norm, (C,)."""
-    return (norm.norm.m, norm.norm.var) if isinstance(norm, _ONLINE) else (norm.running_mean, norm.running_var)
+def _of_all(pools: dict[str, _Pool], world: World) -> dict[str, _Pool]:
+    """The pools of all processes as one, by norm; a process may have seen nothing."""
+    if world.size == 1:
+        return pools
+    own = [(pool.count, torch.as_tensor(pool.mean).cpu(), torch.as_tensor(pool.var).cpu()) for pool in pools.values()]
+    merged = {}
+    for (name, pool), parts in zip(pools.items(), zip(*world.gather(own), strict=True), strict=True):
+        merged[name] = _Pool(pool.per_image, pool.biased)
+        for part in parts:
+            if part[0]:
+                merged[name].add(*part)
+    return merged
 
 
 def _images(batch: Any) -> Tensor:
@@ -162,12 +173,12 @@ def _images(batch: Any) -> Tensor:
 @contextlib.contextmanager
 def _restored(norms: dict[str, Any]) -> Iterator[Any]:
     """Put the statistics back at the end; the function that is yielded says which to store instead."""
-    before = {name: tuple(value.clone() for value in _statistics(norm)) for name, norm in norms.items()}
+    before = {name: tuple(value.clone() for value in statistics_of(norm)) for name, norm in norms.items()}
     try:
         yield before.update
     finally:
         for name, values in before.items():
-            for own, value in zip(_statistics(norms[name]), values, strict=True):
+            for own, value in zip(statistics_of(norms[name]), values, strict=True):
                 own.copy_(value)
 
 
@@ -182,17 +193,18 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
             undo.callback(setattr, module, "training", module.training)
         model.eval()
         for name, norm in norms.items():
-            if isinstance(norm, _ONLINE):
+            instead = _normalise_by_batch if is_online(norm) else _normalise_alone if is_synchronised(norm) else None
+            if instead:
                 undo.callback(vars(norm).update, {key: norm.forward for key in ("forward",) if key in vars(norm)})
                 undo.callback(vars(norm).pop, "forward")
-                norm.forward = functools.partial(_normalise_by_batch, norm)  # type: ignore[method-assign]
-            else:
+                norm.forward = functools.partial(instead, norm)
+            if not is_online(norm):
                 undo.callback(setattr, norm, "momentum", norm.momentum)
                 norm.training = True  # not .train(): a fused norm may hold an activation and a dropout
                 norm.momentum = 1.0
                 if (count := getattr(norm, "num_batches_tracked", None)) is not None:
                     undo.callback(count.copy_, count.clone())
-            for value in _statistics(norm):
+            for value in statistics_of(norm):
                 value.zero_()  # with momentum 1 the old value still enters as 0 times itself, NaN for NaN
             undo.callback(norm.register_forward_pre_hook(functools.partial(_refuse_single_values, name)).remove)
             undo.callback(norm.register_forward_hook(functools.partial(_collect, pools[name])).remove)
@@ -202,12 +214,18 @@ def _batch_statistics(model: nn.Module, norms: dict[str, Any], pools: dict[str, 
 def _normalise_by_batch(norm: Any, x: Tensor) -> Tensor:
     """Normalise x by its own statistics, as an online norm does by its running ones; they are left in the norm."""
     wide = statistics_dtype(x.dtype)
-    mean, var = (value.to(wide) for value in _statistics(norm))
+    mean, var = (value.to(wide) for value in statistics_of(norm))
     weight, bias = (None if value is None else value.to(wide) for value in (norm.weight, norm.bias))
     out = F.batch_norm(x, mean, var, weight, bias, True, 1.0, norm.options.eps)
-    for own, value in zip(_statistics(norm), (mean, var), strict=True):
+    for own, value in zip(statistics_of(norm), (mean, var), strict=True):
         own.copy_(value)  # nothing to do unless the types differ
     return norm.compensate(out)  # type: ignore[no-any-return]
+
+
+def _normalise_alone(norm: Any, x: Tensor) -> Tensor:
+    """What a synchronised norm, timm's with dropout and activation among them, does in a single process."""
+    out = _BatchNorm.forward(norm, x)
+    return norm.act(norm.drop(out)) if hasattr(norm, "act") else out
 
 
 def _refuse_single_values(name: str, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -221,7 +239,7 @@ def _refuse_single_values(name: str, norm: nn.Module, args: tuple[Tensor, ...]) 
 
 def _collect(pool: _Pool, norm: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
     device = "cpu" if args[0].device.type == "mps" else args[0].device  # MPS has no float64
-    mean, var = (value.to(device, torch.float64) for value in _statistics(norm))
+    mean, var = (value.to(device, torch.float64) for value in statistics_of(norm))
     images, channels = args[0].shape[:2]
     count = images if pool.per_image else args[0].numel() // channels
     pool.add(count, mean, var if pool.per_image else var * ((count - 1) / count))

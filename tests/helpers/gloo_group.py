@@ -1,0 +1,41 @@
+"""Several processes in one group over gloo, for tests that ask what they have in common."""
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def in_group(size: int, job: Callable[[int], Any], folder: Path, seconds: float = 120) -> list[Any]:
+    """What `job(rank)` returns in each of `size` processes; a function of a module, that returns tensors or numbers.
+
+    Starting processes takes longer than a tiny training: let one job do all that a test file looks at.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_on_rank, args=(rank, size, job, folder)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(seconds)
+    for process in processes:
+        process.kill()
+    failed = sorted(path for path in folder.glob("failed-*"))
+    assert not failed, "\n".join(path.read_text() for path in failed)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def _on_rank(rank: int, size: int, job: Callable[[int], Any], folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=size)
+    try:
+        torch.save(job(rank), folder / f"{rank}.pt")
+        dist.barrier()
+    except BaseException:
+        (folder / f"failed-{rank}").write_text(traceback.format_exc())
+        raise
+    finally:
+        dist.destroy_process_group()
