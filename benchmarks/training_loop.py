@@ -16,6 +16,7 @@ when each step asked for the loss and the norm, and seeding visited every accele
 """
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import tempfile
@@ -115,6 +116,7 @@ def trainers_loop(case: Case, plan: BatchPlan, loader: PlanLoader) -> Callable[[
     training = TrainingSettings(epochs=1000, precision=case.precision)
     parts = Parts(
         forward=model.to(case.device),
+        no_sync=contextlib.nullcontext,
         task=Classification(list("0123456789")),
         plan=plan,
         loader=loader,
@@ -129,7 +131,7 @@ def trainers_loop(case: Case, plan: BatchPlan, loader: PlanLoader) -> Callable[[
         device=torch.device(case.device),
     )
     device, optimizer = torch.device(case.device), RegimeOptimizer(model, OptimizerSettings(lr=constant(0.01)))
-    state = new_state(model, optimizer, training, device, World())
+    state = new_state(model, optimizer, training, device, World(), plan.total_batch)
 
     def epoch() -> None:
         state.progress.epoch = state.progress.step_in_epoch = 0

@@ -7,7 +7,7 @@
         save()
 
 Decisions go over a group of the CPUs, so that no process waits for its device to make one. Imports no more of the
-project than `registry`.
+project than `registry` and `ranks`.
 """
 
 import contextlib
@@ -23,7 +23,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from anysize.ranks import mark_as_of_all
 from anysize.registry import UserError
+
+_GROUPS: dict[Any, Any] = {}
+"""The group over the CPUs that belongs to the default one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +45,17 @@ class World:
 
     @classmethod
     def here(cls) -> "World":
-        """The world of `torch.distributed`, where its processes were started; otherwise this process alone."""
+        """The world of `torch.distributed`, where it is set up; otherwise this process alone.
+
+        The first call is made by all processes.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
-        cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), cpus)
+        default = dist.group.WORLD
+        if default not in _GROUPS:
+            _GROUPS.clear()
+            _GROUPS[default] = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), _GROUPS[default])
 
     @property
     def main(self) -> bool:
@@ -113,20 +123,23 @@ class World:
         Raises:
             UserError: another process failed; the message names it. Errors that ask for a stop keep their kind.
         """
-        error: Exception | None = None
+        if self.size == 1:
+            yield
+            return
+        errors: list[Exception] = []
         try:
             yield
-        except Exception as own:
-            error = own
-        if self.size > 1:
-            said = self.gather(None if error is None else (type(error), str(error)))
-            rank = next((rank for rank, failure in enumerate(said) if failure is not None), None)
-            if error is None and rank is not None:
-                kind, text = said[rank]
-                kind = kind if issubclass(kind, UserError) or kind.__module__.startswith("anysize.") else UserError
-                error = kind(f"process {rank}: {text}")
-        if error is not None:
-            raise error
+        except Exception as error:
+            errors.append(error)
+        said = self.gather([(type(error), str(error)) for error in errors])
+        rank = next((rank for rank, failures in enumerate(said) if failures), None)
+        if rank is not None and not errors:
+            ((kind, text),) = said[rank]
+            kind = kind if issubclass(kind, UserError) or kind.__module__.startswith("anysize.") else UserError
+            errors.append(kind(f"process {rank}: {text}"))
+        if errors:
+            mark_as_of_all(errors[0])
+            raise errors.pop()  # no name is left that would keep it, and all in its traceback, alive
 
 
 class Agreement:
@@ -196,7 +209,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a process: `auto` is a GPU where there is one, on each process of a machine another.
+    """The device of a process: `auto` is a GPU where there is one.
+
+    `auto` and `cuda` are another GPU in each process of a machine, or the only one that a launcher shows it.
 
     Raises:
         UserError: an unknown device, or one that this machine has not.
@@ -205,7 +220,9 @@ def pick_device(name: str) -> torch.device:
     device(type='cpu')
     """
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0) if torch.cuda.device_count() > 1 else 0}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

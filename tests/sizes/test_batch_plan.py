@@ -216,3 +216,37 @@ def test_plans_that_cannot_be(arguments: dict[str, int], message: str) -> None:
     schedule = SizeSchedule.constant(SizeMix.fixed(32))
     with pytest.raises(UserError, match=message):
         BatchPlan(**{"length": 10, "schedule": schedule, "batch_size": 2, **arguments}).steps(0)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_what_is_trained_in_a_step_does_not_depend_on_the_number_of_ranks(drop_last: bool) -> None:
+    """A run of four ranks with 6 samples each goes on as one of 1, 2, 3 or 8: the same samples at the same sizes."""
+    schedule = SizeSchedule.constant(SizeMix.named("B+", base=32))
+
+    def steps(ranks: int) -> list[tuple[int, list[int]]]:
+        plans = [
+            BatchPlan(1009, schedule, 6, seed=3, rank=r, world_size=ranks, drop_last=drop_last, batches_a_step=4)
+            for r in range(ranks)
+        ]
+        together = zip(*(plan.batches(2) for plan in plans), strict=True)
+        return [(step[0].size, np.concatenate([batch.indices for batch in step]).tolist()) for step in together]
+
+    four = steps(4)
+    assert all(len(indices) >= 8 and len(set(indices)) == len(indices) for _, indices in four)
+    assert all(steps(ranks) == four for ranks in (1, 2, 3, 8))
+    plain = [
+        BatchPlan(1009, schedule, 6, seed=3, rank=r, world_size=4, drop_last=drop_last).batches(2) for r in range(4)
+    ]
+    assert [np.concatenate([b.indices for b in step]).tolist() for step in zip(*plain, strict=True)] == [
+        indices for _, indices in four
+    ]
+
+
+def test_ranks_that_cannot_share_a_step_are_refused() -> None:
+    schedule = SizeSchedule.constant(SizeMix.fixed(32))
+    with pytest.raises(UserError, match="a step of this run takes 24 samples at the base size, which 5 processes"):
+        BatchPlan(100, schedule, 6, world_size=5, batches_a_step=4)
+    large = SizeSchedule.constant(SizeMix.custom({32: 0.5, 128: 0.5}, base=32))
+    large = SizeSchedule.constant(SizeMix(large.phases[0].sizes.weights, 32, "B+"))  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="a step at 128 px takes 1 samples, fewer than the 4 processes"):
+        BatchPlan(100, large, 16, world_size=4, batches_a_step=1).batches(0)

@@ -14,6 +14,7 @@ import cyclopts
 
 import anysize.cli
 from anysize import __version__
+from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
@@ -78,8 +79,11 @@ def main() -> None:
     try:
         build_app()(sys.argv[1:])
     except UserError as error:
-        print(f"anysize: {error}", file=sys.stderr)
+        if speaks_of(error):
+            print(f"anysize: {error}", file=sys.stderr)
         sys.exit(2)
+    except EndedElsewhere:  # the process that noticed has said why
+        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe went away
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ def command(
     recipe: str,
     /,
     *settings: Settings,
-    run: str = "",
+    out: Annotated[str, Parameter(name=("--out", "--run"))] = "",
     repeat: int | None = None,
     resume: str = "last",
     allow_changes: bool = False,
@@ -25,7 +25,8 @@ def command(
 
     Args:
         recipe: a recipe's name (`anysize recipes` lists them) or the path of a TOML file
-        run: the run folder; by default runs/RECIPE, with a short digest of the settings given here
+        out: the run folder; by default runs/RECIPE, with a short digest of the settings given here. --run is short
+            for it where nothing else is launched: torchrun takes that word for an option of its own
         repeat: train this many runs, from the seeds training.seed, training.seed + 1, ..., in RUN/seed-K,
             and show their median, range and standard deviation
         resume: last: go on where the run was saved; previous: at the save before that; never: start over
@@ -35,10 +36,11 @@ def command(
     from anysize.experiment.repeat import repeat as train_repeatedly
     from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
+    from anysize.ranks import main_process
     from anysize.reports.console import show_table
     from anysize.world import Interrupted
 
-    overrides, folder = parse_settings(settings), run or None
+    overrides, folder = parse_settings(settings), out or None
     if pretrained and overrides.setdefault("model.weights", "pretrained") != "pretrained":
         raise UserError(
             f"--pretrained and --model.weights {overrides['model.weights']} are both given; leave one of them out"
@@ -50,8 +52,11 @@ def command(
             table = train_repeatedly(
                 recipe, overrides, repeat, run=folder, resume_from=resume, allow_changes=allow_changes
             )
-            show_table(repeats_table(table))
+            if main_process():
+                show_table(repeats_table(table))
     except Interrupted as stop:
+        if not main_process():
+            sys.exit(130)
         again = "the same command" if resume == "last" else "the same command without --resume"
         print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)
         sys.exit(130)

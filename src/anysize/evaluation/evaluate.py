@@ -1,17 +1,21 @@
-"""Metrics of a model over a data set at one image size. Each image counts exactly once."""
+"""Metrics of a model over a data set at one image size. Each image counts exactly once, in any number of processes."""
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import Batch
 from anysize.tasks.base import Outputs, Task
 from anysize.tasks.records import Summary
+from anysize.world import World
 
 
 @contextlib.contextmanager
@@ -48,30 +52,72 @@ def evaluate_batches(
     task: Task,
     batches: Iterable[LoadedBatch],
     device: torch.device,
+    world: World | None = None,
 ) -> Summary:
     """Run `model` over `batches` and return the task's summary, with `images` and `images_per_second` in its values.
 
+    With a `world` of several processes each brings its own batches, in the order of the ranks, and the summary, the
+    same on all, is that of all batches. Process 0 has at least one; another may have none.
+
     Where a batch holds several copies or crops of each image, their outputs are averaged before they are judged. The
     rate counts the time inside the model alone, so that it says what the model costs and not the reading of files. In
-    float32 whatever the training's precision was, so that figures compare.
+    float32 whatever the training's precision was, so that figures compare. It is that of one process.
 
     Raises:
         UserError: there are no images.
     """
+    world = world or World()
     metrics = task.metrics(device)
-    for metric in metrics.values():  # each process of a run sees all images, and waits for no other one
+    for metric in metrics.values():  # `_merge` asks the other processes
         metric.distributed_available_fn = _alone
     forward = TimedForward(model)
     images = 0
-    with evaluating(model):
+    with world.together(), evaluating(model):
         for batch in batches:
             task.measure(metrics, forward, on_device(batch, device))
             images += len(batch.indices)
-        if not images:
+    total, seconds = world.sum([images, forward.seconds])
+    _merge(metrics, world, device)
+    summary = None
+    with world.together(), torch.inference_mode():
+        if not total:
             raise UserError("no image can be evaluated: there is none, or all files are damaged; see the warnings")
-        summary = task.summary(metrics)
-    facts = {"images": images, "images_per_second": images / forward.seconds if forward.seconds else 0.0}
-    return dataclasses.replace(summary, values={**summary.values, **facts})
+        if world.main:
+            summary = task.summary(metrics)
+    whole: Summary = world.share(summary)
+    facts = {"images": int(total), "images_per_second": total / seconds if seconds else 0.0}
+    return dataclasses.replace(whole, values={**whole.values, **facts})
+
+
+def share_of(batches: Sequence[Batch], world: World) -> Sequence[Batch]:
+    """The batches of this process: whole ones, so that a figure does not depend on the number of processes.
+
+    >>> [list(share_of(range(5), World(rank, 2))) for rank in (0, 1)]
+    [[0, 1, 2], [3, 4]]
+    """
+    each, more = divmod(len(batches), world.size)
+    start = world.rank * each + min(world.rank, more)
+    return batches[start : start + each + (world.rank < more)]
+
+
+def _merge(metrics: MetricCollection, world: World, device: torch.device) -> None:
+    """Let the metrics of process 0 become those of all, in the order of the ranks."""
+    if world.size == 1:
+        return
+    own = {name: _map(lambda value: value.cpu(), metric.metric_state) for name, metric in metrics.items()}
+    others = world.gather(own)[1:]
+    if world.main:
+        for name, metric in metrics.items():
+            for state in [_map(lambda value: value.to(device), other[name]) for other in others]:
+                before = dict(metric.metric_state)
+                for key, value in state.items():  # `merge_state` puts what it is given before what there is
+                    setattr(metric, key, value)
+                metric.merge_state(before)
+
+
+def _map(do: Callable[[Tensor], Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a metric's state, alone or in lists, each changed."""
+    return {key: [do(each) for each in held] if isinstance(held, list) else do(held) for key, held in state.items()}
 
 
 def on_device(batch: LoadedBatch, device: torch.device) -> LoadedBatch:

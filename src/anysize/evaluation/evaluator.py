@@ -12,7 +12,7 @@ from anysize.data.augment.transform import Transform
 from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.source import Source
-from anysize.evaluation.evaluate import evaluate_batches
+from anysize.evaluation.evaluate import evaluate_batches, share_of
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
@@ -23,7 +23,7 @@ from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary
-from anysize.world import Interrupted, StopRequest
+from anysize.world import Interrupted, StopRequest, World
 
 
 @dataclasses.dataclass
@@ -46,6 +46,8 @@ class Evaluator:
     """Images of a training step, from which the batch size of evaluation follows where the settings name none."""
     seed: int = 0
     workers: int = 0
+    world: World = dataclasses.field(default_factory=World)
+    """The processes that share the images of an evaluation, and those of a calibration."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -103,8 +105,8 @@ class Evaluator:
         if not has_running_statistics(model):
             yield False
             return
-        batches = self.loader.load(self.calibration_batches(model, size))
-        with calibrated(model, _until(batches, stop)):
+        batches = share_of(self.calibration_batches(model, size), self.world)
+        with calibrated(model, _until(self.loader.load(batches), stop), world=self.world):
             yield True
 
     @functools.cached_property
@@ -118,8 +120,12 @@ class Evaluator:
         Raises:
             Interrupted: a signal asked to stop.
         """
-        batches = self.validation_loader.load(self._validation_batches(size))
-        return evaluate_batches(model, self.task, _until(batches, stop), self.device)
+        batches = self.validation_loader.load(share_of(self._validation_batches(size), self.world))
+        return evaluate_batches(model, self.task, _until(batches, stop), self.device, self.world)
+
+    def alone(self) -> "Evaluator":
+        """The same evaluator for this process alone, with all images."""
+        return self if self.world.size == 1 else dataclasses.replace(self, world=World())
 
     @functools.cached_property
     def validation_loader(self) -> PlanLoader:

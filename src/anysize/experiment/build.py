@@ -29,6 +29,7 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
+from anysize.world import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +99,8 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
     return model
 
 
-def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) -> BatchPlan:
-    """The batch plan of a recipe over `length` training samples."""
+def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0) -> BatchPlan:
+    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it."""
     training = recipe.training
     try:
         schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs)
@@ -111,9 +112,10 @@ def build_plan(recipe: Recipe, length: int, rank: int = 0, world_size: int = 1) 
         batch_size=training.batch_size,
         copies=training.copies,
         seed=training.seed,
-        rank=rank,
-        world_size=world_size,
+        rank=world.rank if world else 0,
+        world_size=world.size if world else 1,
         drop_last=training.drop_last,
+        batches_a_step=batches_a_step,
     )
 
 
@@ -149,12 +151,16 @@ def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
     )
 
 
-def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[str, Any]:
-    """The description that every checkpoint carries, enough to rebuild the model and feed it rightly."""
+def describe(recipe: Recipe, preprocessing: Preprocessing, images: int, batches_a_step: int) -> dict[str, Any]:
+    """The description that every checkpoint carries, enough to rebuild the model and feed it rightly.
+
+    `batches_a_step` of training.batch_size are the total batch of the run, which stands when it goes on.
+    """
     return {
         "model": model_spec(recipe, preprocessing).to_dict(),
         "task": recipe.task.name,
         "images": images,
+        "batches_a_step": batches_a_step,
         "preprocessing": preprocessing.to_dict(),
     }
 
@@ -163,7 +169,7 @@ def describe(recipe: Recipe, preprocessing: Preprocessing, images: int) -> dict[
 # what is done about damaged images, of which a run that stopped at the first has trained on none.
 HARMLESS = (
     "data.root", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
-    "training.checkpoint_minutes", "model.checkpoint_segments",
+    "training.checkpoint_minutes", "model.checkpoint_segments", "training.timeout_minutes",
 )  # fmt: skip
 
 

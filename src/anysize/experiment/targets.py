@@ -16,6 +16,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.tasks.base import Task, create_task, list_tasks, task_class
+from anysize.world import World
 
 
 def kind_of(recipe: Recipe) -> TargetKind:
@@ -51,6 +52,7 @@ def build_evaluator(
     validation: Source,
     training_loader: Callable[[], PlanLoader],
     device: torch.device,
+    world: World | None = None,
 ) -> Evaluator:
     """The evaluator with the recipe's task and settings.
 
@@ -68,6 +70,7 @@ def build_evaluator(
         training_batch=recipe.training.batch_size,
         seed=recipe.training.seed,
         workers=recipe.data.workers,
+        world=world or World(),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
 
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
@@ -22,9 +23,10 @@ from anysize.experiment.run_folder import (
     warnings_into,
 )
 from anysize.experiment.targets import build_evaluator, open_split
+from anysize.experiment.together import check_alike, joined_for, resolve
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, dump, load_recipe, override
+from anysize.recipe import Recipe, dump
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.environment import describe_environment
@@ -39,6 +41,8 @@ from anysize.training.length import RunLength, run_length
 from anysize.training.loop import fit
 from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.parts import Parts, Validation, new_state
+from anysize.training.replicas import has_unused_parameters, one_model, replicate
+from anysize.training.settings import TrainingSettings
 from anysize.training.shapes import compiled
 from anysize.training.state import TrainState
 from anysize.world import StopRequest, World, pick_device, stop_on_signals
@@ -77,14 +81,13 @@ def train(
         print(anysize.evaluate(run, sizes=[14, 28, 42]))
     """
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
-    resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(name, overrides)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
-    if resume_from not in ("last", "previous", "never"):
-        raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
-    if resume_from != "never" and not allow_changes:
-        check_same_recipe(folder, resolved)
-    world = World.here()
-    with contextlib.ExitStack() as stack:
+    with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world), contextlib.ExitStack() as stack:
+        with world.together():
+            if resume_from not in ("last", "previous", "never"):
+                raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
+            if resume_from != "never" and not allow_changes:
+                check_same_recipe(folder, resolved)
         with world.together():
             if world.main:
                 make_run_folder(folder)
@@ -92,11 +95,12 @@ def train(
         kind = RunLog if world.main else SilentLog
         log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
         stack.enter_context(warnings_into(log))
-        checkpoints = folder / run_files.CHECKPOINTS
         with world.together():
-            resumed = _resumed_input(checkpoints, resume_from) if resolved.model.weights else None
-            prepared = prepare(resolved, resumed, world)
+            resumed = _resumed_state(folder / run_files.CHECKPOINTS, resume_from)
+            prepared = prepare(resolved, resumed, world, allow_changes=allow_changes)
             log.epochs = len(prepared.length.steps)
+        check_alike(world, resolved, prepared.data.train)
+        with world.together():
             parts, state, evaluator = _assemble(prepared, folder, log)
         with world.together():
             if resume_from == "never" and world.main:
@@ -119,9 +123,13 @@ def train(
 
 @dataclasses.dataclass
 class Prepared:
-    """A recipe's data, model and plan, before anything is trained."""
+    """A recipe's data, model and plan, before anything is trained.
+
+    `training` are its settings with as many chunks as make the parts of a batch no larger than the recipe has them.
+    """
 
     recipe: Recipe
+    training: TrainingSettings
     world: World
     device: torch.device
     data: build.Data
@@ -132,12 +140,19 @@ class Prepared:
     """Sentences on where the first weights came from."""
 
 
-def prepare(recipe: Recipe, resumed: Preprocessing | None = None, world: World | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    resumed: Mapping[str, Any] | None = None,
+    world: World | None = None,
+    *,
+    allow_changes: bool = False,
+) -> Prepared:
     """Build and check all that a run needs, so that what is wrong is said before the first step.
 
-    `resumed` is the input of a run that goes on: its weights are in its checkpoint, and model.weights is not read.
+    `resumed` is the state of a run that goes on: its weights are in its checkpoint, and model.weights is not read. Its
+    total batch stands, shared by the processes that there are now, unless `allow_changes`.
     """
-    world = world or World()
+    world, resumed = world or World(), resumed or {}
     device = pick_device(recipe.training.device)
     check_precision(recipe.training.precision, device)
     if device.type == "cpu":
@@ -145,25 +160,32 @@ def prepare(recipe: Recipe, resumed: Preprocessing | None = None, world: World |
     if recipe.model.partial_weights and not recipe.model.weights:
         raise UserError("model.partial_weights is set without model.weights; say where the weights come from")
     weights = None
-    if recipe.model.weights and resumed is None:
+    own_input = None
+    if recipe.model.weights and resumed:
+        own_input = Preprocessing.from_dict(resumed["preprocessing"])
+    elif recipe.model.weights:
         weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
-    data = build.build_data(recipe, weights.preprocessing if weights else resumed)
+        own_input = weights.preprocessing
+    data = build.build_data(recipe, own_input)
     model = build.build_model(recipe, data.preprocessing, weights)
-    plan = build.build_plan(recipe, len(data.train), world.rank, world.size)
+    together = 0 if allow_changes else resumed.get("batches_a_step", 0)
+    plan = build.build_plan(recipe, len(data.train), world, together)
+    chunks = -(-recipe.training.chunks * plan.parts // world.size)
+    training = dataclasses.replace(recipe.training, chunks=chunks)
     flops = build.flops_by_size(model, data.preprocessing.channels)
-    length = run_length(plan, recipe.training, data.preprocessing.image_size, lambda size: flops(size).total)
+    length = run_length(plan, training, data.preprocessing.image_size, lambda size: flops(size).total)
     build.check_phases(plan.schedule, len(length.steps))
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
-    return Prepared(recipe, world, device, data, model.to(device), plan, length, notes)
+    return Prepared(recipe, training, world, device, data, model.to(device), plan, length, notes)
 
 
-def _resumed_input(checkpoints: Path, resume_from: str) -> Preprocessing | None:
-    """How the images were prepared in a run that is to go on; None: it starts."""
+def _resumed_state(checkpoints: Path, resume_from: str) -> dict[str, Any] | None:
+    """What the checkpoint of a run that is to go on says; None: the run starts."""
     path = checkpoint_to_resume(checkpoints, resume_from)
     if path is None:
         return None
     try:
-        return Preprocessing.from_dict(read_state(path)["preprocessing"])
+        return read_state(path)
     except DamagedCheckpoint as error:
         raise with_remedy(path, error) from None
 
@@ -190,6 +212,7 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
 
 def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, TrainState, Evaluator]:
     recipe, data, device, world = prepared.recipe, prepared.data, prepared.device, prepared.world
+    training, plan = prepared.training, prepared.plan
     loader = data.loader(recipe.data, device)
     validation = open_split(recipe, "validation")
     if validation.classes != data.train.classes:
@@ -197,46 +220,60 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
             f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
             f"{', '.join(data.train.classes[:5])}, ...; expected the same"
         )
-    evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device)
+    evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device, world)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits = evaluator.fits(prepared.plan, len(prepared.length.steps))
+    fits, each = evaluator.fits(plan, len(prepared.length.steps)), training.statistics == "each" and world.size > 1
+    measure = evaluator.alone() if each else evaluator
 
     def validate(evaluated: torch.nn.Module, stop: StopRequest) -> Validation:
-        with contextlib.nullcontext(False) if fits else evaluator.calibrated(evaluated, base, stop) as calibrated:
-            metrics = _metrics(evaluator.evaluate(evaluated, base, stop).values)
-            return Validation(metrics, model_tensors(evaluated), base, calibrated)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(one_model(evaluated, world, training.statistics))
+            if each:
+                stack.enter_context(world.together())
+            calibrated = False if fits else stack.enter_context(measure.calibrated(evaluated, base, stop))
+            metrics = _metrics(measure.evaluate(evaluated, base, stop).values)
+            tensors = model_tensors(evaluated)
+        if each:
+            metrics = dict(zip(metrics, (total / world.size for total in world.sum([*metrics.values()])), strict=True))
+        return Validation(metrics, tensors, base, calibrated)
 
     regime = stretch(recipe.optimizer, recipe.training.epochs)
-    optimizer = RegimeOptimizer(model, regime, recipe.training.batch_size * world.size)
+    optimizer = RegimeOptimizer(model, regime, plan.total_batch)
+    unused = world.size > 1 and has_unused_parameters(model, data.preprocessing.channels, base, device)
+    replica = replicate(model, world, device, find_unused=unused or training.find_unused_parameters)
     parts = Parts(
-        forward=compiled(model, prepared.plan, prepared.length, recipe.training),
+        forward=compiled(replica, plan, prepared.length, training),
+        no_sync=replica.no_sync if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext,
         task=evaluator.task,
-        plan=prepared.plan,
+        plan=plan,
         loader=loader,
-        training=recipe.training,
+        training=training,
         length=prepared.length,
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
-        description=build.describe(recipe, data.preprocessing, len(data.train)),
+        description=build.describe(recipe, data.preprocessing, len(data.train), plan.parts),
         log=log,
         describe=data.train.describe,
         report=now_and_then(_REPORT_SECONDS, lambda: _write_report(folder)) if world.main else (lambda: None),
         device=device,
         world=world,
     )
-    return parts, new_state(model, optimizer, recipe.training, device, world), evaluator
+    return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
     """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report."""
-    if not parts.world.main:
-        return
+    with one_model(state.evaluated, parts.world, parts.training.statistics):
+        if parts.world.main:
+            _write_results(folder, evaluator.alone(), parts, state.evaluated)
+
+
+def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torch.nn.Module) -> None:
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
     from anysize.experiment.policy import measure_policy
     from anysize.reports.policy_report import write_scale_policy
 
-    model = state.evaluated
     base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
@@ -278,7 +315,7 @@ def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path
         gpus=", ".join(gpus) or "none",
         threads=torch.get_num_threads(),
         world_size=plan.world_size,
-        total_batch=plan.batch_size * plan.world_size,
+        total_batch=plan.total_batch,
     )
     run_files.write_atomically(folder / run_files.RECIPE, dump(recipe))
     forget_results(folder)
@@ -308,7 +345,7 @@ def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path
             f"the optimizer's schedules, written for {recipe.optimizer.epochs} epochs, are stretched to "
             f"{recipe.training.epochs} (optimizer.epochs)"
         )
-    total, written_for = plan.batch_size * plan.world_size, recipe.optimizer.batch_size
+    total, written_for = plan.total_batch, recipe.optimizer.batch_size
     if written_for not in (0, total):
         parts.log.message(
             f"the optimizer's lr and momentum, written for batches of {written_for}, are scaled to batches of {total} "

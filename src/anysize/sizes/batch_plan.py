@@ -2,7 +2,8 @@
 
 A pure function of (data set length, size schedule, seed, epoch, rank, world size). Nothing else in the package decides
 order or size, hence every rank trains the same size at the same step, no sample is on two ranks, and resuming in the
-middle of an epoch is slicing a list.
+middle of an epoch is slicing a list. What all ranks train together in a step depends on the total batch alone, not on
+the number of ranks that share it, so that a run may go on with another number of them.
 
     >>> plan = BatchPlan(50_000, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=64)
     >>> len(plan.batches(epoch=0))
@@ -62,10 +63,12 @@ class BatchPlan:
     Args:
         length: number of samples of the data set.
         schedule: the sizes, by epoch.
-        batch_size: samples a rank takes in a step at the base size.
+        batch_size: samples a rank takes in a step at the base size, where `batches_a_step` is 0.
         copies: augmented copies of each sample at the base size (batch augmentation).
         seed: everything random follows from it and the epoch.
         rank, world_size: which of how many processes this is.
+        batches_a_step: batches of `batch_size` that make a step of all ranks, which share its samples evenly; 0: one a
+            rank. Where it is given, each step has the same samples whatever the number of ranks.
         drop_last: leave out what does not fill a batch, as the authors' code does, but for a size whose whole piece
             does not: it makes one smaller batch. Otherwise a piece is cut evenly, so that each sample is seen exactly
             once and no batch is much smaller than the others.
@@ -83,12 +86,28 @@ class BatchPlan:
     rank: int = 0
     world_size: int = 1
     drop_last: bool = True
+    batches_a_step: int = 0
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise UserError("the data set is empty; expected at least one sample")
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"rank {self.rank} of {self.world_size}; expected a rank from 0 to {self.world_size - 1}")
+        if self.total_batch % self.world_size:
+            raise UserError(
+                f"a step of this run takes {self.total_batch} samples at the base size, which {self.world_size} "
+                f"processes cannot share evenly; start as many as divide {self.total_batch}"
+            )
+
+    @property
+    def parts(self) -> int:
+        """Batches of `batch_size` in a step of all ranks."""
+        return self.batches_a_step or self.world_size
+
+    @property
+    def total_batch(self) -> int:
+        """Samples that all ranks take together in a step at the base size."""
+        return self.batch_size * self.parts
 
     def at_size(self, size: int) -> "BatchPlan":
         """The same samples, batch size and copies, with every image at one size in every epoch."""
@@ -134,7 +153,7 @@ class BatchPlan:
 
     def _kept(self, part: SizeBatch, count: int, samples: int) -> int:
         """Samples of a piece that its steps take under drop_last, as many on each rank."""
-        return min(samples // self.world_size, count * part.batch_size) * self.world_size
+        return min(samples // self.parts, count * part.batch_size) * self.parts
 
     def _order(self, epoch: int, steps: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch, 1]).permutation(steps)
@@ -144,26 +163,32 @@ class BatchPlan:
         parts = self.sizes(epoch)
         samples = [int(part.share * self.length) for part in parts]
         samples[-1] = self.length - sum(samples[:-1])
-        if not self.drop_last and self.length >= self.world_size:
+        sharing = max(self.parts, self.world_size)
+        if not self.drop_last and self.length >= sharing:
             # Every rank needs two samples a step, for its norms: a piece too small for that joins the largest one.
             largest = samples.index(max(samples))
             for i, count in enumerate(samples):
-                if 0 < count < 2 * self.world_size and i != largest:
+                if 0 < count < 2 * sharing and i != largest:
                     samples[largest] += count
                     samples[i] = 0
-        if not self.drop_last and self.length < self.world_size:
-            raise UserError(f"{self.length} samples for {self.world_size} processes; expected at least one for each")
+        if not self.drop_last and self.length < sharing:
+            raise UserError(f"{self.length} samples for {sharing} processes; expected at least one for each")
         counts = []
         for part, count in zip(parts, samples, strict=True):
-            whole = part.batch_size * self.world_size
+            whole = part.batch_size * self.parts
+            if whole < self.world_size:
+                raise UserError(
+                    f"a step at {part.size} px takes {whole} samples, fewer than the {self.world_size} processes; "
+                    "expected a larger training.batch_size, or fewer processes"
+                )
             if self.drop_last:
-                counts.append(count // whole or int(count >= 2 * self.world_size))
+                counts.append(count // whole or int(count >= 2 * sharing))
             else:
                 # A batch size of 1 would leave a rank without a sample in the last steps: these take one more instead.
-                counts.append(min(-(-count // whole), count // self.world_size))
+                counts.append(min(-(-count // whole), count // sharing))
         if not any(counts):
             raise UserError(
-                f"{self.length} samples make no batch of two samples at any size for {self.world_size} processes; "
+                f"{self.length} samples make no batch of two samples at any size for {sharing} processes; "
                 "expected more images, or training.drop_last = false"
             )
         return list(zip(parts, counts, samples, strict=True))

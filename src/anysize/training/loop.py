@@ -30,7 +30,7 @@ from anysize.training.checkpoint.files import Checkpoint, find_damaged, write_ch
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged
 from anysize.training.parts import Parts
-from anysize.training.recorder import Failure
+from anysize.training.recorder import OF_ANOTHER, Failure
 from anysize.training.shapes import too_few_images, try_largest_step
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
@@ -47,7 +47,7 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         Diverged: the loss or the gradient is not finite; the last good checkpoint is kept.
         UserError: out of memory, a full disk.
     """
-    with parts.world.together():
+    with parts.world.together(), parts.no_sync():
         try_largest_step(
             state.model, parts.forward, parts.autocast, parts.plan, parts.length, parts.training,
             channels=parts.loader.source.channels, device=parts.device, memory_format=parts.memory_format,
@@ -115,22 +115,37 @@ def step_seeds(seed: int, step: int, count: int, rank: int) -> Iterator[int]:
 def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> Iterator[LoadedBatch | None]:
     """The batches in order, each loaded while the one before it is trained on; None for one that is passed over.
 
-    A batch is passed over on all processes where damaged files leave too little of it on one.
+    A batch is passed over on all processes where damaged files leave too little of it on one. What one process cannot
+    load at all ends all of them, before that batch.
     """
     ahead: collections.deque[tuple[LoadedBatch | None, Callable[[], Sequence[bool]]]] = collections.deque()
     loaded, following = parts.loader.load(batches), None
+    errors: list[Exception] = []
+
+    def first() -> LoadedBatch | None:
+        batch, answer = ahead.popleft()
+        lacking, failed = answer()
+        if failed:
+            with parts.world.together():
+                if errors:
+                    raise errors.pop()  # no name is left that would keep it, and the loader in its traceback, alive
+        return None if lacking else batch
+
     for number, planned in enumerate(batches):
-        following = following or next(loaded, None)
         batch, lacking = None, True
-        if following and following.step == number:  # a batch of damaged files alone is not loaded
-            batch, following = following, None
-            lacking = len(batch.indices) < len(planned.indices) and lacks_images(parts, state, batch)
-        ahead.append((batch, parts.world.post(lacking)))
+        if not errors:
+            try:
+                following = following or next(loaded, None)
+                if following and following.step == number:  # a batch of damaged files alone is not loaded
+                    batch, following = following, None
+                    lacking = len(batch.indices) < len(planned.indices) and lacks_images(parts, state, batch)
+            except Exception as error:
+                errors.append(error)
+        ahead.append((batch, parts.world.post(lacking, bool(errors))))
         if len(ahead) > 1:
-            batch, any_lacking = ahead.popleft()
-            yield None if any_lacking()[0] else batch
-    for batch, any_lacking in ahead:
-        yield None if any_lacking()[0] else batch
+            yield first()
+    while ahead:
+        yield first()
 
 
 def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch) -> bool:
@@ -165,12 +180,15 @@ def stop_if_failed(parts: Parts, state: TrainState, failure: Failure | None) -> 
         made = failure.record
         samples = [parts.describe(int(i)) for i in made.indices]
         where = find_damaged(state.model)
-        raise diverged(failure.name, failure.value, made.epoch, made.step, made.size, samples, where)
+        with parts.world.together():
+            if failure.name != OF_ANOTHER:  # that one tells which samples it was
+                raise diverged(failure.name, failure.value, made.epoch, made.step, made.size, samples, where)
 
 
 def save(parts: Parts, state: TrainState, *, replace: bool = False) -> None:
     """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`)."""
     settle(parts, state)
+    state.replicas.gather()
     with parts.world.together():
         if parts.world.main:
             keep = None if replace else parts.checkpoints / PREVIOUS
@@ -179,9 +197,8 @@ def save(parts: Parts, state: TrainState, *, replace: bool = False) -> None:
 
 def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, Any]:
     """Validate, save the best; returns what the validation adds to the epoch's row of `metrics.csv`."""
-    with parts.world.together():
-        validation = parts.validate(state.evaluated, stop)
-    values, progress = parts.world.share(validation.metrics), state.progress
+    validation, progress = parts.validate(state.evaluated, stop), state.progress
+    values = validation.metrics
     score = values[parts.task.best]
     if progress.best is None or math.isnan(progress.best) or score > progress.best:
         progress.best = score

@@ -18,6 +18,7 @@ from anysize.training.gradients import AdaptiveCopies, ControlVariables, Gradien
 from anysize.training.length import RunLength
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
+from anysize.training.replicas import Replicas
 from anysize.training.settings import TrainingSettings
 from anysize.training.state import TrainState
 from anysize.world import StopRequest, World
@@ -37,11 +38,13 @@ class Validation:
 class Parts:
     """The loop runs on these parts, and changes none of them.
 
-    `forward` is the model as a step calls it, compiled where the recipe says so. `checkpoints` is their folder, and
+    `forward` is the model as a step calls it, compiled where the recipe says so; within `no_sync` gradients stay those
+    of this process. `checkpoints` is their folder, and
     `description` what each of them says of itself. `describe` names a sample of the training set.
     """
 
     forward: Callable[..., Outputs]
+    no_sync: Callable[[], contextlib.AbstractContextManager[Any]]
     task: Task
     plan: BatchPlan
     loader: PlanLoader
@@ -69,14 +72,20 @@ class Parts:
 
 
 def new_state(
-    model: nn.Module, optimizer: RegimeOptimizer, training: TrainingSettings, device: torch.device, world: World
+    model: nn.Module,
+    optimizer: RegimeOptimizer,
+    training: TrainingSettings,
+    device: torch.device,
+    world: World,
+    total_batch: int,
 ) -> TrainState:
-    """The state of a run before its first step; `model` is on `device`."""
+    """The state of a run before its first step; `model` is on `device`, `total_batch` that of all processes."""
     smoothing = optimizer.settings.gradient_smoothing
     averaged = None
     if every := training.average_steps:
-        decay = average_decay(training.average_decay, every, training.batch_size * world.size, training.epochs)
+        decay = average_decay(training.average_decay, every, total_batch, training.epochs)
         averaged = AveragedWeights(model, every, decay)
+    models = {"model": model, **({"averaged": averaged.model} if averaged else {})}
     return TrainState(
         model=model,
         optimizer=optimizer,
@@ -86,4 +95,5 @@ def new_state(
         control=ControlVariables(model),
         recorder=Recorder(device, training.log_every, world),
         averaged=averaged,
+        replicas=Replicas(models, world, training.statistics),
     )

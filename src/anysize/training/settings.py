@@ -88,6 +88,22 @@ class TrainingSettings:
         low=0,
         high=1,
     )
+    statistics: str = setting(
+        "averaged",
+        "running statistics of norms, where several processes train: averaged: those of all processes pooled, for "
+        "evaluation and in checkpoints; first: those of process 0; each: every process evaluates all images with its "
+        "own, the mean of the figures is reported and process 0's are saved (ELASTIC); model.norm = sync_batch has one "
+        "for all",
+        choices=("averaged", "first", "each"),
+    )
+    find_unused_parameters: bool = setting(
+        False,
+        "look in each step for parameters without a gradient, for a model that leaves out other parts of itself in "
+        "each step; where several processes train",
+    )
+    timeout_minutes: float = setting(
+        10.0, "minutes that a process waits for the others, to meet them and in a step, before it gives up", low=0.05
+    )
     log_every: int = setting(
         10, "steps between two looks of the host at losses and failures, which are that many steps old", low=1
     )

@@ -27,6 +27,7 @@ from anysize.training.gradients import AdaptiveCopies, ControlVariables, Gradien
 from anysize.training.guards import Diverged
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
+from anysize.training.replicas import Replicas
 
 
 @dataclasses.dataclass
@@ -75,7 +76,7 @@ class TrainState:
 
     `scaler` is float16's loss scaling (disabled in other precisions), `smoothing` that of gradients (None: off),
     `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
-    epoch, `averaged` the averaged weights (None: off).
+    epoch, `averaged` the averaged weights (None: off), `replicas` the buffers of all processes' models.
     """
 
     model: nn.Module
@@ -85,6 +86,7 @@ class TrainState:
     copies: AdaptiveCopies
     control: ControlVariables
     recorder: Recorder
+    replicas: Replicas
     averaged: AveragedWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
 
@@ -100,6 +102,7 @@ class TrainState:
             "control": self.control,
             "recorder": self.recorder,
             "progress": self.progress,
+            "replicas": self.replicas if self.replicas.world.size > 1 else None,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -126,7 +129,7 @@ class TrainState:
         tensors: dict[str, dict[str, Tensor]] = {}
         values: dict[str, dict[str, Any]] = {}
         for name, part in self.parts().items():
-            held = part.state_dict()
+            held = {**part.state_dict(), **self.replicas.reported.get(name, {})}
             tensors[name] = {key: value for key, value in held.items() if isinstance(value, Tensor)}
             if rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)}:
                 values[name] = rest

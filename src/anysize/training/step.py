@@ -2,7 +2,7 @@
 
     seed; mix the samples among themselves
     for each chunk: forward, loss, backward            # the loss of a chunk weighs what it has of the global batch
-    add the gradients of all processes up
+    the gradients of all processes are added up          # by DistributedDataParallel, during the last backward
     is the loss finite, is the gradient?               # on the device: a truth that the host does not ask for
     clip, smooth, step where it is; averaged weights follow
     add the metrics up                                 # on the device, too
@@ -11,12 +11,14 @@ A step that is not finite leaves the weights as they are, and so does every step
 at one of the next log points and stops the run.
 """
 
+import contextlib
+
 import torch
 from torch import Tensor
 
 from anysize.data.loader import LoadedBatch
 from anysize.tasks.base import main_logits
-from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, gradients_of, scale_gradients
+from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, scale_gradients
 from anysize.training.parts import Parts
 from anysize.training.recorder import StepRecord
 from anysize.training.shapes import unchanged_buffers
@@ -37,12 +39,12 @@ def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -
         batch.size, batch.copies, lambda: measure_copies(parts, state, images, targets, batch.copies, batch.size)
     )
     optimizer.torch.zero_grad(set_to_none=True)
-    state.control.follow(scale * factor / (len(images) * batch.size**2))
+    state.control.follow(scale * factor / (len(images) * parts.world.size * batch.size**2))
     control = state.control.copies() if scaler.is_enabled() else []
     names, metrics, loss = backward(parts, state, images, targets, factor)
     if parts.world.size > 1:
         lost = loss - loss  # 0, or NaN, which is NaN for all
-        parts.world.add(*gradients_of(optimizer.parameters), lost)
+        parts.world.add(lost)
     else:
         lost = loss
     scaler.unscale_(optimizer.torch)
@@ -115,7 +117,8 @@ def backward(
     means: Tensor | None = None
     seen: Tensor | None = None
     for number, piece in enumerate(pieces):
-        with parts.autocast():
+        last = number == len(pieces) - 1 and not alone
+        with contextlib.nullcontext() if last else parts.no_sync(), parts.autocast():
             outputs = parts.forward(images[piece])
             loss = parts.task.loss(outputs, targets[piece])
         metrics = {"loss": loss, **parts.task.step_metrics(main_logits(outputs).detach(), targets[piece])}

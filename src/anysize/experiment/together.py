@@ -1,0 +1,78 @@
+"""A command that several processes run together: one recipe, one program, one message where something is wrong."""
+
+import contextlib
+import functools
+import hashlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import anysize
+from anysize.data.source import Source
+from anysize.launch import joined
+from anysize.recipe import Recipe, load_recipe, override, to_dict
+from anysize.registry import UserError
+from anysize.training.settings import TrainingSettings
+from anysize.world import World
+
+
+def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
+    """The recipe with its overrides."""
+    return override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
+
+
+@contextlib.contextmanager
+def joined_for(resolved: Callable[[], Recipe]) -> Iterator[tuple[Recipe, World]]:
+    """The recipe and the world of the processes that were launched together, for the length of a block.
+
+    What is wrong with the recipe is said once, by all.
+    """
+    error: Exception | None = None
+    try:
+        recipe = resolved()
+        training = recipe.training
+    except UserError as own:
+        error, training = own, TrainingSettings()
+    with joined(training.device, training.timeout_minutes) as world:
+        with world.together():
+            if error is not None:
+                raise error
+        yield recipe, world
+
+
+def check_alike(world: World, recipe: Recipe, images: Source) -> None:
+    """Raise a `UserError` on all processes if one has another recipe, another program or other data than the first."""
+    if world.size == 1:
+        return
+    settings = {f"{section}.{key}": value for section, part in to_dict(recipe).items() for key, value in part.items()}
+    settings.pop("data.root")  # machines may keep the images in different places
+    own = {
+        **settings,
+        "the version of anysize": f"{anysize.__version__} ({code_digest()})",
+        "the version of torch": torch.__version__,
+        "the number of training images": len(images),
+        "the classes": ", ".join(images.classes[:10]),
+    }
+    (_, first), *others = world.gather((socket.gethostname(), own))
+    for rank, (host, other) in enumerate(others, start=1):
+        for what, value in other.items():
+            if value != first[what]:
+                error = UserError(
+                    f"process {rank} on {host} differs from process 0: {what} is {value!r} there and {first[what]!r} "
+                    "in process 0; start all processes with the same command, program and data"
+                )
+                with world.together():
+                    raise error
+
+
+@functools.cache
+def code_digest() -> str:
+    """A short digest of the package's source files."""
+    digest = hashlib.blake2b(digest_size=4)
+    root = Path(anysize.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

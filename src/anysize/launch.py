@@ -1,0 +1,294 @@
+"""Joining the processes that torchrun or Slurm's srun started, and noticing when one of them is gone.
+
+    with joined("auto", minutes=10) as world:       # a process that nobody launched is a world of one
+        train(...)
+
+While the processes are joined each gives a sign of life every second. Where one fails, its error is told to the others;
+where one is gone (killed, its machine cut off), the others name it and end, at most a minute later, so that whoever
+launched them can start them again.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from anysize.ranks import EndedElsewhere, concerns_all
+from anysize.registry import UserError
+from anysize.world import Interrupted, World, pick_device
+
+_BEAT = 1.0  # seconds between two signs of life
+_GONE = 30.0  # without one for so long a process is gone
+_GRACE = 10.0  # for a process to end by itself, once it knows of another's end
+_SETTLE = 4.0  # without a sign for so long a process is gone, where the connection to one broke
+_PORTS = range(20000, 60000)  # of which a Slurm job takes the one that its number names
+
+
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """Which process this is, and where all of them meet."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+
+
+def find_meeting(environment: Mapping[str, str]) -> Meeting | None:
+    """Where the launcher of this process wants it to meet the others, by its variables; None: nobody launched it.
+
+    Raises:
+        UserError: some of the variables are there and others not.
+
+    >>> find_meeting({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77",
+    ...               "SLURM_STEP_NODELIST": "gpu[07-08],cpu1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"})
+    Meeting(rank=5, size=8, local_rank=1, local_size=4, address='gpu07', port=20077)
+    """
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "RANK" not in environment:
+        job, tasks = int(environment["SLURM_JOB_ID"]), environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+        return Meeting(
+            rank=int(environment["SLURM_PROCID"]),
+            size=int(environment["SLURM_STEP_NUM_TASKS"]),
+            local_rank=int(environment["SLURM_LOCALID"]),
+            local_size=int(re.split(r"\D", tasks)[0]),
+            address=environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"]),
+            port=int(environment.get("MASTER_PORT", _PORTS[job % len(_PORTS)])),
+        )
+    if "RANK" not in environment or int(environment.get("WORLD_SIZE", 1)) < 2:
+        return None
+    lacking = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+    if lacking:
+        raise UserError(
+            f"RANK is set without {' and '.join(lacking)}; start the processes with torchrun -m anysize, with srun, or "
+            "set all of RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+        )
+    return Meeting(
+        rank=int(environment["RANK"]),
+        size=int(environment["WORLD_SIZE"]),
+        local_rank=int(environment.get("LOCAL_RANK", 0)),
+        local_size=int(environment.get("LOCAL_WORLD_SIZE", 1)),
+        address=environment["MASTER_ADDR"],
+        port=int(environment["MASTER_PORT"]),
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a list as Slurm writes it.
+
+    >>> first_host("gpu[003-005,9],login1"), first_host("alone"), first_host("a1,a2")
+    ('gpu003', 'alone', 'a1')
+    """
+    first = re.match(r"([^,\[]*)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    assert first is not None  # each of its parts may be empty
+    return "".join(part or "" for part in first.groups())
+
+
+@contextlib.contextmanager
+def joined(device: str, minutes: float) -> Iterator[World]:
+    """The world of this process for the length of a block: joined with those that a launcher started with it.
+
+    Where `torch.distributed` is set up already, by the caller or by a block around this one, its world is taken as it
+    is. GPUs talk over NCCL, all else over gloo.
+
+    Args:
+        device: as `pick_device` takes it.
+        minutes: that a process waits for others, to meet them and in every exchange with them.
+
+    Raises:
+        UserError: the others did not come in time, or their address is taken.
+        EndedElsewhere: another process failed, or is gone.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield World.here()
+        return
+    meeting = find_meeting(os.environ)
+    if meeting is None:
+        yield World()
+        return
+    world = _meet(meeting, device, minutes)
+    attempt = world.share(uuid.uuid4().hex)
+    watch = Watch(meeting, attempt)
+    try:
+        yield world
+    except (Exception, KeyboardInterrupt) as error:
+        if not concerns_all(error) and not isinstance(error, Interrupted):
+            watch.explain(error)
+        raise
+    finally:
+        watch.leave()
+    if world.main:
+        watch.wait_for_all(60 * minutes)  # the addresses that they use may be this process's own
+    dist.destroy_process_group()
+
+
+def _meet(meeting: Meeting, device: str, minutes: float) -> World:
+    os.environ.update(
+        RANK=str(meeting.rank), WORLD_SIZE=str(meeting.size), LOCAL_RANK=str(meeting.local_rank),
+        LOCAL_WORLD_SIZE=str(meeting.local_size), MASTER_ADDR=meeting.address, MASTER_PORT=str(meeting.port),
+    )  # fmt: skip
+    where = f"{meeting.address}:{meeting.port}"
+    cuda = pick_device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(pick_device(device))
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=minutes))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+            raise UserError(
+                f"{where}, where the processes were to meet, is taken by another program; give another port "
+                "(MASTER_PORT, or torchrun's --master-port)"
+            ) from None
+        raise UserError(
+            f"process {meeting.rank} of {meeting.size} on {socket.gethostname()} found no process 0 at {where} within "
+            f"{minutes:g} minutes ({_first_line(error)}); start all processes, and see that the address can be reached"
+        ) from None
+    except dist.DistError as error:
+        raise UserError(
+            f"process {meeting.rank} of {meeting.size} on {socket.gethostname()} waited {minutes:g} minutes at {where} "
+            f"for the others ({_first_line(error)}); start all processes, or wait longer with training.timeout_minutes"
+        ) from None
+    return World.here()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0].rpartition("] ")[2][:200]
+
+
+class Watch:
+    """Gives this process's signs of life, watches those of the others, and passes on who failed.
+
+    Two threads: one talks to the store in which all leave their signs; the other sees to it that the first gets
+    answers, since the store's machine may be cut off.
+    """
+
+    def __init__(self, meeting: Meeting, attempt: str) -> None:
+        self.rank, self.size = meeting.rank, meeting.size
+        self.host = socket.gethostname()
+        store = TCPStore(  # a connection of its own, and keys that no earlier attempt has left
+            meeting.address, meeting.port, is_master=False, timeout=datetime.timedelta(seconds=_GONE)
+        )
+        self._store = PrefixStore(f"anysize/{attempt}", store)
+        self._store.set(f"host/{self.rank}", self.host)
+        self._left = threading.Event()
+        self._answered = time.monotonic()
+        self._seen: dict[int, tuple[int, float]] = {}
+        for work in (self._beat, self._guard):
+            threading.Thread(target=work, name=f"anysize{work.__name__}", daemon=True).start()
+
+    def leave(self) -> None:
+        """End the signs of life of a process that is done, or whose end is known to all."""
+        if not self._left.is_set():
+            self._left.set()
+            with contextlib.suppress(RuntimeError):  # the store may be gone already
+                self._store.set(f"left/{self.rank}", "")
+
+    def wait_for_all(self, seconds: float) -> None:
+        """Wait until all processes have left."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(RuntimeError):
+            while time.monotonic() < end and not all(self._store.check([f"left/{r}"]) for r in range(self.size)):
+                time.sleep(0.05)
+
+    def explain(self, error: BaseException) -> None:
+        """Tell the others why this process fails; or, if that is because of one of them, say which.
+
+        Raises:
+            EndedElsewhere: another process failed first, or is gone.
+        """
+        with contextlib.suppress(RuntimeError):
+            if not _lost_connection(error):
+                self._tell(self.rank, f"{type(error).__name__}: {error}")
+                if self._first()[0] == self.rank:
+                    print(f"anysize: process {self.rank} on {self.host} failed, and ends all others:", file=sys.stderr)
+                    return
+            raise EndedElsewhere(self._wait_for_reason()) from error
+
+    def _wait_for_reason(self) -> str:
+        """The first failure, of which the process that it befell, or else the first to notice it, tells."""
+        counts, end = self._counts(), time.monotonic() + _SETTLE
+        while not self._store.check(["failed"]) and time.monotonic() < end:
+            time.sleep(0.1)
+        if not self._store.check(["failed"]):
+            now = self._counts()
+            gone = [rank for rank in range(self.size) if now[rank] == counts[rank] and not self._has_left(rank)]
+            if gone and self.rank == min(set(range(self.size)) - set(gone)):
+                self._tell(gone[0], f"it gave no sign of life for {_SETTLE:g} seconds", say=True)
+            while not self._store.check(["failed"]) and time.monotonic() < end + _SETTLE:
+                time.sleep(0.1)
+        return self._first()[1]
+
+    def _beat(self) -> None:
+        """One of the threads: give a sign, look at the others', end this process where one of them has ended."""
+        while not self._left.wait(_BEAT):
+            try:
+                self._store.add(f"beat/{self.rank}", 1)
+                failed = self._store.check(["failed"])
+                if not failed:
+                    self._look()
+            except RuntimeError:  # no store any more: `_guard` waits a while, the main thread may know more
+                continue
+            self._answered = time.monotonic()
+            if failed and self._first()[0] != self.rank and not self._left.wait(_GRACE):
+                os._exit(1)  # the main thread waits for one that is gone, in an exchange that nothing interrupts
+
+    def _look(self) -> None:
+        """Tell of a process that gives no signs any more: the first one looks at all, the others at the first."""
+        for rank in range(1, self.size) if self.rank == 0 else (0,):
+            count, now = self._store.add(f"beat/{rank}", 0), time.monotonic()
+            if count != self._seen.get(rank, (-1, 0.0))[0] or self._has_left(rank):
+                self._seen[rank] = count, now
+            elif now - self._seen[rank][1] > _GONE:
+                self._tell(rank, f"it gave no sign of life for {_GONE:g} seconds", say=True)
+
+    def _guard(self) -> None:
+        """The other thread: end this process where the store does not answer any more."""
+        while not self._left.wait(_BEAT):
+            if time.monotonic() - self._answered > _GONE:
+                self._say(
+                    f"process {self.rank} on {self.host} has not reached process 0's machine for {_GONE:g} seconds, "
+                    "and ends; the checkpoints are as they were saved"
+                )
+                if not self._left.wait(_GRACE):
+                    os._exit(1)
+
+    def _counts(self) -> list[int]:
+        return [self._store.add(f"beat/{rank}", 0) for rank in range(self.size)]
+
+    def _has_left(self, rank: int) -> bool:
+        return bool(self._store.check([f"left/{rank}"]))
+
+    def _tell(self, rank: int, reason: str, *, say: bool = False) -> None:
+        host = self._store.get(f"host/{rank}").decode() if self._store.check([f"host/{rank}"]) else "its host"
+        text = f"process {rank} on {host} ended the run: {reason}"
+        mine = f"{rank}\n{self.rank}\n{text}"
+        first = self._store.compare_set("failed", "", mine).decode()
+        if say and first == mine:
+            self._say(f"{text}; the checkpoints are as they were saved, and the same command goes on from there")
+
+    def _first(self) -> tuple[int, str]:
+        """Whose failure was the first, and what was told of it."""
+        if not self._store.check(["failed"]):
+            return -1, "the connection to another process was lost"
+        rank, _, text = self._store.get("failed").decode().split("\n", 2)
+        return int(rank), text
+
+    def _say(self, text: str) -> None:
+        print(f"anysize: {text}", file=sys.stderr, flush=True)
+
+
+def _lost_connection(error: BaseException) -> bool:
+    """Whether an exchange failed because another process is not there any more."""
+    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))

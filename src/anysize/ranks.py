@@ -1,0 +1,39 @@
+"""Which of the processes that run one command together says what. Imports the standard library alone."""
+
+import os
+
+_OF_ALL = "anysize_of_all_processes"
+
+
+class EndedElsewhere(Exception):
+    """Another process of the run failed or is gone; whoever noticed it first has said so."""
+
+
+def main_process() -> bool:
+    """Whether this process is the one that shows things; known before the processes have met.
+
+    >>> main_process()
+    True
+    """
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+
+
+def mark_as_of_all(error: BaseException) -> None:
+    """Note that all processes raise this error together."""
+    error.__dict__[_OF_ALL] = True
+
+
+def concerns_all(error: BaseException) -> bool:
+    """Whether all processes raise this error together.
+
+    >>> error = ValueError()
+    >>> mark_as_of_all(error)
+    >>> concerns_all(error), concerns_all(ValueError())
+    (True, False)
+    """
+    return bool(error.__dict__.get(_OF_ALL))
+
+
+def speaks_of(error: BaseException) -> bool:
+    """Whether this process is the one that shows an error: the main one, or the only one that has it."""
+    return main_process() or not concerns_all(error)
