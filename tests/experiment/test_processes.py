@@ -12,14 +12,17 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+from interruption import stopped_after
 
 from anysize.data.loader import PlanLoader
 from anysize.experiment import train as train_module
+from anysize.experiment.runs import load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.reports import html
 from anysize.training import loop
 from anysize.training.checkpoint.files import read_checkpoint, read_state
+from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 
@@ -34,6 +37,9 @@ PIXELS = """from torch import nn
 def build(num_classes, in_channels, task="segmentation"):
     return nn.Sequential(nn.Conv2d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, num_classes, 1))
 """
+
+
+NO_DROPOUT = {"depth": 8, "widths": [8, 8, 16]}
 
 
 def on_rank(rank: int, meeting: str, jobs: list[tuple[str, Recipe, Path]], results: Any) -> None:
@@ -67,12 +73,15 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
         if what == "not finite" and rank == 1 and state.progress.step == 4:
             batch.images[0] = float("nan")
         step(parts, state, batch, seed)
-        if what == "stopped" and rank == 1 and state.progress.step == 1:
+        if what.startswith("stopped") and rank == 1 and state.progress.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def noted(folder: Path, evaluator: Any, parts: Any, state: Any) -> None:
         seen["weights"] = {name: value.clone().numpy() for name, value in state.model.state_dict().items()}
         seen["images"] = state.progress.images
+        if state.averaged:
+            averaged = state.averaged.state_dict()
+            seen["weights"] |= {f"averaged {name}": value.clone().numpy() for name, value in averaged.items()}
         finish(folder, evaluator, parts, state)
 
     if what != "trained":
@@ -115,12 +124,23 @@ def runs(
     small = {**mixed, "sizes__mix": "fixed"}
     plain = {"model__name": f"{root}/plain.py:build", "model__options": {}, "training__drop_last": False}
     pixels = {"model__name": f"{root}/pixels.py:build", "model__options": {}, "training__epochs": 1}
+    averaged = {"training__average_steps": 2, "training__average_decay": 0.9}
+    alike = {"training__drop_last": False, "training__batch_size": 8, "model__options": NO_DROPOUT}
+    of_one = tiny(**{**small, **plain, "training__batch_size": 16})
+    with stopped_after(2), pytest.raises(Interrupted):
+        train(of_one, run=root / "of-one")
     jobs = [
         ("trained", tiny(**mixed, training__chunks=2), root / "trained"),
         ("plain", tiny(**{**small, **plain, "data__limit": 75}, training__chunks=3), root / "plain"),
         ("pixels", tiny_scenes("segmentation", **pixels, training__batch_size=4, training__chunks=2), root / "pixels"),
-        ("stopped", tiny(**small), root / "stopped"),
-        ("ended", tiny(**small), root / "stopped"),
+        ("whole", tiny(**small, **averaged), root / "whole"),
+        ("stopped", tiny(**small, **averaged), root / "stopped"),
+        ("ended", tiny(**small, **averaged), root / "stopped"),
+        ("synchronised", tiny(**{**small, **alike}, model__norm="sync_batch"), root / "synchronised"),
+        ("first", tiny(**small, training__statistics="first"), root / "first"),
+        ("each", tiny(**small, training__statistics="each"), root / "each"),
+        ("stopped for one", tiny(**small, **plain), root / "for-one"),
+        ("of one", of_one, root / "of-one"),
         ("not finite", tiny(**small, training__log_every=2), root / "not-finite"),
         ("damaged", tiny(**small), root / "damaged"),
         ("unprepared", tiny(**small), root / "unprepared"),
@@ -173,13 +193,85 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_both_go_on(runs: Any) -
     assert found["ended", 0]["images"] == found["ended", 1]["images"] == 80
 
 
+def test_a_run_that_was_stopped_ends_with_the_same_bits_in_each_process(runs: Any) -> None:
+    """Running statistics are each process's own: they differ, and each gets its own back."""
+    _, found = runs
+    for rank in range(2):
+        whole, ended = found["whole", rank]["weights"], found["ended", rank]["weights"]
+        assert whole.keys() == ended.keys()
+        assert all((whole[name] == ended[name]).all() for name in whole)
+    one, other = (found["whole", rank]["weights"]["bn1.running_mean"] for rank in range(2))
+    assert (one != other).any()
+
+
+def test_a_checkpoint_has_the_statistics_of_all_processes_or_of_the_first(runs: Any) -> None:
+    root, found = runs
+    means, variances = (
+        [torch.from_numpy(found["whole", rank]["weights"][f"bn1.running_{what}"]).double() for rank in range(2)]
+        for what in ("mean", "var")
+    )
+    mean = torch.stack(means).mean(0)
+    variance = torch.stack([var + value**2 for var, value in zip(variances, means, strict=True)]).mean(0) - mean**2
+    pooled = read_checkpoint(root / "whole/checkpoints/last").model
+    torch.testing.assert_close(pooled["bn1.running_mean"], mean.float())
+    torch.testing.assert_close(pooled["bn1.running_var"], variance.float())
+    for name in ("first", "each"):
+        saved = read_checkpoint(root / name / "checkpoints/last").model["bn1.running_mean"]
+        assert (saved.numpy() == found[name, 0]["weights"]["bn1.running_mean"]).all()
+        assert (saved.numpy() != found[name, 1]["weights"]["bn1.running_mean"]).any()
+
+
+def test_each_evaluates_all_images_and_the_mean_is_reported(runs: Any, tmp_path: Path) -> None:
+    """The first process's figure is that of the checkpoint, which is its own; the mean with the other's is another."""
+    root, found = runs
+    reported = pd.read_csv(root / "each/metrics.csv")["validation_loss"].iloc[-1]
+    loaded = load_run(root / "each", "last")
+    losses = []
+    for rank in range(2):
+        weights = found["each", rank]["weights"]
+        loaded.model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        losses.append(make_evaluator(loaded).evaluate(loaded.model, 28).values["loss"])
+    assert losses[0] != losses[1]
+    assert reported == pytest.approx(sum(losses) / 2, rel=1e-6)
+
+
+def test_a_run_of_two_processes_goes_on_in_one_and_one_of_one_in_two(runs: Any, tmp_path: Path) -> None:
+    """The total batch stands, so that the samples of each step do, and each image is trained on once."""
+    root, found = runs
+    run = root / "for-one"
+    recipe = load_recipe(str(run / "recipe.toml"), {})
+    before = read_state(run / "checkpoints/last")["progress"]
+    assert 0 < before["step"] < 5
+    train(recipe, run=run)
+    unbroken = train(recipe, {"training.batch_size": 16}, run=tmp_path / "unbroken")
+    assert "error" not in found["of one", 0]
+    for folder in (run, root / "of-one"):
+        after = read_state(folder / "checkpoints/last")["progress"]
+        assert (after["step"], after["images"]) == (5, 80)
+        expected, ended = (read_checkpoint(each / "checkpoints/last").model for each in (unbroken, folder))
+        for name, value in expected.items():
+            torch.testing.assert_close(ended[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_synchronised_norms_train_what_one_process_trains(runs: Any, tiny: Make, tmp_path: Path) -> None:
+    """Sums over two halves round otherwise than a sum over the whole, some 1e-7 a step, which training makes larger."""
+    root, found = runs
+    assert "error" not in found["synchronised", 0]
+    recipe = load_recipe(str(root / "synchronised/recipe.toml"), {})
+    alone = train(recipe, {"training.batch_size": 16, "model.norm": ""}, run=tmp_path / "alone")
+    both, one = (pd.read_csv(folder / "metrics.csv") for folder in (root / "synchronised", alone))
+    assert both["train_loss"].tolist() == pytest.approx(one["train_loss"].tolist(), rel=1e-4)
+    weights = read_checkpoint(alone / "checkpoints/last").model
+    for rank in range(2):
+        for name, value in found["synchronised", rank]["weights"].items():
+            torch.testing.assert_close(torch.from_numpy(value), weights[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_a_batch_of_one_that_is_not_finite_ends_both_and_names_its_samples(runs: Any) -> None:
     root, found = runs
     errors = [found["not finite", rank]["error"] for rank in range(2)]
-    assert (
-        "Diverged: the loss of another process is nan at epoch 1, step 5" in errors[0] or "gradient norm" in errors[0]
-    )
-    assert "Diverged: the loss is nan at epoch 1, step 5" in errors[1]
+    assert errors[0].startswith("Diverged: process 1: the loss is nan at epoch 1, step 5")
+    assert errors[1].startswith("Diverged: the loss is nan at epoch 1, step 5")
     assert not (root / "not-finite/checkpoints/last").exists()
 
 

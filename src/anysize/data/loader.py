@@ -74,7 +74,8 @@ class PlanLoader:
         self.device = torch.device(device)
         self.workers = 0
         if isinstance(source, FileSource):
-            self.workers = workers if workers >= 0 else min(8, os.cpu_count() or 1)
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the others have loaders, too
+            self.workers = workers if workers >= 0 else min(8, max(1, cores))
         self.bad_files = source.bad_files
         self._images: Tensor | None = None
         self._queue: list[Batch] = []

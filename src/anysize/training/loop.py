@@ -30,7 +30,7 @@ from anysize.training.checkpoint.files import Checkpoint, find_damaged, write_ch
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged
 from anysize.training.parts import Parts
-from anysize.training.recorder import OF_ANOTHER, Failure
+from anysize.training.recorder import Failure
 from anysize.training.shapes import too_few_images, try_largest_step
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
@@ -180,8 +180,10 @@ def stop_if_failed(parts: Parts, state: TrainState, failure: Failure | None) -> 
         made = failure.record
         samples = [parts.describe(int(i)) for i in made.indices]
         where = find_damaged(state.model)
+        # Where the loss of one process is not finite, the gradient, their sum, is that of all.
+        names = parts.world.gather(failure.name)
         with parts.world.together():
-            if failure.name != OF_ANOTHER:  # that one tells which samples it was
+            if parts.world.rank == (names.index("loss") if "loss" in names else 0):
                 raise diverged(failure.name, failure.value, made.epoch, made.step, made.size, samples, where)
 
 

@@ -37,10 +37,6 @@ class Failure:
     value: float
 
 
-OF_ANOTHER = "loss of another process"
-"""The name of a failure that is not this process's own."""
-
-
 class Recorder:
     """Sums over the steps of an epoch, weighted by images, and the first failure.
 
@@ -122,7 +118,7 @@ class Recorder:
             return Failure(record, "loss", loss)
         if not math.isfinite(norm):
             return Failure(record, "gradient norm", norm)
-        return Failure(record, OF_ANOTHER, math.nan)
+        return Failure(record, "loss of another process", math.nan)
 
     def mean(self, name: str) -> float:
         """A metric over the epoch, as far as the host knows."""

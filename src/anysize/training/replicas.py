@@ -18,7 +18,6 @@ from anysize.norms.pooling import pooled, pooled_statistics
 from anysize.training.shapes import unchanged_buffers
 from anysize.world import World
 
-
 # The option got a new name in torch 2.14.
 _OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 _OWN_BUFFERS: dict[str, Any] = {
