@@ -218,16 +218,17 @@ class Watch:
 
     def _wait_for_reason(self) -> str:
         """The first failure, of which the process that it befell, or else the first to notice it, tells."""
-        counts, end = self._counts(), time.monotonic() + _SETTLE
-        while not self._store.check(["failed"]) and time.monotonic() < end:
+        counts, start = self._counts(), time.monotonic()
+        silent = set(range(self.size))
+        while not self._store.check(["failed"]) and (waited := time.monotonic() - start) < 3 * _SETTLE:
             time.sleep(0.1)
-        if not self._store.check(["failed"]):
             now = self._counts()
-            gone = [rank for rank in range(self.size) if now[rank] == counts[rank] and not self._has_left(rank)]
-            if gone and self.rank == min(set(range(self.size)) - set(gone)):
-                self._tell(gone[0], f"it gave no sign of life for {_SETTLE:g} seconds", say=True)
-            while not self._store.check(["failed"]) and time.monotonic() < end + _SETTLE:
-                time.sleep(0.1)
+            silent = {rank for rank in silent if now[rank] == counts[rank] and not self._has_left(rank)}
+            # A process that is only slow gives a sign before long; where several are gone the wait says so.
+            if waited > (_SETTLE if len(silent) == 1 else 2 * _SETTLE) and self.rank == min(
+                set(range(self.size)) - silent, default=-1
+            ):
+                self._tell(min(silent, default=-1), f"it gave no sign of life for {waited:.0f} seconds", say=True)
         return self._first()[1]
 
     def _beat(self) -> None:

@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.text import Text
 
 from anysize.experiment import build
+from anysize.experiment.together import joined_for, resolve
 from anysize.experiment.train import train
-from anysize.recipe import Recipe, load_recipe, override
+from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.text_table import TextTable
 from anysize.training.guards import Diverged
+from anysize.world import World
 
 
 def repeat(
@@ -59,27 +61,36 @@ def repeat(
         table = anysize.repeat("quickstart", {"training.epochs": 4}, n=3)
         print(table.loc[table["at"] == "last", ["metric", "median", "min", "max"]])
     """
-    if n < 1:
-        raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
-    resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(name, overrides)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
-    console = console or Console()
+    with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world):
+        with world.together():
+            if n < 1:
+                raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
+        console = console or Console(quiet=not world.main)
+        how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
+        return _repeat(resolved, n, folder, console, world, how)
+
+
+def _repeat(
+    recipe: Recipe, n: int, folder: Path, console: Console, world: World, how: Mapping[str, Any]
+) -> pd.DataFrame:
     finished, diverged = [], []
-    for i, seed in enumerate(range(resolved.training.seed, resolved.training.seed + n)):
+    for i, seed in enumerate(range(recipe.training.seed, recipe.training.seed + n)):
         console.print(f"run {i + 1} of {n}: seed {seed}", soft_wrap=True)
         try:
-            how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
-            done = train(resolved, {"training.seed": seed}, run=folder / f"seed-{seed}", **how)
+            done = train(recipe, {"training.seed": seed}, run=folder / f"seed-{seed}", **how)
         except Diverged as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)
             console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
         else:
+            world.agree(False)  # waits until the first process has written what all read
             finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
     if not finished:
         raise UserError(f"all {n} runs in {folder} diverged; lower optimizer.lr or set optimizer.clip_norm")
     table = summarize_repeats(finished)
-    run_files.write_rows(folder / run_files.REPEATS, table.to_dict("records"))
+    if world.main:
+        run_files.write_rows(folder / run_files.REPEATS, table.to_dict("records"))
     if diverged:
         seeds = ", ".join(map(str, diverged))
         console.print(f"{len(finished)} of {n} runs reached their end; these seeds diverged: {seeds}", soft_wrap=True)
