@@ -6,6 +6,7 @@ A single run says little: seeds alone move the accuracy by some tenths of a perc
 `RUN/seed-K`, each a run folder like any other; `RUN/repeats.csv` has the table that `repeat` returns.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def repeat(
     run: str | Path | None = None,
     resume_from: str = "last",
     allow_changes: bool = False,
+    max_hours: float | None = None,
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Train a recipe `n` times, from the seeds `training.seed`, `training.seed + 1`, ..., one run after the other.
@@ -45,6 +47,7 @@ def repeat(
         n: number of runs.
         run: the folder of the runs' folders `seed-K`; by default the one that `train` would use for a single run.
         resume_from, allow_changes: of each run, as in `train`.
+        max_hours: of all runs together, as in `train`.
         console: where to show progress; None: standard output.
 
     Returns:
@@ -52,7 +55,7 @@ def repeat(
 
     Raises:
         UserError: n below 1, every run diverged, or what `train` raises.
-        Interrupted: a signal asked to stop; the state was saved.
+        Interrupted: a signal asked to stop, or the time is over (`TimeOver`); the state was saved.
 
     Example (trains twelve epochs on the embedded images)::
 
@@ -65,11 +68,13 @@ def repeat(
     resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(name, overrides)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     console = console or Console()
-    finished, diverged = [], []
+    started, finished, diverged = time.monotonic(), [], []
     for i, seed in enumerate(range(resolved.training.seed, resolved.training.seed + n)):
         console.print(f"run {i + 1} of {n}: seed {seed}", soft_wrap=True)
         try:
             how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
+            if max_hours is not None:
+                how["max_hours"] = max(max_hours - (time.monotonic() - started) / 3600, 1e-6)
             done = train(resolved, {"training.seed": seed}, run=folder / f"seed-{seed}", **how)
         except Diverged as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)

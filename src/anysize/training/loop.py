@@ -6,7 +6,7 @@
             apply(regime(progress))                                 # lr, momentum, ...: a pure function
             train_step(batch)                                       # step.py; waits for nothing
             now and then: look at losses and failures of some steps ago
-            save when it is time or a signal asked for it           # any process's wish is everybody's
+            save, beside the next steps, when it is time or asked   # any process's wish is everybody's
         save; validate a calibrated copy; save the best; report
 
 It never asks which task it trains, nor how many processes do. Randomness inside a step (dropout, mixup) is seeded by
@@ -26,7 +26,7 @@ import numpy as np
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
 from anysize.sizes.batch_plan import Batch
-from anysize.training.checkpoint.files import Checkpoint, find_damaged, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, find_damaged
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged
 from anysize.training.parts import Parts
@@ -34,7 +34,7 @@ from anysize.training.recorder import Failure
 from anysize.training.shapes import too_few_images, try_largest_step
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
-from anysize.world import Agreement, Interrupted, StopRequest
+from anysize.world import Agreement, StopRequest
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
 
@@ -65,6 +65,7 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         state.recorder.start_epoch()
         save(parts, state, replace=validated)
         parts.report()
+    finish_writing(parts)
 
 
 def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
@@ -95,11 +96,15 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         clock = now
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
-        stopping, saving = agreed(bool(stop), due)
+        due |= bool(training.checkpoint_steps) and progress.step % training.checkpoint_steps == 0
+        stopping, saving, unwritten = agreed(bool(stop), due, parts.writer.failed)
+        if unwritten:
+            finish_writing(parts)
         if stopping or saving:
             save(parts, state)
             if stopping:
-                raise Interrupted(f"saved at epoch {progress.epoch + 1}, step {progress.step}")
+                finish_writing(parts)
+                raise stop.interruption(f"saved at epoch {progress.epoch + 1}, step {progress.step}", parts.world)
             saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
     agreed.close()
     settle(parts, state)
@@ -169,18 +174,30 @@ def stop_if_failed(parts: Parts, state: TrainState, failure: Failure | None) -> 
 
 
 def save(parts: Parts, state: TrainState, *, replace: bool = False) -> None:
-    """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`)."""
+    """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`).
+
+    With training.checkpoint_background the files are written while training goes on.
+    """
     settle(parts, state)
     with parts.world.together():
         if parts.world.main:
             keep = None if replace else parts.checkpoints / PREVIOUS
-            state.save(parts.checkpoints / LAST, parts.description, keep=keep)
+            state.save(parts.checkpoints / LAST, parts.description, keep=keep, write=parts.writer.write)
+
+
+def finish_writing(parts: Parts) -> None:
+    """Wait for the checkpoint that is being written; what went wrong with it is raised on all processes."""
+    with parts.world.together():
+        parts.writer.wait()
 
 
 def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, Any]:
     """Validate, save the best; returns what the validation adds to the epoch's row of `metrics.csv`."""
     with parts.world.together():
-        validation = parts.validate(state.evaluated, stop)
+        try:
+            validation = parts.validate(state.evaluated, stop)
+        finally:
+            parts.writer.wait()  # one that is interrupted says that everything was saved
     values, progress = parts.world.share(validation.metrics), state.progress
     score = values[parts.task.best]
     if progress.best is None or math.isnan(progress.best) or score > progress.best:
@@ -188,7 +205,8 @@ def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, An
         with parts.world.together():
             if parts.world.main:
                 said = {**parts.description, "progress": progress.state_dict(), "metrics": values}
-                write_checkpoint(parts.checkpoints / BEST, Checkpoint({"model": validation.tensors}, said))
+                best = Checkpoint({"model": validation.tensors}, said)
+                parts.writer.write(parts.checkpoints / BEST, best, changes=False)
     metrics = {f"validation_{name}": value for name, value in values.items()}
     return {**metrics, "validation_size": validation.size, "validation_calibrated": validation.calibrated}
 

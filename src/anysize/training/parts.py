@@ -14,6 +14,7 @@ from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.tasks.base import Outputs, Task
 from anysize.training.averaging import AveragedWeights, average_decay
+from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
 from anysize.training.length import RunLength
 from anysize.training.optimizer import RegimeOptimizer
@@ -38,7 +39,7 @@ class Parts:
     """The loop runs on these parts, and changes none of them.
 
     `forward` is the model as a step calls it, compiled where the recipe says so. `checkpoints` is their folder, and
-    `description` what each of them says of itself. `describe` names a sample of the training set.
+    `description` what each of them says of itself; `writer` writes them. `describe` names a sample of the training set.
     """
 
     forward: Callable[..., Outputs]
@@ -55,6 +56,7 @@ class Parts:
     report: Callable[[], object]
     device: torch.device
     world: World = dataclasses.field(default_factory=World)
+    writer: CheckpointWriter = dataclasses.field(default_factory=CheckpointWriter)
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -5,7 +5,7 @@ A checkpoint is written by `TrainState.save` and read by `TrainState.load`, and 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,10 +108,18 @@ class TrainState:
         """The model to evaluate: that of the averaged weights where there are some."""
         return self.averaged.model if self.averaged else self.model
 
-    def save(self, folder: Path, description: Mapping[str, Any], *, keep: Path | None = None) -> None:
+    def save(
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        *,
+        keep: Path | None = None,
+        write: Callable[[Path, Checkpoint, Path | None], object] = write_checkpoint,
+    ) -> None:
         """Write a checkpoint to `folder`; the one that was there becomes `keep`, or goes once it is replaced.
 
         `description` is what else the checkpoint says of itself: the model's spec, its preprocessing, the task.
+        `write` is given the tensors themselves, which the next step changes.
 
         Raises:
             Diverged: the weights are not finite; the checkpoints that are there are kept.
@@ -130,7 +138,7 @@ class TrainState:
             tensors[name] = {key: value for key, value in held.items() if isinstance(value, Tensor)}
             if rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)}:
                 values[name] = rest
-        write_checkpoint(folder, Checkpoint(tensors, {**description, **values}), keep)
+        write(folder, Checkpoint(tensors, {**description, **values}), keep)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take over a checkpoint; returns all that its `state.json` says.
