@@ -29,9 +29,10 @@ from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, find_damaged
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged
+from anysize.training.memory import fit_into_memory
 from anysize.training.parts import Parts
 from anysize.training.recorder import Failure
-from anysize.training.shapes import too_few_images, try_largest_step
+from anysize.training.shapes import too_few_images
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
 from anysize.world import Agreement, StopRequest
@@ -47,11 +48,7 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         Diverged: the loss or the gradient is not finite; the last good checkpoint is kept.
         UserError: out of memory, a full disk.
     """
-    with parts.world.together():
-        try_largest_step(
-            state.model, parts.forward, parts.autocast, parts.plan, parts.length, parts.training,
-            channels=parts.loader.source.channels, device=parts.device, memory_format=parts.memory_format,
-        )  # fmt: skip
+    fit_into_memory(parts, state)
     progress = state.progress
     for epoch in range(progress.epoch, len(parts.length.steps)):
         train_epoch(parts, state, stop)
@@ -140,12 +137,12 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
 
 def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch) -> bool:
     """Whether damaged files leave a batch too few images to train on, which is said."""
-    channels = parts.loader.source.channels
-    too_few = too_few_images(state.model, len(batch.images), batch.size, parts.training.chunks, channels)
+    channels, chunks = parts.loader.source.channels, state.micro_batches.chunks(len(batch.images))
+    too_few = too_few_images(state.model, len(batch.images), batch.size, chunks, channels)
     if too_few:
         parts.log.warning(
             f"passed over a batch at {batch.size} px that damaged files left {len(batch.images)} images of: batch norm "
-            f"needs two in each of {parts.training.chunks} parts"
+            f"needs two in each of {chunks} parts"
         )
     return too_few
 

@@ -17,6 +17,7 @@ from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
 from anysize.training.length import RunLength
+from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.settings import TrainingSettings
@@ -87,5 +88,6 @@ def new_state(
         copies=AdaptiveCopies(optimizer.settings.adapt_copies),
         control=ControlVariables(model),
         recorder=Recorder(device, training.log_every, world),
+        micro_batches=MicroBatches(model, training.chunks, auto=training.micro_batches == "auto"),
         averaged=averaged,
     )

@@ -66,6 +66,11 @@ class TrainingSettings:
     batch_size: int = setting(64, "samples a step and a process at the base size", low=1)
     copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1)
     chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1)
+    micro_batches: str = setting(
+        "off",
+        "where a step does not fit into memory: off: stop; auto: cut batches into twice as many parts, until it fits",
+        choices=("off", "auto"),
+    )
     drop_last: bool = setting(
         True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
     )

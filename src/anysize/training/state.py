@@ -25,6 +25,7 @@ from anysize.training.checkpoint.files import (
 from anysize.training.checkpoint.store import with_remedy
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
 from anysize.training.guards import Diverged
+from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 
@@ -75,7 +76,7 @@ class TrainState:
 
     `scaler` is float16's loss scaling (disabled in other precisions), `smoothing` that of gradients (None: off),
     `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
-    epoch, `averaged` the averaged weights (None: off).
+    epoch, `micro_batches` the number of parts of a batch, `averaged` the averaged weights (None: off).
     """
 
     model: nn.Module
@@ -85,6 +86,7 @@ class TrainState:
     copies: AdaptiveCopies
     control: ControlVariables
     recorder: Recorder
+    micro_batches: MicroBatches
     averaged: AveragedWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
 
@@ -99,6 +101,7 @@ class TrainState:
             "copies": self.copies,
             "control": self.control,
             "recorder": self.recorder,
+            "micro_batches": self.micro_batches if self.micro_batches.auto else None,
             "progress": self.progress,
         }
         return {name: part for name, part in parts.items() if part is not None}
