@@ -15,6 +15,7 @@ import dataclasses
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -171,26 +172,68 @@ class Agreement:
 
 
 class Interrupted(Exception):
-    """SIGTERM or Ctrl-C: everything was saved, and the same command goes on from there."""
+    """A run was asked to stop: everything was saved, and the same command goes on from there."""
+
+
+class TimeOver(Interrupted):
+    """The time that a run was given is over; it ended as it was meant to."""
 
 
 class StopRequest:
-    """Set by SIGTERM or the first Ctrl-C; the loop looks at it after every step."""
+    """Whether to stop: SIGTERM or the first Ctrl-C came, or the time is over. The loop looks at it after every step.
 
-    def __init__(self) -> None:
+    Time is over early enough to be saved before the end: by twice what the slowest save took, and twice the time since
+    the last look. Where nothing was saved yet, a twentieth of the time is left for it, 20 seconds at most.
+
+    Args:
+        hours: the time that a run has; None: any.
+        since: `time.monotonic()` when it began; None: now.
+        slowest_save: tells the seconds of the slowest save so far, 0 before the first.
+
+    >>> bool(StopRequest(hours=1)), bool(StopRequest(hours=1, since=time.monotonic() - 3600))
+    (False, True)
+    """
+
+    def __init__(
+        self, hours: float | None = None, since: float | None = None, slowest_save: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.signal: signal.Signals | None = None
+        self._hours = hours
+        self._since = time.monotonic() if since is None else since
+        self._slowest_save = slowest_save
+        self._looked: float | None = None
+        self._over = False
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.signal is not None or self._time_is_over()
+
+    def interruption(self, saved: str, world: World | None = None) -> Interrupted:
+        """The exception that ends a run where this asked to stop; `saved` says what was.
+
+        The processes of `world` give the same reason, whichever of them was asked. Without it, this one's.
+        """
+        if (world or World()).agree(self.signal is not None) or self._hours is None:
+            return Interrupted(saved)
+        return TimeOver(f"--max-hours {self._hours:g} is over: {saved}")
+
+    def _time_is_over(self) -> bool:
+        if self._hours is None or self._over:
+            return self._over
+        now = time.monotonic()
+        since_look = 0.0 if self._looked is None else now - self._looked
+        saving = 2 * self._slowest_save() or min(20.0, 3600 * self._hours / 20)
+        self._looked = now
+        self._over = now + saving + 2 * since_look >= self._since + 3600 * self._hours
+        return self._over
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch SIGTERM and Ctrl-C while training; a second Ctrl-C interrupts at once.
+def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
+    """Let SIGTERM and Ctrl-C set `request` while training; a second Ctrl-C interrupts at once.
 
     Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
     """
-    request = StopRequest()
+    request = request or StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.signal == signal.SIGINT and number == signal.SIGINT:

@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 import torch
 
-from anysize.training import loop
 from anysize.training.loop import validate
 from anysize.training.parts import Parts, Validation
 from anysize.training.state import Progress, TrainState
@@ -25,17 +24,18 @@ NAN = float("nan")
         ([NAN, NAN], [NAN, NAN]),
     ],
 )
-def test_a_score_beats_what_is_lower_and_what_is_none(
-    scores: list[float], saved: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_score_beats_what_is_lower_and_what_is_none(scores: list[float], saved: list[float], tmp_path: Path) -> None:
     kept: list[float] = []
-    monkeypatch.setattr(loop, "write_checkpoint", lambda folder, best: kept.append(best.state["metrics"]["map"]))
+    writer = SimpleNamespace(
+        wait=lambda: None, write=lambda folder, best, changes: kept.append(best.state["metrics"]["map"])
+    )
     progress = Progress()
     state: Any = SimpleNamespace(progress=progress, evaluated=None)
     for score in scores:
         parts: Any = SimpleNamespace(
             task=SimpleNamespace(best="map"),
             world=World(),
+            writer=writer,
             checkpoints=tmp_path,
             description={},
             validate=lambda model, stop, score=score: Validation({"map": score}, {"w": torch.zeros(1)}, 28, False),

@@ -47,6 +47,22 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, str]:
     return settings
 
 
+def with_short(settings: dict[str, str], option: str, value: str, name: str) -> dict[str, str]:
+    """The settings with the one that `option` is short for; a `UserError` where both are given and differ.
+
+    >>> with_short({"data.root": "~/data"}, "--device cpu", "cpu", "training.device")
+    {'data.root': '~/data', 'training.device': 'cpu'}
+    """
+    if value and settings.setdefault(name, value) != value:
+        raise UserError(f"{option} and --{name} {settings[name]} are both given; leave one of them out")
+    return settings
+
+
+def with_device(settings: dict[str, str], device: str) -> dict[str, str]:
+    """The settings with `--device`, short for `--training.device`."""
+    return with_short(settings, f"--device {device}", device, "training.device")
+
+
 def split_images(tokens: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     """The image files of a command line, and the settings that follow them.
 

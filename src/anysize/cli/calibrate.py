@@ -1,9 +1,11 @@
 """`anysize calibrate RUN --size S`."""
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Settings, parse_settings, with_device
 
 
-def command(run: str, /, *settings: Settings, size: int, checkpoint: str = "last", out: str = "") -> None:
+def command(
+    run: str, /, *settings: Settings, size: int, checkpoint: str = "last", out: str = "", device: str = ""
+) -> None:
     """Write a copy of a run's checkpoint with its norms calibrated for an image size.
 
     Args:
@@ -11,8 +13,10 @@ def command(run: str, /, *settings: Settings, size: int, checkpoint: str = "last
         size: image size in pixels
         checkpoint: what to calibrate: last, best or previous
         out: folder to write; by default checkpoints/calibrated-SIZE in the run
+        device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     from anysize.experiment.runs import calibrate
 
-    folder = calibrate(run, size, checkpoint=checkpoint, out=out or None, overrides=parse_settings(settings))
+    overrides = with_device(parse_settings(settings), device)
+    folder = calibrate(run, size, checkpoint=checkpoint, out=out or None, overrides=overrides)
     print(f"{folder} is calibrated for {size} px")

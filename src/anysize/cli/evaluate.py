@@ -1,6 +1,6 @@
 """`anysize evaluate RUN`."""
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Settings, parse_settings, with_device
 
 
 def command(
@@ -11,6 +11,7 @@ def command(
     calibrate: bool = True,
     checkpoint: str = "last",
     budget: str = "",
+    device: str = "",
 ) -> None:
     """Accuracy of a run by image size, as trained and calibrated for each size.
 
@@ -23,6 +24,7 @@ def command(
         checkpoint: last: as training ended; best: as validated best;
             calibrated-SIZE: a copy written by `anysize calibrate`
         budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
+        device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     from rich.console import Console
 
@@ -32,6 +34,7 @@ def command(
     from anysize.reports.console import show_table
     from anysize.reports.tables import evaluation_metrics, evaluation_table
 
+    overrides = with_device(parse_settings(settings), device)
     if budget:
         parse_budget(budget)  # before an evaluation that takes minutes
     with Console().status("evaluating") as status:
@@ -40,7 +43,7 @@ def command(
             sizes or None,
             calibrate=calibrate,
             checkpoint=checkpoint,
-            overrides=parse_settings(settings),
+            overrides=overrides,
             on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
         )
     show_table(evaluation_table(table))

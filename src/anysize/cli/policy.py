@@ -1,9 +1,17 @@
 """`anysize policy RUN [IMAGE ...]`."""
 
-from anysize.cli import Images, split_images
+from anysize.cli import Images, split_images, with_device
 
 
-def command(run: str, /, *images: Images, size: int | None = None, limit: int = 1000, checkpoint: str = "last") -> None:
+def command(
+    run: str,
+    /,
+    *images: Images,
+    size: int | None = None,
+    limit: int = 1000,
+    checkpoint: str = "last",
+    device: str = "",
+) -> None:
     """Show how much an elastic network's blocks use half resolution, on its data or on image files.
 
     On the validation images the figures also go into scale_policy.csv and report.html in the run folder.
@@ -14,12 +22,14 @@ def command(run: str, /, *images: Images, size: int | None = None, limit: int = 
         size: image size in pixels; by default the base size
         limit: validation images at most, spread evenly over the classes
         checkpoint: last, best, previous or calibrated-SIZE
+        device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     from anysize.experiment.policy import run_scale_policy
     from anysize.reports.console import show_table
     from anysize.reports.policy_report import images_table, summary_table
 
     paths, overrides = split_images(images)
+    overrides = with_device(overrides, device)
     table = run_scale_policy(
         run, list(dict.fromkeys(paths)), size=size, limit=limit, checkpoint=checkpoint, overrides=overrides
     )

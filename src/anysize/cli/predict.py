@@ -1,11 +1,19 @@
 """`anysize predict RUN IMAGE ... --out DIR`."""
 
-from anysize.cli import Images, split_images
+from anysize.cli import Images, split_images, with_device
 
 _SHOWN = 20  # rows of the table on screen
 
 
-def command(run: str, /, *images: Images, out: str = "", size: int | None = None, checkpoint: str = "last") -> None:
+def command(
+    run: str,
+    /,
+    *images: Images,
+    out: str = "",
+    size: int | None = None,
+    checkpoint: str = "last",
+    device: str = "",
+) -> None:
     """Predict for image files: the class, the labels, or a mask in VOC's palette with an overlay.
 
     Args:
@@ -14,6 +22,7 @@ def command(run: str, /, *images: Images, out: str = "", size: int | None = None
         out: folder for predictions.csv and the pictures; by default RUN-predicted beside the run
         size: image size in pixels; by default the base size, at which segmentation takes images at their own size
         checkpoint: last, best, previous or calibrated-SIZE
+        device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     from rich.console import Console
 
@@ -22,6 +31,7 @@ def command(run: str, /, *images: Images, out: str = "", size: int | None = None
     from anysize.reports.text_table import TextTable
 
     paths, overrides = split_images(images)
+    overrides = with_device(overrides, device)
     folder = out or f"{run.rstrip('/')}-predicted"
     with Console().status("predicting") as status:
         table = predict(

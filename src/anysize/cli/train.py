@@ -1,12 +1,11 @@
 """`anysize train RECIPE`."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from anysize.cli import Settings, parse_settings
-from anysize.registry import UserError
+from anysize.cli import Settings, parse_settings, with_device, with_short
 
 
 def command(
@@ -18,6 +17,8 @@ def command(
     resume: str = "last",
     allow_changes: bool = False,
     pretrained: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "",
+    max_hours: float | None = None,
 ) -> None:
     """Train what a recipe says, or go on with it where it was stopped.
 
@@ -32,31 +33,30 @@ def command(
         resume: last: go on where the run was saved; previous: at the save before that; never: start over
         allow_changes: go on although the run had other settings, such as a lower learning rate after a divergence
         pretrained: start from torchvision's or timm's published weights of the model: --model.weights pretrained
+        device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
+        max_hours: stop in time to be saved before so many hours are over; the same command goes on, for as long again
     """
     from anysize.experiment.repeat import repeat as train_repeatedly
     from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
     from anysize.ranks import main_process
     from anysize.reports.console import show_table
-    from anysize.world import Interrupted
+    from anysize.world import Interrupted, TimeOver
 
-    overrides, folder = parse_settings(settings), out or None
-    if pretrained and overrides.setdefault("model.weights", "pretrained") != "pretrained":
-        raise UserError(
-            f"--pretrained and --model.weights {overrides['model.weights']} are both given; leave one of them out"
-        )
+    overrides = with_device(parse_settings(settings), device)
+    if pretrained:
+        overrides = with_short(overrides, "--pretrained", "pretrained", "model.weights")
+    how: dict[str, Any] = {"run": out or None, "resume_from": resume, "allow_changes": allow_changes}
     try:
         if repeat is None:
-            train(recipe, overrides, run=folder, resume_from=resume, allow_changes=allow_changes)
+            train(recipe, overrides, max_hours=max_hours, **how)
         else:
-            table = train_repeatedly(
-                recipe, overrides, repeat, run=folder, resume_from=resume, allow_changes=allow_changes
-            )
+            table = train_repeatedly(recipe, overrides, repeat, max_hours=max_hours, **how)
             if main_process():
                 show_table(repeats_table(table))
     except Interrupted as stop:
-        if not main_process():
-            sys.exit(130)
         again = "the same command" if resume == "last" else "the same command without --resume"
-        print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)
-        sys.exit(130)
+        if main_process():
+            print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)
+        # The time that was asked for is over: no failure, after which torchrun would start the run again.
+        sys.exit(0 if isinstance(stop, TimeOver) else 130)

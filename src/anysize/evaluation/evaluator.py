@@ -23,7 +23,7 @@ from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary
-from anysize.world import Interrupted, StopRequest, World
+from anysize.world import StopRequest, World
 
 
 @dataclasses.dataclass
@@ -145,5 +145,5 @@ def _length(batch: Batch) -> int:
 def _until(batches: Iterable[LoadedBatch], stop: StopRequest | None) -> Iterator[LoadedBatch]:
     for batch in batches:
         if stop:
-            raise Interrupted("saved; the validation starts again")
+            raise stop.interruption("saved; the validation starts again")
         yield batch

@@ -169,7 +169,8 @@ def describe(recipe: Recipe, preprocessing: Preprocessing, images: int, batches_
 # what is done about damaged images, of which a run that stopped at the first has trained on none.
 HARMLESS = (
     "data.root", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
-    "training.checkpoint_minutes", "model.checkpoint_segments", "training.timeout_minutes",
+    "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
+    "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ A single run says little: seeds alone move the accuracy by some tenths of a perc
 `RUN/seed-K`, each a run folder like any other; `RUN/repeats.csv` has the table that `repeat` returns.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def repeat(
     run: str | Path | None = None,
     resume_from: str = "last",
     allow_changes: bool = False,
+    max_hours: float | None = None,
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Train a recipe `n` times, from the seeds `training.seed`, `training.seed + 1`, ..., one run after the other.
@@ -47,6 +49,7 @@ def repeat(
         n: number of runs.
         run: the folder of the runs' folders `seed-K`; by default the one that `train` would use for a single run.
         resume_from, allow_changes: of each run, as in `train`.
+        max_hours: of all runs together, as in `train`.
         console: where to show progress; None: standard output.
 
     Returns:
@@ -54,7 +57,7 @@ def repeat(
 
     Raises:
         UserError: n below 1, every run diverged, or what `train` raises.
-        Interrupted: a signal asked to stop; the state was saved.
+        Interrupted: a signal asked to stop, or the time is over (`TimeOver`); the state was saved.
 
     Example (trains twelve epochs on the embedded images)::
 
@@ -69,17 +72,19 @@ def repeat(
                 raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
         console = console or Console(quiet=not world.main)
         how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
-        return _repeat(resolved, n, folder, console, world, how)
+        return _repeat(resolved, n, folder, max_hours, world, how)
 
 
 def _repeat(
-    recipe: Recipe, n: int, folder: Path, console: Console, world: World, how: Mapping[str, Any]
+    recipe: Recipe, n: int, folder: Path, max_hours: float | None, world: World, how: Mapping[str, Any]
 ) -> pd.DataFrame:
-    finished, diverged = [], []
+    console = how["console"]
+    started, finished, diverged = time.monotonic(), [], []
     for i, seed in enumerate(range(recipe.training.seed, recipe.training.seed + n)):
         console.print(f"run {i + 1} of {n}: seed {seed}", soft_wrap=True)
         try:
-            done = train(recipe, {"training.seed": seed}, run=folder / f"seed-{seed}", **how)
+            left = max_hours and max(max_hours - (time.monotonic() - started) / 3600, 1e-6)
+            done = train(recipe, {"training.seed": seed}, run=folder / f"seed-{seed}", max_hours=left, **how)
         except Diverged as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)
             console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)

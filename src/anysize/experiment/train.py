@@ -36,6 +36,7 @@ from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, remove_newer, with_remedy
+from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.guards import check_precision
 from anysize.training.length import RunLength, run_length
 from anysize.training.loop import fit
@@ -58,6 +59,7 @@ def train(
     run: str | Path | None = None,
     resume_from: str = "last",
     allow_changes: bool = False,
+    max_hours: float | None = None,
     console: Console | None = None,
 ) -> Path:
     """Train what a recipe says, or go on with it; returns the run folder.
@@ -69,17 +71,21 @@ def train(
             unfinished, training goes on at the step where it was saved.
         resume_from: "last", "previous" (the save before it) or "never" (start over; removes what the run had).
         allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
+        max_hours: stop in time to be saved before so many hours are over, counted from here; the same call goes on.
         console: where to show progress; None: standard output.
 
     Raises:
         UserError: a bad recipe, missing data, a run folder of another recipe, out of memory, a full disk, divergence.
-        Interrupted: a signal asked to stop; the state was saved.
+        Interrupted: a signal asked to stop; the state was saved. `TimeOver`, which is one, after `max_hours`.
 
     Example (trains a minute and a half on the embedded images)::
 
         run = anysize.train("quickstart", {"training.seed": 1})
         print(anysize.evaluate(run, sizes=[14, 28, 42]))
     """
+    started = time.monotonic()
+    if max_hours is not None and not max_hours > 0:
+        raise UserError(f"max_hours is {max_hours}; expected a number of hours above 0")
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world), contextlib.ExitStack() as stack:
@@ -101,7 +107,8 @@ def train(
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
         with world.together():
-            parts, state, evaluator = _assemble(prepared, folder, log)
+            writer = stack.enter_context(CheckpointWriter(background=resolved.training.checkpoint_background))
+            parts, state, evaluator = _assemble(prepared, folder, log, writer)
         with world.together():
             if resume_from == "never" and world.main:
                 clear(folder)  # only now that nothing is wrong with what is to take its place
@@ -114,7 +121,7 @@ def train(
         if world.main:
             _introduce(parts, state, prepared, folder, goes_on)
         log.truncate(state.progress.epoch)
-        with stop_on_signals() as stop:
+        with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
             fit(parts, state, stop)
         _finish(folder, evaluator, parts, state)
         log.message(f"done; the report is {folder / run_files.REPORT}")
@@ -210,7 +217,9 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
     return True
 
 
-def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, TrainState, Evaluator]:
+def _assemble(
+    prepared: Prepared, folder: Path, log: RunLog, writer: CheckpointWriter
+) -> tuple[Parts, TrainState, Evaluator]:
     recipe, data, device, world = prepared.recipe, prepared.data, prepared.device, prepared.world
     training, plan = prepared.training, prepared.plan
     loader = data.loader(recipe.data, device)
@@ -258,6 +267,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
         report=now_and_then(_REPORT_SECONDS, lambda: _write_report(folder)) if world.main else (lambda: None),
         device=device,
         world=world,
+        writer=writer,
     )
     return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 

@@ -7,6 +7,15 @@ import torch
 
 from anysize.registry import UserError
 
+MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+"""What running out of memory may be raised as; `is_out_of_memory` tells it apart."""
+
+
+class OutOfMemory(UserError):
+    """A step does not fit into memory; `images` are those of its batch."""
+
+    images = 0
+
 
 class Diverged(UserError):
     """The loss or the gradient is not finite; the weights were not touched by it."""
@@ -33,23 +42,36 @@ def diverged(
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on a CPU or on another device.
+
+    >>> is_out_of_memory(RuntimeError("MPS backend out of memory")), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    said = ("allocate memory", "out of memory", "ALLOC_FAILED")  # torch's on CPUs; MPS and CUDA; cuDNN and cuBLAS
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
+
+
 @contextlib.contextmanager
 def out_of_memory_says(size: int, samples: int, copies: int, chunks: int) -> Iterator[None]:
     """Turn running out of memory into a message that names the shape that did not fit.
 
     Raises:
-        UserError: the shape, and how to make it smaller.
+        OutOfMemory: the shape, and how to make it smaller.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in text:
+    except MEMORY_ERRORS as error:
+        if not is_out_of_memory(error):
             raise
-        raise UserError(
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        short = OutOfMemory(
             f"out of memory in the largest step of this run: {samples} samples x {copies} copies at {size} px in "
-            f"{chunks} chunks ({text.splitlines()[0]}); raise training.chunks or lower training.batch_size"
-        ) from error
+            f"{chunks} chunks ({reason}); raise training.chunks, set training.micro_batches to auto, or lower "
+            "training.batch_size"
+        )
+        short.images = samples * copies
+        raise short from error
 
 
 def check_precision(precision: str, device: torch.device) -> None:

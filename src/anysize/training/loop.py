@@ -6,7 +6,7 @@
             apply(regime(progress))                                 # lr, momentum, ...: a pure function
             train_step(batch)                                       # step.py; waits for nothing
             now and then: look at losses and failures of some steps ago
-            save when it is time or a signal asked for it           # any process's wish is everybody's
+            save, beside the next steps, when it is time or asked   # any process's wish is everybody's
         save; validate a calibrated copy; save the best; report
 
 It never asks which task it trains, nor how many processes do. Randomness inside a step (dropout, mixup) is seeded by
@@ -26,12 +26,13 @@ import numpy as np
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
 from anysize.sizes.batch_plan import Batch
-from anysize.training.checkpoint.files import Checkpoint, find_damaged, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, find_damaged
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged
+from anysize.training.memory import fit_into_memory
 from anysize.training.parts import Parts
 from anysize.training.recorder import Failure
-from anysize.training.shapes import too_few_images, try_largest_step
+from anysize.training.shapes import too_few_images
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
 from anysize.world import Agreement, Interrupted, StopRequest
@@ -47,11 +48,7 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         Diverged: the loss or the gradient is not finite; the last good checkpoint is kept.
         UserError: out of memory, a full disk.
     """
-    with parts.world.together(), parts.no_sync():
-        try_largest_step(
-            state.model, parts.forward, parts.autocast, parts.plan, parts.length, parts.training,
-            channels=parts.loader.source.channels, device=parts.device, memory_format=parts.memory_format,
-        )  # fmt: skip
+    fit_into_memory(parts, state)
     progress = state.progress
     for epoch in range(progress.epoch, len(parts.length.steps)):
         train_epoch(parts, state, stop)
@@ -65,6 +62,7 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         state.recorder.start_epoch()
         save(parts, state, replace=validated)
         parts.report()
+    finish_writing(parts)
 
 
 def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
@@ -95,11 +93,15 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         clock = now
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
-        stopping, saving = agreed(bool(stop), due)
+        due |= bool(training.checkpoint_steps) and progress.step % training.checkpoint_steps == 0
+        stopping, saving, unwritten = agreed(bool(stop), due, parts.writer.failed)
+        if unwritten:
+            finish_writing(parts)
         if stopping or saving:
             save(parts, state)
             if stopping:
-                raise Interrupted(f"saved at epoch {progress.epoch + 1}, step {progress.step}")
+                finish_writing(parts)
+                raise stop.interruption(f"saved at epoch {progress.epoch + 1}, step {progress.step}", parts.world)
             saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
     agreed.close()
     settle(parts, state)
@@ -150,12 +152,12 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
 
 def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch) -> bool:
     """Whether damaged files leave a batch too few images to train on, which is said."""
-    channels = parts.loader.source.channels
-    too_few = too_few_images(state.model, len(batch.images), batch.size, parts.training.chunks, channels)
+    channels, chunks = parts.loader.source.channels, state.micro_batches.chunks(len(batch.images))
+    too_few = too_few_images(state.model, len(batch.images), batch.size, chunks, channels)
     if too_few:
         parts.log.warning(
             f"passed over a batch at {batch.size} px that damaged files left {len(batch.images)} images of: batch norm "
-            f"needs two in each of {parts.training.chunks} parts"
+            f"needs two in each of {chunks} parts"
         )
     return too_few
 
@@ -188,26 +190,41 @@ def stop_if_failed(parts: Parts, state: TrainState, failure: Failure | None) -> 
 
 
 def save(parts: Parts, state: TrainState, *, replace: bool = False) -> None:
-    """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`)."""
+    """Write `last`; what was `last` becomes `previous`, or is replaced where it holds the same weights (`replace`).
+
+    With training.checkpoint_background the files are written while training goes on.
+    """
     settle(parts, state)
     state.replicas.gather()
     with parts.world.together():
         if parts.world.main:
             keep = None if replace else parts.checkpoints / PREVIOUS
-            state.save(parts.checkpoints / LAST, parts.description, keep=keep)
+            state.save(parts.checkpoints / LAST, parts.description, keep=keep, write=parts.writer.write)
+
+
+def finish_writing(parts: Parts) -> None:
+    """Wait for the checkpoint that is being written; what went wrong with it is raised on all processes."""
+    with parts.world.together():
+        parts.writer.wait()
 
 
 def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, Any]:
     """Validate, save the best; returns what the validation adds to the epoch's row of `metrics.csv`."""
-    validation, progress = parts.validate(state.evaluated, stop), state.progress
-    values = validation.metrics
+    try:
+        validation = parts.validate(state.evaluated, stop)
+    except Interrupted:
+        parts.writer.wait()  # an interruption says that everything was saved
+        raise
+    finish_writing(parts)
+    values, progress = validation.metrics, state.progress
     score = values[parts.task.best]
     if progress.best is None or math.isnan(progress.best) or score > progress.best:
         progress.best = score
         with parts.world.together():
             if parts.world.main:
                 said = {**parts.description, "progress": progress.state_dict(), "metrics": values}
-                write_checkpoint(parts.checkpoints / BEST, Checkpoint({"model": validation.tensors}, said))
+                best = Checkpoint({"model": validation.tensors}, said)
+                parts.writer.write(parts.checkpoints / BEST, best, changes=False)
     metrics = {f"validation_{name}": value for name, value in values.items()}
     return {**metrics, "validation_size": validation.size, "validation_calibrated": validation.calibrated}
 

@@ -14,8 +14,10 @@ from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.tasks.base import Outputs, Task
 from anysize.training.averaging import AveragedWeights, average_decay
+from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
 from anysize.training.length import RunLength
+from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
@@ -39,8 +41,8 @@ class Parts:
     """The loop runs on these parts, and changes none of them.
 
     `forward` is the model as a step calls it, compiled where the recipe says so; within `no_sync` gradients stay those
-    of this process. `checkpoints` is their folder, and
-    `description` what each of them says of itself. `describe` names a sample of the training set.
+    of this process. `checkpoints` is their folder, and `description` what each of them says of itself; `writer` writes
+    them. `describe` names a sample of the training set.
     """
 
     forward: Callable[..., Outputs]
@@ -58,6 +60,7 @@ class Parts:
     report: Callable[[], object]
     device: torch.device
     world: World = dataclasses.field(default_factory=World)
+    writer: CheckpointWriter = dataclasses.field(default_factory=CheckpointWriter)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -94,6 +97,7 @@ def new_state(
         copies=AdaptiveCopies(optimizer.settings.adapt_copies),
         control=ControlVariables(model),
         recorder=Recorder(device, training.log_every, world),
+        micro_batches=MicroBatches(model, training.chunks, auto=training.micro_batches == "auto"),
         averaged=averaged,
         replicas=Replicas(models, world, training.statistics),
     )

@@ -66,6 +66,11 @@ class TrainingSettings:
     batch_size: int = setting(64, "samples a step and a process at the base size", low=1)
     copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1)
     chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1)
+    micro_batches: str = setting(
+        "off",
+        "where a step does not fit into memory: off: stop; auto: cut batches into twice as many parts, until it fits",
+        choices=("off", "auto"),
+    )
     drop_last: bool = setting(
         True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
     )
@@ -109,3 +114,9 @@ class TrainingSettings:
     )
     validate_every: int = setting(1, "epochs between validations; the last epoch is always validated", low=1)
     checkpoint_minutes: float = setting(10.0, "save at least this often within an epoch; 0: after every step", low=0)
+    checkpoint_steps: int = setting(0, "save every so many steps, too; 0: by time alone", low=0)
+    checkpoint_background: bool = setting(
+        True,
+        "write checkpoints beside the training, which takes memory for one more copy of the weights and of the "
+        "optimizer's state (on a CPU, or beside the GPU); false: training waits for the files",
+    )

@@ -18,8 +18,13 @@ from anysize.training.length import RunLength
 from anysize.training.settings import TrainingSettings
 
 
-def distinct_shapes(plan: BatchPlan, length: RunLength, chunks: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """Input shapes of a run: (images in a chunk, size) with the (samples, copies) of their batch."""
+def distinct_shapes(
+    plan: BatchPlan, length: RunLength, chunks: Callable[[int], int]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Input shapes of a run: (images in a chunk, size) with the (samples, copies) of their batch.
+
+    `chunks` tells the number of chunks of a batch of so many images.
+    """
     first: dict[tuple[SizeBatch, ...], int] = {}
     for epoch in range(len(length.steps)):
         first.setdefault(plan.sizes(epoch), epoch)
@@ -27,7 +32,7 @@ def distinct_shapes(plan: BatchPlan, length: RunLength, chunks: int) -> dict[tup
         (piece.stop - piece.start, batch.size): (len(batch.indices), batch.copies)
         for epoch in first.values()
         for batch in plan.batches(epoch)
-        for piece in chunk_slices(batch.images, chunks)
+        for piece in chunk_slices(batch.images, chunks(batch.images))
     }
 
 
@@ -54,19 +59,22 @@ def try_largest_step(
     channels: int,
     device: torch.device,
     memory_format: torch.memory_format,
+    chunks: Callable[[int], int],
 ) -> None:
     """One forward and backward at the largest shape, so that running out of memory happens before the first epoch.
 
-    Leaves gradients, to be thrown away.
+    `chunks` tells the number of chunks of a batch of so many images. Leaves gradients, to be thrown away.
 
     Raises:
-        UserError: out of memory; names the shape. Or steps of one image where batch norm needs two.
+        OutOfMemory: names the shape.
+        UserError: steps of one image where batch norm needs two.
     """
-    shapes = distinct_shapes(plan, length, training.chunks)
+    shapes = distinct_shapes(plan, length, chunks)
     check_smallest_steps(model, shapes, training, channels)
     images, size = max(shapes, key=lambda shape: shape[0] * shape[1] ** 2)
     model.train()
-    with unchanged_buffers(model), out_of_memory_says(size, *shapes[images, size], training.chunks):
+    samples, copies = shapes[images, size]
+    with unchanged_buffers(model), out_of_memory_says(size, samples, copies, chunks(samples * copies)):
         inputs = torch.zeros(images, channels, size, size, device=device).contiguous(memory_format=memory_format)
         with autocast():
             outputs = forward(inputs)
@@ -116,12 +124,15 @@ def compiled(
     """
     if not training.compile:
         return model
-    shapes = distinct_shapes(plan, length, training.chunks)
+    shapes = distinct_shapes(plan, length, lambda images: training.chunks)
     if len(shapes) > training.compile_shapes:
         raise UserError(
             f"this run has {len(shapes)} distinct input shapes and training.compile would compile the model for each; "
             f"training.compile_shapes allows {training.compile_shapes}: raise it, use fewer sizes, or do not compile"
         )
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(shapes) + 2)
+    # Smaller parts, where memory asks for them, are other shapes.
+    halvings = max(images for images, _ in shapes).bit_length() if training.micro_batches == "auto" else 1
+    limit = len(shapes) * halvings + 2
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
     model_by_shape: Callable[..., Outputs] = torch.compile(model, dynamic=False)
     return model_by_shape

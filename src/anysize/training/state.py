@@ -5,7 +5,7 @@ A checkpoint is written by `TrainState.save` and read by `TrainState.load`, and 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from anysize.training.checkpoint.files import (
 from anysize.training.checkpoint.store import with_remedy
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
 from anysize.training.guards import Diverged
+from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
@@ -76,7 +77,8 @@ class TrainState:
 
     `scaler` is float16's loss scaling (disabled in other precisions), `smoothing` that of gradients (None: off),
     `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
-    epoch, `averaged` the averaged weights (None: off), `replicas` the buffers of all processes' models.
+    epoch, `replicas` the buffers of all processes' models, `micro_batches` the number of parts of a batch, `averaged`
+    the averaged weights (None: off).
     """
 
     model: nn.Module
@@ -87,6 +89,7 @@ class TrainState:
     control: ControlVariables
     recorder: Recorder
     replicas: Replicas
+    micro_batches: MicroBatches
     averaged: AveragedWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
 
@@ -101,6 +104,7 @@ class TrainState:
             "copies": self.copies,
             "control": self.control,
             "recorder": self.recorder,
+            "micro_batches": self.micro_batches if self.micro_batches.auto else None,
             "progress": self.progress,
             "replicas": self.replicas if self.replicas.world.size > 1 else None,
         }
@@ -111,10 +115,18 @@ class TrainState:
         """The model to evaluate: that of the averaged weights where there are some."""
         return self.averaged.model if self.averaged else self.model
 
-    def save(self, folder: Path, description: Mapping[str, Any], *, keep: Path | None = None) -> None:
+    def save(
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        *,
+        keep: Path | None = None,
+        write: Callable[[Path, Checkpoint, Path | None], object] = write_checkpoint,
+    ) -> None:
         """Write a checkpoint to `folder`; the one that was there becomes `keep`, or goes once it is replaced.
 
         `description` is what else the checkpoint says of itself: the model's spec, its preprocessing, the task.
+        `write` is given the tensors themselves, which the next step changes.
 
         Raises:
             Diverged: the weights are not finite; the checkpoints that are there are kept.
@@ -133,7 +145,7 @@ class TrainState:
             tensors[name] = {key: value for key, value in held.items() if isinstance(value, Tensor)}
             if rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)}:
                 values[name] = rest
-        write_checkpoint(folder, Checkpoint(tensors, {**description, **values}), keep)
+        write(folder, Checkpoint(tensors, {**description, **values}), keep)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take over a checkpoint; returns all that its `state.json` says.

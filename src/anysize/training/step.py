@@ -19,6 +19,7 @@ from torch import Tensor
 from anysize.data.loader import LoadedBatch
 from anysize.tasks.base import main_logits
 from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, scale_gradients
+from anysize.training.memory import within_memory
 from anysize.training.parts import Parts
 from anysize.training.recorder import StepRecord
 from anysize.training.shapes import unchanged_buffers
@@ -27,21 +28,13 @@ from anysize.training.state import TrainState
 
 def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -> None:
     """Train on a batch; what is random within the step (dropout, mixup) follows from `seed`."""
-    seed_generators(seed, parts.device)
-    images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
-    targets = batch.targets.to(parts.device, non_blocking=True)
-    images, targets = parts.task.mix(images, targets)
     optimizer, settings, scaler = state.optimizer, state.optimizer.settings, state.scaler
     scale = loss_scale(state)
     step = state.progress.step + 1
 
-    factor = state.copies.factor(
-        batch.size, batch.copies, lambda: measure_copies(parts, state, images, targets, batch.copies, batch.size)
+    names, metrics, loss, control = within_memory(
+        parts, state, len(batch.images), lambda: gradients(parts, state, batch, seed, scale)
     )
-    optimizer.torch.zero_grad(set_to_none=True)
-    state.control.follow(scale * factor / (len(images) * parts.world.size * batch.size**2))
-    control = state.control.copies() if scaler.is_enabled() else []
-    names, metrics, loss = backward(parts, state, images, targets, factor)
     if parts.world.size > 1:
         lost = loss - loss  # 0, or NaN, which is NaN for all
         parts.world.add(lost)
@@ -67,6 +60,27 @@ def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -
     values = torch.cat([metrics, norm.to(metrics.dtype)[None]])
     record = StepRecord(state.progress.epoch, step, batch.size, batch.indices)
     state.recorder.add(record, len(batch.images), (*names, "gradient_norm"), values)
+
+
+def gradients(
+    parts: Parts, state: TrainState, batch: LoadedBatch, seed: int, scale: Tensor | float
+) -> tuple[tuple[str, ...], Tensor, Tensor, list[Tensor]]:
+    """Mix the samples of a batch among themselves, and leave the gradients of its loss.
+
+    Returns:
+        What `backward` does, and the control variables of before, where the step may have to be taken back.
+    """
+    seed_generators(seed, parts.device)
+    images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
+    targets = batch.targets.to(parts.device, non_blocking=True)
+    images, targets = parts.task.mix(images, targets)
+    factor = state.copies.factor(
+        batch.size, batch.copies, lambda: measure_copies(parts, state, images, targets, batch.copies, batch.size)
+    )
+    state.optimizer.torch.zero_grad(set_to_none=True)
+    state.control.follow(scale * factor / (len(images) * parts.world.size * batch.size**2))
+    control = state.control.copies() if state.scaler.is_enabled() else []
+    return *backward(parts, state, images, targets, factor), control
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -104,7 +118,7 @@ def backward(
         Names of the metrics of a step, their means (M,) over the batch of this process, and the loss: of the first
         chunk whose loss is not finite, or of the last.
     """
-    pieces = chunk_slices(len(images), parts.training.chunks)
+    pieces = chunk_slices(len(images), state.micro_batches.chunks(len(images)))
     share_of_own = share_of_all = None
     if len(pieces) > 1 or parts.world.size > 1:
         weights = torch.stack([parts.task.weight(targets[piece]) for piece in pieces])
