@@ -1,20 +1,26 @@
 """`anysize plan RECIPE`."""
 
 from anysize.cli import Settings, parse_settings
+from anysize.registry import UserError
 
 
-def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
+def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int = 1, tflops: float = 0.0) -> None:
     """Say what a run will cost before it starts: by size, and in all.
 
     Args:
         recipe: a recipe's name or the path of a TOML file
         images: number of training images, instead of the data set's own
+        devices: processes that train together, each with a batch of training.batch_size
+        tflops: what a device computes in a second while it trains, in 10^12 FLOPs: says how long the run takes and
+            how many images a second the loaders must give
     """
     from anysize.experiment.planning import plan
     from anysize.reports.console import show_table
     from anysize.reports.text_table import TextTable
 
-    result = plan(recipe, parse_settings(settings), images=images)
+    if tflops < 0:
+        raise UserError(f"--tflops is {tflops:g}; expected a number above 0, such as 50")
+    result = plan(recipe, parse_settings(settings), images=images, devices=devices)
     header = "size", "samples", "steps", "batch", "copies", "forward MFLOPs", "backward MFLOPs", "share of FLOPs"
     rows, cost = [], result.cost
     for part in cost.sizes:
@@ -27,3 +33,14 @@ def command(recipe: str, /, *settings: Settings, images: int = 0) -> None:
         f"{result.steps:,} steps, {result.images:,} images, {result.flops / 1e15:.4g} PFLOPs: {result.ratio:.3f} times "
         f"training {result.base_epochs} epochs at {result.base} px; about {result.memory / 2**30:.2f} GiB of memory"
     )
+    if devices > 1:
+        print(
+            f"{devices} devices: {result.total_batch:,} samples a step at {result.base} px, "
+            f"{result.total_batch // devices:,} a device; {result.steps:,} steps; about {result.memory / 2**30:.2f} GiB "
+            "of memory a device"
+        )
+    if tflops or devices > 1:
+        speed = result.images_per_second(tflops or 1.0)
+        given = f"at {tflops:g} TFLOP/s" if tflops else "for each TFLOP/s that a device computes"
+        hours = f"; {result.hours(tflops):,.1f} hours" if tflops else ""
+        print(f"{given} its loader must give {speed:,.0f} images a second, all {speed * devices:,.0f}{hours}")

@@ -11,8 +11,10 @@ from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.models.measure.memory import estimate_memory
 from anysize.models.measure.meta import build_on_meta
 from anysize.recipe import Recipe, load_recipe, override
+from anysize.registry import UserError
 from anysize.sizes.cost import PlanCost, plan_cost
 from anysize.training.length import run_length
+from anysize.world import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,7 @@ class RunCost:
 
     `cost` has the sizes one by one; `steps`, `images`, `flops` and `epochs` are those of the run, which equal_flops
     may end in the middle of an epoch; `ratio` is its FLOPs over those of `base_epochs` epochs at the `base` size.
+    `memory` is that of one of the `devices`, in bytes.
     """
 
     length: int
@@ -32,28 +35,43 @@ class RunCost:
     base: int
     base_epochs: int
     memory: int
+    devices: int
+    total_batch: int
 
     @property
     def ratio(self) -> float:
         """FLOPs over those of training at the base size."""
         return self.flops / self.cost.base.total_flops
 
+    def images_per_second(self, tflops: float) -> float:
+        """Images that the loader of a device has to give in a second, where the device computes `tflops` TFLOP/s."""
+        return tflops * 1e12 * self.images / self.flops
 
-def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None, *, images: int = 0) -> RunCost:
+    def hours(self, tflops: float) -> float:
+        """Hours of training on devices that each compute `tflops` TFLOP/s, without evaluation."""
+        return self.flops / (tflops * 1e12 * self.devices) / 3600
+
+
+def plan(
+    recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None, *, images: int = 0, devices: int = 1
+) -> RunCost:
     """Work out the cost of a recipe. Needs no data where the data set's number of images is known or given.
 
     Args:
         recipe: a recipe's name, the path of its TOML file, or a `Recipe`.
         overrides: `{"section.field": value}`.
         images: number of training images; 0: the data set's own, or counted in its folder.
+        devices: processes that train together, each with a batch of training.batch_size.
 
     Raises:
-        UserError: a bad recipe, or missing data whose number of images is not known.
+        UserError: a bad recipe, missing data whose number of images is not known, or fewer than 1 device.
 
     >>> cost = plan("quickstart", {"sizes.mix": "fixed", "training.epochs": 3})
     >>> cost.steps, round(cost.ratio, 3)
     (468, 1.0)
     """
+    if devices < 1:
+        raise UserError(f"devices is {devices}; expected the number of processes that train together, at least 1")
     resolved = override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
     info = info_of(resolved)
     classes = info.num_classes
@@ -66,7 +84,7 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     )
     build_task(resolved, preprocessing)  # says what of the settings is not the task's
     model = build_on_meta(lambda: build.build_model(resolved, preprocessing))
-    batches = build.build_plan(resolved, length)
+    batches = build.build_plan(resolved, length, World(0, devices))
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total)
@@ -91,4 +109,6 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
         base=base,
         base_epochs=resolved.training.epochs,
         memory=memory,
+        devices=devices,
+        total_batch=batches.total_batch,
     )
