@@ -212,6 +212,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch says which devices it knows, or that CUDA is not there
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu or cuda"
+            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu, cuda or mps"
         ) from None
     return device

@@ -15,7 +15,6 @@ from anysize.training.gradients import (
     copies_factor,
     gradient_norm,
     scale_gradients,
-    split_decay,
 )
 
 
@@ -86,42 +85,3 @@ def test_chunks_cover_a_batch_once() -> None:
             parts = chunk_slices(length, chunks)
             assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
             assert len({part.stop - part.start for part in parts}) <= 2
-
-
-@pytest.mark.parametrize(
-    ("decay_on", "expected"),
-    [
-        ("weights", ["conv.weight", "fc.weight"]),
-        ("no-biases", ["conv.weight", "batch.weight", "layer.weight", "fc.weight"]),
-        (
-            "all",
-            [
-                "conv.weight",
-                "conv.bias",
-                "batch.weight",
-                "batch.bias",
-                "layer.weight",
-                "layer.bias",
-                "fc.weight",
-                "fc.bias",
-            ],
-        ),
-    ],
-)
-def test_weight_decay_is_on_what_its_name_says(decay_on: str, expected: list[str]) -> None:
-    """A layer norm over (C, H, W) has weights of three dimensions, which are no less a norm's."""
-    model = nn.ModuleDict(
-        {
-            "conv": nn.Conv2d(3, 4, 3),
-            "batch": nn.BatchNorm2d(4),
-            "layer": nn.LayerNorm((4, 6, 6)),
-            "fc": nn.Linear(4, 2),
-        }
-    )
-    frozen = nn.Linear(1, 1).requires_grad_(requires_grad=False)
-    model["frozen"] = frozen
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    split = split_decay(model, decay_on)
-    assert [names[id(parameter)] for parameter in split[True]] == expected
-    others = {name for name in names.values() if not name.startswith("frozen")} - set(expected)
-    assert {names[id(parameter)] for parameter in split[False]} == others
