@@ -18,6 +18,7 @@ from anysize.experiment.run_folder import (
     check_same_recipe,
     clear,
     forget_results,
+    keep_precision,
     make_run_folder,
     warnings_into,
 )
@@ -32,13 +33,16 @@ from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
+from anysize.training.batch_rule import is_scaled
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, remove_newer, with_remedy
+from anysize.training.deterministic import deterministic
 from anysize.training.guards import check_precision
 from anysize.training.length import RunLength, run_length
 from anysize.training.loop import fit
-from anysize.training.optimizer import RegimeOptimizer, stretch
+from anysize.training.optimizer import RegimeOptimizer, describe_batch, stretch
 from anysize.training.parts import Parts, Validation, new_state
+from anysize.training.precision import choose_precision
 from anysize.training.shapes import compiled
 from anysize.training.state import TrainState
 from anysize.world import StopRequest, World, pick_device, stop_on_signals
@@ -81,10 +85,13 @@ def train(
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     if resume_from not in ("last", "previous", "never"):
         raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
-    if resume_from != "never" and not allow_changes:
-        check_same_recipe(folder, resolved)
-    world = World.here()
+    if resume_from != "never":
+        resolved = keep_precision(folder, resolved)
+        if not allow_changes:
+            check_same_recipe(folder, resolved)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(deterministic(resolved.training.deterministic))
+        world = World.here()
         with world.together():
             if world.main:
                 make_run_folder(folder)
@@ -96,6 +103,8 @@ def train(
         with world.together():
             resumed = _resumed_input(checkpoints, resume_from) if resolved.model.weights else None
             prepared = prepare(resolved, resumed, world)
+        prepared = settle_precision(prepared)
+        with world.together():
             log.epochs = len(prepared.length.steps)
             parts, state, evaluator = _assemble(prepared, folder, log)
         with world.together():
@@ -157,6 +166,21 @@ def prepare(recipe: Recipe, resumed: Preprocessing | None = None, world: World |
     return Prepared(recipe, world, device, data, model.to(device), plan, length, notes)
 
 
+def settle_precision(prepared: Prepared) -> Prepared:
+    """With the precision that `auto` comes to on the main process in the recipe, and said."""
+    recipe, world = prepared.recipe, prepared.world
+    if recipe.training.precision != "auto":
+        return prepared
+    with world.together():
+        chosen = choose_precision(
+            prepared.model, prepared.plan, prepared.length, recipe.training, prepared.data.preprocessing.channels,
+            prepared.device,
+        )  # fmt: skip
+    precision, why = world.share(chosen)
+    recipe = override(recipe, {"training.precision": precision})
+    return dataclasses.replace(prepared, recipe=recipe, notes=[*prepared.notes, why])
+
+
 def _resumed_input(checkpoints: Path, resume_from: str) -> Preprocessing | None:
     """How the images were prepared in a run that is to go on; None: it starts."""
     path = checkpoint_to_resume(checkpoints, resume_from)
@@ -200,7 +224,7 @@ def _assemble(prepared: Prepared, folder: Path, log: RunLog) -> tuple[Parts, Tra
     evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits = evaluator.fits(prepared.plan, len(prepared.length.steps))
+    fits = not recipe.evaluation.calibrate or evaluator.fits(prepared.plan, len(prepared.length.steps))
 
     def validate(evaluated: torch.nn.Module, stop: StopRequest) -> Validation:
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(evaluated, base, stop) as calibrated:
@@ -237,7 +261,8 @@ def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState)
     from anysize.reports.policy_report import write_scale_policy
 
     model = state.evaluated
-    base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
+    base = evaluator.preprocessing.image_size
+    fits = not evaluator.settings.calibrate or evaluator.fits(parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
@@ -308,11 +333,9 @@ def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path
             f"the optimizer's schedules, written for {recipe.optimizer.epochs} epochs, are stretched to "
             f"{recipe.training.epochs} (optimizer.epochs)"
         )
-    total, written_for = plan.batch_size * plan.world_size, recipe.optimizer.batch_size
-    if written_for not in (0, total):
-        parts.log.message(
-            f"the optimizer's lr and momentum, written for batches of {written_for}, are scaled to batches of {total} "
-            "(optimizer.batch_size)"
-        )
+    total = plan.batch_size * plan.world_size
+    if plan.world_size > 1 or is_scaled(recipe.optimizer, total):
+        regime = stretch(recipe.optimizer, recipe.training.epochs)
+        parts.log.message(describe_batch(regime, plan.batch_size, plan.world_size))
     if goes_on:
         parts.log.message(f"going on at epoch {state.progress.epoch + 1}, step {state.progress.step:,}")
