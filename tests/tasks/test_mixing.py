@@ -125,3 +125,17 @@ def test_a_run_with_mixed_labels_in_copies_and_chunks_trains(
         training__epochs=1,
     )  # fmt: skip
     assert (train(recipe, run=tmp_path / "run") / "checkpoints/best/model.safetensors").exists()
+
+
+def test_label_smoothing_is_torchs_for_classes_and_for_mixed_ones() -> None:
+    """Reference: the share e goes evenly to all classes, the true ones keep the rest."""
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    images, classes = samples()[0], torch.tensor([0, 1, 2, 3, 0, 1])
+    task = create_task("classification", CLASSES, label_smoothing=0.1, mixup=1.0)
+    hard = torch.nn.functional.one_hot(classes, 4).float()
+    for targets, shares in ((classes, hard), (mixed(task, images, classes)[1],) * 2):
+        smooth = 0.9 * shares + 0.1 / 4
+        expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(task.loss(logits, targets), expected)
+        criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+        assert torch.equal(task.loss(logits, targets), criterion(logits, targets))

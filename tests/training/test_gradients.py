@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.training.gradients import (
+    AdaptiveCopies,
     ControlVariables,
     GradientSmoothing,
     chunk_slices,
@@ -16,6 +17,11 @@ from anysize.training.gradients import (
     gradient_norm,
     scale_gradients,
 )
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.recorder import Recorder
+from anysize.training.settings import OptimizerSettings
+from anysize.training.state import TrainState
+from anysize.training.step import gradient_factor
 
 
 def test_smoothing_is_the_moving_average_of_the_norm_over_the_norm() -> None:
@@ -85,3 +91,26 @@ def test_chunks_cover_a_batch_once() -> None:
             parts = chunk_slices(length, chunks)
             assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
             assert len({part.stop - part.start for part in parts}) <= 2
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_is_torchs(limit: float) -> None:
+    """torch adds 1e-6 to the norm that it divides by; apart from that the gradients are the same."""
+    model, other = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    optimizer = RegimeOptimizer(model, OptimizerSettings(clip_norm=limit))
+    recorder = Recorder(torch.device("cpu"))
+    state = TrainState(
+        model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, AdaptiveCopies(0), ControlVariables(model),
+        recorder,
+    )  # fmt: skip
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for network in (model, other):
+        network(inputs).mul(3).square().sum().backward()
+    norm = gradient_norm(model.parameters())
+    expected = torch.nn.utils.clip_grad_norm_(other.parameters(), limit)
+    torch.testing.assert_close(norm, expected)
+    assert 0.5 < norm < 1e6
+    scale_gradients(model.parameters(), gradient_factor(state, norm, torch.tensor(True)))
+    for own, parameter in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, parameter.grad, rtol=1e-5, atol=1e-9)
