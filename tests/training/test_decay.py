@@ -188,6 +188,8 @@ def test_a_decay_that_leads_nowhere_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.raises(UserError, match=r"custom_weight_decay has 'wieght', .* did you mean 'weight'\?"):
         RegimeOptimizer(model, OptimizerSettings(custom_weight_decay={"wieght": 0.0}))
+    with pytest.raises(UserError, match=r"has '0\.wight', .* did you mean '0\.weight'\?"):
+        RegimeOptimizer(model, OptimizerSettings(custom_weight_decay={"0.wight": 0.0}))
     with pytest.raises(UserError, match="of 'bias' is -1; expected at least 0"):
         RegimeOptimizer(model, OptimizerSettings(custom_weight_decay={"bias": -1.0}))
     recipe = load_recipe("quickstart", {"optimizer.custom_weight_decay.fc.bias": "0.5"})

@@ -79,12 +79,12 @@ def weight_decays(model: nn.Module, settings: OptimizerSettings) -> dict[str, fl
 
 
 def _check_custom(custom: dict[str, float], names: dict[str, nn.Parameter]) -> None:
-    known = {*names, *(name.rpartition(".")[2] for name in names)}
+    last = {name.rpartition(".")[2] for name in names}
     for key, value in custom.items():
-        if key not in known:
+        if key not in names and key not in last:
             raise UserError(
                 f"optimizer.custom_weight_decay has {key!r}, and the model has no trainable parameter of this name, "
-                f"whole or behind its last dot: {did_you_mean(key, known)}"
+                f"whole or behind its last dot: {did_you_mean(key, names if '.' in key else last)}"
             )
         if value < 0:
             raise UserError(f"optimizer.custom_weight_decay of {key!r} is {value:g}; expected at least 0")
