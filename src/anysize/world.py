@@ -270,8 +270,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch says which devices it knows, or that CUDA is not there
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on with all that it knows
         raise UserError(
-            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu or cuda"
+            f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu, cuda or mps"
         ) from None
     return device

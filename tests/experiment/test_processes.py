@@ -130,7 +130,11 @@ def runs(
     with stopped_after(2), pytest.raises(Interrupted):
         train(of_one, run=root / "of-one")
     jobs = [
-        ("trained", tiny(**mixed, training__chunks=2), root / "trained"),
+        (
+            "trained",
+            tiny(**mixed, training__chunks=2, augment__mixup=0.4, training__precision="auto"),
+            root / "trained",
+        ),
         ("plain", tiny(**{**small, **plain, "data__limit": 75}, training__chunks=3), root / "plain"),
         ("pixels", tiny_scenes("segmentation", **pixels, training__batch_size=4, training__chunks=2), root / "pixels"),
         ("whole", tiny(**small, **averaged), root / "whole"),
@@ -155,9 +159,13 @@ def test_both_train_the_same_and_one_writes(runs: Any) -> None:
     assert one["images"] == other["images"] == 72  # of 80: what fills no batch is left out
     parameters = [name for name in one["weights"] if "running" not in name and "num_batches" not in name]
     assert all((one["weights"][name] == other["weights"][name]).all() for name in parameters)
-    assert not set(one["seeds"]) & set(other["seeds"])  # each draws its own dropout
+    assert not set(one["seeds"]) & set(other["seeds"])  # each draws its own dropout and mixup
     assert read_state(root / "trained/checkpoints/last")["progress"]["images"] == 72
-    assert (root / "trained/log.txt").read_text().count("done; the report is") == 1
+    text = (root / "trained/log.txt").read_text()
+    assert text.count("done; the report is") == 1
+    assert "2 processes with 8 images each make batches of 16; the learning rate, at its largest 0.05, is not" in text
+    precision = load_recipe(str(root / "trained/recipe.toml")).training.precision
+    assert f"training.precision auto is {precision}" in text  # both train in what the first has measured
     assert pd.read_csv(root / "trained/metrics.csv")["epoch"].tolist() == [1]
     assert '"total_batch": 16' in (root / "trained/environment.json").read_text()
 

@@ -17,7 +17,7 @@ import torch
 
 from anysize.experiment import train as train_module
 from anysize.experiment.run_folder import alone_in
-from anysize.experiment.runs import load_run, make_evaluator
+from anysize.experiment.runs import evaluate, load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
@@ -206,6 +206,16 @@ def test_a_run_at_one_size_is_validated_as_trained(tiny: Make, tmp_path: Path) -
         assert torch.equal(weights(run)["bn1.running_mean"], weights(run, "best")["bn1.running_mean"])
 
 
+def test_validation_calibrates_no_copy_where_told(tiny: Make, tmp_path: Path) -> None:
+    run = train(tiny(evaluation__calibrate=False, data__limit=120), run=tmp_path / "run")
+    rows = pd.read_csv(run / "metrics.csv")
+    assert not rows["validation_calibrated"].any()
+    trained = load_run(run, "last")
+    measured = make_evaluator(trained).evaluate(trained.model, 28)
+    assert measured.values["loss"] == pytest.approx(rows["validation_loss"].iloc[-1], rel=1e-6)
+    assert len(evaluate(run, [28])) == 2  # as trained, and calibrated
+
+
 def test_equal_flops_spends_the_same_at_any_size(tiny: Make, tmp_path: Path) -> None:
     spent = {}
     for mix in ("fixed", "B+", "D+"):
@@ -304,7 +314,8 @@ def test_lr_scales_to_the_batch(tiny: Make, tmp_path: Path) -> None:
     changes = {"optimizer__batch_size": 32, "data__limit": 60, "training__epochs": 1, "sizes__mix": "fixed"}
     run = train(tiny(**changes, optimizer__lr=0.05), run=tmp_path / "run")
     assert pd.read_csv(run / "metrics.csv")["lr"][0] == pytest.approx(0.05 * 0.5 * (1 - 0.9**0.5) / 0.1)
-    assert "written for batches of 32, are scaled to batches of 16" in (run / "log.txt").read_text()
+    said = "makes batches of 16; the learning rate, at its largest 0.05 for batches of 32, becomes 0.0128"
+    assert said in (run / "log.txt").read_text()
 
 
 def test_a_size_that_the_network_cannot_take_is_said_before_training(tiny: Make, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Averaged weights: their rule, and that validation, the best checkpoint and evaluation use them."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 from anysize.experiment.runs import evaluate, load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.experiment.weights import find_weights
+from anysize.norms.calibration import calibrated, has_running_statistics
+from anysize.norms.factory import create_norm
 from anysize.recipe import Recipe
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.files import read_checkpoint
@@ -42,6 +45,43 @@ def test_the_average_is_torchvisions_with_buffers_and_copies_of_counts() -> None
     assert int(averaged.model[1].num_batches_tracked) == 6
 
 
+NORMS: dict[str, dict[str, Any]] = {
+    "batch": {}, "sync_batch": {}, "frozen_batch": {}, "group": {"num_groups": 2}, "layer": {}, "online": {},
+    "instance": {"affine": True}, "layer_elementwise": {"shape": (6, 6)}, "none": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_is_averaged_and_its_average_is_calibrated(norm: str) -> None:
+    """Calibration is of the averaged copy, which has its own statistics afterwards; the trained model never moves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), create_norm(norm, 4, **NORMS[norm]), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    averaged = AveragedWeights(model, every=1, decay=0.8)
+    expected = {name: value.clone().double() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(1, 5):
+        optimizer.zero_grad()
+        model(torch.randn(4, 1, 8, 8) + 1).square().sum().backward()
+        optimizer.step()
+        averaged.update(model, step)
+        for name, value in model.state_dict().items():
+            share = 0.8 if value.is_floating_point() else 0.0
+            expected[name] = share * expected[name] + (1 - share) * value.double()
+    before, trained = copy.deepcopy(averaged.state_dict()), copy.deepcopy(model.state_dict())
+    for name, value in before.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    moves = [name for name in before if name.endswith(("running_mean", "norm.m"))] if norm != "frozen_batch" else []
+    if moves:
+        with calibrated(averaged.model, [torch.randn(4, 1, 8, 8) - 1 for _ in range(2)]):
+            assert not any(torch.equal(averaged.state_dict()[name], before[name]) for name in moves)
+    for name, value in averaged.state_dict().items():
+        assert torch.equal(value, before[name]), name
+        assert torch.equal(model.state_dict()[name], trained[name]), name
+    assert bool(moves) == has_running_statistics(model)
+
+
 @pytest.mark.parametrize(
     ("decay", "every", "batch_size", "epochs", "expected"),
     [(0.99998, 32, 1024, 600, 1 - 2e-5 * 1024 * 32 / 600), (0.9, 32, 1024, 1, 0.0)],
@@ -55,8 +95,9 @@ def test_the_decay_follows_batch_and_length(
 AVERAGED: dict[str, Any] = {"training__average_steps": 2, "training__average_decay": 0.97}
 
 
-def test_validation_best_and_evaluation_are_those_of_the_average(tiny: Make, tmp_path: Path) -> None:
-    run = train(tiny(**AVERAGED, data__limit=120), run=tmp_path / "run")
+@pytest.mark.parametrize("norm", ["", "online", "group"])
+def test_validation_best_and_evaluation_are_those_of_the_average(tiny: Make, tmp_path: Path, norm: str) -> None:
+    run = train(tiny(**AVERAGED, model__norm=norm, data__limit=120), run=tmp_path / "run")
     last, best = (read_checkpoint(run / "checkpoints" / name) for name in ("last", "best"))
     assert not torch.equal(last.tensors["averaged"]["fc.weight"], last.model["fc.weight"])
     rows = pd.read_csv(run / "metrics.csv")

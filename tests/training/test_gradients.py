@@ -9,14 +9,22 @@ from torch import Tensor, nn
 
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.training.gradients import (
+    AdaptiveCopies,
     ControlVariables,
     GradientSmoothing,
     chunk_slices,
     copies_factor,
     gradient_norm,
     scale_gradients,
-    split_decay,
 )
+from anysize.training.micro_batches import MicroBatches
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.recorder import Recorder
+from anysize.training.replicas import Replicas
+from anysize.training.settings import OptimizerSettings
+from anysize.training.state import TrainState
+from anysize.training.step import gradient_factor
+from anysize.world import World
 
 
 def test_smoothing_is_the_moving_average_of_the_norm_over_the_norm() -> None:
@@ -88,40 +96,24 @@ def test_chunks_cover_a_batch_once() -> None:
             assert len({part.stop - part.start for part in parts}) <= 2
 
 
-@pytest.mark.parametrize(
-    ("decay_on", "expected"),
-    [
-        ("weights", ["conv.weight", "fc.weight"]),
-        ("no-biases", ["conv.weight", "batch.weight", "layer.weight", "fc.weight"]),
-        (
-            "all",
-            [
-                "conv.weight",
-                "conv.bias",
-                "batch.weight",
-                "batch.bias",
-                "layer.weight",
-                "layer.bias",
-                "fc.weight",
-                "fc.bias",
-            ],
-        ),
-    ],
-)
-def test_weight_decay_is_on_what_its_name_says(decay_on: str, expected: list[str]) -> None:
-    """A layer norm over (C, H, W) has weights of three dimensions, which are no less a norm's."""
-    model = nn.ModuleDict(
-        {
-            "conv": nn.Conv2d(3, 4, 3),
-            "batch": nn.BatchNorm2d(4),
-            "layer": nn.LayerNorm((4, 6, 6)),
-            "fc": nn.Linear(4, 2),
-        }
-    )
-    frozen = nn.Linear(1, 1).requires_grad_(requires_grad=False)
-    model["frozen"] = frozen
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    split = split_decay(model, decay_on)
-    assert [names[id(parameter)] for parameter in split[True]] == expected
-    others = {name for name in names.values() if not name.startswith("frozen")} - set(expected)
-    assert {names[id(parameter)] for parameter in split[False]} == others
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_is_torchs(limit: float) -> None:
+    """torch adds 1e-6 to the norm that it divides by; apart from that the gradients are the same."""
+    model, other = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    optimizer = RegimeOptimizer(model, OptimizerSettings(clip_norm=limit))
+    recorder = Recorder(torch.device("cpu"))
+    state = TrainState(
+        model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, AdaptiveCopies(0), ControlVariables(model),
+        recorder, Replicas({"model": model}, World(), "averaged"), MicroBatches(model),
+    )  # fmt: skip
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for network in (model, other):
+        network(inputs).mul(3).square().sum().backward()
+    norm = gradient_norm(model.parameters())
+    expected = torch.nn.utils.clip_grad_norm_(other.parameters(), limit)
+    torch.testing.assert_close(norm, expected)
+    assert 0.5 < norm < 1e6
+    scale_gradients(model.parameters(), gradient_factor(state, norm, torch.tensor(True)))
+    for own, parameter in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, parameter.grad, rtol=1e-5, atol=1e-9)

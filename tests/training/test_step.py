@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transfers import transfers
 
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, override
-from anysize.training import loop
+from anysize.training import gradients, loop, recorder
 from anysize.training.guards import Diverged
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.regime import parse_schedule
@@ -124,3 +126,49 @@ def test_a_step_that_does_not_count_leaves_no_trace(optimizer: str) -> None:
     for name, value in {**held, **model.state_dict()}.items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, {**expected, **other.state_dict()}[name]), name
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
+def test_a_step_on_mps_makes_nothing_in_float64(
+    tiny: Make, tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """MPS has no float64. Here the CPU stands for it, with the widest type that MPS has."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_fp16": True})
+    for module in (recorder, gradients):
+        monkeypatch.setattr(module, "wide", lambda device: torch.float32)
+    made: set[str] = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            wide = any(isinstance(value, torch.Tensor) and value.dtype == torch.float64 for value in tree_leaves(out))
+            if wide and not unscaling:
+                made.add(str(func))
+            return out
+
+    original, unscale = loop.train_step, torch.amp.GradScaler.unscale_
+    steps: list[int] = []
+    unscaling: list[bool] = []
+
+    def unscaled(self: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+        unscaling.append(True)  # torch itself asks whether the device is MPS
+        unscale(self, optimizer)
+        unscaling.clear()
+
+    monkeypatch.setattr(torch.amp.GradScaler, "unscale_", unscaled)
+
+    def watched(parts: Any, state: Any, batch: Any, seed: int) -> None:
+        steps.append(seed)
+        with Watch():
+            original(parts, state, batch, seed)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    changes: dict[str, Any] = {
+        "training__precision": "float16", "training__chunks": 2, "training__copies": 2, "training__epochs": 1,
+        "training__average_steps": 1, "optimizer__adapt_copies": 2, "optimizer__clip_norm": 1.0,
+        "optimizer__gradient_smoothing": 0.9, "data__limit": 20,
+    }  # fmt: skip
+    recipe = tiny(**changes) if task == "classification" else tiny_scenes(task, **changes, training__batch_size=4)
+    train(recipe, run=tmp_path / "run")
+    assert steps
+    assert not made

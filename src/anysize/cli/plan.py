@@ -36,8 +36,8 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
     if devices > 1:
         print(
             f"{devices} devices: {result.total_batch:,} samples a step at {result.base} px, "
-            f"{result.total_batch // devices:,} a device; {result.steps:,} steps; about {result.memory / 2**30:.2f} GiB "
-            "of memory a device"
+            f"{result.total_batch // devices:,} a device; {result.steps:,} steps; about "
+            f"{result.memory / 2**30:.2f} GiB of memory a device"
         )
     if tflops or devices > 1:
         speed = result.images_per_second(tflops or 1.0)

@@ -58,5 +58,7 @@ class AugmentSettings:
     color_jitter: float = setting(0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0)
     lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0)
     cutout: int = setting(0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0)
-    mixup: float = setting(0.0, "alpha of the Beta distribution of mixup; 0: none", low=0)
-    cutmix: float = setting(0.0, "alpha of the Beta distribution of cutmix; 0: none", low=0)
+    mixup: float = setting(0.0, "alpha of the Beta distribution of mixup (classification, multilabel); 0: none", low=0)
+    cutmix: float = setting(
+        0.0, "alpha of the Beta distribution of cutmix (classification, multilabel); 0: none", low=0
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anysize.experiment import build
-from anysize.recipe import Recipe, differences, load_recipe
+from anysize.recipe import Recipe, differences, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
@@ -64,10 +64,17 @@ def warnings_into(log: RunLog) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def keep_precision(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the precision that the folder's run has come to, where it leaves the choice open (auto)."""
+    if recipe.training.precision != "auto" or not _is_trained(folder):
+        return recipe
+    return override(recipe, {"training.precision": load_recipe(str(folder / run_files.RECIPE)).training.precision})
+
+
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise a `UserError` if the folder holds a run of another recipe."""
-    if not (folder / run_files.RECIPE).exists() or not any((folder / run_files.CHECKPOINTS).glob("*")):
-        return  # nothing was trained there
+    if not _is_trained(folder):
+        return
     before = load_recipe(str(folder / run_files.RECIPE))
     changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
     if changed:
@@ -76,6 +83,10 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
             f"{folder} holds a run of another recipe: {shown}; give another folder with --run, go on with the new "
             "settings with --allow-changes, or start over with --resume never"
         )
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / run_files.RECIPE).exists() and any((folder / run_files.CHECKPOINTS).glob("*"))
 
 
 def forget_results(folder: Path) -> None:

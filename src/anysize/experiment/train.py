@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch.nn.parallel import DistributedDataParallel
 
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
@@ -19,6 +18,7 @@ from anysize.experiment.run_folder import (
     check_same_recipe,
     clear,
     forget_results,
+    keep_precision,
     make_run_folder,
     warnings_into,
 )
@@ -26,7 +26,7 @@ from anysize.experiment.targets import build_evaluator, open_split
 from anysize.experiment.together import check_alike, joined_for, resolve
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, dump
+from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.environment import describe_environment
@@ -34,14 +34,17 @@ from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
+from anysize.training.batch_rule import is_scaled
 from anysize.training.checkpoint.files import DamagedCheckpoint, model_tensors, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, remove_newer, with_remedy
 from anysize.training.checkpoint.writer import CheckpointWriter
+from anysize.training.deterministic import deterministic
 from anysize.training.guards import check_precision
 from anysize.training.length import RunLength, run_length
 from anysize.training.loop import fit
-from anysize.training.optimizer import RegimeOptimizer, stretch
+from anysize.training.optimizer import RegimeOptimizer, describe_batch, stretch
 from anysize.training.parts import Parts, Validation, new_state
+from anysize.training.precision import choose_precision
 from anysize.training.replicas import has_unused_parameters, one_model, replicate
 from anysize.training.settings import TrainingSettings
 from anysize.training.shapes import compiled
@@ -92,8 +95,11 @@ def train(
         with world.together():
             if resume_from not in ("last", "previous", "never"):
                 raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
-            if resume_from != "never" and not allow_changes:
-                check_same_recipe(folder, resolved)
+            if resume_from != "never":
+                resolved = keep_precision(folder, resolved)
+                if not allow_changes:
+                    check_same_recipe(folder, resolved)
+        stack.enter_context(deterministic(resolved.training.deterministic))
         with world.together():
             if world.main:
                 make_run_folder(folder)
@@ -106,9 +112,11 @@ def train(
             prepared = prepare(resolved, resumed, world, allow_changes=allow_changes)
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
+        prepared = settle_precision(prepared)
         with world.together():
             writer = stack.enter_context(CheckpointWriter(background=resolved.training.checkpoint_background))
             parts, state, evaluator = _assemble(prepared, folder, log, writer)
+        parts = _replicated(parts, prepared)
         with world.together():
             if resume_from == "never" and world.main:
                 clear(folder)  # only now that nothing is wrong with what is to take its place
@@ -186,6 +194,22 @@ def prepare(
     return Prepared(recipe, training, world, device, data, model.to(device), plan, length, notes)
 
 
+def settle_precision(prepared: Prepared) -> Prepared:
+    """With the precision that `auto` comes to on the main process in the recipe, and said."""
+    recipe, world = prepared.recipe, prepared.world
+    if recipe.training.precision != "auto":
+        return prepared
+    with world.together():
+        chosen = choose_precision(
+            prepared.model, prepared.plan, prepared.length, prepared.training, prepared.data.preprocessing.channels,
+            prepared.device,
+        )  # fmt: skip
+    precision, why = world.share(chosen)
+    recipe = override(recipe, {"training.precision": precision})
+    training = dataclasses.replace(prepared.training, precision=precision)
+    return dataclasses.replace(prepared, recipe=recipe, training=training, notes=[*prepared.notes, why])
+
+
 def _resumed_state(checkpoints: Path, resume_from: str) -> dict[str, Any] | None:
     """What the checkpoint of a run that is to go on says; None: the run starts."""
     path = checkpoint_to_resume(checkpoints, resume_from)
@@ -232,7 +256,8 @@ def _assemble(
     evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device, world)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits, each = evaluator.fits(plan, len(prepared.length.steps)), training.statistics == "each" and world.size > 1
+    fits = not recipe.evaluation.calibrate or evaluator.fits(plan, len(prepared.length.steps))
+    each = training.statistics == "each" and world.size > 1
     measure = evaluator.alone() if each else evaluator
 
     def validate(evaluated: torch.nn.Module, stop: StopRequest) -> Validation:
@@ -249,11 +274,9 @@ def _assemble(
 
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     optimizer = RegimeOptimizer(model, regime, plan.total_batch)
-    unused = world.size > 1 and has_unused_parameters(model, data.preprocessing.channels, base, device)
-    replica = replicate(model, world, device, find_unused=unused or training.find_unused_parameters)
     parts = Parts(
-        forward=compiled(replica, plan, prepared.length, training),
-        no_sync=replica.no_sync if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext,
+        forward=compiled(model, plan, prepared.length, training),
+        no_sync=contextlib.nullcontext,
         task=evaluator.task,
         plan=plan,
         loader=loader,
@@ -272,6 +295,18 @@ def _assemble(
     return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 
 
+def _replicated(parts: Parts, prepared: Prepared) -> Parts:
+    """The parts with the model as several processes train it together; all of them wait here for each other."""
+    world, model, training = parts.world, prepared.model, parts.training
+    if world.size == 1:
+        return parts
+    preprocessing = prepared.data.preprocessing
+    unused = has_unused_parameters(model, preprocessing.channels, preprocessing.image_size, parts.device)
+    replica = replicate(model, parts.device, find_unused=unused or training.find_unused_parameters)
+    forward = compiled(replica, parts.plan, parts.length, training)
+    return dataclasses.replace(parts, forward=forward, no_sync=replica.no_sync)
+
+
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
     """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report."""
     with one_model(state.evaluated, parts.world, parts.training.statistics):
@@ -284,7 +319,8 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     from anysize.experiment.policy import measure_policy
     from anysize.reports.policy_report import write_scale_policy
 
-    base, fits = evaluator.preprocessing.image_size, evaluator.fits(parts.plan, len(parts.length.steps))
+    base = evaluator.preprocessing.image_size
+    fits = not evaluator.settings.calibrate or evaluator.fits(parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
@@ -355,11 +391,8 @@ def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path
             f"the optimizer's schedules, written for {recipe.optimizer.epochs} epochs, are stretched to "
             f"{recipe.training.epochs} (optimizer.epochs)"
         )
-    total, written_for = plan.total_batch, recipe.optimizer.batch_size
-    if written_for not in (0, total):
-        parts.log.message(
-            f"the optimizer's lr and momentum, written for batches of {written_for}, are scaled to batches of {total} "
-            "(optimizer.batch_size)"
-        )
+    if plan.world_size > 1 or is_scaled(recipe.optimizer, plan.total_batch):
+        regime = stretch(recipe.optimizer, recipe.training.epochs)
+        parts.log.message(describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size))
     if goes_on:
         parts.log.message(f"going on at epoch {state.progress.epoch + 1}, step {state.progress.step:,}")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
+from torchvision.transforms import v2
 
 import anysize.tasks
 from anysize.data.loader import LoadedBatch
@@ -44,6 +45,27 @@ def averaged(forward: Forward, batch: LoadedBatch) -> Tensor:
     """Logits in float32 (B, ...) of the samples of a batch, averaged over the copies or crops of each."""
     outputs = main_logits(forward(batch.images)).float()
     return outputs.reshape(batch.copies, -1, *outputs.shape[1:]).mean(dim=0)  # copy-major
+
+
+def sample_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function that mixes images (N, C, H, W), and their classes (N,) or the shares of their classes (N, K), alike.
+
+    Each image is mixed with the one before it, which takes a share 1 - lambda.
+
+    Args:
+        mixup, cutmix: alpha of the Beta distributions of lambda; 0 leaves them out; with both one is drawn for each
+            batch. mixup blends the pixels (Zhang et al., arXiv 1710.09412), cutmix pastes a box (Yun et al., arXiv
+            1905.04899).
+        num_classes: K.
+
+    >>> mix = sample_mixer(mixup=0.2, cutmix=0.0, num_classes=3)
+    >>> mix(torch.zeros(2, 1, 4, 4), torch.tensor([0, 2]))[1].sum(1)
+    tensor([1., 1.])
+    """
+    mixers = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
+    mixers += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
+    mixer = v2.RandomChoice(mixers) if mixers else None
+    return lambda images, targets: (images, targets) if mixer is None else tuple(mixer(images, targets))
 
 
 class Task(Protocol):

@@ -10,10 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
-from torchvision.transforms import v2
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
+from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
 from anysize.tasks.records import Shown, Summary
 
 _SHOWN = 5  # classes with the highest probabilities
@@ -33,7 +32,7 @@ class Classification:
         classes: their names.
         label_smoothing: share of each target spread evenly over all classes (torch's definition: the true class keeps
             1 - e + e / classes). Applies to mixed targets too.
-        mixup, cutmix: alpha of their Beta distributions; 0 leaves them out; with both one is drawn for each batch.
+        mixup, cutmix: as of `sample_mixer`.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training. 0.4 is that of
             DARTS and of Inception v3, 0.3 that of GoogLeNet's paper.
 
@@ -64,15 +63,10 @@ class Classification:
         self.num_classes = num_classes = len(self.classes)
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
-        mixers = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
-        mixers += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
-        self._mixer = v2.RandomChoice(mixers) if mixers else None
+        self._mix = sample_mixer(mixup, cutmix, num_classes)
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if self._mixer is None:
-            return images, targets
-        images, targets = self._mixer(images, targets)
-        return images, targets
+        return self._mix(images, targets)
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         def cross_entropy(logits: Tensor) -> Tensor:

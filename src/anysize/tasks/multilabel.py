@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
-from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary
+from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
 from anysize.tasks.records import OBJECT_SIZES, Shown, Summary
 
@@ -21,7 +21,7 @@ _TINY = 1e-12
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of logits and targets (N, K): summed over the classes, mean over the images.
+    """Binary cross-entropy of logits and targets (N, K), 0 to 1: summed over the classes, mean over the images.
 
     >>> binary_cross_entropy(torch.zeros(2, 4), torch.ones(2, 4)) / 4
     tensor(0.6931)
@@ -38,6 +38,8 @@ def asymmetric_loss(
 ) -> Tensor:
     """Asymmetric loss of logits and targets (N, K): summed over the classes, mean over the images.
 
+    A target between 0 and 1, of mixed images, costs its share of a positive and the rest of a negative.
+
     With p = sigmoid(logit) and p_m = max(p - clip, 0), each positive costs -(1 - p)^gamma_positive log(p) and each
     negative -p_m^gamma_negative log(1 - p_m) (Ridnik et al., arXiv 2009.14119). So the many easy negatives cost little,
     those below `clip` nothing. The gradient is that of the whole expression; the authors' training code can leave
@@ -53,7 +55,7 @@ def asymmetric_loss(
     # A power below 1 has no finite gradient at 0. There the logarithm is 0 too, so the bound changes no value.
     negative = shifted.clamp(min=_TINY).pow(gamma_negative) * log_not
     positive = logits.neg().sigmoid().clamp(min=_TINY).pow(gamma_positive) * F.logsigmoid(logits)
-    return -torch.where(targets.bool(), positive, negative).sum() / len(logits)
+    return -torch.lerp(negative, positive, targets.float()).sum() / len(logits)
 
 
 class MultiLabel:
@@ -67,6 +69,7 @@ class MultiLabel:
         loss: "bce" (also if empty) or "asymmetric".
         gamma_negative, gamma_positive, clip: of the asymmetric loss.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training.
+        mixup, cutmix: as of `sample_mixer`; labels become shares between 0 and 1, in one row.
 
     Raises:
         UserError: another loss, or options of the asymmetric loss with another one.
@@ -85,6 +88,8 @@ class MultiLabel:
         "task.gamma_positive",
         "task.clip",
         "task.auxiliary_weight",
+        "augment.mixup",
+        "augment.cutmix",
     )
 
     def __init__(
@@ -95,8 +100,11 @@ class MultiLabel:
         gamma_positive: float = _GAMMA_POSITIVE,
         clip: float = _CLIP,
         auxiliary_weight: float = 0.4,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         self.classes = tuple(classes)
+        self._mix = sample_mixer(mixup, cutmix, len(self.classes)) if mixup or cutmix else None
         self.auxiliary_weight = auxiliary_weight
         self._loss: Callable[[Tensor, Tensor], Tensor] = binary_cross_entropy
         options = (gamma_negative, gamma_positive, clip)
@@ -111,7 +119,10 @@ class MultiLabel:
             )
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return images, targets
+        if self._mix is None:
+            return images, targets
+        images, shares = self._mix(images, targets.amax(1))
+        return images, shares[:, None]
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         true = targets.amax(1)
@@ -121,7 +132,7 @@ class MultiLabel:
         return torch.full((), len(targets), device=targets.device)
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
-        predicted, true = outputs > 0, targets.amax(1) > 0
+        predicted, true = outputs > 0, targets.amax(1) > 0.5  # of mixed images the labels of the larger share
         right = (predicted & true).sum()
         return {"of1": 2 * right / (predicted.sum() + true.sum()).clamp(min=1)}
 

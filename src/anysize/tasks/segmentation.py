@@ -41,7 +41,9 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     tensor(1.3863)
     """
     logits = dense_inference.match_size(logits.float(), targets.shape[-2:])
-    total = F.cross_entropy(logits, targets.long(), ignore_index=VOID, reduction="sum")
+    # A GPU adds pixels up within the loss in no fixed order.
+    reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+    total = F.cross_entropy(logits, targets.long(), ignore_index=VOID, reduction=reduction).sum()
     return total / (targets != VOID).sum().clamp(min=1)
 
 

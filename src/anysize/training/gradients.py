@@ -1,4 +1,4 @@
-"""Gradients between the backward pass and the optimizer's step: their norm, their scale, which weights decay."""
+"""Gradients between the backward pass and the optimizer's step: their norm, their scale."""
 
 import functools
 import itertools
@@ -146,30 +146,6 @@ class ControlVariables:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.unit = state["unit"]
-
-
-def split_decay(model: nn.Module, decay_on: str) -> dict[bool, list[nn.Parameter]]:
-    """Split the trainable parameters into those that weight decay applies to (True) and those it does not (False).
-
-    `decay_on="weights"` leaves out biases and the parameters of norms; `"no-biases"` leaves out what is named `bias`,
-    so that the weights of norms decay, as in Online Normalization's training on ImageNet; `"all"` leaves out none.
-
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    >>> for decay_on in ("weights", "no-biases", "all"):
-    ...     print(decay_on, len(split_decay(model, decay_on)[True]))
-    weights 1
-    no-biases 2
-    all 4
-    """
-    split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    # Most norms have parameters of one dimension; a layer norm over (C, H, W) has three, as weights may.
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            bias = name.rpartition(".")[2] == "bias"
-            weight = parameter.ndim > 1 and id(parameter) not in norms
-            split[{"all": True, "no-biases": not bias, "weights": weight}[decay_on]].append(parameter)
-    return split
 
 
 def chunk_slices(length: int, chunks: int) -> list[slice]:

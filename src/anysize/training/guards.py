@@ -80,20 +80,20 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         UserError: no bfloat16 (or float16) arithmetic, where mixed precision is 5 to 20 times slower than float32.
     """
-    if precision == "float32":
+    if precision in ("float32", "auto"):
         return
     if device.type == "cuda":
         if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise UserError(f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic; use float16 or float32")
         return
-    if device.type == "cpu" and not _cpu_has(precision):
+    if device.type == "cpu" and not cpu_has(precision):
         raise UserError(
             f"training.precision is {precision}, but this processor has no {precision} arithmetic and would emulate "
             "it, 5 to 20 times slower than float32; use training.precision float32"
         )
 
 
-def _cpu_has(precision: str) -> bool:
+def cpu_has(precision: str) -> bool:
     """Whether the processor multiplies in this precision, as torch reports it."""
     capabilities = torch.cpu.get_capabilities()
     flags = {

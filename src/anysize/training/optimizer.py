@@ -1,15 +1,16 @@
 """The optimizer that a regime drives: torch.optim's, with its settings renewed before every step."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anysize.models.weights.heads import head_parameters
 from anysize.registry import UserError, did_you_mean
-from anysize.training.gradients import split_decay
+from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
+from anysize.training.decay import parameter_groups
 from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at
 from anysize.training.settings import OptimizerSettings
 
@@ -30,11 +31,9 @@ class RegimeOptimizer:
     When the name changes the new optimizer starts without the old one's state. `batch_size` is the run's, over all
     processes; it matters where the settings say which batch they are written for.
 
-    Where `head_lr` is not 1 the parameters of the model's head are groups of their own.
-
     Raises:
-        UserError: an unknown optimizer, a setting that none of the optimizers of the regime uses, a batch size that lr
-            and momentum are written for with another optimizer than sgd, or `head_lr` for a model without a head.
+        UserError: an unknown optimizer, a setting that none of the optimizers of the regime uses, settings that do not
+            fit together, or what `parameter_groups` raises.
 
     >>> settings = OptimizerSettings()
     >>> optimizer = RegimeOptimizer(nn.Linear(2, 2), settings)
@@ -46,7 +45,7 @@ class RegimeOptimizer:
         self.settings = settings
         self.batch_size = batch_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._groups = _groups(model, settings)
+        self._groups = parameter_groups(model, settings)
         self._names = {id(p): name for name, p in model.named_parameters()}
         names = {str(point.value) for point in settings.name}
         for name in names:
@@ -60,11 +59,8 @@ class RegimeOptimizer:
                     f"optimizer.{key} is set, but {' and '.join(sorted(names))} takes no {key}; remove it, or give its "
                     f"default {to_data(default) if is_schedule(default) else default}"
                 )
-        if settings.batch_size and names != {"sgd"}:
-            raise UserError(
-                f"optimizer.batch_size is {settings.batch_size}, but the rule that scales lr and momentum to the batch "
-                f"holds for sgd, not for {' and '.join(sorted(names - {'sgd'}))}; remove it, or use sgd"
-            )
+        check_batch_rule(settings, names)
+        _check_warm_up(settings)
         if not self.parameters:
             raise UserError("the model has no parameters to train; expected at least one that requires a gradient")
         self.name = ""
@@ -92,13 +88,13 @@ class RegimeOptimizer:
     def apply(self, epoch: float) -> dict[str, Any]:
         """Set the optimizer to what the regime says at `epoch` epochs of progress; return it."""
         name, values = regime_at(self.settings, epoch, self.batch_size)
-        self.warming_up = epoch < self.settings.warmup_epochs
+        self.warming_up = progress(self.settings, epoch) < self.settings.warmup_epochs
         if name != self.name:
             self._switch(name, values)
         for group in self.torch.param_groups:
             group.update(values)
-            if not group["decay"]:
-                group["weight_decay"] = 0.0
+            if group["decay"] is not None:
+                group["weight_decay"] = group["decay"]
             if group["multiple"] != 1:
                 group["lr"] *= group["multiple"]
         # torch makes this state in the first step alone: rmsprop's only if momentum began above 0, and fused sgd's
@@ -172,26 +168,6 @@ class RegimeOptimizer:
             self.torch.state[parameter][kind] = like
 
 
-def _groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The trainable parameters by whether they decay, and where the head has a learning rate of its own by that."""
-    split = split_decay(model, settings.decay_on)
-    if settings.head_lr == 1:
-        return [{"params": params, "decay": decay, "multiple": 1.0} for decay, params in split.items() if params]
-    names = head_parameters(model)
-    head = {id(parameter) for name, parameter in model.named_parameters() if name in names and parameter.requires_grad}
-    if not head:
-        raise UserError(
-            f"optimizer.head_lr is {settings.head_lr:g}, and {type(model).__name__} has no head that is trained: "
-            "expected a last linear layer, or children named in its attribute head_modules; or leave it at 1"
-        )
-    groups = []
-    for decay, params in split.items():
-        for multiple, wanted in ((1.0, False), (settings.head_lr, True)):
-            if own := [parameter for parameter in params if (id(parameter) in head) == wanted]:
-                groups.append({"params": own, "decay": decay, "multiple": multiple})
-    return groups
-
-
 def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
     """The same regime over `epochs` epochs, where the settings say how many they are written for.
 
@@ -209,45 +185,74 @@ def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
     return dataclasses.replace(settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, **schedules)
 
 
-def scale_to_batch(lr: float, momentum: float, ratio: float) -> tuple[float, float]:
-    """The learning rate and momentum of sgd for a batch `ratio` times the one that they are written for.
-
-    The momentum m' = m ** ratio averages over as many samples as m did, and lr' = lr ratio (1 - m') / (1 - m) moves the
-    weights as far a sample. The rule of Online Normalization's code (arXiv 1905.05894), exact for any ratio.
-
-    Raises:
-        UserError: a momentum of 1 or more, or below 0.
-
-    >>> lr, momentum = scale_to_batch(0.1, 0.9, 32 / 256)
-    >>> round(lr, 6), round(momentum, 8)
-    (0.001635, 0.98691628)
-    """
-    if not 0 <= momentum < 1:
-        raise UserError(f"optimizer.momentum is {momentum:g}; scaling it to the batch expects at least 0 and below 1")
-    scaled = momentum**ratio
-    return lr * ratio * (1 - scaled) / (1 - momentum), scaled
-
-
 def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) -> tuple[str, dict[str, Any]]:
     """The optimizer's name and its hyper-parameters at `epoch` epochs of progress: a pure function.
 
     Where the settings say for which batch they are written, lr and momentum are scaled to the run's `batch_size` (over
-    all processes; 0: the same).
+    all processes; 0: the same) by their rule: see `batch_rule`.
 
     >>> regime_at(OptimizerSettings(warmup_epochs=4.0), 1.0)[1]["lr"]
     0.025
+    >>> regime_at(OptimizerSettings(batch_size=256, batch_rule="linear"), 0.0, batch_size=1024)[1]["lr"]
+    0.4
     >>> values = regime_at(OptimizerSettings(batch_size=256), 0.0, batch_size=32)[1]
     >>> round(values["lr"], 6), round(values["momentum"], 8)
     (0.001635, 0.98691628)
     """
+    epoch = progress(settings, epoch)
     values: dict[str, Any] = {
         key: value_at(value, epoch) if is_schedule(value) else value for key, value in vars(settings).items()
     }
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start
-        values["lr"] *= start + (1 - start) * epoch / settings.warmup_epochs
-    if settings.batch_size and batch_size not in (0, settings.batch_size):
-        ratio = batch_size / settings.batch_size
-        values["lr"], values["momentum"] = scale_to_batch(values["lr"], values["momentum"], ratio)
+        done = epoch / settings.warmup_epochs if settings.warmup_method == "linear" else 0.0
+        values["lr"] *= start + (1 - start) * done
+    values["lr"], values["momentum"] = scale_to_batch(settings, values["lr"], values["momentum"], batch_size)
     name = values["name"]
     return name, {key: values[key] for key in OPTIMIZERS[name][1]}
+
+
+def progress(settings: OptimizerSettings, epoch: float) -> float:
+    """The progress that warm-up and schedules see: whole epochs alone where the settings say so."""
+    return math.floor(epoch) if settings.update == "epoch" else epoch
+
+
+def describe_batch(settings: OptimizerSettings, batch_size: int, processes: int) -> str:
+    """A sentence on the batch and the learning rate of a run of so many processes with `batch_size` images each.
+
+    The learning rate is the largest that the schedule, warm-up included, comes to.
+
+    >>> describe_batch(OptimizerSettings(batch_size=256, batch_rule="linear"), 64, processes=2)
+    '2 processes with 64 images each make batches of 128; the learning rate, at its largest 0.1 for batches of 256, ...
+    """
+    total = batch_size * processes
+    who = f"{processes} processes with {batch_size} images each make" if processes > 1 else "a single process makes"
+    said = f"{who} batches of {total}; the learning rate, at its largest "
+    if not is_scaled(settings, total):
+        return f"{said}{_peak(settings):g}, is not scaled to the batch ({why_not_scaled(settings)})"
+    said += (
+        f"{_peak(settings):g} for batches of {settings.batch_size}, becomes {_peak(settings, total):g} by the "
+        f"{settings.batch_rule} rule"
+    )
+    if settings.batch_rule == "momentum":
+        before, after = (regime_at(settings, 0.0, size)[1]["momentum"] for size in (0, total))
+        said += f", and the momentum, at first {before:g}, {after:.6g}"
+    return f"{said} (optimizer.batch_rule)"
+
+
+def _peak(settings: OptimizerSettings, batch_size: int = 0) -> float:
+    points = [point.epoch for value in vars(settings).values() if is_schedule(value) for point in value]
+    warming_up = [settings.warmup_epochs * share / 100 for share in range(101)]
+    epochs = (*points, *warming_up, math.ceil(settings.warmup_epochs))
+    return max(float(regime_at(settings, epoch, batch_size)[1]["lr"]) for epoch in epochs)
+
+
+def _check_warm_up(settings: OptimizerSettings) -> None:
+    if not settings.warmup_epochs or settings.warmup_start:
+        return
+    for key, value in (("warmup_method", "constant"), ("update", "epoch")):
+        if getattr(settings, key) == value:
+            raise UserError(
+                f"optimizer.{key} is {value} and optimizer.warmup_start 0, so that nothing would be learned at first; "
+                "set warmup_start, such as 0.01"
+            )

@@ -25,14 +25,12 @@ _OWN_BUFFERS: dict[str, Any] = {
 }
 
 
-def replicate(model: nn.Module, world: World, device: torch.device, *, find_unused: bool) -> nn.Module:
+def replicate(model: nn.Module, device: torch.device, *, find_unused: bool) -> DistributedDataParallel:
     """The model as the processes call it: `DistributedDataParallel` adds the gradients up while they are computed.
 
     It adds where DDP divides by the number of processes, since each loss weighs what it has of the global batch.
     Buffers stay each process's own. `find_unused`: look in each step for parameters without a gradient.
     """
-    if world.size == 1:
-        return model
     replica = DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,

@@ -16,9 +16,15 @@ class OptimizerSettings:
     )
     batch_size: int = setting(
         0,
-        "batch, over all processes, that lr and momentum are written for: a run with another batch scales both (sgd); "
-        "0: no scaling",
+        "batch, over all processes, that lr and momentum are written for: a run with another batch scales them as "
+        "batch_rule says; 0: no scaling",
         low=0,
+    )
+    batch_rule: str = setting(
+        "momentum",
+        "how another batch than batch_size scales: linear: lr with the batch; sqrt: lr with its square root; momentum: "
+        "lr and momentum, to average over as many samples (sgd); none: nothing",
+        choices=("none", "linear", "sqrt", "momentum"),
     )
     lr: Schedule = setting(constant(0.1), "learning rate (by epoch)")
     head_lr: float = setting(
@@ -34,12 +40,31 @@ class OptimizerSettings:
         "weights: decay no biases and no norms; no-biases: every parameter but biases; all: every parameter",
         choices=("weights", "no-biases", "all"),
     )
+    norm_weight_decay: float = setting(-1.0, "weight decay of the parameters of norms; -1: as decay_on says", low=-1)
+    bias_weight_decay: float = setting(
+        -1.0, "weight decay of what is named bias, those of norms too; -1: as norms and decay_on say", low=-1
+    )
+    custom_weight_decay: dict[str, float] = setting(
+        {}, "weight decay of parameters by their name or its last part, such as class_token; goes before all others"
+    )
     nesterov: bool = setting(False, "Nesterov momentum (sgd)")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)")
     alpha: float = setting(0.99, "smoothing constant (rmsprop)", low=0, high=1)
     eps: float = setting(1e-8, "added to the denominator (adam, adamw, rmsprop)", low=0)
-    warmup_epochs: float = setting(0.0, "the learning rate grows linearly to its value over this many epochs", low=0)
+    warmup_epochs: float = setting(0.0, "the learning rate is smaller during this many epochs", low=0)
+    warmup_method: str = setting(
+        "linear",
+        "linear: the learning rate grows from warmup_start of its value to all of it; constant: it is warmup_start of "
+        "its value until warm-up ends",
+        choices=("linear", "constant"),
+    )
     warmup_start: float = setting(0.0, "share of the learning rate that warm-up starts from", low=0, high=1)
+    update: str = setting(
+        "step",
+        "how often warm-up and lists of points move: at each step, or at whole epochs alone as torchvision's reference "
+        "training",
+        choices=("step", "epoch"),
+    )
     gradient_smoothing: float = setting(
         0.0,
         "scale each gradient to the moving average of its global norm, with this momentum (0.9 in Mix & Match); 0: off",
@@ -75,8 +100,18 @@ class TrainingSettings:
         True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
     )
     seed: int = setting(0, "everything random follows from it", low=0)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...")
-    precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16", "float16"))
+    device: str = setting("auto", "auto: a CUDA device where there is one; cpu, cuda, cuda:1, mps, ...")
+    precision: str = setting(
+        "float32",
+        "arithmetic of the forward pass; auto: bfloat16 where CUDA has it, or where a measured step on the CPU is "
+        "faster by a tenth, else float32",
+        choices=("float32", "bfloat16", "float16", "auto"),
+    )
+    deterministic: bool = setting(
+        False,
+        "use operations alone that give the same bits each time (slower); an operation that has no such form "
+        "stops the run",
+    )
     channels_last: bool = setting(True, "keep images and weights in channels-last memory order (faster)")
     compile: bool = setting(False, "compile the model with torch.compile, once for each distinct input shape")
     compile_shapes: int = setting(12, "refuse to compile a run with more distinct input shapes than this", low=1)

@@ -95,7 +95,7 @@ def loss_scale(state: TrainState) -> Tensor | float:
     if not state.scaler.is_enabled():
         return 1.0
     scale: Tensor = state.scaler.scale(torch.ones((), device=state.optimizer.parameters[0].device))
-    return scale.double()
+    return scale.to(state.recorder.dtype)
 
 
 def gradient_factor(state: TrainState, norm: Tensor, fine: Tensor) -> Tensor:
