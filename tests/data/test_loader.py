@@ -118,8 +118,8 @@ def test_evaluation_sees_each_image_once_in_order(tmp_path: Path, workers: int, 
     for batch in loaded:
         assert batch.targets.unflatten(0, (crops, -1))[-1].tolist() == source.targets[batch.indices].tolist()
         index = int(batch.indices[-1])
-        one = transform.image(source.image(index), index, Batch(0, 20, 1, np.array([index])))
-        expected = transform.finish(one, np.array([index]), Batch(0, 20, 1, np.array([index])))
+        alone = Batch(0, 20, 1, np.array([index]))
+        expected = transform.finish(transform.image(source.image(index), alone), alone)
         assert torch.equal(batch.images.unflatten(0, (crops, -1))[:, -1], expected)
 
 
