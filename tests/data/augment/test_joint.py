@@ -88,6 +88,9 @@ def test_a_copy_depends_on_its_key_alone(crop: str):
     others += [transform.sample(image, mask, batch_of(64, 1, epoch=3, index=9)).pixels]
     reseeded = JointTrainTransform(RGB, transform.augment, seed=2)
     others += [reseeded.sample(image, mask, batch_of(64, epoch=2, index=9)).pixels]
+    repeated = Batch(2, 64, 1, np.array([9, 9]), repeats=np.array([0, 1]))
+    others += [transform.sample(image, mask, repeated.at([1])).pixels]
+    assert torch.equal(transform.sample(image, mask, repeated.at([0])).pixels, two.pixels[:1])
     assert not any(torch.equal(two.pixels[:1], other) for other in others)
 
 

@@ -70,12 +70,16 @@ def test_magnitude_and_severity_are_strengths(name: str, policy: str, strong: in
 def test_bicubic_operations_are_for_pil_images():
     bicubic = dataclasses.replace(RGB, interpolation="bicubic")
     augment = dataclasses.replace(ONLY, autoaugment="randaugment")
-    with pytest.raises(UserError, match="^augment.autoaugment is 'randaugment', which turns tensors by nearest or bil"):
+    with pytest.raises(
+        UserError, match=r"^augment\.autoaugment is 'randaugment', which turns tensors by nearest or bil"
+    ):
         TrainTransform(bicubic, augment)
     by_pil = TrainTransform(bicubic, dataclasses.replace(augment, backend="pil"))
     assert by_pil.image(F.pil_to_tensor(picture()), BATCH).shape == (40, 3, 32, 32)
     for backend in ("tensor", "pil"):  # torchvision's works on tensors with both
-        with pytest.raises(UserError, match="'augmix', which .* not bicubic; set data.interpolation to one of these$"):
+        with pytest.raises(
+            UserError, match=r"'augmix', which .* not bicubic; set data\.interpolation to one of these$"
+        ):
             TrainTransform(bicubic, dataclasses.replace(ONLY, autoaugment="augmix", backend=backend))
 
 
@@ -114,7 +118,7 @@ def test_random_erasing_at_probability_1_takes_2_to_33_percent():
         ({"autoaugment": "augmix"}, "augment.autoaugment is 'augmix', but its policies move pixels"),
         (
             {"random_erasing": 0.1},
-            "augment.random_erasing is 0.1; it is for images with a class: set it to 0 for masks",
+            "augment.random_erasing is 0.1; it is for images with a class: set it to 0",
         ),
         ({"backend": "pil"}, "augment.backend is 'pil', but an image and its mask are resized alike as tensors"),
     ],

@@ -86,9 +86,8 @@ def test_evaluation_is_the_reference_preset(size: int, resized: int, mode: str):
     assert torch.equal(ours[0], F.pil_to_tensor(reference(image)))
     plain = AugmentSettings(crop="none", flip=0.0, backend="pil")
     assert torch.equal(TrainTransform(preprocessing, plain).image(pixels, batch), ours)
-    assert not torch.equal(
-        EvalTransform(dataclasses.replace(preprocessing, backend="tensor")).image(pixels, batch), ours
-    )
+    by_tensors = EvalTransform(dataclasses.replace(preprocessing, backend="tensor")).image(pixels, batch)
+    assert not torch.equal(by_tensors, ours)
     crops = v1.Compose([reference.transforms[0], v1.FiveCrop(size)])(image)
     five = EvalTransform(preprocessing, crops=5).image(pixels, batch)
     assert torch.equal(five, torch.stack([F.pil_to_tensor(crop) for crop in crops]))
@@ -117,7 +116,7 @@ def test_images_in_memory_go_one_by_one(workers: int):
 
 
 def test_masks_are_not_evaluated_by_pil():
-    with pytest.raises(UserError, match="augment.backend is 'pil', but an image and its mask"):
+    with pytest.raises(UserError, match=r"augment\.backend is 'pil', but an image and its mask"):
         JointEvalTransform(CIFAR)
     with pytest.raises(UserError, match="backend is 'cv2'; expected one of: tensor, pil"):
         Preprocessing(32, backend="cv2")
