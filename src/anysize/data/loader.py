@@ -73,8 +73,8 @@ class PlanLoader:
         self.transform = transform
         self.device = torch.device(device)
         self.workers = 0
-        self._at_once = isinstance(transform, PlainTransform) and transform.at_once
-        if isinstance(source, FileSource) or (isinstance(transform, PlainTransform) and not self._at_once):
+        by_pil = isinstance(transform, PlainTransform) and not transform.at_once
+        if isinstance(source, FileSource) or by_pil:
             self.workers = workers if workers >= 0 else min(8, os.cpu_count() or 1)
         self.bad_files = source.bad_files
         self._images: Tensor | None = None
@@ -83,8 +83,9 @@ class PlanLoader:
 
     def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
         """Yield the batches in order."""
-        if isinstance(self.source, ArraySource) and isinstance(self.transform, PlainTransform) and self._at_once:
-            decoded = self._from_memory(self.source, self.transform, batches)
+        source, transform = self.source, self.transform
+        if isinstance(source, ArraySource) and isinstance(transform, PlainTransform) and transform.at_once:
+            decoded = self._from_memory(source, transform, batches)
         else:
             decoded = self._one_by_one(batches)
         for step, (batch, bad, collated) in enumerate(decoded):
