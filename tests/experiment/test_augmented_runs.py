@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interruption import stopped_after
 
 from anysize.experiment.build import build_data, build_plan, feed_alike
 from anysize.experiment.predict import predict
@@ -15,6 +16,7 @@ from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
+from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 ALL = {
@@ -42,6 +44,19 @@ def test_a_run_is_trained_and_evaluated_as_its_recipe_says(tiny: Make, tmp_path:
     evaluator = make_evaluator(load_run(folder, overrides=changes))
     for loader in (evaluator.loader, evaluator.validation_loader):  # to calibrate with, to measure with
         assert loader.transform.preprocessing == dataclasses.replace(own, backend="tensor", interpolation="bilinear")
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny: Make, tmp_path: Path) -> None:
+    settings = {**ALL, "augment__autoaugment": "augmix", "data__interpolation": "bilinear", "training__repeats": 3}
+    recipe = tiny(**settings, data__limit=64, training__epochs=2, training__batch_size=8)
+    whole = train(recipe, run=tmp_path / "whole")
+    with stopped_after(5), pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "stopped")
+    train(recipe, run=tmp_path / "stopped")
+    weights = [(folder / "checkpoints/last/model.safetensors").read_bytes() for folder in (whole, tmp_path / "stopped")]
+    assert weights[0] == weights[1]
+    with pytest.raises(UserError, match="repeats"):
+        train(tiny(**{**settings, "training__repeats": 1}), run=tmp_path / "stopped")
 
 
 def test_predictions_resize_as_the_overrides_say(tiny: Make, tmp_path: Path, image_folder: Path) -> None:

@@ -26,8 +26,8 @@ class DataSettings:
     )
     crop_ratio: float = setting(
         0.0,
-        "resize = center-crop: side of the crop over the shorter side of the resized image (usually 0.875, such as 224 "
-        "of 256 px); 0: as is usual for the data set, or for the weights that the model starts from",
+        "side of the crop over the shorter side of the resized image, for resize = center-crop and for several crops "
+        "(0.875 is 224 of 256 px); 0: as is usual for the data set, or for the weights that the model starts from",
         low=0,
         high=1,
     )
