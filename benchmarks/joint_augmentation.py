@@ -108,8 +108,8 @@ def main() -> None:
         epoch += 1  # other scales and crops in each run
         for index, (image, mask) in enumerate(tensors):
             batch = Batch(epoch, SIDE, 1, np.array([index]))
-            sample = transform.sample(image, mask, index, batch)
-            transform.finish(sample.pixels, batch.indices, batch), sample.targets.long()
+            sample = transform.sample(image, mask, batch)
+            transform.finish(sample.pixels, batch), sample.targets.long()
 
     def peer(reference: Reference) -> None:
         for image, mask in pictures:

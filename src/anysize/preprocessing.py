@@ -8,6 +8,7 @@ from typing import Any
 
 from anysize.registry import UserError
 
+BACKENDS = ("tensor", "pil")
 RESIZES = ("stretch", "center-crop", "crop-or-pad", "pad")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,6 +30,8 @@ class Preprocessing:
     - `pad`: scale the image by S / `own_size`, so that it keeps its own size at that size, then pad it with the mean
       to S x S at least (segmentation). Images of other shapes than squares keep theirs.
 
+    `backend` says whether torchvision resizes tensors or PIL images, by PIL's own filters: levels differ by 1 or so.
+
     A copy that was calibrated for another image size keeps in `trained_size` the one that the model was trained around
     (0: they are the same), so that it sees images as the model does at that size.
 
@@ -44,10 +47,13 @@ class Preprocessing:
     crop_ratio: float = 0.875
     classes: tuple[str, ...] = ()
     trained_size: int = 0
+    backend: str = "tensor"
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
             raise UserError(f"resize is {self.resize!r}; expected one of: {', '.join(RESIZES)}")
+        if self.backend not in BACKENDS:
+            raise UserError(f"backend is {self.backend!r}; expected one of: {', '.join(BACKENDS)}")
         if len(self.mean) != len(self.std):
             raise UserError(f"mean has {len(self.mean)} channels and std {len(self.std)}; expected the same number")
 
@@ -66,8 +72,14 @@ class Preprocessing:
         return self.trained_size or self.image_size
 
     def resize_side(self, size: int) -> int:
-        """Shorter side (pixels) that an image is resized to before the centre crop to `size`."""
-        return int(size / self.crop_ratio)
+        """Shorter side (pixels) that an image is resized to before the centre crop to `size`.
+
+        A ratio of two sides gives them back, whatever its last bit is.
+
+        >>> Preprocessing(image_size=40, crop_ratio=40 / 53).resize_side(40)
+        53
+        """
+        return int(size / self.crop_ratio + 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; `from_dict` reads it back."""

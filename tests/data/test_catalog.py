@@ -7,6 +7,7 @@ import pytest
 
 from anysize.data.catalog import DATASETS, build_preprocessing, dataset_info, load_dataset, resolve_augment
 from anysize.data.settings import AugmentSettings, DataSettings
+from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
 
@@ -76,6 +77,25 @@ def test_the_number_of_classes_is_that_of_what_is_loaded(categories: tuple[str, 
     places = [whole.classes.index(name) for name in categories or whole.classes]
     labels = load_dataset(settings, "train", "labels").targets
     assert np.array_equal(labels, whole.targets[:, :, places])
+
+
+def test_interpolation_and_crop_ratio_override_what_is_usual() -> None:
+    info = dataset_info(DataSettings(name="imagenet"))
+    usual = build_preprocessing(DataSettings(name="imagenet"), info)
+    assert (usual.interpolation, usual.crop_ratio) == ("bilinear", 0.875)
+    set_ = DataSettings(name="imagenet", interpolation="bicubic", crop_ratio=384 / 384)
+    changed = build_preprocessing(set_, info)
+    assert (changed.interpolation, changed.crop_ratio) == ("bicubic", 1)
+    for mode in ("pad", "crop-or-pad"):
+        with pytest.raises(UserError, match=rf"^data\.crop_ratio is 0\.9, but .* is '{mode}', which has none"):
+            build_preprocessing(DataSettings(name="imagenet", crop_ratio=0.9, resize=mode), info)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"), [(224, 256), (224, 232), (299, 342), (384, 384), (480, 480), (40, 53), (23, 30)]
+)
+def test_a_crop_ratio_of_two_sides_gives_them_back(size: int, resized: int) -> None:
+    assert Preprocessing(size, crop_ratio=size / resized).resize_side(size) == resized
 
 
 def test_masks_keep_the_shape_of_their_images() -> None:

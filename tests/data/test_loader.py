@@ -24,6 +24,12 @@ from anysize.sizes.schedule import SizeSchedule
 SMALL = Preprocessing(image_size=24, resize="stretch")
 GREY = Preprocessing(image_size=28, mean=(0.286,), std=(0.353,), resize="stretch")
 EVERYTHING = AugmentSettings(crop="pad", flip=0.5, autoaugment="cifar10", color_jitter=0.4, lighting=0.1, cutout=8)
+OTHERS = [
+    AugmentSettings(crop="random-resized", flip=0.5, autoaugment="augmix", random_erasing=0.5),
+    AugmentSettings(crop="pad", flip=0.5, autoaugment="randaugment", cutout=4, random_erasing=0.5),
+    AugmentSettings(crop="random-resized", flip=0.5, autoaugment="trivialaugment", backend="pil"),
+    AugmentSettings(crop="pad", flip=0.5, random_erasing=0.5, backend="pil"),
+]
 MIX = SizeMix.custom({16: 0.5, 24: 0.25, 32: 0.25}, base=24, budget="D+")
 
 
@@ -31,8 +37,8 @@ def open_folder(root: Path, **changes: object) -> Source:
     return load_dataset(DataSettings(name="folder", root=str(root), **changes), "train")
 
 
-def batches_of(source: Source, epoch: int = 0) -> list[Batch]:
-    return BatchPlan(len(source), SizeSchedule.constant(MIX), 3, seed=5).batches(epoch)
+def batches_of(source: Source, epoch: int = 0, repeats: int = 1) -> list[Batch]:
+    return BatchPlan(len(source), SizeSchedule.constant(MIX), 3, seed=5, repeats=repeats).batches(epoch)
 
 
 def assert_equal(ours: list[LoadedBatch], expected: list[LoadedBatch]) -> None:
@@ -43,8 +49,9 @@ def assert_equal(ours: list[LoadedBatch], expected: list[LoadedBatch]) -> None:
         assert (a.size, a.copies, a.epoch, a.step) == (b.size, b.copies, b.epoch, b.step)
 
 
-@pytest.mark.parametrize("augment", [EVERYTHING, AugmentSettings(crop="random-resized", flip=0.5)])
-def test_memory_files_and_workers_give_the_same_batches(tmp_path: Path, augment: AugmentSettings):
+@pytest.mark.parametrize("augment", [EVERYTHING, AugmentSettings(crop="random-resized", flip=0.5), *OTHERS])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_memory_files_and_workers_give_the_same_batches(tmp_path: Path, augment: AugmentSettings, repeats: int):
     root = write_folder(tmp_path, 10)
     memory, files = open_folder(root), open_folder(root, memory_limit=0)
     assert isinstance(memory, ArraySource)
@@ -52,7 +59,7 @@ def test_memory_files_and_workers_give_the_same_batches(tmp_path: Path, augment:
     transform = TrainTransform(SMALL, augment, seed=7)
     with_workers = PlanLoader(files, transform, workers=2)
     for epoch in (0, 3):
-        batches = batches_of(memory, epoch)
+        batches = batches_of(memory, epoch, repeats)
         expected = list(PlanLoader(memory, transform).load(batches))
         assert len({batch.size for batch in expected}) == 3
         assert_equal(list(PlanLoader(files, transform, workers=0).load(batches)), expected)
@@ -72,21 +79,20 @@ def test_leaving_an_epoch_early_does_no_harm_to_the_next(tmp_path: Path):
     assert_equal(list(loader.load(batches_of(files, 1))), list(PlanLoader(files, transform).load(batches_of(files, 1))))
 
 
-def test_resuming_is_slicing(tmp_path: Path):
-    source = load_dataset(DataSettings(limit=200), "train")
-    transform = TrainTransform(GREY, AugmentSettings(crop="pad", flip=0.5))
-    batches = batches_of(source)
+@pytest.mark.parametrize("augment", [AugmentSettings(crop="pad", flip=0.5), *OTHERS])
+def test_resuming_is_slicing(augment: AugmentSettings):
+    source = load_dataset(DataSettings(limit=60), "train")
+    transform = TrainTransform(GREY, augment)
+    batches = batches_of(source, repeats=2)
     whole = list(PlanLoader(source, transform).load(batches))
     rest = list(PlanLoader(source, transform).load(batches[10:]))
     assert_equal([dataclasses.replace(batch, step=batch.step + 10) for batch in rest], whole[10:])
 
 
-def test_a_sample_is_augmented_alike_in_any_batch():
+@pytest.mark.parametrize("augment", [AugmentSettings(crop="pad", flip=0.5, cutout=8, color_jitter=0.2), *OTHERS])
+def test_a_sample_is_augmented_alike_in_any_batch(augment: AugmentSettings):
     source = load_dataset(DataSettings(limit=50), "train")
-    transform = TrainTransform(
-        GREY,
-        AugmentSettings(crop="pad", flip=0.5, cutout=8, color_jitter=0.2),
-    )
+    transform = TrainTransform(GREY, augment)
     loader = PlanLoader(source, transform)
     together = next(loader.load([Batch(2, 20, 2, np.arange(50))])).images.unflatten(0, (2, 50))
     for index in (0, 17, 49):
@@ -118,8 +124,8 @@ def test_evaluation_sees_each_image_once_in_order(tmp_path: Path, workers: int, 
     for batch in loaded:
         assert batch.targets.unflatten(0, (crops, -1))[-1].tolist() == source.targets[batch.indices].tolist()
         index = int(batch.indices[-1])
-        one = transform.image(source.image(index), index, Batch(0, 20, 1, np.array([index])))
-        expected = transform.finish(one, np.array([index]), Batch(0, 20, 1, np.array([index])))
+        alone = Batch(0, 20, 1, np.array([index]))
+        expected = transform.finish(transform.image(source.image(index), alone), alone)
         assert torch.equal(batch.images.unflatten(0, (crops, -1))[:, -1], expected)
 
 
@@ -143,6 +149,19 @@ def test_a_damaged_file_leaves_its_batch_and_is_named_and_counted(
         assert loaded[0].targets.tolist() == [0, 0]
     assert sorted(loader.bad_files) == [str(path) for path in bad]
     assert all(caplog.text.count(str(path)) == 1 for path in bad)
+
+
+def test_repeats_keep_their_pixels_where_damaged_files_drop_out(tmp_path: Path):
+    root = write_folder(tmp_path, 6, varied)
+    transform = TrainTransform(SMALL, dataclasses.replace(OTHERS[1], lighting=0.1), seed=7)
+    indices, repeats = np.array([0, 1, 4, 0, 1, 4]), np.array([0, 0, 0, 1, 1, 1])
+    whole = next(PlanLoader(open_folder(root), transform).load([Batch(0, 16, 2, indices, repeats)]))
+    assert len({image.numpy().tobytes() for image in whole.images}) == 12
+    damage(root / "train/cat/001.jpg")
+    loader = PlanLoader(open_folder(root, on_bad_image="skip"), transform)
+    rest = next(loader.load([Batch(0, 16, 2, indices, repeats)]))
+    assert rest.indices.tolist() == [0, 4, 0, 4]
+    assert torch.equal(rest.images, whole.images[np.tile(indices != 1, 2)])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -74,6 +74,15 @@ def test_random_augmentation_does_not_depend_on_workers_and_differs_by_copy():
     assert not torch.equal(images[0], images[4])  # two copies of one sample
 
 
+def test_repeats_are_augmented_each_by_itself():
+    augmented = Pictures(v2.Compose([v2.ColorJitter(0.5, 0.5, 0.5), v2.PILToTensor()]))
+    loaded = list(MixedSizeLoader(augmented, MIX, batch_size=4, repeats=2))
+    assert len(loaded) == 10
+    images = {image.numpy().tobytes() for images, _ in loaded for image in images}
+    assert len(images) == sum(len(images) for images, _ in loaded)
+    assert len({int(i) for _, targets in loaded for i in targets}) in (20, 21)
+
+
 def test_ranks_share_sizes_and_no_samples():
     ranks = [list(MixedSizeLoader(Pictures(), MIX, batch_size=2, rank=rank, world_size=2)) for rank in (0, 1)]
     assert [images.shape for images, _ in ranks[0]] == [images.shape for images, _ in ranks[1]]

@@ -162,6 +162,63 @@ def test_a_pure_function_and_resuming_is_a_slice(given_plan: tuple[BatchPlan, in
     assert list(sampler) == [batch.keys() for batch in batches[start:]]
 
 
+@given(plans(), st.integers(2, 5))
+@settings(deadline=None)
+def test_repeats_change_the_samples_alone(given_plan: tuple[BatchPlan, int], repeats: int) -> None:
+    """Every size, step and number of images is as without; each sample has its turns, each with its own keys."""
+    plan, epoch = given_plan
+    repeated = dataclasses.replace(plan, repeats=repeats)
+    assert repeated.step_images(epoch) == plan.step_images(epoch)
+    ranks, without = on_ranks(repeated, epoch), on_ranks(plan, epoch)
+    shapes = [[[(each.size, each.copies, each.images) for each in one] for one in of] for of in (ranks, without)]
+    assert shapes[0] == shapes[1]
+    batches = [batch for one in ranks for batch in one]
+    keys = list(itertools.chain.from_iterable(map(Batch.keys, batches)))
+    assert len({(key.index, key.copy) for key in keys}) == len(keys)
+    turns = [turn for batch in batches for turn in zip(batch.indices.tolist(), batch.repeats.tolist(), strict=True)]
+    assert len(set(turns)) == len(turns)
+    assert {turn for _, turn in turns} <= set(range(repeats))
+    if not plan.drop_last:
+        whole, rest = divmod(plan.length, repeats)
+        counts = sorted(collections.Counter(index for index, _ in turns).values())
+        assert counts == [rest] * bool(rest) + [repeats] * whole
+    assert all(batch.repeats is None for one in without for batch in one)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_an_epoch_with_repeats_sees_few_samples_often(world_size: int) -> None:
+    """Under 256 images, where torchvision's sampler has none, at mixed sizes, on one process and on two."""
+    schedule = SizeSchedule.constant(SizeMix.custom({16: 0.5, 32: 0.5}, base=32))
+    plan = BatchPlan(200, schedule, 16 // world_size, world_size=world_size, repeats=4)
+    seen: collections.Counter[int] = collections.Counter()
+    for epoch in range(40):
+        together = [np.concatenate([b.indices for b in step]) for step in zip(*on_ranks(plan, epoch), strict=True)]
+        assert [len(step) for step in together] == [16] * 12
+        own = collections.Counter(np.concatenate(together).tolist())
+        assert 48 <= len(own) <= 50
+        assert sum(count == 4 for count in own.values()) >= 46  # a batch of each size is not full
+        assert all(len(set(step.tolist())) <= 5 for step in together)
+        seen.update(own)
+    assert len(seen) == 200
+    assert max(seen.values()) < 100  # 38.4 on average
+
+
+def test_a_sample_is_no_neighbour_of_its_own_repeats() -> None:
+    """torchvision's mixup mixes neighbours; several processes and chunks take neighbours, too."""
+    plan = BatchPlan(96, SizeSchedule.constant(SizeMix.fixed(32)), batch_size=8, world_size=2, repeats=4)
+    for batches in on_ranks(plan, 3):
+        for batch in batches:
+            assert not (batch.indices == np.roll(batch.indices, 1)).any()
+
+
+def test_a_part_of_a_batch_keeps_its_keys() -> None:
+    batch = Batch(1, 16, 2, np.array([5, 9, 5]), np.array([0, 0, 1]))
+    keys = batch.keys()
+    assert batch.at([2, 1]).keys() == [keys[2], keys[1], keys[5], keys[4]]
+    assert batch.at([]).keys() == []
+    assert (keys[0].copy, keys[3].copy) == (0, 1)
+
+
 def test_epochs_and_seeds_differ() -> None:
     plan = BatchPlan(200, SizeSchedule.constant(SizeMix.named("D+", base=32)), batch_size=8)
     assert not same(plan.batches(0), plan.batches(1))
@@ -209,6 +266,7 @@ def test_a_plain_data_loader_follows_the_plan() -> None:
     [
         ({"length": 0}, "the data set is empty"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2; expected a rank from 0 to 1"),
+        ({"repeats": 0}, "repeats is 0; expected at least 1"),
         ({"length": 3, "batch_size": 4, "world_size": 2}, "3 samples make no batch of two samples at any size"),
     ],
 )

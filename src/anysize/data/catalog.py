@@ -112,8 +112,28 @@ def build_preprocessing(
             )
     if min(std) <= 0:
         raise UserError(f"data.std is {list(std)}; expected positive values")
-    resize = settings.resize or info.resize
-    return Preprocessing(base or info.image_size, tuple(mean), tuple(std), resize=resize, classes=tuple(classes))
+    usual = Preprocessing(base or info.image_size, tuple(mean), tuple(std), resize=info.resize, classes=tuple(classes))
+    return resized_as_set(usual, settings)
+
+
+def resized_as_set(preprocessing: Preprocessing, settings: DataSettings) -> Preprocessing:
+    """The preprocessing with what `settings` says of resizing: mode, interpolation, crop ratio.
+
+    >>> resized_as_set(Preprocessing(224), DataSettings(crop_ratio=224 / 232)).resize_side(224)
+    232
+    """
+    resize = settings.resize or preprocessing.resize
+    if settings.crop_ratio and resize in ("crop-or-pad", "pad"):
+        raise UserError(
+            f"data.crop_ratio is {settings.crop_ratio:g}, but data.resize is {resize!r}, which has none; remove it, or "
+            "resize with center-crop"
+        )
+    return dataclasses.replace(
+        preprocessing,
+        resize=resize,
+        interpolation=settings.interpolation or preprocessing.interpolation,
+        crop_ratio=settings.crop_ratio or preprocessing.crop_ratio,
+    )
 
 
 def resolve_augment(augment: AugmentSettings, info: DatasetInfo) -> AugmentSettings:

@@ -58,7 +58,7 @@ class PlanLoader:
         transform: of the kind of the source's targets, such as `TrainTransform`.
         device: where the batches go; with a `PlainTransform` images in memory are kept and augmented there.
         workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process, -1 takes
-            one a core, at most 8. Images in memory need none.
+            one a core, at most 8. Images in memory need none, but where they go one by one (back end "pil").
 
     The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason.
 
@@ -73,7 +73,8 @@ class PlanLoader:
         self.transform = transform
         self.device = torch.device(device)
         self.workers = 0
-        if isinstance(source, FileSource):
+        by_pil = isinstance(transform, PlainTransform) and not transform.at_once
+        if isinstance(source, FileSource) or by_pil:
             cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the others have loaders, too
             self.workers = workers if workers >= 0 else min(8, max(1, cores))
         self.bad_files = source.bad_files
@@ -83,20 +84,21 @@ class PlanLoader:
 
     def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
         """Yield the batches in order."""
-        if isinstance(self.source, ArraySource) and isinstance(self.transform, PlainTransform):
-            decoded = self._from_memory(self.source, self.transform, batches)
+        source, transform = self.source, self.transform
+        if isinstance(source, ArraySource) and isinstance(transform, PlainTransform) and transform.at_once:
+            decoded = self._from_memory(source, transform, batches)
         else:
             decoded = self._one_by_one(batches)
-        for step, (batch, (indices, bad, collated)) in enumerate(zip(batches, decoded, strict=True)):
+        for step, (batch, bad, collated) in enumerate(decoded):
             for index, reason in bad.items():
                 assert isinstance(self.source, FileSource)
                 self.source.report_bad(index, reason)
             if collated is None:
                 continue
             pixels, targets = (part.to(self.device, non_blocking=True) for part in collated[:2])
-            images, copies = self.transform.finish(pixels, indices, batch), self.transform.views(batch)
+            images, copies = self.transform.finish(pixels, batch), self.transform.views(batch)
             where = (collated.boxes, collated.shapes)
-            yield LoadedBatch(images, targets, batch.size, copies, indices, batch.epoch, step, *where)
+            yield LoadedBatch(images, targets, batch.size, copies, batch.indices, batch.epoch, step, *where)
 
     def _from_memory(
         self, source: ArraySource, transform: PlainTransform, batches: Sequence[Batch]
@@ -105,7 +107,7 @@ class PlanLoader:
             self._images = transform.prepare(source.images.to(self.device))
         for batch in batches:
             targets = torch.from_numpy(source.targets[np.tile(batch.indices, transform.views(batch))])
-            yield _Decoded(batch.indices, {}, Collated(transform.batch(self._images, batch), targets))
+            yield _Decoded(batch, {}, Collated(transform.batch(self._images, batch), targets))
 
     def _one_by_one(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
         if self._files is None:
@@ -135,12 +137,12 @@ def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
 
 
 class _Decoded(NamedTuple):
-    """A batch as a worker hands it over: the indices of its good samples, the reasons of the bad, and the good ones.
+    """What a worker hands over: a batch with its good samples alone, the reasons of the bad, the pixels of the good.
 
     `samples` is None where no sample is good.
     """
 
-    indices: np.ndarray
+    batch: Batch
     bad: dict[int, str]
     samples: Collated | None
 
@@ -156,14 +158,14 @@ class _Batches(Dataset[_Decoded]):
         samples: list[Sample] = []
         good: list[int] = []
         bad: dict[int, str] = {}
-        for index in batch.indices.tolist():
+        for position, index in enumerate(batch.indices.tolist()):
             try:
-                samples.append(self.transform.sample(*self.source.read(index), index, batch))
-                good.append(index)
+                samples.append(self.transform.sample(*self.source.read(index), batch.at([position])))
+                good.append(position)
             except BadImage as error:
                 bad[index] = str(error)
         collated = self.transform.collate(samples) if samples else None
-        return _Decoded(np.array(good, dtype=np.int64), bad, collated)
+        return _Decoded(batch.at(good), bad, collated)
 
 
 def own_session(worker: int) -> None:

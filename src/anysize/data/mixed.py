@@ -39,6 +39,7 @@ class MixedSizeLoader:
         sizes: a `SizeMix`, or a `SizeSchedule` over epochs.
         batch_size, copies: at the base size; the budget of the mixture changes them for other sizes. With copies, the
             first copy of all samples comes first, then the second of all, and so on.
+        repeats: turns of each sample in an epoch that is no longer for it, as in `BatchPlan`.
         seed: order, sizes and whatever draws from torch's generator follow from it, not from the number of workers.
         workers: processes that load, one set for all sizes and epochs.
         transform: `transform(image, size)` makes the tensor (C, size, size). By default the image is resized
@@ -65,6 +66,7 @@ class MixedSizeLoader:
         batch_size: int,
         *,
         copies: int = 1,
+        repeats: int = 1,
         seed: int = 0,
         workers: int = 0,
         transform: Callable[[Any, int], Tensor] | None = None,
@@ -73,7 +75,7 @@ class MixedSizeLoader:
         drop_last: bool = True,
     ) -> None:
         schedule = SizeSchedule.constant(sizes) if isinstance(sizes, SizeMix) else sizes
-        self.plan = BatchPlan(len(dataset), schedule, batch_size, copies, seed, rank, world_size, drop_last)
+        self.plan = BatchPlan(len(dataset), schedule, batch_size, copies, seed, rank, world_size, drop_last, repeats)
         self._sampler = PlanSampler(self.plan)
         self._next_epoch = 0
         self._loader = DataLoader(

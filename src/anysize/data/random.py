@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     DATASET = 9
     STEP = 10
     RESCALE = 11
+    RANDOM_ERASING = 12
 
 
 def random_bits(seed: Keys, epoch: Keys, index: Keys, copy: Keys, stream: Keys) -> npt.NDArray[np.uint64]:

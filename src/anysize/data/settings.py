@@ -19,6 +19,18 @@ class DataSettings:
     )
     mean: tuple[float, ...] = setting((), "mean per channel of values in [0, 1]; empty: as is usual for the data set")
     std: tuple[float, ...] = setting((), "standard deviation per channel; empty: as is usual for the data set")
+    interpolation: str = setting(
+        "",
+        "how images are resized; empty: as is usual for the data set, or for the weights that the model starts from",
+        choices=("", "nearest", "bilinear", "bicubic"),
+    )
+    crop_ratio: float = setting(
+        0.0,
+        "side of the crop over the shorter side of the resized image, for resize = center-crop and for several crops "
+        "(0.875 is 224 of 256 px); 0: as is usual for the data set, or for the weights that the model starts from",
+        low=0,
+        high=1,
+    )
     image_set: str = setting(
         "", "which of a data set's lists of training images: coco 2014 or 2017, voc train, train_aug or trainval"
     )
@@ -53,12 +65,26 @@ class AugmentSettings:
     rescale: tuple[float, float] = setting((0.5, 2.0), "smallest and largest factor of the scale for crop = rescale")
     flip: float = setting(-1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=-1, high=1)
     autoaugment: str = setting(
-        "", "AutoAugment policy, its published sub-policies", choices=("", "cifar10", "imagenet", "svhn")
+        "",
+        "random operations on pixels: AutoAugment's published sub-policies for cifar10, imagenet or svhn, or "
+        "randaugment, trivialaugment (wide), augmix",
+        choices=("", "cifar10", "imagenet", "svhn", "randaugment", "trivialaugment", "augmix"),
     )
+    magnitude: int = setting(9, "strength of autoaugment = randaugment, of 30", low=0, high=30)
+    severity: int = setting(3, "strength of autoaugment = augmix, of 10", low=1, high=10)
     color_jitter: float = setting(0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0)
     lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0)
     cutout: int = setting(0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0)
+    random_erasing: float = setting(
+        0.0, "probability of random erasing: a rectangle of 2 to 33% of the area filled with the mean", low=0, high=1
+    )
     mixup: float = setting(0.0, "alpha of the Beta distribution of mixup (classification, multilabel); 0: none", low=0)
     cutmix: float = setting(
         0.0, "alpha of the Beta distribution of cutmix (classification, multilabel); 0: none", low=0
+    )
+    backend: str = setting(
+        "tensor",
+        "what resizes and changes pixels, in evaluation too: tensor, or pil, image by image with PIL's own filters, as "
+        "torchvision's reference training does by default",
+        choices=("tensor", "pil"),
     )

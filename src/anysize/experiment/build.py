@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anysize.data.augment.transform import Transform
-from anysize.data.catalog import build_preprocessing
+from anysize.data.catalog import build_preprocessing, resized_as_set
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
@@ -58,13 +58,14 @@ def build_data(recipe: Recipe, weights_want: Preprocessing | None = None) -> Dat
     source = open_split(recipe, "train")
     preprocessing = build_preprocessing(recipe.data, info_of(recipe), base_size(recipe), source.classes)
     preprocessing = feed_alike(preprocessing, weights_want, recipe.data)
+    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
     return Data(source, preprocessing, train_transform(recipe, preprocessing))
 
 
 def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: DataSettings) -> Preprocessing:
     """The data's preprocessing with mean, deviation, interpolation and crop ratio of the weights.
 
-    What the recipe sets of mean and deviation stays. So does everything where the weights are for another number of
+    What the recipe sets of them stays. So does everything where the weights are for another number of
     channels.
 
     >>> grey = Preprocessing(28, (0.5,), (0.25,))
@@ -73,13 +74,14 @@ def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: Dat
     """
     if weights is None or weights.channels != data.channels:
         return data
-    return dataclasses.replace(
+    alike = dataclasses.replace(
         data,
         mean=data.mean if settings.mean else weights.mean,
         std=data.std if settings.std else weights.std,
         interpolation=weights.interpolation,
         crop_ratio=weights.crop_ratio,
     )
+    return resized_as_set(alike, settings)
 
 
 def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights | None = None) -> nn.Module:
@@ -116,6 +118,7 @@ def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_
         world_size=world.size if world else 1,
         drop_last=training.drop_last,
         batches_a_step=batches_a_step,
+        repeats=training.repeats,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anysize.data.catalog import resized_as_set
 from anysize.experiment.weights import Weights, describe_input, start_from
 from anysize.models.builders import is_timm_model
 from anysize.models.families import PUBLISHED, PUBLISHED_CLASSES
@@ -228,8 +229,9 @@ def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[s
         wanted = getattr(recipe.data, key)
         if wanted and len(wanted) != channels:
             raise UserError(f"data.{key} has {len(wanted)} values and the model {channels} input channels")
-    chosen = {key: getattr(recipe.data, key) or getattr(expected, key) for key in ("mean", "std", "resize")}
-    return dataclasses.replace(expected, image_size=recipe.sizes.base or expected.image_size, **chosen), notes
+    chosen = {key: getattr(recipe.data, key) or getattr(expected, key) for key in ("mean", "std")}
+    expected = dataclasses.replace(expected, image_size=recipe.sizes.base or expected.image_size, **chosen)
+    return resized_as_set(expected, recipe.data), notes
 
 
 def _plain(name: str) -> str:

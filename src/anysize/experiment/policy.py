@@ -89,7 +89,7 @@ def _read(path: Path, loaded: LoadedRun, size: int) -> Tensor:
     recipe = override(loaded.recipe, {"evaluation.crops": "1"})
     transform, batch = eval_transform(recipe, loaded.preprocessing), Batch(0, size, 1, np.arange(1))
     try:
-        sample = transform.sample(*image_files(loaded, [str(path)]).read(0), 0, batch)
+        sample = transform.sample(*image_files(loaded, [str(path)]).read(0), batch)
     except BadImage as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
-    return transform.finish(sample.pixels, batch.indices, batch)
+    return transform.finish(sample.pixels, batch)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from anysize.data.catalog import resized_as_set
 from anysize.data.loader import PlanLoader
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
@@ -74,7 +75,8 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
-    preprocessing = Preprocessing.from_dict(loaded.state["preprocessing"])
+    preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
+    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
     spec = ModelSpec.from_dict(loaded.state["model"])
     wanted = ModelSpec.from_settings(recipe.model).settings
     for key, held in spec.settings.items():
@@ -94,8 +96,6 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
 def make_evaluator(loaded: LoadedRun) -> Evaluator:
     """Open the data of a run to evaluate it."""
     recipe, preprocessing = loaded.recipe, loaded.preprocessing
-    if recipe.data.resize:
-        preprocessing = dataclasses.replace(preprocessing, resize=recipe.data.resize)
     channels = info_of(recipe).channels
     if channels != preprocessing.channels:
         raise UserError(

@@ -11,7 +11,7 @@ the number of ranks that share it, so that a run may go on with another number o
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +20,14 @@ from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch, SizeMix
 from anysize.sizes.schedule import SizeSchedule
 
+_REPEAT = 2**20  # from one repeat's first copy to the next one's: more than there are copies
+
 
 class SampleKey(NamedTuple):
-    """Everything that one training sample depends on: which image, at which size, which copy of it, in which epoch."""
+    """Everything that one training sample depends on: which image, at which size, which copy of it, in which epoch.
+
+    `copy` tells the augmentations of an image in one epoch apart, those of its repeats too.
+    """
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     size: int
@@ -32,24 +37,51 @@ class SampleKey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """One step of one rank: `copies` augmented copies of the samples `indices` (int64, (B,)), all at `size` pixels."""
+    """One step of one rank: `copies` augmented copies of the samples `indices` (int64, (B,)), all at `size` pixels.
+
+    `repeats` (int64, (B,)) says which of its turns in the epoch each sample has (repeated augmentation); None: it has
+    one.
+    """
 
     epoch: int
     size: int
     copies: int
     indices: np.ndarray
+    repeats: np.ndarray | None = None
 
     @property
     def images(self) -> int:
         """Images in the batch: samples times copies."""
         return len(self.indices) * self.copies
 
-    def keys(self) -> list[SampleKey]:
-        """A key an image, copy by copy: all samples' first copies, then all their second ones, and so on.
+    def sample_keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sample and copy of each image, int64 (copies * B,), as `SampleKey` has them.
 
-        A chunk of a batch that is cut for gradient accumulation thus holds different samples.
+        Copy by copy: all samples' first copies, then all their second ones, and so on. A chunk of a batch that is cut
+        for gradient accumulation thus holds different samples.
+
+        >>> [keys.tolist() for keys in Batch(0, 32, 2, np.array([7, 9])).sample_keys()]
+        [[7, 9, 7, 9], [0, 0, 1, 1]]
         """
-        return [SampleKey(int(i), self.size, copy, self.epoch) for copy in range(self.copies) for i in self.indices]
+        copies = np.repeat(np.arange(self.copies), len(self.indices))
+        if self.repeats is not None:
+            copies += np.tile(self.repeats * _REPEAT, self.copies)
+        return np.tile(self.indices, self.copies), copies
+
+    def keys(self) -> list[SampleKey]:
+        """A key an image, in the order of `sample_keys`."""
+        pairs = zip(*(keys.tolist() for keys in self.sample_keys()), strict=True)
+        return [SampleKey(index, self.size, copy, self.epoch) for index, copy in pairs]
+
+    def at(self, positions: Sequence[int]) -> "Batch":
+        """The samples at these positions of the batch alone.
+
+        >>> Batch(0, 32, 1, np.array([7, 9, 7]), repeats=np.array([0, 0, 1])).at([2]).keys()
+        [SampleKey(index=7, size=32, copy=1048576, epoch=0)]
+        """
+        places = np.asarray(positions, dtype=np.int64)
+        repeats = None if self.repeats is None else self.repeats[places]
+        return dataclasses.replace(self, indices=self.indices[places], repeats=repeats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +104,14 @@ class BatchPlan:
         drop_last: leave out what does not fill a batch, as the authors' code does, but for a size whose whole piece
             does not: it makes one smaller batch. Otherwise a piece is cut evenly, so that each sample is seen exactly
             once and no batch is much smaller than the others.
+        repeats: turns of each sample in an epoch, each augmented by itself (repeated augmentation; Hoffer et al., arXiv
+            1901.09335; Berman et al., MultiGrain, arXiv 1902.05509). The epoch is no longer: it sees one in `repeats`
+            of the samples. The turns of a sample come in one batch, but for where one ends, and apart from each other,
+            so that mixup, ranks and chunks meet different samples as far as there are any.
 
     Raises:
-        UserError: an empty data set or a rank outside the world; when asked for an epoch, no size with two samples for
-            each process.
+        UserError: an empty data set, a rank outside the world or no repeats; when asked for an epoch, no size with two
+            samples for each process.
     """
 
     length: int
@@ -86,9 +122,12 @@ class BatchPlan:
     rank: int = 0
     world_size: int = 1
     drop_last: bool = True
+    repeats: int = 1
     batches_a_step: int = 0
 
     def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UserError(f"repeats is {self.repeats}; expected at least 1")
         if self.length < 1:
             raise UserError("the data set is empty; expected at least one sample")
         if not 0 <= self.rank < self.world_size:
@@ -124,7 +163,7 @@ class BatchPlan:
 
     def batches(self, epoch: int) -> list[Batch]:
         """The batches of this rank in the order of training."""
-        permutation = np.random.default_rng([self.seed, epoch, 0]).permutation(self.length)
+        permutation = self._turns(np.random.default_rng([self.seed, epoch, 0]).permutation(self.length))
         batches: list[Batch] = []
         start = 0
         for part, count, samples in self._pieces(epoch):
@@ -133,8 +172,8 @@ class BatchPlan:
             if self.drop_last:
                 piece = piece[: self._kept(part, count, samples)]
             for step in np.array_split(piece, count) if count else ():
-                indices = np.array_split(step, self.world_size)[self.rank]
-                batches.append(Batch(epoch, part.size, part.copies, indices))
+                turns = np.array_split(self._apart(step), self.world_size)[self.rank]
+                batches.append(Batch(epoch, part.size, part.copies, *self._samples(turns)))
         return [batches[i] for i in self._order(epoch, len(batches))]
 
     def step_images(self, epoch: int) -> list[tuple[int, int]]:
@@ -154,6 +193,19 @@ class BatchPlan:
     def _kept(self, part: SizeBatch, count: int, samples: int) -> int:
         """Samples of a piece that its steps take under drop_last, as many on each rank."""
         return min(samples // self.parts, count * part.batch_size) * self.parts
+
+    def _turns(self, samples: np.ndarray) -> np.ndarray:
+        """As many turns as there are samples: `repeats` of each of the first ones, sample * repeats + repeat."""
+        drawn = samples[: -(-len(samples) // self.repeats), None]
+        return (drawn * self.repeats + np.arange(self.repeats)).ravel()[: len(samples)]
+
+    def _apart(self, turns: np.ndarray) -> np.ndarray:
+        """First turns first: torchvision's mixup mixes neighbours, ranks and chunks take neighbours."""
+        return turns if self.repeats == 1 else turns[np.argsort(turns % self.repeats, kind="stable")]
+
+    def _samples(self, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Sample and repeat of each turn."""
+        return (turns, None) if self.repeats == 1 else divmod(turns, self.repeats)
 
     def _order(self, epoch: int, steps: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch, 1]).permutation(steps)

@@ -90,6 +90,12 @@ class TrainingSettings:
     )
     batch_size: int = setting(64, "samples a step and a process at the base size", low=1)
     copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1)
+    repeats: int = setting(
+        1,
+        "turns of a sample in an epoch, each augmented by itself (repeated augmentation); the epoch is no longer: it "
+        "sees one in this many of the samples",
+        low=1,
+    )
     chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1)
     micro_batches: str = setting(
         "off",

@@ -58,7 +58,7 @@ def classes_seen(pixels: Tensor) -> Tensor:
 def test_the_mask_says_what_the_image_shows(crop: str, size: int, color_jitter: float):
     image, mask = halves(60, 90)
     augment = AugmentSettings(crop=crop, flip=0.5)
-    sample = JointTrainTransform(RGB, augment, seed=3).sample(image, mask, 7, batch_of(size, 30))
+    sample = JointTrainTransform(RGB, augment, seed=3).sample(image, mask, batch_of(size, 30, index=7))
     assert sample.pixels.shape == (30, 3, size, size)
     assert sample.targets.shape == (30, size, size)
     assert sample.box.tolist() == [0, 0, size, size]
@@ -68,7 +68,7 @@ def test_the_mask_says_what_the_image_shows(crop: str, size: int, color_jitter: 
     assert torch.equal(seen[clear], sample.targets[clear].to(seen.dtype))
     if color_jitter:
         jittered = JointTrainTransform(RGB, dataclasses.replace(augment, color_jitter=color_jitter), seed=3)
-        other = jittered.sample(image, mask, 7, batch_of(size, 30))
+        other = jittered.sample(image, mask, batch_of(size, 30, index=7))
         assert torch.equal(other.targets, sample.targets)
         assert not torch.equal(other.pixels, sample.pixels)
 
@@ -77,16 +77,20 @@ def test_the_mask_says_what_the_image_shows(crop: str, size: int, color_jitter: 
 def test_a_copy_depends_on_its_key_alone(crop: str):
     image, mask = photo(50, 70), halves(50, 70)[1]
     transform = JointTrainTransform(RGB, AugmentSettings(crop=crop, flip=0.5, color_jitter=0.4), seed=1)
-    four = transform.sample(image, mask, 9, batch_of(64, 4, epoch=2))
+    four = transform.sample(image, mask, batch_of(64, 4, epoch=2, index=9))
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    two = transform.sample(image, mask, 9, Batch(2, 64, 2, np.array([4, 9])))
+    two = transform.sample(image, mask, Batch(2, 64, 2, np.array([4, 9])).at([1]))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(four.pixels[:2], two.pixels)
     assert torch.equal(four.targets[:2], two.targets)
-    others = [four.pixels[2:3], transform.sample(image, mask, 8, batch_of(64, 1, epoch=2)).pixels]
-    others += [transform.sample(image, mask, 9, batch_of(64, 1, epoch=3)).pixels]
-    others += [JointTrainTransform(RGB, transform.augment, seed=2).sample(image, mask, 9, batch_of(64, epoch=2)).pixels]
+    others = [four.pixels[2:3], transform.sample(image, mask, batch_of(64, 1, epoch=2, index=8)).pixels]
+    others += [transform.sample(image, mask, batch_of(64, 1, epoch=3, index=9)).pixels]
+    reseeded = JointTrainTransform(RGB, transform.augment, seed=2)
+    others += [reseeded.sample(image, mask, batch_of(64, epoch=2, index=9)).pixels]
+    repeated = Batch(2, 64, 1, np.array([9, 9]), repeats=np.array([0, 1]))
+    others += [transform.sample(image, mask, repeated.at([1])).pixels]
+    assert torch.equal(transform.sample(image, mask, repeated.at([0])).pixels, two.pixels[:1])
     assert not any(torch.equal(two.pixels[:1], other) for other in others)
 
 
@@ -95,7 +99,7 @@ def test_a_copy_depends_on_its_key_alone(crop: str):
 def test_rescale_is_resize_pad_crop_flip_as_written_down(height: int, width: int, size: int):
     """Each copy against PIL on the whole image: resize, pad half on both sides, crop, flip."""
     image, mask = photo(height, width), halves(height, width)[1]
-    sample = JointTrainTransform(RGB, RESCALE, seed=4).sample(image, mask, 11, batch_of(size, 12))
+    sample = JointTrainTransform(RGB, RESCALE, seed=4).sample(image, mask, batch_of(size, 12, index=11))
     picture, labels = F.to_pil_image(image), Image.fromarray(mask.numpy())
     for copy in range(12):
         key = (4, 0, 11, copy)
@@ -154,7 +158,7 @@ def test_factors_are_log_uniform_and_crops_reach_every_place():
     image = torch.arange(200, dtype=torch.uint8).expand(3, 200, 200).contiguous()
     augment = AugmentSettings(crop="rescale", flip=0.0, rescale=(0.5, 2.0))
     transform = JointTrainTransform(dataclasses.replace(RGB, image_size=32), augment)
-    pixels = transform.sample(image, image[0], 0, batch_of(32, 400)).pixels[:, 0, 16].float()
+    pixels = transform.sample(image, image[0], batch_of(32, 400)).pixels[:, 0, 16].float()
     slope = (pixels[:, 24] - pixels[:, 8]) / 16  # stored pixels a pixel
     powers = -torch.log2(slope)
     assert torch.allclose(
@@ -169,7 +173,7 @@ def test_factors_are_log_uniform_and_crops_reach_every_place():
 def test_padding_is_half_on_both_sides_and_void():
     image, mask = photo(20, 33), torch.zeros(20, 33, dtype=torch.uint8)
     augment = AugmentSettings(crop="rescale", flip=0.0, rescale=(1.0, 1.0))
-    sample = JointTrainTransform(RGB, augment).sample(image, mask, 0, batch_of(64, 20))
+    sample = JointTrainTransform(RGB, augment).sample(image, mask, batch_of(64, 20))
     padded = sample.targets == VOID
     assert torch.equal((sample.pixels == torch.tensor(mean_colour(RGB))[None, :, None, None]).all(1), padded)
     rows, columns = (~padded).any(2), (~padded).any(1)
@@ -183,13 +187,13 @@ def test_no_crop_and_no_flip_is_the_middle_of_evaluations_image():
     augment = AugmentSettings(crop="none", flip=0.0)
     for height, width in ((40, 70), (41, 63), (90, 100)):
         image, mask = photo(height, width), halves(height, width)[1]
-        trained = JointTrainTransform(RGB, augment).sample(image, mask, 0, batch_of(64))
-        evaluated = JointEvalTransform(RGB).sample(image, mask, 0, batch_of(64))
+        trained = JointTrainTransform(RGB, augment).sample(image, mask, batch_of(64))
+        evaluated = JointEvalTransform(RGB).sample(image, mask, batch_of(64))
         y, x = ((side - 64) // 2 for side in evaluated.pixels.shape[2:])
         assert torch.equal(trained.pixels, evaluated.pixels[..., y : y + 64, x : x + 64])
     stretched = dataclasses.replace(RGB, resize="stretch")
-    trained = JointTrainTransform(stretched, augment).sample(image, mask, 0, batch_of(48))
-    assert torch.equal(trained.pixels, JointEvalTransform(stretched).sample(image, mask, 0, batch_of(48)).pixels)
+    trained = JointTrainTransform(stretched, augment).sample(image, mask, batch_of(48))
+    assert torch.equal(trained.pixels, JointEvalTransform(stretched).sample(image, mask, batch_of(48)).pixels)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_evaluation_keeps_the_shape_and_the_mask(
     height: int, width: int, size: int, canvas: tuple[int, int], box: list[int]
 ):
     image, mask = photo(height, width), halves(height, width)[1]
-    sample = JointEvalTransform(RGB).sample(image, mask, 0, batch_of(size))
+    sample = JointEvalTransform(RGB).sample(image, mask, batch_of(size))
     assert sample.pixels.shape == (1, 3, *canvas)
     assert sample.box.tolist() == box
     assert torch.equal(sample.targets, mask[None])
@@ -220,7 +224,7 @@ def test_evaluation_keeps_the_shape_and_the_mask(
 
 def test_evaluation_stretches_where_it_is_asked_to():
     image, mask = photo(40, 50), halves(40, 50)[1]
-    sample = JointEvalTransform(dataclasses.replace(RGB, resize="stretch")).sample(image, mask, 0, batch_of(32))
+    sample = JointEvalTransform(dataclasses.replace(RGB, resize="stretch")).sample(image, mask, batch_of(32))
     assert torch.equal(sample.pixels[0], F.resize(image, [32, 32], antialias=True))
     assert sample.box.tolist() == [0, 0, 32, 32]
     assert sample.targets.shape == (1, 40, 50)
@@ -230,11 +234,11 @@ def test_input_is_normalised_and_lit_as_without_masks():
     image, mask = photo(64, 64), halves(64, 64)[1]
     augment = AugmentSettings(crop="none", flip=0.0, lighting=0.1)
     transform, batch = JointTrainTransform(RGB, augment, seed=6), batch_of(64, 2, index=3)
-    pixels = transform.sample(image, mask, 3, batch).pixels
+    pixels = transform.sample(image, mask, batch).pixels
     plain = TrainTransform(dataclasses.replace(RGB, resize="stretch"), augment, seed=6)
-    assert torch.equal(transform.finish(pixels, batch.indices, batch), plain.finish(pixels, batch.indices, batch))
+    assert torch.equal(transform.finish(pixels, batch), plain.finish(pixels, batch))
     evaluation = JointEvalTransform(RGB)
-    assert torch.equal(evaluation.finish(pixels, batch.indices, batch), normalize(pixels, RGB))
+    assert torch.equal(evaluation.finish(pixels, batch), normalize(pixels, RGB))
     padding = torch.tensor(mean_colour(RGB), dtype=torch.uint8)[None, :, None, None]
     assert normalize(padding, RGB).abs().max() < 0.01
 
@@ -243,10 +247,10 @@ def test_grey_images_are_padded_with_their_mean():
     grey = Preprocessing(image_size=32, mean=(0.5,), std=(0.5,), resize="pad")
     image, mask = photo(20, 20)[:1], torch.zeros(20, 20, dtype=torch.uint8)
     sample = JointTrainTransform(grey, AugmentSettings(crop="rescale", flip=0.5, color_jitter=0.2)).sample(
-        image, mask, 0, batch_of(32, 3)
+        image, mask, batch_of(32, 3)
     )
     assert sample.pixels.shape == (3, 1, 32, 32)
-    assert JointEvalTransform(grey).sample(image, mask, 0, batch_of(32)).pixels[0, 0, 0, 0] == 128
+    assert JointEvalTransform(grey).sample(image, mask, batch_of(32)).pixels[0, 0, 0, 0] == 128
 
 
 def test_the_smallest_and_the_longest_images_pass():
@@ -254,8 +258,8 @@ def test_the_smallest_and_the_longest_images_pass():
         image, mask = photo(height, width), torch.zeros(height, width, dtype=torch.uint8)
         for crop in ("rescale", "random-resized", "none"):
             transform = JointTrainTransform(RGB, AugmentSettings(crop=crop, flip=0.5))
-            assert transform.sample(image, mask, 0, batch_of(33, 4)).pixels.shape == (4, 3, 33, 33)
-        assert JointEvalTransform(RGB).sample(image, mask, 0, batch_of(16)).targets.shape == (1, height, width)
+            assert transform.sample(image, mask, batch_of(33, 4)).pixels.shape == (4, 3, 33, 33)
+        assert JointEvalTransform(RGB).sample(image, mask, batch_of(16)).targets.shape == (1, height, width)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_batch_equals_its_images_one_by_one(
     batch = dataclasses.replace(BATCH, size=size)
     together = transform.batch(transform.prepare(images), batch).unflatten(0, (3, 4))
     for place, index in enumerate(batch.indices.tolist()):
-        alone = transform.image(images[index].permute(2, 0, 1), index, batch)
+        alone = transform.image(images[index].permute(2, 0, 1), batch.at([place]))
         assert torch.equal(together[:, place], alone)
 
 
@@ -121,7 +121,7 @@ def test_cutout_covers_its_square_clipped_by_the_border(size: int):
     indices = np.arange(3000)
     batch = Batch(0, size, 1, indices)
     pixels = torch.full((3000, 3, size, size), 255, dtype=torch.uint8)
-    holes = (transform.finish(pixels, indices, batch) == 0).all(1)
+    holes = (transform.finish(pixels, batch) == 0).all(1)
     side = size // 2
     assert holes.sum((1, 2)).max() == side**2
     covered = [sum(min(size, c - side // 2 + side) - max(0, c - side // 2) for c in range(size)) / size] * 2
@@ -135,7 +135,7 @@ def test_lighting_adds_one_colour_an_image_of_the_published_covariance():
     indices = np.arange(20_000)
     batch = Batch(0, 2, 1, indices)
     pixels = torch.full((20_000, 3, 2, 2), 128, dtype=torch.uint8)
-    noise = transform.finish(pixels, indices, batch) - normalize(pixels, RGB)
+    noise = transform.finish(pixels, batch) - normalize(pixels, RGB)
     assert noise.std((2, 3)).max() < 1e-6
     colours = (noise[:, :, 0, 0] * torch.tensor(RGB.std)).double().numpy()
     # Krizhevsky et al.: p * (alpha * lambda) summed over the components, alpha of standard deviation 0.1

@@ -87,7 +87,7 @@ def test_crops_of_a_batch_come_crop_by_crop():
     batch = Batch(0, 28, 1, np.array([2, 0]))
     together = transform.batch(images, batch).unflatten(0, (5, 2))
     for place, index in enumerate((2, 0)):
-        assert torch.equal(together[:, place], transform.image(images[index].permute(2, 0, 1), index, batch))
+        assert torch.equal(together[:, place], transform.image(images[index].permute(2, 0, 1), batch.at([place])))
 
 
 def test_crops_that_do_not_fit_are_refused():

@@ -52,7 +52,7 @@ class JointTrainTransform(Augmentation, JointTransform):
 
     >>> transform = JointTrainTransform(Preprocessing(8, resize="stretch"), AugmentSettings(crop="rescale", flip=0.5))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
-    >>> sample = transform.sample(image, mask, 5, Batch(epoch=0, size=6, copies=2, indices=np.array([5])))
+    >>> sample = transform.sample(image, mask, Batch(epoch=0, size=6, copies=2, indices=np.array([5])))
     >>> sample.pixels.shape, sample.targets.shape
     (torch.Size([2, 3, 6, 6]), torch.Size([2, 6, 6]))
     """
@@ -60,15 +60,15 @@ class JointTrainTransform(Augmentation, JointTransform):
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
         super().__init__(preprocessing, augment, seed)
         _check_masks(augment)
-        _check_resize(preprocessing)
+        _check_resize(self.preprocessing)
 
-    def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
         """(C, H, W) and (H, W) to `batch.copies` pairs of S x S pixels."""
-        streams = np.array([[Stream.RESCALE], [Stream.TOP], [Stream.LEFT], [Stream.FLIP]])
-        draws = uniform(self.seed, batch.epoch, index, np.arange(batch.copies), streams)
+        (indices, copies), streams = batch.sample_keys(), [Stream.RESCALE, Stream.TOP, Stream.LEFT, Stream.FLIP]
+        draws = uniform(self.seed, batch.epoch, indices, copies, np.array(streams)[:, None])
         picture, labels = tv_tensors.Image(image), tv_tensors.Mask(target[None])
         images, masks = [], []
-        for copy, (factor, top, left, flip) in enumerate(draws.T.tolist()):
+        for index, copy, (factor, top, left, flip) in zip(indices, copies, draws.T.tolist(), strict=True):
             place = self._place(image, index, copy, batch, factor, top, left)
             view, view_labels = place(picture), place(labels)
             if flip < self.augment.flip:
@@ -76,7 +76,7 @@ class JointTrainTransform(Augmentation, JointTransform):
             images.append(view.as_subclass(Tensor).permute(1, 2, 0))
             masks.append(view_labels.as_subclass(Tensor)[0])
         pixels = _stack(images).permute(0, 3, 1, 2)  # channels last in memory
-        pixels = self._operate(pixels, np.full(batch.copies, index), np.arange(batch.copies), batch)
+        pixels = self._operate(pixels, batch)
         return Sample(pixels, _stack(masks), np.array([0, 0, batch.size, batch.size]))
 
     def _place(
@@ -111,7 +111,7 @@ class JointEvalTransform(JointTransform):
 
     >>> transform = JointEvalTransform(Preprocessing(8, resize="stretch"))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
-    >>> sample = transform.sample(image, mask, 0, Batch(0, 6, 1, np.arange(1)))
+    >>> sample = transform.sample(image, mask, Batch(0, 6, 1, np.arange(1)))
     >>> sample.pixels.shape, sample.targets.shape, sample.box.tolist()
     (torch.Size([1, 3, 6, 6]), torch.Size([1, 9, 7]), [0, 0, 6, 6])
     """
@@ -120,7 +120,7 @@ class JointEvalTransform(JointTransform):
         _check_resize(preprocessing)
         self.preprocessing = preprocessing
 
-    def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
         """(C, H, W) to its canvas (1, C, h, w); the mask as it is, (1, H, W)."""
         height, width = geometry.eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
         canvas = geometry.canvas_size(height, width, batch.size)
@@ -155,8 +155,9 @@ def _check_masks(augment: AugmentSettings) -> None:
             f"augment.autoaugment is {augment.autoaugment!r}, but its policies move pixels and would leave the masks "
             "behind; leave it empty for images with masks"
         )
-    if augment.cutout:
-        raise UserError(f"augment.cutout is {augment.cutout}; it is for images with a class: set it to 0 for masks")
+    for name in ("cutout", "random_erasing"):
+        if value := getattr(augment, name):
+            raise UserError(f"augment.{name} is {value}; it is for images with a class: set it to 0 for masks")
 
 
 def _check_resize(preprocessing: Preprocessing) -> None:
@@ -164,4 +165,9 @@ def _check_resize(preprocessing: Preprocessing) -> None:
         raise UserError(
             f"data.resize is {preprocessing.resize!r}, which cuts off parts of an image that its mask has; expected "
             "pad or stretch for images with masks"
+        )
+    if preprocessing.backend != "tensor":
+        raise UserError(
+            f"augment.backend is {preprocessing.backend!r}, but an image and its mask are resized alike as tensors; "
+            "expected tensor for images with masks"
         )

@@ -1,9 +1,12 @@
 """The base class of the training transforms: pixel operations, lighting, the keys of images, checks of settings."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -19,14 +22,15 @@ _GREY = 128  # AutoAugment fills with it, as the authors' code does
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
-Operation = Callable[[Tensor], Tensor]
+Operation = Callable[[Any], Any]  # on one tensor (C, H, W) or PIL image
+Views = TypeVar("Views", Tensor, list[Image])
 
 
 class Augmentation(Transform):
     """Random augmentation that depends on (seed, epoch, sample, copy) alone: what all training transforms share.
 
     Args:
-        preprocessing: base size, normalisation, interpolation.
+        preprocessing: base size, normalisation, interpolation; the back end is that of `augment`.
         augment: what to do, with `crop` and `flip` settled (`resolve_augment`).
         seed: of the run.
 
@@ -36,43 +40,40 @@ class Augmentation(Transform):
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int = 0) -> None:
         _check(preprocessing, augment)
-        self.preprocessing = preprocessing
+        self.preprocessing = dataclasses.replace(preprocessing, backend=augment.backend)
         self.augment = augment
         self.seed = seed
         self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
-        self._pixel_ops = _pixel_ops(augment)
+        self._pixel_ops = _pixel_ops(augment, preprocessing.interpolation)
 
     def views(self, batch: Batch) -> int:
         return batch.copies
 
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
+    def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
         """Normalise, then lighting: noise along the principal components of ImageNet's colours.
 
         The noise is defined for values in [0, 1]; `augment.lighting` is its standard deviation.
         """
-        values = super().finish(pixels, indices, batch)
+        values = super().finish(pixels, batch)
         if self.augment.lighting:
-            keys, copies = sample_keys(indices, batch)
-            alpha = self.augment.lighting * normal(self.seed, batch.epoch, keys, copies, 3)
+            alpha = self.augment.lighting * normal(self.seed, batch.epoch, *batch.sample_keys(), 3)
             shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
             values += torch.from_numpy(shift).to(values)[:, :, None, None]
         return values
 
-    def _operate(self, pixels: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> Tensor:
-        """AutoAugment and colour jitter of the views (N, C, S, S), which are `copies` of the samples `indices`."""
+    def _operate(self, views: Views, batch: Batch) -> Views:
+        """AutoAugment or its like and colour jitter of the views of a batch, (N, C, S, S) or PIL images."""
         for stream, operation in self._pixel_ops:
-            pixels = self._one_by_one(operation, stream, pixels, indices, copies, batch.epoch)
-        return pixels
+            views = self._one_by_one(operation, stream, views, batch)
+        return views
 
-    def _one_by_one(
-        self, operation: Operation, stream: Stream, images: Tensor, indices: np.ndarray, copies: np.ndarray, epoch: int
-    ) -> Tensor:
-        """Apply a library transform, which draws from torch's generator, to each image of (N, C, H, W)."""
+    def _one_by_one(self, operation: Operation, stream: Stream, views: Views, batch: Batch) -> Views:
+        """Apply a library transform, which draws from torch's generator, to each view of a batch."""
         done = []
-        for image, index, copy in zip(images, indices.tolist(), copies.tolist(), strict=True):
-            with seeded(self.seed, epoch, index, copy, stream):
-                done.append(operation(image))
-        return torch.stack(done)
+        for view, index, copy in zip(views, *batch.sample_keys(), strict=True):
+            with seeded(self.seed, batch.epoch, index, copy, stream):
+                done.append(operation(view))
+        return torch.stack(done) if isinstance(views, Tensor) else done
 
 
 def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
@@ -84,6 +85,20 @@ def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
             raise UserError(f"augment.{name} is [{low}, {high}]; expected two positive numbers, the smaller first")
     if augment.scale[1] > 1:
         raise UserError(f"augment.scale is {list(augment.scale)}; expected shares of the image's area, at most 1")
+    for name, policy in (("magnitude", "randaugment"), ("severity", "augmix")):
+        value = getattr(augment, name)
+        if value != getattr(AugmentSettings(), name) and augment.autoaugment != policy:
+            raise UserError(
+                f"augment.{name} is {value}, but augment.autoaugment is {augment.autoaugment!r}, which has none; "
+                f"remove it, or choose {policy}"
+            )
+    on_tensors = {"augmix"} if augment.backend == "pil" else {"randaugment", "trivialaugment", "augmix"}
+    if augment.autoaugment in on_tensors and preprocessing.interpolation not in ("nearest", "bilinear"):
+        or_pil = "" if augment.autoaugment == "augmix" else ", or augment.backend to pil"
+        raise UserError(
+            f"augment.autoaugment is {augment.autoaugment!r}, which turns tensors by nearest or bilinear "
+            f"interpolation, not {preprocessing.interpolation}; set data.interpolation to one of these{or_pil}"
+        )
     if augment.lighting and preprocessing.channels != 3:
         raise UserError(
             f"augment.lighting is {augment.lighting}, but the images have {preprocessing.channels} channel; its noise "
@@ -91,21 +106,38 @@ def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
         )
 
 
-def sample_keys(indices: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Sample and copy of each image of a batch, (copies * B,): copy by copy.
+class _AugMix(v2.AugMix):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's AugMix, which draws its weights where the image lies: only the CPU's generator is seeded."""
 
-    >>> [keys.tolist() for keys in sample_keys(np.array([7, 9]), Batch(0, 32, 2, np.array([7, 9])))]
-    [[7, 9, 7, 9], [0, 0, 1, 1]]
+    def _sample_dirichlet(self, params: Tensor) -> Tensor:
+        weights: Tensor = super()._sample_dirichlet(params.cpu()).to(params.device)
+        return weights
+
+
+def _policy(augment: AugmentSettings, interpolation: str) -> Operation:
+    """The transform that `augment.autoaugment` names.
+
+    What torchvision's reference training calls it with: AutoAugment alone is that of its authors, by nearest pixels.
     """
-    return np.tile(indices, batch.copies), np.repeat(np.arange(batch.copies), len(indices))
+    mode = v2.InterpolationMode(interpolation)
+    operation: Operation
+    match augment.autoaugment:
+        case "randaugment":
+            operation = v2.RandAugment(magnitude=augment.magnitude, interpolation=mode)
+        case "trivialaugment":
+            operation = v2.TrivialAugmentWide(interpolation=mode)
+        case "augmix":
+            operation = _AugMix(severity=augment.severity, interpolation=mode)
+        case policy:
+            operation = v2.AutoAugment(v2.AutoAugmentPolicy(policy), fill=_GREY)
+    return operation
 
 
-def _pixel_ops(augment: AugmentSettings) -> list[tuple[Stream, Operation]]:
-    """The library transforms that work on one uint8 image (C, S, S), each with its stream of random numbers."""
+def _pixel_ops(augment: AugmentSettings, interpolation: str) -> list[tuple[Stream, Operation]]:
+    """The library transforms that work on one image of uint8, each with its stream of random numbers."""
     operations: list[tuple[Stream, Operation]] = []
     if augment.autoaugment:
-        policy = v2.AutoAugmentPolicy(augment.autoaugment)
-        operations.append((Stream.AUTOAUGMENT, v2.AutoAugment(policy, fill=_GREY)))
+        operations.append((Stream.AUTOAUGMENT, _policy(augment, interpolation)))
     if strength := augment.color_jitter:  # of brightness, contrast and saturation
         operations.append((Stream.COLOR_JITTER, v2.ColorJitter(strength, strength, strength)))
     return operations

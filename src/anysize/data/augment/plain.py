@@ -1,22 +1,25 @@
-"""Images to input for training: crop, flip, resize, AutoAugment, colour jitter, normalise, lighting, cutout.
+"""Images to input for training: crop, flip, resize, operations on pixels, normalise, lighting, cutout, erasing.
 
 The order and the two protocols are those of Mix & Match (arXiv 1908.08986, its code's data preprocessing). CIFAR: a
 random crop after padding at the base size, then the resize to the batch's size. ImageNet: a random resized crop
-straight to the batch's size. Images of one size that lie in memory are cropped, flipped and resized a batch at a time.
+straight to the batch's size. Images of one size that lie in memory are cropped, flipped and resized a batch at a time,
+but for those that PIL augments (`augment.backend`).
 """
 
 import functools
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.augment.operations import Augmentation, sample_keys
-from anysize.data.augment.square import resize, take, to_square
+from anysize.data.augment.operations import Augmentation
+from anysize.data.augment.square import Picture, as_tensor, resize, take, to_square
 from anysize.data.augment.transform import PlainTransform
-from anysize.data.random import Stream, uniform
+from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
@@ -34,7 +37,7 @@ class TrainTransform(Augmentation, PlainTransform):
     >>> transform = TrainTransform(preprocessing, AugmentSettings(crop="pad", flip=0.5))
     >>> images = torch.zeros(10, 8, 8, 1, dtype=torch.uint8)
     >>> batch = Batch(epoch=0, size=6, copies=2, indices=np.array([3, 4, 5]))
-    >>> transform.finish(transform.batch(images, batch), batch.indices, batch).shape
+    >>> transform.finish(transform.batch(images, batch), batch).shape
     torch.Size([6, 1, 6, 6])
     """
 
@@ -42,6 +45,7 @@ class TrainTransform(Augmentation, PlainTransform):
         super().__init__(preprocessing, augment, seed)
         if augment.crop == "rescale":
             raise UserError("augment.crop rescale is for images with masks; expected pad, random-resized or none")
+        self._erasing = v2.RandomErasing(p=1.0, inplace=True)  # 2 to 33% of the area, as all who use it take it
 
     def prepare(self, images: Tensor) -> Tensor:
         """For `crop = "pad"`: images stored at another size than the base are resized to it once."""
@@ -50,27 +54,36 @@ class TrainTransform(Augmentation, PlainTransform):
         resized = [self._to_base(chunk.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for chunk in torch.split(images, 1024)]
         return torch.cat(resized).contiguous() if resized[0].shape[1:] != images.shape[1:] else images
 
-    def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
+    def image(self, image: Tensor, batch: Batch) -> Tensor:
+        picture = image if self.at_once else F.to_pil_image(image)
         if self.augment.crop == "pad":
-            image = self._to_base(image)
-        return self._augment(image.permute(1, 2, 0)[None], np.zeros(1, np.int64), np.array([index]), batch)
+            picture = self._to_base(picture)
+        if isinstance(picture, Image):
+            return self._augment_picture(picture, batch)
+        return self._augment(picture.permute(1, 2, 0)[None], np.zeros(1, np.int64), batch)
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
-        return self._augment(images, batch.indices, batch.indices, batch)
+        assert self.at_once
+        return self._augment(images, batch.indices, batch)
 
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Normalise, then lighting and cutout."""
-        values = super().finish(pixels, indices, batch)
+    def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
+        """Normalise, then lighting, cutout and random erasing."""
+        values = super().finish(pixels, batch)
         if self.augment.cutout:
-            self._erase(values, *sample_keys(indices, batch), batch)
+            self._cut_out(values, batch)
+        if self.augment.random_erasing:
+            self._erase(values, batch)
         return values
 
-    def _augment(self, images: Tensor, rows: np.ndarray, indices: np.ndarray, batch: Batch) -> Tensor:
-        """The images at `rows` of (N, H, W, C), which are the samples `indices`, to uint8 (copies * B, C, S, S)."""
-        rows, indices, copies = np.tile(rows, batch.copies), *sample_keys(indices, batch)
+    def _draws(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each view: whether it is flipped, and where between its first place and its last a crop lies, 0 to 1."""
         streams = np.array([[Stream.FLIP], [Stream.TOP], [Stream.LEFT]])
-        flips, top, left = uniform(self.seed, batch.epoch, indices, copies, streams)
-        flip = flips < self.augment.flip
+        flip, top, left = uniform(self.seed, batch.epoch, *batch.sample_keys(), streams)
+        return flip < self.augment.flip, top, left
+
+    def _augment(self, images: Tensor, rows: np.ndarray, batch: Batch) -> Tensor:
+        """The samples of a batch, which are the images at `rows` of (N, H, W, C), to uint8 (copies * B, C, S, S)."""
+        rows, (flip, top, left) = np.tile(rows, batch.copies), self._draws(batch)
         if self.augment.crop == "pad":
             pixels = self._pad_crop(images, rows, top, left, flip)
             pixels = resize(pixels, (batch.size, batch.size), self.preprocessing.interpolation)
@@ -80,9 +93,32 @@ class TrainTransform(Augmentation, PlainTransform):
                 pixels = to_square(chosen, batch.size, self.preprocessing)
             else:
                 crop = functools.partial(self._resized_crop, size=batch.size)
-                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, indices, copies, batch.epoch)
+                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, batch)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
-        return self._operate(pixels, indices, copies, batch)
+        return self._operate(pixels, batch)
+
+    def _augment_picture(self, picture: Image, batch: Batch) -> Tensor:
+        """The only sample of a batch, a PIL image, to uint8 (copies, C, S, S); the same draws as `_augment`."""
+        flip, *place = self._draws(batch)
+        views = [picture] * batch.copies
+        if self.augment.crop == "pad":
+            base, padding = self.preprocessing.image_size, self.augment.padding
+            padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *place)
+            views = [F.crop(padded, *corner, base, base) for corner in zip(*corners, strict=True)]
+        elif self.augment.crop == "none":
+            views = [to_square(view, batch.size, self.preprocessing) for view in views]
+        else:
+            crop = functools.partial(self._resized_crop, size=batch.size)
+            views = self._one_by_one(crop, Stream.RANDOM_RESIZED, views, batch)
+        views = [F.horizontal_flip(view) if flipped else view for view, flipped in zip(views, flip, strict=True)]
+        if self.augment.crop == "pad":
+            views = [resize(view, (batch.size, batch.size), self.preprocessing.interpolation) for view in views]
+        return torch.stack([as_tensor(view) for view in self._operate(views, batch)])
+
+    def _corners(self, height: int, width: int, top: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First row and column of each crop of the base size in an image of this size after padding, for draws."""
+        places = 2 * self.augment.padding - self.preprocessing.image_size + 1
+        return (top * (height + places)).astype(np.int64), (left * (width + places)).astype(np.int64)
 
     def _pad_crop(
         self, images: Tensor, rows: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray
@@ -97,7 +133,7 @@ class TrainTransform(Augmentation, PlainTransform):
         base, padding = self.preprocessing.image_size, self.augment.padding
         height, width, channels = images.shape[1:]
         high, wide = height + 2 * padding, width + 2 * padding
-        top, left = (top * (high - base + 1)).astype(np.int64), (left * (wide - base + 1)).astype(np.int64)
+        top, left = self._corners(height, width, top, left)
         left = np.where(flip, wide - base - left, left)  # of the mirrored image
 
         order = np.argsort(~flip, kind="stable")
@@ -114,25 +150,34 @@ class TrainTransform(Augmentation, PlainTransform):
         crops = runs.index_select(0, torch.from_numpy(start.ravel()).to(images.device))
         return crops.view(-1, base, base, channels).permute(0, 3, 1, 2)
 
-    def _to_base(self, images: Tensor) -> Tensor:
+    def _to_base(self, images: Picture) -> Picture:
         """Images (..., C, H, W) at the base size: stretched, or the shorter side where evaluation keeps the shape."""
         base = self.preprocessing.image_size
         side = (base, base) if self.preprocessing.resize == "stretch" else base
         return resize(images, side, self.preprocessing.interpolation)
 
-    def _resized_crop(self, image: Tensor, size: int) -> Tensor:
+    def _resized_crop(self, image: Picture, size: int) -> Picture:
         box = self._random_resized.make_params([image])
         mode = InterpolationMode(self.preprocessing.interpolation)
-        cropped: Tensor = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
+        cropped: Picture = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
         return cropped
 
-    def _erase(self, values: Tensor, indices: np.ndarray, copies: np.ndarray, batch: Batch) -> None:
+    def _cut_out(self, values: Tensor, batch: Batch) -> None:
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""
         side = max(1, round(self.augment.cutout * batch.size / self.preprocessing.image_size))
         covered = []
         for stream in (Stream.CUTOUT_TOP, Stream.CUTOUT_LEFT):
-            centre = (uniform(self.seed, batch.epoch, indices, copies, stream) * batch.size).astype(np.int64)
+            centre = (uniform(self.seed, batch.epoch, *batch.sample_keys(), stream) * batch.size).astype(np.int64)
             start = (centre - side // 2)[:, None]
             covered.append((np.arange(batch.size) >= start) & (np.arange(batch.size) < start + side))
         hole = torch.from_numpy(covered[0][:, None, :, None] & covered[1][:, None, None, :])
         values.masked_fill_(hole.to(values.device), 0.0)
+
+    def _erase(self, values: Tensor, batch: Batch) -> None:
+        """A rectangle of random area, shape and place in some of the views, filled with 0 (arXiv 1708.04896)."""
+        key = (self.seed, batch.epoch)
+        draws = uniform(*key, *batch.sample_keys(), Stream.RANDOM_ERASING)
+        for view, draw, index, copy in zip(values, draws, *batch.sample_keys(), strict=True):
+            if draw < self.augment.random_erasing:  # else the generator is left alone, which saves most of the time
+                with seeded(*key, index, copy, Stream.RANDOM_ERASING):
+                    self._erasing(view)

@@ -1,13 +1,15 @@
 """Images to squares of S pixels, as in evaluation.
 
-Every function takes uint8 images (..., C, H, W), one or a batch, on any device. Resizing is antialiased and rounded to
-whole levels, as torchvision's transforms v2 do it for uint8.
+Every function takes uint8 images (..., C, H, W), one or a batch, on any device, or a PIL image. Resizing is antialiased
+and rounded to whole levels, as torchvision's transforms v2 do it for uint8, or PIL for its images.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -17,24 +19,26 @@ from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
+Picture = TypeVar("Picture", Tensor, Image)
+
 
 def take(images: Tensor, rows: np.ndarray) -> Tensor:
     """The images at `rows` (int64): each is copied in one piece, many times faster than by an index."""
     return images.flatten(1).index_select(0, torch.from_numpy(rows).to(images.device)).view(-1, *images.shape[1:])
 
 
-def resize(images: Tensor, side: int | Sequence[int], interpolation: str = "bilinear") -> Tensor:
-    """Resize uint8 images: the shorter side to `side`, or to (height, width).
+def resize(images: Picture, side: int | Sequence[int], interpolation: str = "bilinear") -> Picture:
+    """Resize images: the shorter side to `side`, or to (height, width).
 
     >>> resize(torch.zeros(3, 20, 30, dtype=torch.uint8), 10).shape
     torch.Size([3, 10, 15])
     """
     sides = [side] if isinstance(side, int) else list(side)
-    resized: Tensor = F.resize(images, sides, InterpolationMode(interpolation), antialias=True)
+    resized: Picture = F.resize(images, sides, InterpolationMode(interpolation), antialias=True)
     return resized
 
 
-def to_square(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
+def to_square(images: Picture, size: int, preprocessing: Preprocessing) -> Picture:
     """Make images square as evaluation does, (..., C, H, W) to (..., C, S, S), by the mode `preprocessing.resize`.
 
     >>> to_square(torch.zeros(3, 20, 30, dtype=torch.uint8), 14, Preprocessing(image_size=14)).shape
@@ -42,34 +46,39 @@ def to_square(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor
     """
     if preprocessing.resize == "stretch":
         return resize(images, (size, size), preprocessing.interpolation)
-    cropped: Tensor = F.center_crop(_before_crop(images, size, preprocessing), [size, size])
+    cropped: Picture = F.center_crop(_before_crop(images, size, preprocessing), [size, size])
     return cropped
 
 
-def to_crops(images: Tensor, size: int, preprocessing: Preprocessing, crops: int) -> Tensor:
+def to_crops(images: Picture, size: int, preprocessing: Preprocessing, crops: int) -> Tensor:
     """`crops` squares of each image, (crops, ..., C, S, S): the centre; with 5 the corners too; with 10 all mirrored.
 
     They are cut from the image that the centre crop is cut from. Where evaluation takes the whole image (`stretch`),
     they are cut from it at `int(S / crop_ratio)` pixels. A `UserError` says where the image is smaller than the crops.
     """
     if crops == 1:
-        return to_square(images, size, preprocessing)[None]
+        return as_tensor(to_square(images, size, preprocessing))[None]
     if preprocessing.resize == "stretch":
         side = preprocessing.resize_side(size)
         images = resize(images, (side, side), preprocessing.interpolation)
     else:
         images = _before_crop(images, size, preprocessing)
-    height, width = images.shape[-2:]
+    height, width = F.get_size(images)
     if min(height, width) < size:
         raise UserError(
             f"{crops} crops of {size} px do not fit into an image of {height} x {width} px; evaluate with one crop, or "
             'resize with data.resize = "stretch"'
         )
     cropped = F.five_crop(images, [size, size]) if crops == 5 else F.ten_crop(images, [size, size])
-    return torch.stack(cropped)
+    return torch.stack([as_tensor(crop) for crop in cropped])
 
 
-def _before_crop(images: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
+def as_tensor(picture: Tensor | Image) -> Tensor:
+    """A PIL image as uint8 (C, H, W); a tensor as it is."""
+    return F.pil_to_tensor(picture) if isinstance(picture, Image) else picture
+
+
+def _before_crop(images: Picture, size: int, preprocessing: Preprocessing) -> Picture:
     if preprocessing.resize == "center-crop":
         return resize(images, preprocessing.resize_side(size), preprocessing.interpolation)
     if size == preprocessing.own_size:  # crop-or-pad: as the authors' code, which resizes at other sizes alone
@@ -81,7 +90,7 @@ class EvalTransform(PlainTransform):
     """Deterministic preprocessing for evaluation, with 1, 5 or 10 crops an image.
 
     >>> transform = EvalTransform(Preprocessing(image_size=8, resize="stretch"))
-    >>> transform.image(torch.zeros(3, 10, 10, dtype=torch.uint8), 0, Batch(0, 6, 1, np.arange(1))).shape
+    >>> transform.image(torch.zeros(3, 10, 10, dtype=torch.uint8), Batch(0, 6, 1, np.arange(1))).shape
     torch.Size([1, 3, 6, 6])
     """
 
@@ -97,8 +106,9 @@ class EvalTransform(PlainTransform):
     def views(self, batch: Batch) -> int:
         return self.crops
 
-    def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
-        return to_crops(image, batch.size, self.preprocessing, self.crops)
+    def image(self, image: Tensor, batch: Batch) -> Tensor:
+        picture = image if self.at_once else F.to_pil_image(image)
+        return to_crops(picture, batch.size, self.preprocessing, self.crops)
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
         chosen = take(images, batch.indices).permute(0, 3, 1, 2)

@@ -47,15 +47,15 @@ class Transform(abc.ABC):
         return 1
 
     @abc.abstractmethod
-    def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
-        """The image `index` as stored, uint8 (C, H, W), and its target, to its views."""
+    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
+        """An image as stored, uint8 (C, H, W), and its target, to its views; `batch` has this sample alone."""
 
     def collate(self, samples: Sequence[Sample]) -> Collated:
         """At least one sample, all of one shape unless a subclass brings them to one."""
         return Collated(by_view([each.pixels for each in samples]), by_view([each.targets for each in samples]))
 
-    def finish(self, pixels: Tensor, indices: np.ndarray, batch: Batch) -> Tensor:
-        """Pixels (V * B, C, H, W) of the samples `indices` to float32 input, channels last in memory."""
+    def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
+        """Pixels (V * B, C, H, W) of the samples of `batch` to float32 input, channels last in memory."""
         return normalize(pixels, self.preprocessing)
 
 
@@ -63,17 +63,22 @@ class PlainTransform(Transform):
     """A transform that leaves targets as they are, since they hold for each view of an image.
 
     Images that are stored alike go through `batch` together, files through `image` one by one; both give the same
-    pixels.
+    pixels. With the back end "pil" all images go one by one.
     """
 
-    def sample(self, image: Tensor, target: Tensor, index: int, batch: Batch) -> Sample:
+    @property
+    def at_once(self) -> bool:
+        """Whether images that are stored alike may go through `batch`."""
+        return self.preprocessing.backend == "tensor"
+
+    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
         """The views of the image, each with its target."""
-        pixels = self.image(image, index, batch)
+        pixels = self.image(image, batch)
         return Sample(pixels, target.expand(len(pixels), *target.shape))
 
     @abc.abstractmethod
-    def image(self, image: Tensor, index: int, batch: Batch) -> Tensor:
-        """An image (C, H, W) to its views (V, C, S, S), uint8."""
+    def image(self, image: Tensor, batch: Batch) -> Tensor:
+        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8."""
 
     def prepare(self, images: Tensor) -> Tensor:
         """Do to the stored images (N, H, W, C) what can be done once and for all; by default nothing."""
@@ -81,7 +86,7 @@ class PlainTransform(Transform):
 
     @abc.abstractmethod
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
-        """Samples of a batch, taken from the prepared images (N, H, W, C), to uint8 (V * B, C, S, S), view by view."""
+        """The samples of a batch, of the prepared images (N, H, W, C), to uint8 (V * B, C, S, S), view by view."""
 
 
 def by_view(parts: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,114 @@
+"""Settings of the augmentation, from the recipe to the pixels of training, evaluation and prediction."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interruption import stopped_after
+
+from anysize.experiment.build import build_data, build_plan, feed_alike
+from anysize.experiment.predict import predict
+from anysize.experiment.runs import evaluate, load_run, make_evaluator
+from anysize.experiment.train import train
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe, load_recipe
+from anysize.registry import UserError
+from anysize.world import Interrupted
+
+Make = Callable[..., Recipe]
+ALL = {
+    "augment__autoaugment": "trivialaugment",
+    "augment__random_erasing": 0.5,
+    "augment__backend": "pil",
+    "data__interpolation": "bicubic",
+    "training__repeats": 2,
+}
+
+
+def test_a_run_is_trained_and_evaluated_as_its_recipe_says(tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny(**ALL, data__limit=48, training__epochs=1, training__batch_size=16, augment__mixup=0.2)
+    folder = train(recipe, run=tmp_path / "run")
+    own = load_run(folder).preprocessing
+    assert (own.backend, own.interpolation) == ("pil", "bicubic")
+    assert own == build_data(recipe).preprocessing
+    plan = build_plan(recipe, 48)
+    assert len({int(i) for batch in plan.batches(0) for i in batch.indices}) == 24
+
+    table = evaluate(folder, [42], calibrate=False)
+    other = evaluate(folder, [42], calibrate=False, overrides={"data.interpolation": "nearest"})
+    assert other["loss"][0] != table["loss"][0]
+    changes = {"augment.backend": "tensor", "data.interpolation": "bilinear"}
+    evaluator = make_evaluator(load_run(folder, overrides=changes))
+    for loader in (evaluator.loader, evaluator.validation_loader):  # to calibrate with, to measure with
+        assert loader.transform.preprocessing == dataclasses.replace(own, backend="tensor", interpolation="bilinear")
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny: Make, tmp_path: Path) -> None:
+    settings = {**ALL, "augment__autoaugment": "augmix", "data__interpolation": "bilinear", "training__repeats": 3}
+    recipe = tiny(**settings, data__limit=64, training__epochs=2, training__batch_size=8)
+    whole = train(recipe, run=tmp_path / "whole")
+    with stopped_after(5), pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "stopped")
+    train(recipe, run=tmp_path / "stopped")
+    weights = [(folder / "checkpoints/last/model.safetensors").read_bytes() for folder in (whole, tmp_path / "stopped")]
+    assert weights[0] == weights[1]
+    with pytest.raises(UserError, match="repeats"):
+        train(tiny(**{**settings, "training__repeats": 1}), run=tmp_path / "stopped")
+
+
+def test_predictions_resize_as_the_overrides_say(tiny: Make, tmp_path: Path, image_folder: Path) -> None:
+    folder = train(
+        tiny(data__name="folder", data__root=str(image_folder), training__epochs=1, sizes__base=28, model__options={}),
+        run=tmp_path / "run",
+    )
+    paths = sorted((image_folder / "val").rglob("*.jpg"))[:3]
+    tables = [predict(folder, paths, overrides={"data.crop_ratio": ratio}) for ratio in (0, 0.6)]
+    assert not np.allclose(*(table.select_dtypes("number") for table in tables))
+    assert load_run(folder, overrides={"data.crop_ratio": 0.6}).preprocessing.crop_ratio == 0.6
+
+
+def test_what_the_recipe_says_of_resizing_goes_before_the_weights(tiny: Make) -> None:
+    data, weights = Preprocessing(28), Preprocessing(224, interpolation="bicubic", crop_ratio=0.95)
+    settings = tiny().data
+    alike = feed_alike(data, weights, settings)
+    assert (alike.interpolation, alike.crop_ratio) == ("bicubic", 0.95)
+    alike = feed_alike(data, weights, dataclasses.replace(settings, interpolation="nearest"))
+    assert (alike.interpolation, alike.crop_ratio) == ("nearest", 0.95)
+    alike = feed_alike(data, weights, dataclasses.replace(settings, crop_ratio=224 / 232))
+    assert (alike.interpolation, alike.resize_side(224)) == ("bicubic", 232)
+
+
+@pytest.mark.parametrize("changes", [{}, {"augment.backend": "pil"}, {"augment.autoaugment": "augmix"}])
+def test_images_with_labels_take_all_of_it(changes: dict[str, str]) -> None:
+    settings = {
+        "data.limit": 6,
+        "sizes.mix": "fixed",
+        "augment.autoaugment": "randaugment",
+        "augment.random_erasing": 1.0,
+        **changes,
+    }
+    recipe = load_recipe("quickstart-multilabel", {**settings, "training.repeats": 3, "training.batch_size": 6})
+    loader = build_data(recipe).loader(recipe.data, torch.device("cpu"))
+    batch = next(loader.load(build_plan(recipe, 6).batches(0)))
+    assert len(set(batch.indices.tolist())) == 2
+    assert len({image.numpy().tobytes() for image in batch.images}) == len(batch.images) == 6
+    assert (batch.images == 0).all(1).any(2).any(1).all()  # a hole in each
+
+
+def test_images_with_masks_are_repeated_and_refuse_the_rest() -> None:
+    def batch(**changes: object) -> list[int]:
+        settings = {key.replace("__", "."): value for key, value in changes.items()}
+        settings |= {"data.limit": 6, "training.batch_size": 6, "sizes.mix": "fixed"}
+        recipe = load_recipe("quickstart-segmentation", settings)
+        loader = build_data(recipe).loader(recipe.data, torch.device("cpu"))
+        loaded = next(loader.load(build_plan(recipe, 6).batches(0)))
+        assert len({image.numpy().tobytes() for image in loaded.images}) == len(loaded.images)
+        return loaded.indices.tolist()
+
+    assert len(set(batch(training__repeats=3))) == 2
+    for name, value in (("autoaugment", "augmix"), ("random_erasing", 0.5), ("backend", "pil")):
+        with pytest.raises(UserError, match=rf"^augment\.{name} is"):
+            batch(**{f"augment__{name}": value})
