@@ -22,6 +22,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,12 +109,12 @@ def bare_loop(case: Case, plan: BatchPlan, loader: PlanLoader) -> Callable[[], N
     return epoch
 
 
-def trainers_loop(case: Case, plan: BatchPlan, loader: PlanLoader) -> Callable[[], None]:
-    """The trainer's loop, without validation and checkpoints."""
+def trainers_loop(case: Case, plan: BatchPlan, loader: PlanLoader, **settings: Any) -> Callable[[], None]:
+    """The trainer's loop, without validation and checkpoints; `settings` of training."""
     model = create_model(case.model).to(memory_format=torch.channels_last)
     flops = count_flops(model, case.size).total
     folder = Path(tempfile.mkdtemp())
-    training = TrainingSettings(epochs=1000, precision=case.precision)
+    training = TrainingSettings(epochs=1000, precision=case.precision, **settings)
     parts = Parts(
         forward=model.to(case.device),
         no_sync=contextlib.nullcontext,

@@ -208,13 +208,19 @@ class Watch:
         Raises:
             EndedElsewhere: another process failed first, or is gone.
         """
-        with contextlib.suppress(RuntimeError):
+        try:
             if not _lost_connection(error):
                 self._tell(self.rank, f"{type(error).__name__}: {error}")
                 if self._first()[0] == self.rank:
-                    print(f"anysize: process {self.rank} on {self.host} failed, and ends all others:", file=sys.stderr)
+                    self._say(f"process {self.rank} on {self.host} failed, and ends all others:")
                     return
-            raise EndedElsewhere(self._wait_for_reason()) from error
+            reason = self._wait_for_reason()
+        except RuntimeError:  # the store is gone, and with it the process that had it
+            if not _lost_connection(error):
+                return
+            reason = f"process {self.rank} on {self.host} lost its connection to process 0, which is gone"
+            self._say(f"{reason}; the checkpoints are as they were saved, and the same command goes on from there")
+        raise EndedElsewhere(reason) from error
 
     def _wait_for_reason(self) -> str:
         """The first failure, of which the process that it befell, or else the first to notice it, tells."""

@@ -89,9 +89,8 @@ def test_crops_and_copies_are_refused_for_masks(changes: dict[str, object]) -> N
         ("classification", "evaluation__flip", True, "segmentation"),
         ("classification", "data__areas", (16.0, 64.0), "segmentation"),
         ("multilabel", "task__label_smoothing", 0.1, "classification"),
-        ("multilabel", "augment__mixup", 0.2, "classification"),
         ("multilabel", "evaluation__scales", (0.5, 1.0), "segmentation"),
-        ("segmentation", "augment__cutmix", 0.2, "classification"),
+        ("segmentation", "augment__cutmix", 0.2, "classification and multilabel"),
         ("segmentation", "task__gamma_negative", 2.0, "multilabel"),
     ],
 )
