@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anysize.experiment import build
+from anysize.experiment.owner import owner_of, recorded_owner
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError
 from anysize.reports import run_files
@@ -30,22 +31,28 @@ def make_run_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run folder, so that two processes never write one run."""
-    if fcntl is None:  # no such locks on this system
-        yield
-        return
+def alone_in(folder: Path) -> Iterator[str]:
+    """Hold the run folder, so that two processes never write one run; yields a warning, or nothing.
+
+    By a lock where the file system has such, and by a record of the process everywhere (`owner`).
+
+    Raises:
+        UserError: another process holds it, which is named.
+    """
+    locked = fcntl is not None  # Windows has no such locks
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if locked:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{folder} is being trained by another process (or its loaders are still ending: try again in a few "
+                f"{folder} is being trained by {owner_of(folder)} (or its loaders are still ending: try again in a few "
                 "seconds); wait for it, or give another --run"
             ) from None
         except OSError:
-            pass  # a file system without locks
-        yield
+            locked = False  # a file system without locks
+        with recorded_owner(folder, locked=locked) as taken_over:
+            yield taken_over
 
 
 @contextlib.contextmanager

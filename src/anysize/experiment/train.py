@@ -94,10 +94,12 @@ def train(
         with world.together():
             if world.main:
                 make_run_folder(folder)
-                stack.enter_context(alone_in(folder))
+                taken_over = stack.enter_context(alone_in(folder))
         kind = RunLog if world.main else SilentLog
         log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
         stack.enter_context(warnings_into(log))
+        if world.main and taken_over:
+            log.warning(taken_over)
         checkpoints = folder / run_files.CHECKPOINTS
         with world.together():
             resumed = _resumed_input(checkpoints, resume_from) if resolved.model.weights else None
