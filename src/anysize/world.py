@@ -233,7 +233,7 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
 
     Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
     """
-    request = request or StopRequest()
+    request = StopRequest() if request is None else request  # one that does not ask to stop is false
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.signal == signal.SIGINT and number == signal.SIGINT:

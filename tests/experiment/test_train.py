@@ -16,7 +16,6 @@ import safetensors.torch
 import torch
 
 from anysize.experiment import train as train_module
-from anysize.experiment.run_folder import alone_in
 from anysize.experiment.runs import evaluate, load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
@@ -451,15 +450,6 @@ def test_a_single_size_other_than_the_base_is_validated_calibrated(tiny: Make, t
 def test_rmsprop_takes_up_momentum_in_a_later_phase(tiny: Make, tmp_path: Path) -> None:
     changes = {"optimizer__name": "rmsprop", "optimizer__momentum": "0:0 1:0.9", "optimizer__lr": 1e-3}
     train(tiny(**changes, data__limit=60), run=tmp_path / "run")
-
-
-def test_two_processes_never_write_one_run(tiny: Make, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    with (
-        alone_in(tmp_path / "run"),
-        pytest.raises(UserError, match="is being trained by another process"),
-    ):
-        train(tiny(data__limit=30), run=tmp_path / "run")
 
 
 def test_copies_are_scaled_adaptively_and_resumed(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

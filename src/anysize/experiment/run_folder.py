@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from anysize.experiment import build
+from anysize.experiment.owner import owner_is_gone, owner_of, recorded_owner
 from anysize.recipe import Recipe, differences, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import run_files
@@ -18,6 +20,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+_LOADERS_END = 20.0
+"""Seconds in which the loaders of a process that was killed notice it."""
+
+
 def make_run_folder(folder: Path) -> None:
     """Make the run folder, or say why it cannot be written."""
     try:
@@ -25,27 +31,37 @@ def make_run_folder(folder: Path) -> None:
         (folder / ".lock").touch()
     except OSError as error:
         raise UserError(
-            f"cannot write the run folder {folder}: {error.strerror}; give another one with --run"
+            f"cannot write the run folder {folder}: {error.strerror}; give another one with --out"
         ) from None
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run folder, so that two processes never write one run."""
-    if fcntl is None:  # no such locks on this system
-        yield
-        return
+def alone_in(folder: Path) -> Iterator[str]:
+    """Hold the run folder, so that two processes never write one run; yields a warning, or nothing.
+
+    By a lock where the file system has such, and by a record of the process everywhere (`owner`).
+
+    Raises:
+        UserError: another process holds it, which is named.
+    """
+    locked = fcntl is not None  # Windows has no such locks
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder} is being trained by another process (or its loaders are still ending: try again in a few "
-                "seconds); wait for it, or give another --run"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
+        end = time.monotonic() + _LOADERS_END
+        while locked:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not owner_is_gone(folder) or time.monotonic() > end:  # or its loaders, which are ending, have it
+                    raise UserError(
+                        f"{folder} is being trained by {owner_of(folder)} (or its loaders are still ending: try again "
+                        "in a few seconds); wait for it, or give another --out"
+                    ) from None
+                time.sleep(0.2)
+            except OSError:
+                locked = False  # a file system without locks
+        with recorded_owner(folder, locked=locked) as taken_over:
+            yield taken_over
 
 
 @contextlib.contextmanager
@@ -80,7 +96,7 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     if changed:
         shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
         raise UserError(
-            f"{folder} holds a run of another recipe: {shown}; give another folder with --run, go on with the new "
+            f"{folder} holds a run of another recipe: {shown}; give another folder with --out, go on with the new "
             "settings with --allow-changes, or start over with --resume never"
         )
 

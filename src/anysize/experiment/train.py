@@ -100,13 +100,16 @@ def train(
                 if not allow_changes:
                     check_same_recipe(folder, resolved)
         stack.enter_context(deterministic(resolved.training.deterministic))
+        taken_over = ""
         with world.together():
             if world.main:
                 make_run_folder(folder)
-                stack.enter_context(alone_in(folder))
+                taken_over = stack.enter_context(alone_in(folder))
         kind = RunLog if world.main else SilentLog
         log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
         stack.enter_context(warnings_into(log))
+        if taken_over:
+            log.warning(taken_over)
         with world.together():
             resumed = _resumed_state(folder / run_files.CHECKPOINTS, resume_from)
             prepared = prepare(resolved, resumed, world, allow_changes=allow_changes)

@@ -1,0 +1,150 @@
+"""Who trains in a run folder: a record of host and process, for where the lock of the folder holds nothing.
+
+A lock (`flock`) holds between the processes of a machine, and over NFS 4 between machines, but not on every file
+system. So the process that trains keeps a file `.owner` in the folder, made in one operation that fails where there is
+one, and touches it every minute. A record that was not touched for three minutes is of a process that is gone.
+"""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anysize.registry import UserError
+
+logger = logging.getLogger(__name__)
+
+RENEW_SECONDS = 60.0
+STALE_SECONDS = 180.0
+
+
+@contextlib.contextmanager
+def recorded_owner(folder: Path, *, locked: bool) -> Iterator[str]:
+    """Keep a record of this process in `folder`, and yield what is to be said of one that was taken over.
+
+    `locked` says that the lock of the folder is held, so that no other process of this machine trains there.
+
+    Raises:
+        UserError: another process trains there, which is named.
+    """
+    path = folder / ".owner"
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "id": uuid.uuid4().hex, "job": _job()}
+    taken_over = _take(path, own, locked=locked)
+    ended = threading.Event()
+    heart = threading.Thread(target=_renew, args=(path, own, ended), daemon=True)
+    heart.start()
+    try:
+        yield taken_over
+    finally:
+        ended.set()
+        heart.join()
+        if _read(path)[0] == own:
+            path.unlink(missing_ok=True)
+
+
+def owner_of(folder: Path) -> str:
+    """The process that the record in `folder` names, for people.
+
+    >>> owner_of(Path("/nowhere"))
+    'another process'
+    """
+    return _named(_read(folder / ".owner")[0])
+
+
+def owner_is_gone(folder: Path) -> bool:
+    """Whether the process that the record in `folder` names was one of this machine, and has ended."""
+    record = _read(folder / ".owner")[0]
+    return record.get("host") == socket.gethostname() and not _is_alive(record["pid"])
+
+
+def _job() -> str:
+    """The launcher's number of this job, which ends all processes before it starts them again; empty: it has none."""
+    names = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"))
+    return next((name for name in names if name not in ("", "none")), "")
+
+
+def _named(record: dict[str, Any]) -> str:
+    return f"process {record['pid']} on {record['host']}" if record else "another process"
+
+
+def _take(path: Path, own: dict[str, Any], *, locked: bool) -> str:
+    """Make the record; what is to be said of one that was there."""
+    said = ""
+    while True:
+        try:
+            with path.open("x") as file:
+                json.dump(own, file)
+        except FileExistsError:
+            other, touched = _read(path)
+            if touched is None:
+                continue  # it was removed just now
+            age = max(_now(path.parent) - touched, 0.0)
+            here = other.get("host") == own["host"]
+            again = bool(own["job"]) and other.get("job") == own["job"]
+            if age < STALE_SECONDS and not again and not (here and (locked or not _is_alive(other["pid"]))):
+                raise UserError(
+                    f"{path.parent} is being trained by {_named(other)}, last heard of {age:.0f} seconds ago; wait for "
+                    f"it, or give another --out; if it is gone, try again in {STALE_SECONDS - age:.0f} seconds"
+                ) from None
+            if not here and not again:
+                said = f"{_named(other)} trained here and was last heard of {age:.0f} seconds ago: it is taken for gone"
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise UserError(
+                f"cannot write the run folder {path.parent}: {error.strerror}; give another one with --out"
+            ) from None
+        else:
+            return said
+
+
+def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
+    while not ended.wait(RENEW_SECONDS):
+        record, _ = _read(path)
+        if record != own:
+            logger.warning(f"{path.parent} was taken over by {_named(record)}: stop one of the two runs")
+            return
+        with contextlib.suppress(OSError):  # the next time will do
+            os.utime(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], float | None]:
+    """A record, empty where it is not whole, and when it was touched, None where there is none."""
+    try:
+        with path.open() as file:  # opening asks a network file system for the time of now
+            touched, text = os.fstat(file.fileno()).st_mtime, file.read()
+    except OSError:
+        return {}, None
+    try:
+        record = json.loads(text)
+        return {"host": record["host"], "pid": int(record["pid"]), **record}, touched
+    except (ValueError, TypeError, KeyError):
+        return {}, touched
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that the files of `folder` get theirs from, which over a network is the server's."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there is no asking without a signal
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
