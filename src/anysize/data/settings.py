@@ -19,6 +19,10 @@ class DataSettings:
     )
     mean: tuple[float, ...] = setting((), "mean per channel of values in [0, 1]; empty: as is usual for the data set")
     std: tuple[float, ...] = setting((), "standard deviation per channel; empty: as is usual for the data set")
+    interpolation: str = setting(
+        "", "interpolation of images; empty: as usual", choices=("", "nearest", "bilinear", "bicubic")
+    )
+    crop_ratio: float = setting(0.0, "share of the resized image that is cropped; 0: as usual", low=0, high=1)
     image_set: str = setting(
         "", "which of a data set's lists of training images: coco 2014 or 2017, voc train, train_aug or trainval"
     )
@@ -53,10 +57,13 @@ class AugmentSettings:
     rescale: tuple[float, float] = setting((0.5, 2.0), "smallest and largest factor of the scale for crop = rescale")
     flip: float = setting(-1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=-1, high=1)
     autoaugment: str = setting(
-        "", "AutoAugment policy, its published sub-policies", choices=("", "cifar10", "imagenet", "svhn")
+        "",
+        "AutoAugment policy, its published sub-policies, or trivialaugment",
+        choices=("", "cifar10", "imagenet", "svhn", "trivialaugment"),
     )
     color_jitter: float = setting(0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0)
     lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0)
     cutout: int = setting(0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0)
+    random_erasing: float = setting(0.0, "probability of random erasing", low=0, high=1)
     mixup: float = setting(0.0, "alpha of the Beta distribution of mixup; 0: none", low=0)
     cutmix: float = setting(0.0, "alpha of the Beta distribution of cutmix; 0: none", low=0)

@@ -13,6 +13,7 @@ class EvaluationSettings:
         0, "images a step at the base size; 0: four times training.batch_size, for segmentation once", low=0
     )
     averaged: bool = setting(True, "use the averaged weights where the run keeps some (training.average_steps)")
+    calibrate: bool = setting(True, "validation calibrates the norms where the sizes of training differ")
     calibration_images: int = setting(4096, "training images that calibrate the norms for a size; 0: all", low=0)
     copies: int = setting(1, "augmented copies of each image whose outputs are averaged; 1: the image as it is", low=1)
     crops: str = setting("1", "crops of each image whose outputs are averaged: 1, 5 or 10", choices=("1", "5", "10"))

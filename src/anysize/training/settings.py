@@ -20,6 +20,11 @@ class OptimizerSettings:
         "0: no scaling",
         low=0,
     )
+    batch_rule: str = setting(
+        "momentum",
+        "how lr follows the batch where batch_size is set",
+        choices=("none", "linear", "sqrt", "momentum"),
+    )
     lr: Schedule = setting(constant(0.1), "learning rate (by epoch)")
     head_lr: float = setting(
         1.0,
@@ -34,12 +39,15 @@ class OptimizerSettings:
         "weights: decay no biases and no norms; no-biases: every parameter but biases; all: every parameter",
         choices=("weights", "no-biases", "all"),
     )
+    norm_weight_decay: float = setting(-1.0, "weight decay of norms; -1: as decay_on says", low=-1)
     nesterov: bool = setting(False, "Nesterov momentum (sgd)")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)")
     alpha: float = setting(0.99, "smoothing constant (rmsprop)", low=0, high=1)
     eps: float = setting(1e-8, "added to the denominator (adam, adamw, rmsprop)", low=0)
     warmup_epochs: float = setting(0.0, "the learning rate grows linearly to its value over this many epochs", low=0)
     warmup_start: float = setting(0.0, "share of the learning rate that warm-up starts from", low=0, high=1)
+    warmup_method: str = setting("linear", "shape of the warm-up", choices=("linear", "constant"))
+    update: str = setting("step", "how often the schedules move", choices=("step", "epoch"))
     gradient_smoothing: float = setting(
         0.0,
         "scale each gradient to the moving average of its global norm, with this momentum (0.9 in Mix & Match); 0: off",
@@ -65,6 +73,7 @@ class TrainingSettings:
     )
     batch_size: int = setting(64, "samples a step and a process at the base size", low=1)
     copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1)
+    repeats: int = setting(1, "repeated augmentation", low=1)
     chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1)
     drop_last: bool = setting(
         True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
