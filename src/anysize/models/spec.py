@@ -23,10 +23,12 @@ from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
 from anysize.registry import Registry, UserError
 
-# The slow initialization is going out of use. With the auxiliary heads, which are off unless asked for, the network
-# returns a tuple in training.
-_TORCHVISION_FIXED = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
-_TORCHVISION_DEFAULTS = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+# Off unless asked for: the auxiliary heads, with which the network returns a tuple in training, and the initialization
+# of the papers, which takes seconds.
+_TORCHVISION_DEFAULTS = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
+}
 
 CHANGES: "Registry[None]" = Registry("change of a model")
 """Functions by the name of the change that they make to a model; each takes the model, its spec and its options."""
@@ -214,7 +216,7 @@ def _network(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:
             f"model {name!r}: transform_input changes the scale of three colours, and the images have {in_channels} "
             "channels; leave it out"
         )
-    fixed = {"weights": None, "num_classes": spec.num_classes or 1000, **_TORCHVISION_FIXED.get(name, {})}
+    fixed = {"weights": None, "num_classes": spec.num_classes or 1000}
     model = call_builder(name, builder, fixed, {**_TORCHVISION_DEFAULTS.get(name, {}), **options})
     if in_channels != 3:
         replace_first_convolution(model, in_channels)
