@@ -54,7 +54,7 @@ def plan(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
     >>> cost.steps, round(cost.ratio, 3)
     (468, 1.0)
     """
-    resolved = override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
+    resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
     info = info_of(resolved)
     classes = info.num_classes
     length = images or (min(resolved.data.limit or info.train_images, info.train_images))
