@@ -171,9 +171,10 @@ def create_model(
             "auto", "all" or names; empty: none.
         norm: swap the model's norms for this one, as `convert_norms` does; empty: the model's own.
         norm_options: options of the norm, and `skip` and `image_size` of `convert_norms`.
-        pretrained: start from torchvision's or timm's published weights; their name where they are not the default
-            ones, such as "IMAGENET1K_V1". With another class count the head stays untrained, and the first convolution
-            is adapted to other input channels. `load_weights` takes files and runs.
+        pretrained: start from published weights, torchvision's, timm's or the authors'; the name of torchvision's
+            where they are not the default ones, such as "IMAGENET1K_V1". With another class count the head stays
+            untrained, and the first convolution is adapted to other input channels. `load_weights` takes files and
+            runs.
         options: further arguments of the builder.
 
     Raises:
