@@ -1,16 +1,20 @@
 """The recipes of the package: each loads, says what it costs, and is the experiment that it claims to be."""
 
+import dataclasses
 import functools
+import math
 import re
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import anysize
 from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info
 from anysize.experiment import build
+from anysize.preprocessing import Preprocessing
 from anysize.recipe import differences, dump, load_recipe, override
 from anysize.recipes import read_header, recipe_names
 from anysize.training.optimizer import regime_at
@@ -68,7 +72,10 @@ def test_header_is_whole_and_its_command_trains_this_recipe(name):
     override(load_recipe(name), parse_settings(bound.args[1:]))
 
 
-QUICK = ("quick", "mnist", "fashion", "folder", "mixsize/cifar10-resnet44", "online_norm/cifar10-resnet20-on")
+QUICK = (
+    *("quick", "mnist", "fashion", "folder", "mixsize/cifar10-resnet44", "online_norm/cifar10-resnet20-on"),
+    *("torchvision/vgg", "torchvision/resnet18"),
+)
 ONE_A_FAMILY = (
     "elastic/cifar10-resnet20-elastic",
     "elastic/coco-resnext50-elastic",
@@ -79,6 +86,8 @@ ONE_A_FAMILY = (
     "mixsize/imagenet-resnet50",
     "online_norm/cifar100-resnet20-online",
     "online_norm/imagenet-resnet50-online",
+    "torchvision/inception_v3",
+    "torchvision/resnet50-600",
 )
 
 
@@ -96,7 +105,7 @@ def test_header_tells_the_cost_that_the_plan_works_out(name, cifar_folder):
         cost = planned(name)
     assert cost.steps > 0
     told = read_header(name).cost
-    if "PFLOPs" in told or name.startswith(("mixsize/", "online_norm/")):
+    if "PFLOPs" in told or name.startswith(("mixsize/", "online_norm/", "torchvision/")):
         digits = re.search(r"([\d.,]+) PFLOPs", told)[1].replace(",", "")
         assert f"{cost.flops / 1e15:.{len(digits.partition('.')[2])}f}" == digits
     for pattern, value in ((r"([\d.]+) times", f"{cost.ratio:.3f}"), (r"([\d,]+) steps", f"{cost.steps:,}")):
@@ -276,6 +285,120 @@ def test_elastic_s_segmentation_of_voc_follows_the_published_regime(network):
 def test_elastic_s_comparison_differs_in_the_branches_alone():
     plain, elastic = load_recipe("elastic/cifar10-resnet20"), load_recipe("elastic/cifar10-resnet20-elastic")
     assert differences(plain, elastic) == {"model.elasticize": ("", "auto")}
+
+
+TORCHVISION = [name for name in NAMES if name.startswith("torchvision/")]
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_s_figures_are_those_of_its_weights(name):
+    """What the header quotes, and the input that the figure was measured with, are the installed torchvision's."""
+    recipe, published = load_recipe(name), read_header(name).published
+    top1, top5, which = re.match(
+        r"([\d.]+) % top-1 and ([\d.]+) % top-5 \(torchvision's weights (\w+)", published
+    ).groups()
+    weights = torchvision.models.get_model_weights(recipe.model.name)[which]
+    assert {"acc@1": float(top1), "acc@5": float(top5)} == weights.meta["_metrics"]["ImageNet-1K"]
+    assert name.removeprefix("torchvision/").removesuffix("-600") == recipe.model.name
+    transform = weights.transforms()
+    info = dataset_info(recipe.data)
+    preprocessing = build.build_preprocessing(recipe.data, info, build.base_size(recipe))
+    ratio = recipe.data.crop_ratio or preprocessing.crop_ratio
+    side = dataclasses.replace(preprocessing, crop_ratio=ratio).resize_side(build.base_size(recipe))
+    assert ([build.base_size(recipe)], [side]) == (transform.crop_size, transform.resize_size)
+    assert transform.interpolation.value == (recipe.data.interpolation or preprocessing.interpolation)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_s_recipes_say_for_how_many_devices_they_are_written(name):
+    recipe, told = load_recipe(name), read_header(name).written_for
+    devices, images, total = re.fullmatch(r"(\d+) devices with (\d+) images each, ([\d,]+) in all\.", told).groups()
+    assert recipe.training.batch_size == int(images)
+    assert recipe.optimizer.batch_size == int(total.replace(",", "")) == int(devices) * int(images)
+    assert recipe.optimizer.batch_rule == "linear"
+    assert recipe.training.chunks == 1
+
+
+def steps(lr, every, factor):
+    return lambda epoch: lr * factor ** (epoch // every)
+
+
+def cosine(lr, epochs, start, warmup=5):
+    """The learning rate in each epoch of torch's LinearLR, then CosineAnnealingLR over the other epochs."""
+
+    def at(epoch):
+        if epoch < warmup:
+            return lr * (start + (1 - start) * epoch / warmup)
+        return lr / 2 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+    return at
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "total", "weight_decay", "lr"),
+    [
+        ("vgg16", 90, 256, 1e-4, steps(0.01, 30, 0.1)),
+        ("vgg16_bn", 90, 256, 1e-4, steps(0.1, 30, 0.1)),
+        ("resnet50", 90, 256, 1e-4, steps(0.1, 30, 0.1)),
+        ("resnext50_32x4d", 100, 256, 1e-4, steps(0.1, 30, 0.1)),
+        ("resnext101_32x8d", 100, 1024, 1e-4, steps(0.4, 30, 0.1)),
+        ("mobilenet_v2", 300, 256, 4e-5, steps(0.045, 1, 0.98)),
+        ("mobilenet_v3_small", 600, 1024, 1e-5, steps(0.064, 2, 0.973)),
+        ("regnet_x_400mf", 100, 1024, 5e-5, cosine(0.8, 100, 0.1)),
+        ("regnet_y_400mf", 100, 1024, 5e-5, cosine(0.4, 100, 0.1)),
+        ("regnet_x_16gf", 100, 512, 5e-5, cosine(0.4, 100, 0.1)),
+        ("regnet_y_16gf", 100, 256, 5e-5, cosine(0.2, 100, 0.1)),
+        ("shufflenet_v2_x2_0", 600, 1024, 2e-5, cosine(0.5, 600, 0.01)),
+        ("efficientnet_v2_m", 600, 1024, 2e-5, cosine(0.5, 600, 0.01)),
+        ("resnet50-600", 600, 1024, 2e-5, cosine(0.5, 600, 0.01)),
+        ("inception_v3", 90, 256, 1e-4, steps(0.1, 30, 0.1)),
+    ],
+)
+def test_torchvision_s_experiments_follow_the_published_regime(name, epochs, total, weight_decay, lr):
+    """Values of the flags in references/classification/README.md; the learning rate is that of each whole epoch."""
+    recipe = load_recipe(f"torchvision/{name}")
+    optimizer = recipe.optimizer
+    assert (recipe.training.epochs, optimizer.epochs, optimizer.batch_size) == (epochs, epochs, total)
+    rates = [regime_at(optimizer, epoch, total)[1]["lr"] for epoch in range(epochs)]
+    assert rates == pytest.approx([lr(epoch) for epoch in range(epochs)])
+    assert value_at(optimizer.weight_decay, 0) == weight_decay
+    assert (optimizer.decay_on, optimizer.update, value_at(optimizer.momentum, 0)) == ("all", "epoch", 0.9)
+    assert (recipe.training.drop_last, recipe.evaluation.calibrate) == (False, False)
+    long = weight_decay == 2e-5
+    assert optimizer.norm_weight_decay == (0 if long else -1)
+    assert (recipe.augment.mixup, recipe.augment.cutmix) == ((0.2, 1.0) if long else (0, 0))
+    assert (recipe.task.label_smoothing, recipe.training.average_steps) == ((0.1, 32) if long else (0, 0))
+    assert recipe.training.repeats == (4 if long else 1)
+    expected = ("trivialaugment", 0.1) if long else ("imagenet", 0.2) if "v3_" in name else ("", 0)
+    assert (recipe.augment.autoaugment, recipe.augment.random_erasing) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "trained_at", "used_at"),
+    [
+        ("resnet50", 224, 224),
+        ("resnet50-600", 176, 224),
+        ("resnet101-600", 224, 224),
+        ("wide_resnet50_2-600", 176, 224),
+        ("efficientnet_v2_s", 300, 384),
+        ("efficientnet_v2_m", 384, 480),
+        ("inception_v3", 299, 299),
+    ],
+)
+def test_torchvision_s_experiments_train_at_one_size_and_use_another(name, trained_at, used_at):
+    recipe = load_recipe(f"torchvision/{name}")
+    plan = build.build_plan(recipe, 1000)
+    assert plan.schedule.sizes(recipe.training.epochs) == {trained_at}
+    assert build.base_size(recipe) == used_at
+
+
+@pytest.mark.parametrize(("name", "auxiliary"), [("inception_v3", 1), ("googlenet", 2)])
+def test_the_inceptions_train_with_their_auxiliary_outputs(name, auxiliary):
+    recipe = load_recipe(f"torchvision/{name}")
+    with torch.device("meta"):
+        model = build.build_model(recipe, Preprocessing(299, classes=tuple(map(str, range(1000)))))
+        outputs = model.train()(torch.zeros(2, 3, 299, 299))
+    assert sum(output is not None for output in outputs) == 1 + auxiliary
 
 
 def test_any_batch_of_the_batch_size_recipe_is_comparable():

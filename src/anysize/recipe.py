@@ -2,7 +2,8 @@
 
 A recipe is a TOML file whose sections are the settings of each part of the package. Values come from the file
 and the files that it extends, then from overrides (`--section.field value` on the command line); the rest are the
-defaults that the settings classes document. The resolved recipe is saved with the run and reruns it.
+defaults that the settings classes document. A builder of your own may have settings, too, which hold where the files
+say nothing: `build.recipe = {"optimizer.lr": 0.05}`. The resolved recipe is saved with the run and reruns it.
 
     >>> recipe = load_recipe("quickstart", {"training.epochs": "2", "sizes.mix": "B+"})
     >>> recipe.training.epochs, recipe.sizes.mix
@@ -12,8 +13,10 @@ Imports no torch.
 """
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -51,12 +54,12 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     Raises:
         UserError: the file is not TOML, a key is unknown, or a value has the wrong type or lies outside its range.
     """
-    tree: dict[str, Any] = {}
-    for path, own in read_files(name).items():
-        recipe: Recipe = build_settings(Recipe, own, str(path))  # by itself, so that a message names the right file
-        tree = merge(tree, own)
-    recipe = build_settings(Recipe, tree, str(path))
-    return override(recipe, overrides or {})
+    files = read_files(name)
+    for path, own in files.items():
+        build_settings(Recipe, own, str(path))  # by itself, so that a message names the right file
+    _, builders = _of_builder(files, overrides or {})
+    tree = functools.reduce(merge, files.values(), builders)
+    return override(build_settings(Recipe, tree, str(path)), overrides or {})
 
 
 def override(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -75,33 +78,58 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain(recipe))
 
 
-def dump(recipe: Recipe) -> str:
-    """The recipe as TOML text that `load_recipe` reads back to an equal recipe."""
-    return tomli_w.dumps(to_dict(recipe))
+def dump(recipe: Recipe, told: Mapping[str, str] | None = None) -> str:
+    """The recipe as TOML text that `load_recipe` reads back to an equal recipe.
+
+    With `told`, of `origins`, each value has behind it where it is from.
+    """
+    if told is None:
+        return tomli_w.dumps(to_dict(recipe))
+    parts = []
+    for section, values in to_dict(recipe).items():
+        lines = [f"[{section}]"]
+        for key, value in values.items():
+            first, *rest = to_toml(value).split("\n")
+            lines += [f"{f'{key} = {first}':{_COLUMN}}  # {told[f'{section}.{key}']}", *rest]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def origins(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Where each value of a recipe is from: `default`, a recipe file, the model's builder, or `override`.
+
+    >>> told = origins("mixsize/imagenet-resnet50", {"training.epochs": 3})
+    >>> told["sizes.mix"], told["sizes.base"], told["sizes.sizes"], told["training.epochs"]
+    ('mixsize/imagenet-resnet50', 'mixsize/imagenet-base', 'default', 'override')
+    """
+    files, given = read_files(name), dict(overrides or {})
+    changed: dict[str, Any] = {}
+    for key in given:
+        section, field = key.replace("-", "_").split(".")[:2]
+        changed.setdefault(section, {})[field] = None
+    sources = [_of_builder(files, given), *((file_label(path), tree) for path, tree in files.items())]
+    told = {}
+    for section, values in to_dict(Recipe()).items():
+        for key, value in values.items():
+            found = [label for label, tree in [*sources, ("override", changed)] if key in tree.get(section, {})]
+            # A table has values of several files.
+            told[f"{section}.{key}"] = ", ".join(found if isinstance(value, dict) else found[-1:]) or "default"
+    return told
 
 
 def explain(name: str) -> str:
-    """A recipe as TOML text: its comment, then every value, and behind it the file that it is from, or `default`.
+    """A recipe as TOML text: its comment, then every value, and behind it where it is from, or `default`.
 
     >>> print(explain("mixsize/imagenet-resnet50").split("[sizes]")[1].split("weights")[0].strip())
     mix = "D+"                            # mixsize/imagenet-resnet50
     base = 224                            # mixsize/imagenet-base
     sizes = []                            # default
     """
-    files = read_files(name)
-    comments = {path: leading_comment(path) for path in reversed(files)}
+    comments = {path: leading_comment(path) for path in reversed(read_files(name))}
     own = recipe_path(name)
-    origins = {path: "" if path == own else f"# From {file_label(path)}:\n" for path in comments}
-    parts = [origins[path] + comment for path, comment in comments.items() if comment]
-    for section, values in to_dict(load_recipe(name)).items():
-        lines = [f"[{section}]"]
-        for key, value in values.items():
-            told = [file_label(path) for path, tree in files.items() if key in tree.get(section, {})]
-            origin = ", ".join(told if isinstance(value, dict) else told[-1:]) or "default"
-            first, *rest = to_toml(value).split("\n")
-            lines += [f"{f'{key} = {first}':{_COLUMN}}  # {origin}", *rest]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    headings = {path: "" if path == own else f"# From {file_label(path)}:\n" for path in comments}
+    parts = [headings[path] + comment for path, comment in comments.items() if comment]
+    return "\n\n".join([*parts, dump(load_recipe(name), origins(name))])
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -126,6 +154,36 @@ def documented_settings() -> list[tuple[str, Any, str, str]]:
                 allowed = low + ("" if meta["high"] is None else f" {meta['high']}")
             rows.append((f"{section}.{field.name}", defaults[field.name], allowed, meta["doc"]))
     return rows
+
+
+def _of_builder(files: Mapping[Path, dict[str, Any]], overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of a builder of your own and its settings as a tree; empty where it has none, or they cannot count.
+
+    A builder that is not there is told where the model is built: what a run has written out can be read without.
+    """
+    tree: dict[str, Any] = functools.reduce(merge, files.values(), {})
+    name = str(overrides.get("model.name", tree.get("model", {}).get("name", "")))
+    complete = all(values.keys() <= tree.get(section, {}).keys() for section, values in to_dict(Recipe()).items())
+    if ":" not in name or name.startswith("timm:") or complete:
+        return "", {}
+    from anysize.models.builders import import_builder  # torch
+
+    try:
+        settings = getattr(import_builder(name), "recipe", {})
+    except UserError:
+        return "", {}
+    if not isinstance(settings, Mapping):
+        raise UserError(f'{name}: its recipe is {settings!r}; expected settings such as {{"optimizer.lr": 0.1}}')
+    found: dict[str, Any] = {}
+    recipe = Recipe()
+    for key, value in settings.items():
+        try:
+            recipe = override(recipe, {str(key): value})
+        except UserError as error:
+            raise UserError(f"{name}: its recipe: {str(error).removeprefix('--')}") from None
+        section, field = str(key).replace("-", "_").split(".")[:2]
+        found.setdefault(section, {})[field] = to_dict(recipe)[section][field]
+    return name, found
 
 
 def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:

@@ -4,7 +4,14 @@ from anysize.cli import Settings, parse_settings, with_device
 
 
 def command(
-    run: str, /, *settings: Settings, size: int, checkpoint: str = "last", out: str = "", device: str = ""
+    run: str,
+    /,
+    *settings: Settings,
+    size: int,
+    checkpoint: str = "last",
+    calibration: str = "",
+    out: str = "",
+    device: str = "",
 ) -> None:
     """Write a copy of a run's checkpoint with its norms calibrated for an image size.
 
@@ -12,11 +19,14 @@ def command(
         run: the run folder
         size: image size in pixels
         checkpoint: what to calibrate: last, best or previous
+        calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         out: folder to write; by default checkpoints/calibrated-SIZE in the run
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     from anysize.experiment.runs import calibrate
 
     overrides = with_device(parse_settings(settings), device)
-    folder = calibrate(run, size, checkpoint=checkpoint, out=out or None, overrides=overrides)
+    folder = calibrate(
+        run, size, checkpoint=checkpoint, calibration=calibration or None, out=out or None, overrides=overrides
+    )
     print(f"{folder} is calibrated for {size} px")

@@ -9,6 +9,7 @@ def command(
     *settings: Settings,
     sizes: str = "",
     calibrate: bool = True,
+    calibration: str = "",
     checkpoint: str = "last",
     budget: str = "",
     device: str = "",
@@ -21,6 +22,7 @@ def command(
         run: the run folder
         sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
         calibrate: also evaluate with the norms calibrated for each size
+        calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best;
             calibrated-SIZE: a copy written by `anysize calibrate`
         budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
@@ -42,6 +44,7 @@ def command(
             run,
             sizes or None,
             calibrate=calibrate,
+            calibration=calibration or None,
             checkpoint=checkpoint,
             overrides=overrides,
             on_row=lambda row: status.update(f"evaluated at {row['size']} px"),

@@ -20,11 +20,12 @@ def command(
 ) -> None:
     """Make a run folder of a checkpoint that another program wrote.
 
-    Reads PyTorch's files (.pth, .pth.tar, .pt, .bin) and safetensors; nothing in them is run. Settings given here, such
-    as --data.name imagenet --data.root ~/imagenet or --model.options.depth 44, go into the folder's recipe.
+    Reads PyTorch's files (.pth, .pth.tar, .pt, .bin) and safetensors; nothing in them is run. An address is downloaded
+    first, and the size and the digest of the file are shown. Settings given here, such as --data.name imagenet
+    --data.root ~/imagenet or --model.options.depth 44, go into the folder's recipe.
 
     Args:
-        file: the checkpoint
+        file: the checkpoint, or its address (https://..., http://... or file://...)
         model: the model that it is of (`anysize models` lists them); by default what the file says
         out: folder to write; by default runs/MODEL-FILE
         classes: number of classes, where the head is to be a new one; by default as in the file

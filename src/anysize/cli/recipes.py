@@ -30,6 +30,7 @@ def command(action: Literal["list", "show"] = "list", name: str = "", /) -> None
     for recipe in recipe_names():
         header = read_header(recipe)
         print(f"{recipe}\n  {header.title}")
-        for what in ("published", "measured", "cost"):
-            if text := getattr(header, what).strip("- "):
-                print(textwrap.fill(f"{what}: {text}", 100, initial_indent="  ", subsequent_indent="    "))
+        for what, text in header._asdict().items():
+            if what not in ("title", "command") and text.strip("- "):
+                told = f"{what.replace('_', ' ')}: {text}"
+                print(textwrap.fill(told, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))

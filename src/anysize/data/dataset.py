@@ -57,6 +57,10 @@ class DatasetInfo:
         return len(self.mean)
 
 
+class MissingSplit(UserError):
+    """A data set has not the files of a split; the other one may be there."""
+
+
 class DataSet(abc.ABC):
     """Base class of the data sets; the first line of the docstring is what `anysize data` shows."""
 

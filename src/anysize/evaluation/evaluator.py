@@ -40,8 +40,10 @@ class Evaluator:
     preprocessing: Preprocessing
     validation: Source
     training_loader: Callable[[], PlanLoader]
-    """Opens the training images, where they are wanted."""
+    """Opens the training images, or others to calibrate with, where they are wanted."""
     device: torch.device
+    train_transform: Callable[[], Transform]
+    """Makes the augmentation of training, for settings.copies."""
     training_batch: int
     """Images of a training step, from which the batch size of evaluation follows where the settings name none."""
     seed: int = 0
@@ -111,7 +113,7 @@ class Evaluator:
 
     @functools.cached_property
     def loader(self) -> PlanLoader:
-        """Loads training images, to calibrate with."""
+        """Loads the images to calibrate with."""
         return self.training_loader()
 
     def evaluate(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Summary:
@@ -130,7 +132,7 @@ class Evaluator:
     @functools.cached_property
     def validation_loader(self) -> PlanLoader:
         """Loads the validation images as the settings say: as they are, in crops, or in augmented copies."""
-        transform = self.loader.transform if self.settings.copies > 1 else self.transform()
+        transform = self.train_transform() if self.settings.copies > 1 else self.transform()
         return PlanLoader(self.validation, transform, device=self.device, workers=self.workers)
 
     def _validation_batches(self, size: int) -> list[Batch]:

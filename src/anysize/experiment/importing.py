@@ -22,6 +22,8 @@ from anysize.models.measure.meta import build_on_meta
 from anysize.models.names import list_models, made_for
 from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
+from anysize.models.weights.addresses import Address, address_at, published_addresses
+from anysize.models.weights.download import download, is_address, sha256
 from anysize.models.weights.fitting import check_fit
 from anysize.models.weights.heads import file_classes, find_first_convolution, find_head, join
 from anysize.models.weights.published import published_preprocessing
@@ -51,7 +53,8 @@ def import_checkpoint(
     file has such a head, and for the Elastic networks with 80 classes multilabel, as they were published for MS-COCO.
 
     Args:
-        path: the file: PyTorch's of any version or safetensors, from this or another training program.
+        path: the file: PyTorch's of any version or safetensors, from this or another training program. An address
+            (http, https or file) is downloaded to torch's folder of weights first, unless the file is there.
         model: the model's name, as `create_model` takes it; empty: the name that the file gives.
         out: the new folder; by default `runs/MODEL-FILE`.
         classes: 0: as many as the file's head has; with another number the head is new.
@@ -63,16 +66,17 @@ def import_checkpoint(
         say: called with each sentence on what was read and done.
 
     Raises:
-        UserError: what `read_foreign` refuses, weights that do not fit the model, a folder that is there already, or a
-            full disk.
+        UserError: what `read_foreign` or `download` refuses, weights that do not fit the model, a folder that is there
+            already, or a full disk.
 
     Example::
 
         run = anysize.import_checkpoint("resnext50_elastic.pth.tar", "resnext50_elastic")
         table = anysize.evaluate(run, [224, 288], overrides={"data.root": "~/imagenet"})
     """
+    path, known = _local_file(path, say)
     foreign, overrides = read_foreign(path, averaged=averaged), overrides or {}
-    name = model or _name_of(foreign)
+    name = model or (known.model if known else _name_of(foreign))
     recipe = _recipe(name, foreign, overrides)
     stem = foreign.path.name.removesuffix(".tar").rpartition(".")[0] or foreign.path.name
     folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(stem)}"
@@ -105,6 +109,20 @@ def import_checkpoint(
     ):
         say(line)
     return folder
+
+
+def _local_file(path: str | Path, say: Callable[[str], None]) -> tuple[Path, Address | None]:
+    """The file at a path or an address, and what is known of a published one."""
+    if not is_address(path):
+        addresses = published_addresses(str(path))
+        if addresses and not Path(path).exists():
+            raise UserError(f"there is no file {path}; published are {' and '.join(a.url for a in addresses)}")
+        return Path(path), None
+    known, file = address_at(str(path)), download(str(path))
+    say(f"{path}: {file.stat().st_size:,} bytes, sha256 {sha256(file)}, in {file}")
+    if known and known.known:
+        say(f"published: {known.known}")
+    return file, known
 
 
 def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -72,7 +72,7 @@ def plan(
     """
     if devices < 1:
         raise UserError(f"devices is {devices}; expected the number of processes that train together, at least 1")
-    resolved = override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
+    resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
     info = info_of(resolved)
     classes = info.num_classes
     length = images or (min(resolved.data.limit or info.train_images, info.train_images))

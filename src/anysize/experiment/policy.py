@@ -13,7 +13,7 @@ from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
-from anysize.experiment.predict import image_files
+from anysize.experiment.image_files import image_files
 from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform
 from anysize.models.measure.input_size import check_size
@@ -89,7 +89,7 @@ def _read(path: Path, loaded: LoadedRun, size: int) -> Tensor:
     recipe = override(loaded.recipe, {"evaluation.crops": "1"})
     transform, batch = eval_transform(recipe, loaded.preprocessing), Batch(0, size, 1, np.arange(1))
     try:
-        sample = transform.sample(*image_files(loaded, [str(path)]).read(0), batch)
+        sample = transform.sample(*image_files(recipe, loaded.preprocessing, [str(path)]).read(0), batch)
     except BadImage as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     return transform.finish(sample.pixels, batch)

@@ -10,18 +10,13 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anysize.data.decode import image_extensions
-from anysize.data.formats.folders import images_below
-from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.source import FileSource
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import displayed
-from anysize.experiment.runs import LoadedRun, load_run
+from anysize.experiment.runs import class_names, load_run
 from anysize.experiment.targets import build_task, eval_transform, kind_of
 from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError
@@ -76,8 +71,8 @@ def predict(
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}; give another folder with --out") from None
         run_files.check_writable(folder / TABLE)
-    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=_class_names(loaded)))
-    source = image_files(loaded, list(names))
+    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
+    source = image_files(loaded.recipe, loaded.preprocessing, list(names))
     transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
     loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
@@ -110,10 +105,7 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     for item in map(Path, given):
         item = item.expanduser()
         if item.is_dir():
-            inside = sorted(map(Path, images_below(item)))
-            if not inside:
-                raise UserError(f"{item} holds no image; expected files ending in {' '.join(image_extensions())}")
-            found |= {str(path): path.relative_to(item) for path in inside}
+            found |= {path: Path(path).relative_to(item) for path in images_in(item)}
         elif item.is_file():
             found[str(item)] = Path(item.name)
         else:
@@ -129,30 +121,6 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
                 "one after the other into two folders"
             )
     return found
-
-
-def _class_names(loaded: LoadedRun) -> tuple[str, ...]:
-    """The names of the run's classes; weights that were imported do not tell them: VOC's, or their numbers."""
-    count = loaded.checkpoint.state["model"]["num_classes"]
-    voc = loaded.recipe.data.name == "voc" and count == len(VOC_CLASSES)
-    return loaded.preprocessing.classes or (VOC_CLASSES if voc else tuple(map(str, range(count))))
-
-
-class _GreyFiles(FileSource):
-    """Image files for a network of one channel."""
-
-    channels = 1
-
-    def image(self, index: int) -> Tensor:
-        grey: Tensor = rgb_to_grayscale(super().image(index))
-        return grey
-
-
-def image_files(loaded: LoadedRun, paths: list[str]) -> FileSource:
-    """Image files as the run's network takes them, with unknown targets; none of them is looked at."""
-    source = _GreyFiles if loaded.preprocessing.channels == 1 else FileSource
-    targets = kind_of(loaded.recipe).unknown(len(paths))
-    return source(paths, targets, loaded.preprocessing.classes, "images", loaded.recipe.data.on_bad_image)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import torch
 from torch import nn
 
 from anysize.data.catalog import resized_as_set
+from anysize.data.dataset import MissingSplit
+from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
+from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
-from anysize.experiment.targets import build_evaluator, info_of, open_split
+from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
@@ -38,6 +42,8 @@ from anysize.training.checkpoint.files import (
 )
 from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint
 from anysize.world import pick_device
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -93,21 +99,15 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
     return LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
 
 
-def make_evaluator(loaded: LoadedRun) -> Evaluator:
-    """Open the data of a run to evaluate it."""
-    recipe, preprocessing = loaded.recipe, loaded.preprocessing
-    channels = info_of(recipe).channels
-    if channels != preprocessing.channels:
-        raise UserError(
-            f"the images of {recipe.data.name!r} have {channels} channel{'s' * (channels != 1)} and the model takes "
-            f"{preprocessing.channels}; give other data with --data.name, or train the model for these images with "
-            f"--model.weights {loaded.folder}"
-        )
-    for key in ("mean", "std"):
-        wanted, own = getattr(recipe.data, key), getattr(preprocessing, key)
-        if wanted and tuple(wanted) != own:
-            raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
-    validation = open_split(recipe, "validation")
+def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None) -> Evaluator:
+    """Open the data of a run to evaluate it.
+
+    Args:
+        calibration: a folder of pictures to calibrate with; None: the training images.
+    """
+    _check_data(loaded)
+    preprocessing = _input(loaded)
+    validation = open_split(loaded.recipe, "validation")
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
     if validation.classes != preprocessing.classes:
@@ -115,11 +115,52 @@ def make_evaluator(loaded: LoadedRun) -> Evaluator:
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
             f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
         )
+    loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
+    return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device)
 
-    def training_loader() -> PlanLoader:
-        return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
 
-    return build_evaluator(recipe, preprocessing, validation, training_loader, loaded.device)
+def _input(loaded: LoadedRun) -> Preprocessing:
+    """The preparation of images, as the recipe or its overrides want it."""
+    preprocessing = loaded.preprocessing
+    for key in ("mean", "std"):
+        wanted, own = getattr(loaded.recipe.data, key), getattr(preprocessing, key)
+        if wanted and tuple(wanted) != own:
+            raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
+    return dataclasses.replace(preprocessing, resize=loaded.recipe.data.resize or preprocessing.resize)
+
+
+def _check_data(loaded: LoadedRun) -> None:
+    """Raise a `UserError` where the images have not the channels of the model."""
+    channels, wanted = info_of(loaded.recipe).channels, loaded.preprocessing.channels
+    if channels != wanted:
+        raise UserError(
+            f"the images of {loaded.recipe.data.name!r} have {channels} channel{'s' * (channels != 1)} and the model "
+            f"takes {wanted}; give other data with --data.name, or train the model for these images with "
+            f"--model.weights {loaded.folder}"
+        )
+
+
+def _calibration_loader(loaded: LoadedRun, preprocessing: Preprocessing, folder: str | Path | None) -> PlanLoader:
+    """Loads the training images, or those in `folder`, augmented as in training."""
+    recipe = loaded.recipe
+    if folder is None:
+        try:
+            return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
+        except MissingSplit as error:
+            raise MissingSplit(
+                f"calibration needs training images, or any folder of pictures with --calibration DIR ({error})"
+            ) from None
+    source = image_files(recipe, preprocessing, images_in(Path(folder).expanduser()))
+    at_base = dataclasses.replace(preprocessing, image_size=preprocessing.own_size, trained_size=0)
+    transform = train_transform(recipe, at_base)
+    return PlanLoader(source, transform, device=loaded.device, workers=recipe.data.workers)
+
+
+def class_names(loaded: LoadedRun) -> tuple[str, ...]:
+    """The names of the run's classes; weights that were imported do not tell them: VOC's, or their numbers."""
+    count = loaded.checkpoint.state["model"]["num_classes"]
+    voc = loaded.recipe.data.name == "voc" and count == len(VOC_CLASSES)
+    return loaded.preprocessing.classes or (VOC_CLASSES if voc else tuple(map(str, range(count))))
 
 
 def _unnamed_classes(loaded: LoadedRun, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -138,6 +179,7 @@ def evaluate(
     sizes: str | Iterable[int] | None = None,
     *,
     calibrate: bool = True,
+    calibration: str | Path | None = None,
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
     on_row: Callable[[dict[str, Any]], None] | None = None,
@@ -151,7 +193,10 @@ def evaluate(
         run: the run folder.
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
             neighbours, from half to one and a half times the base.
-        calibrate: also evaluate with the statistics of the norms calibrated for each size.
+        calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
+            to calibrate with, the log says so, and the model is evaluated as trained alone.
+        calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
+            are then not needed.
         checkpoint: "last" has the running statistics of training ("as trained"); "best" was calibrated for the base
             size where the run mixes sizes.
         overrides: settings of the recipe to replace, such as `{"data.root": ..., "evaluation.crops": "10"}`.
@@ -164,14 +209,18 @@ def evaluate(
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
     """
+    if calibration is not None and not calibrate:
+        raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
     loaded = load_run(run, checkpoint, overrides)
     model, base, channels = loaded.model, loaded.preprocessing.image_size, loaded.preprocessing.channels
     wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
     for size in sorted(wanted):
         check_size(model, size, channels)
-    evaluator = make_evaluator(loaded)
+    evaluator = make_evaluator(loaded, calibration)
     flops = functools.cache(lambda size: count_flops(model, size, channels, backward=False))
-    calibrate = calibrate and has_running_statistics(model)
+    if calibration is not None:
+        _check_has_statistics(loaded)
+    calibrate = calibrate and has_running_statistics(model) and _can_calibrate(evaluator)
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
 
@@ -197,6 +246,21 @@ def evaluate(
     return table
 
 
+def _check_has_statistics(loaded: LoadedRun) -> None:
+    """Raise a `UserError` for a model that has nothing to calibrate."""
+    if not has_running_statistics(loaded.model):
+        raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
+
+
+def _can_calibrate(evaluator: Evaluator) -> bool:
+    """Whether there are images to calibrate with; if not, the log says what is missing."""
+    try:
+        return bool(evaluator.loader)
+    except MissingSplit as error:
+        logger.warning("evaluated as trained alone: %s", error)
+        return False
+
+
 def default_sizes(base: int) -> list[int]:
     """Seven sizes from half to one and a half times the base, in steps of a sixth.
 
@@ -211,6 +275,7 @@ def calibrate(
     size: int,
     *,
     checkpoint: str = "last",
+    calibration: str | Path | None = None,
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -220,6 +285,7 @@ def calibrate(
         run: the run folder.
         size: pixels.
         checkpoint: what to calibrate.
+        calibration: a folder of any pictures, without labels, that calibrate in place of the training images.
         out: where to; by default `checkpoints/calibrated-SIZE` in the run, which other verbs then take by that name.
         overrides: settings of the recipe to replace.
 
@@ -229,12 +295,16 @@ def calibrate(
     (size,) = parse_sizes([size])
     loaded = load_run(run, checkpoint, overrides)
     check_size(loaded.model, size, loaded.preprocessing.channels)
-    if not has_running_statistics(loaded.model):
-        raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
+    _check_has_statistics(loaded)
     folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
     if folder.exists() and not (folder / "state.json").is_file():
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
-    evaluator = make_evaluator(loaded)
+    preprocessing = dataclasses.replace(_input(loaded), classes=class_names(loaded))
+    if calibration is None:
+        _check_data(loaded)
+    loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
+    nothing = image_files(loaded.recipe, preprocessing, [])  # to validate on
+    evaluator = build_evaluator(loaded.recipe, preprocessing, nothing, loader, loaded.device)
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
     preprocessing = dataclasses.replace(
         loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size

@@ -67,6 +67,7 @@ def build_evaluator(
         validation,
         training_loader,
         device,
+        lambda: train_transform(recipe, preprocessing),
         training_batch=recipe.training.batch_size,
         seed=recipe.training.seed,
         workers=recipe.data.workers,

@@ -21,7 +21,7 @@ from anysize.world import World
 
 def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
     """The recipe with its overrides."""
-    return override(recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), overrides or {})
+    return override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from anysize.experiment.targets import build_evaluator, open_split
 from anysize.experiment.together import check_alike, joined_for, resolve
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, dump, override
+from anysize.recipe import Recipe, dump, origins, override
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.environment import describe_environment
@@ -130,7 +130,8 @@ def train(
             log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
             return folder
         if world.main:
-            _introduce(parts, state, prepared, folder, goes_on)
+            told = None if isinstance(recipe, Recipe) else origins(name, overrides)
+            _introduce(parts, state, prepared, folder, goes_on, told)
         log.truncate(state.progress.epoch)
         with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
             fit(parts, state, stop)
@@ -355,8 +356,10 @@ def _metrics(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if name not in ("images", "images_per_second")}
 
 
-def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool) -> None:
-    """Say what is about to be trained, and write down on what."""
+def _introduce(
+    parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool, told: dict[str, str] | None
+) -> None:
+    """Say what is about to be trained, and write down on what, and where each setting is from (`told`)."""
     recipe, plan, length = prepared.recipe, prepared.plan, prepared.length
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = describe_environment(
@@ -366,7 +369,7 @@ def _introduce(parts: Parts, state: TrainState, prepared: Prepared, folder: Path
         world_size=plan.world_size,
         total_batch=plan.total_batch,
     )
-    run_files.write_atomically(folder / run_files.RECIPE, dump(recipe))
+    run_files.write_atomically(folder / run_files.RECIPE, dump(recipe, told))
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -31,9 +31,10 @@ class ModelSettings:
     weights: str = setting(
         "",
         "where the first weights come from: a run folder, a checkpoint folder, a file of another program's (.pth.tar, "
-        ".pth, .safetensors), pretrained (torchvision's or timm's), or a name of torchvision's weights such as "
-        "IMAGENET1K_V1; empty: untrained. Mean, deviation, interpolation and crop ratio then are those of the weights, "
-        "where data.mean, data.std, data.interpolation and data.crop_ratio do not say otherwise",
+        ".pth, .safetensors), pretrained (torchvision's or timm's, of an elastic network its authors'), or a name of "
+        "torchvision's weights such as IMAGENET1K_V1; empty: untrained. Mean, deviation, interpolation and crop ratio "
+        "then are those of the weights, where data.mean, data.std, data.interpolation and data.crop_ratio do not say "
+        "otherwise",
     )
     partial_weights: bool = setting(
         False, "take of the weights what fits the model and start the rest afresh, instead of refusing"

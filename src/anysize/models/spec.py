@@ -23,10 +23,12 @@ from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
 from anysize.registry import Registry, UserError
 
-# The slow initialization is going out of use. With the auxiliary heads, which are off unless asked for, the network
-# returns a tuple in training.
-_TORCHVISION_FIXED = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
-_TORCHVISION_DEFAULTS = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+# Off unless asked for: the auxiliary heads, with which the network returns a tuple in training, and the initialization
+# of the papers, which takes seconds.
+_TORCHVISION_DEFAULTS = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
+}
 
 CHANGES: "Registry[None]" = Registry("change of a model")
 """Functions by the name of the change that they make to a model; each takes the model, its spec and its options."""
@@ -169,9 +171,10 @@ def create_model(
             "auto", "all" or names; empty: none.
         norm: swap the model's norms for this one, as `convert_norms` does; empty: the model's own.
         norm_options: options of the norm, and `skip` and `image_size` of `convert_norms`.
-        pretrained: start from torchvision's or timm's published weights; their name where they are not the default
-            ones, such as "IMAGENET1K_V1". With another class count the head stays untrained, and the first convolution
-            is adapted to other input channels. `load_weights` takes files and runs.
+        pretrained: start from published weights, torchvision's, timm's or the authors'; the name of torchvision's
+            where they are not the default ones, such as "IMAGENET1K_V1". With another class count the head stays
+            untrained, and the first convolution is adapted to other input channels. `load_weights` takes files and
+            runs.
         options: further arguments of the builder.
 
     Raises:
@@ -214,7 +217,7 @@ def _network(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:
             f"model {name!r}: transform_input changes the scale of three colours, and the images have {in_channels} "
             "channels; leave it out"
         )
-    fixed = {"weights": None, "num_classes": spec.num_classes or 1000, **_TORCHVISION_FIXED.get(name, {})}
+    fixed = {"weights": None, "num_classes": spec.num_classes or 1000}
     model = call_builder(name, builder, fixed, {**_TORCHVISION_DEFAULTS.get(name, {}), **options})
     if in_channels != 3:
         replace_first_convolution(model, in_channels)

@@ -18,13 +18,14 @@ _ROOT = Path(__file__).parent
 
 
 class RecipeHeader(NamedTuple):
-    """The comment at the top of a recipe file: purpose, command, published and measured results, cost."""
+    """The comment at the top of a recipe file: purpose, command, published and measured results, cost, devices."""
 
     title: str
     command: str = ""
     published: str = ""
     measured: str = ""
     cost: str = ""
+    written_for: str = ""
 
 
 def recipe_names(*, bases: bool = False) -> list[str]:
@@ -60,7 +61,7 @@ def leading_comment(path: Path) -> str:
 
 
 def read_header(name: str) -> RecipeHeader:
-    """Read the leading comment of a recipe; `Published:`, `Measured:` and `Cost:` may go on over several lines.
+    """Read the leading comment of a recipe; what stands behind `Published:` and the like may go on over several lines.
 
     >>> read_header("quickstart").command
     'anysize train quickstart'
@@ -71,9 +72,9 @@ def read_header(name: str) -> RecipeHeader:
         if line.startswith("#   ") and text.startswith("anysize "):
             found["command"] = text
             continue
-        word = text.split(":")[0].lower()
-        if word in ("published", "measured", "cost"):
-            key, text = word, text[len(word) + 1 :].strip()
+        word = text.split(":")[0]
+        if word in ("Published", "Measured", "Cost", "Written for"):
+            key, text = word.lower().replace(" ", "_"), text[len(word) + 1 :].strip()
         found[key] = f"{found.get(key, '')} {text}".strip()
     return RecipeHeader(**found)
 

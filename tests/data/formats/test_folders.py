@@ -174,7 +174,7 @@ def test_the_base_size_is_that_of_the_first_image_that_can_be_read(tmp_path: Pat
     assert dataset_info(settings(root)).image_size == 24
     (root / "train/cat/000.jpg").write_text("no image")
     (root / "train/dog/000.jpg").write_text("no image")
-    with pytest.raises(UserError, match="train holds no training image that can be read"):
+    with pytest.raises(UserError, match="train holds no image that can be read"):
         dataset_info(settings(root))
 
 

@@ -97,6 +97,25 @@ def test_a_network_of_ours_takes_its_counterparts_weights(hub: Path) -> None:
     assert torch.equal(torch.cat(halves), tensors["layer1.0.conv2.weight"])
 
 
+def test_a_network_that_nobody_else_hosts_takes_its_authors_file(hub: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"the authors' weights of resnext50_elastic could not .* resnext50_elastic\.pth"
+    ) as e:
+        pretrained_weights("resnext50_elastic")
+    folder = Path(str(e.value).split(" into ")[1].split(",")[0])
+    with torch.device("meta"):
+        names = create_model("resnext50_elastic").state_dict()
+    tensors = {f"module.{name}": torch.full(value.shape, 0.5) for name, value in names.items()}
+    assert folder.is_dir()
+    torch.save({"state_dict": tensors}, folder / "resnext50_elastic.pth.tar")
+    found = pretrained_weights("resnext50_elastic")
+    assert found.tensors.keys() == names.keys()
+    assert found.source.startswith(
+        "the authors' resnext50_elastic, http://ai2-vision.s3.amazonaws.com/elastic/imagenet"
+    )
+    assert found.preprocessing == expected_preprocessing("resnext50_elastic")
+
+
 COUNTERPARTS = [name for name in MODELS if PUBLISHED[name].weights and not PUBLISHED[name].backbone]
 
 
@@ -111,7 +130,7 @@ def test_counterparts_are_the_same_networks(ours: str) -> None:
     assert not any(name.startswith(("fc.", "classifier.")) for name in report.new)
 
 
-@pytest.mark.parametrize("name", ["resnext50_elastic", "mnist", "resnet20"])
+@pytest.mark.parametrize("name", ["dla102x_elastic", "mnist", "resnet20"])
 def test_networks_without_hosted_weights_say_what_to_do(name: str) -> None:
     with pytest.raises(UserError, match=f"no published weights of {name} .*`anysize import FILE --as {name}`"):
         create_model(name, pretrained=True)

@@ -9,13 +9,13 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from anysize.data.dataset import Split
+from anysize.data.dataset import MissingSplit, Split
 from anysize.data.decode import image_extensions
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
 
-_NAMES = {"train": ("train",), "validation": ("validation", "val", "test")}
+_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "test")}
 _HELD_OUT = 0.1  # of each class, where there is no validation folder
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     Raises a `UserError` where validation has other classes than training, or a class no image.
     """
     folder, classes = _class_folders(root, split, expected)
-    training = classes if split == "train" else _class_folders(root, "train", expected)[1]
+    training = classes if split == telling_split(root) else _class_folders(root, "train", expected)[1]
     if classes != training:
         odd = sorted(set(classes) ^ set(training))
         raise UserError(
@@ -51,8 +51,8 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
 
 
 def first_image_size(root: Path, expected: str) -> tuple[int, int]:
-    """Width and height of the first readable image of the training split, from its header."""
-    folder, classes = _class_folders(root, "train", expected)
+    """Width and height of the first readable image, of the training split if it is there, from its header."""
+    folder, classes = _class_folders(root, telling_split(root), expected)
     return first_readable((path for name in classes for path in images_below(folder / name)), folder)
 
 
@@ -61,7 +61,7 @@ def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
     for path in paths:
         with contextlib.suppress(OSError), Image.open(path) as image:  # the policy applies when it is loaded
             return image.size
-    raise UserError(f"{folder} holds no training image that can be read; expected at least one")
+    raise UserError(f"{folder} holds no image that can be read; expected at least one")
 
 
 def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple[str, ...]]:
@@ -74,16 +74,22 @@ def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple
     return folder, tuple(names)
 
 
+def telling_split(root: Path, ending: str = "") -> Split:
+    """The split that tells the classes and the kind of images: training, or validation where that alone is there."""
+    there = {split: any((root / (name + ending)).exists() for name in names) for split, names in _NAMES.items()}
+    return "validation" if there["validation"] and not there["train"] else "train"
+
+
 def find_split(root: Path, split: Split, expected: str, ending: str = "") -> Path:
     """The folder of a split, or its file with this ending: the first of the usual names that is there.
 
-    Where there is none, the `UserError` says that root should hold what is `expected`.
+    Where there is none, the `MissingSplit` says that root should hold what is `expected`.
     """
     names = [name + ending for name in _NAMES[split]]
     for name in names:
         if (root / name).exists():
             return root / name
-    raise UserError(f"{root} has no {'' if ending else 'folder '}{' or '.join(names)}; expected {expected}")
+    raise MissingSplit(f"{root} has no {'' if ending else 'folder '}{' or '.join(names)}; expected {expected}")
 
 
 def images_below(folder: Path, endings: tuple[str, ...] = ()) -> Iterator[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from anysize.data.dataset import Split
 from anysize.data.formats.file_lists import choose_classes, keep_present, read_class_names, read_text
-from anysize.data.formats.folders import find_split, hold_out
+from anysize.data.formats.folders import find_split, hold_out, telling_split
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError, did_you_mean
@@ -45,8 +45,9 @@ class _Table(NamedTuple):
 def load_folder_labels(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their labels, uint8 (N, 1, classes), in the order of the file."""
     whole = (root / _WHOLE).is_file() and not (root / "train.csv").is_file()
-    training = table = _read(root / _WHOLE if whole else find_split(root, "train", expected, ".csv"))
-    if not whole and split != "train":
+    telling = telling_split(root, ".csv")
+    training = table = _read(root / _WHOLE if whole else find_split(root, telling, expected, ".csv"))
+    if not whole and split != telling:
         table = _read(find_split(root, split, expected, ".csv"), training)
     classes = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels}))
     origin = training.path

@@ -11,7 +11,7 @@ from pathlib import Path
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
 from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
-from anysize.data.formats.folders import find_split, first_readable, hold_out, images_below
+from anysize.data.formats.folders import find_split, first_readable, hold_out, images_below, telling_split
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
@@ -28,20 +28,29 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
     names = root / _CLASSES
     if names.is_file():
         return mask_source(pairs, read_class_names(names), settings, split, str(names))
-    masks = [mask for _, mask in (pairs if split == "train" else _pairs(root, "train", expected))]
+    masks = [mask for _, mask in (pairs if split == _telling(root) else _pairs(root, _telling(root), expected))]
     largest = _largest_number(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
     classes = (BACKGROUND, *map(str, range(1, max(2, largest + 1))))
     return mask_source(pairs, classes, settings, split, f"the numbering of {root} (it has no {_CLASSES})")
 
 
 def first_longer_side(root: Path, expected: str) -> int:
-    """The longer side (pixels) of the first readable training image, from its header."""
-    return max(first_readable((image for image, _ in _pairs(root, "train", expected)), root))
+    """The longer side (pixels) of the first readable image, of the training split if it is there, from its header."""
+    return max(first_readable((image for image, _ in _pairs(root, _telling(root), expected)), root))
+
+
+def _telling(root: Path) -> Split:
+    return "train" if _whole(root) else telling_split(root)
+
+
+def _whole(root: Path) -> bool:
+    """Whether root holds images and masks itself."""
+    return (root / "images").is_dir() and not (root / "train").is_dir()
 
 
 def _pairs(root: Path, split: Split, expected: str) -> list[tuple[str, str]]:
     """Images and masks of a split, sorted by name."""
-    if (root / "train").is_dir() or not (root / "images").is_dir():
+    if not _whole(root):
         return _match(find_split(root, split, expected))
     chosen = hold_out(_match(root), split)
     if not chosen:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from anysize.data.dataset import DataSet, Split, data_root
+from anysize.data.dataset import DataSet, MissingSplit, Split, data_root
 from anysize.data.settings import DataSettings
 from anysize.registry import UserError
 
@@ -61,7 +61,7 @@ class IdxSet(DataSet):
             _torchvision(settings, self.torchvision_name, root, train=split == "train")
             pair = read_idx_pair(root, split, folder)
         if pair is None:
-            raise UserError(
+            raise MissingSplit(
                 f"{root} does not hold {settings.name!r}; expected {expected} in it; --data.download true fetches them"
             )
         images, labels = pair

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from anysize.data.dataset import Split
+from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
@@ -32,9 +32,15 @@ def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
 
 
 def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
-    """Training and validation images that the lists in the folder of a year name."""
-    train, val = (len(_read_list(_list_file(year, name), year, "")) for name in (settings.image_set or "train", "val"))
-    return train, val
+    """Training and validation images that the lists in the folder of a year name; 0 without a list."""
+
+    def count(image_set: str) -> int:
+        try:
+            return len(_read_list(_list_file(year, image_set), year, ""))
+        except MissingSplit:
+            return 0
+
+    return count(settings.image_set or "train"), count("val")
 
 
 def class_names(year: Path) -> tuple[tuple[str, ...], str]:
@@ -67,7 +73,7 @@ def _list_file(year: Path, image_set: str) -> Path:
         if (year / name).is_file():
             return year / name
     hint = "; the augmented training set is not part of VOC: add its list and its masks" * (image_set == _AUGMENTED)
-    raise UserError(f"{year} has no list of the images of {image_set!r}; expected {' or '.join(names)}{hint}")
+    raise MissingSplit(f"{year} has no list of the images of {image_set!r}; expected {' or '.join(names)}{hint}")
 
 
 def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]:

@@ -27,7 +27,9 @@ class Folder(DataSet):
     expected: ClassVar[str] = "train/CLASS/IMAGE and validation/CLASS/IMAGE (or val, or test), or CLASS/IMAGE"
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """Read the header of the first image, which tells small squares from photographs."""
+        """Read the header of the first image, which tells small squares from photographs; without a root, defaults."""
+        if not settings.root:
+            return self.defaults
         from anysize.data.formats.folders import first_image_size
 
         width, height = first_image_size(data_root(settings, self.expected), self.expected)

@@ -27,7 +27,9 @@ class FolderMasks(DataSet):
     offers = ("masks",)
 
     def info(self, settings: DataSettings) -> DatasetInfo:
-        """Base 512, or the longer side of the first training image where that is smaller: reads its header."""
+        """Base 512, or the longer side of the first image where that is smaller: reads its header where root is set."""
+        if not settings.root:
+            return self.defaults
         from anysize.data.formats.mask_pairs import first_longer_side
 
         side = first_longer_side(data_root(settings, _EXPECTED), _EXPECTED)

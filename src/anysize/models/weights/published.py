@@ -1,8 +1,9 @@
-"""Published weights by name: torchvision's and timm's, and for networks of ours their counterparts' there.
+"""Published weights by name: torchvision's and timm's, for networks of ours their counterparts' there or the authors'.
 
     pretrained_weights("resnet50", "IMAGENET1K_V1")    # of torchvision's, by their name; without it the default ones
     pretrained_weights("timm:convnext_atto.d2_in1k")
     pretrained_weights("dla60x")                       # timm's, whose network is the same
+    pretrained_weights("dla60x_elastic")               # the authors' file, since nobody else hosts this network's
     pretrained_weights("fcn_resnet50", "IMAGENET1K_V2")  # of its backbone alone; without: COCO with the labels of VOC
 
 A network of ours says with `register` whose weights these are. What was downloaded once is used again. Nothing in a
@@ -11,20 +12,19 @@ file is run (see `reading`).
 
 import contextlib
 import dataclasses
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor
 
 from anysize.models.builders import import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import PUBLISHED
+from anysize.models.weights.addresses import ADDRESSES
+from anysize.models.weights.download import download, reason
 from anysize.models.weights.foreign_files import read_foreign
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, did_you_mean
@@ -69,6 +69,12 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
                 "the model's name, as in timm:resnet50.a1_in1k"
             )
         return _timm(counterpart, options or {} if name == counterpart else {})
+    if not counterpart and which == DEFAULT:
+        for address in ADDRESSES:
+            if (address.model, address.task) == (name, "classification"):
+                foreign = read_foreign(download(address.url, f"the authors' weights of {name}"))
+                expected = published_preprocessing(name, options)
+                return Pretrained(foreign.tensors, expected, f"the authors' {name}, {address.url}")
     if not counterpart or ":" in counterpart:
         raise UserError(
             f"no published weights of {name} are known to be hosted; where you have a file, give it as model.weights, "
@@ -111,26 +117,9 @@ def _torchvision(name: str, which: str, options: Mapping[str, Any]) -> Pretraine
             raise UserError(f"{name} has no weights {which!r}: {did_you_mean(which, names)}")
         return _torchvision(backbone, which, {})
     weights = known.DEFAULT if which == DEFAULT else known[which]
-    foreign = read_foreign(_download(weights.url, f"torchvision's {name} ({weights.name})"))
+    foreign = read_foreign(download(weights.url, f"the weights of torchvision's {name} ({weights.name})"))
     expected = preprocessing_of(weights.transforms())
     return Pretrained(foreign.tensors, _as_built(name, expected, options), f"torchvision's {name}, {weights.name}")
-
-
-def _download(url: str, what: str) -> Path:
-    """The file that `torch.hub` keeps of `url`, downloaded where it is not there yet."""
-    file = url.rpartition("/")[2]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if not (folder / file).is_file():
-        digest = re.search(r"-([0-9a-f]{8,})\.", file)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(folder / file), digest and digest.group(1), progress=False)
-        except (OSError, RuntimeError) as error:  # no network, a full disk; RuntimeError: a wrong checksum
-            raise UserError(
-                f"the weights of {what} could not be downloaded ({_reason(error)}): put the file {file} into {folder}, "
-                "or give its path as model.weights"
-            ) from None
-    return folder / file
 
 
 def _timm(name: str, options: Mapping[str, Any]) -> Pretrained:
@@ -147,7 +136,7 @@ def _timm(name: str, options: Mapping[str, Any]) -> Pretrained:
     except Exception as error:  # of half a dozen kinds, by the library that timm downloads with
         where = f"{config.hf_hub_id} of the model hub" if config.hf_hub_id else str(config.url).rpartition("/")[2]
         raise UserError(
-            f"the weights of {name} ({where}) could not be had ({_reason(error)}): get their file where there is a "
+            f"the weights of {name} ({where}) could not be had ({reason(error)}): get their file where there is a "
             "network, and give its path as model.weights"
         ) from None
     return Pretrained(dict(model.state_dict()), published_preprocessing(name, options), f"timm's {own}")
@@ -163,11 +152,3 @@ def _probe_hub(repository: str) -> None:
     request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
     with contextlib.suppress(urllib.error.HTTPError):  # an answer all the same
         urllib.request.urlopen(request, timeout=10).close()
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error that others were made of, without addresses."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(getattr(error, "reason", "") or error).strip().splitlines()
-    return re.sub(r"https?://\S+", "its address", text[0])[:120] if text else type(error).__name__

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from anysize.data.dataset import MissingSplit
 from anysize.data.formats.coco.elements import EXPECTED, READERS
 from anysize.data.formats.coco.json_stream import read_members
 from anysize.registry import UserError
@@ -126,14 +127,14 @@ def file_stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _missing(path: Path) -> UserError:
+def _missing(path: Path) -> MissingSplit:
     there = sorted(entry.name for entry in path.parent.glob("*.json")) if path.parent.is_dir() else []
     if not there:
-        return UserError(
+        return MissingSplit(
             f"{path} is not there, nor any other JSON file in its folder; put COCO's annotation files there"
         )
     shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
-    return UserError(
+    return MissingSplit(
         f"{path} is not there; the JSON files in its folder are {shown}: add it, rename the one that is meant, or "
         "choose another year with data.image_set"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anysize.data.dataset import Split
+from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
 from anysize.data.formats.file_lists import BACKGROUND, choose_classes
 from anysize.data.settings import DataSettings
@@ -93,7 +93,7 @@ def _image_folder(root: Path, name: str) -> Path:
     for folder in (root / name, root / "images" / name):
         if folder.is_dir():
             return folder
-    raise UserError(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
+    raise MissingSplit(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
 
 
 def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:

@@ -1,0 +1,45 @@
+"""Image files without targets, as a run's network takes them: to predict for, or to calibrate with."""
+
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+from anysize.data.decode import image_extensions
+from anysize.data.formats.folders import images_below
+from anysize.data.source import FileSource
+from anysize.experiment.targets import kind_of
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe
+from anysize.registry import UserError
+
+
+class _GreyFiles(FileSource):
+    """Image files for a network of one channel."""
+
+    channels = 1
+
+    def image(self, index: int) -> Tensor:
+        grey: Tensor = rgb_to_grayscale(super().image(index))
+        return grey
+
+
+def image_files(recipe: Recipe, preprocessing: Preprocessing, paths: list[str]) -> FileSource:
+    """Image files as the recipe's network takes them, with unknown targets; none of them is looked at."""
+    source = _GreyFiles if preprocessing.channels == 1 else FileSource
+    targets = kind_of(recipe).unknown(len(paths))
+    return source(paths, targets, preprocessing.classes, "images", recipe.data.on_bad_image)
+
+
+def images_in(folder: Path) -> list[str]:
+    """The image files in a folder and below it, sorted.
+
+    Raises:
+        UserError: it is no folder, or holds no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
+    paths = sorted(images_below(folder))
+    if not paths:
+        raise UserError(f"{folder} holds no image; expected files ending in {' '.join(image_extensions())}")
+    return paths
