@@ -32,6 +32,7 @@ def command(
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget
     from anysize.experiment.runs import evaluate
+    from anysize.ranks import main_process
     from anysize.reports.columns import label, show
     from anysize.reports.console import show_table
     from anysize.reports.tables import evaluation_metrics, evaluation_table
@@ -39,7 +40,7 @@ def command(
     overrides = with_device(parse_settings(settings), device)
     if budget:
         parse_budget(budget)  # before an evaluation that takes minutes
-    with Console().status("evaluating") as status:
+    with Console(quiet=not main_process()).status("evaluating") as status:
         table = evaluate(
             run,
             sizes or None,
@@ -49,6 +50,8 @@ def command(
             overrides=overrides,
             on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
         )
+    if not main_process():
+        return
     show_table(evaluation_table(table))
     print(f"{run}/evaluation.csv and {run}/report.html are written")
     if budget:

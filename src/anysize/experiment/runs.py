@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from anysize.experiment import build
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
+from anysize.experiment.together import joined_for
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
@@ -41,7 +42,7 @@ from anysize.training.checkpoint.files import (
     write_checkpoint,
 )
 from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint
-from anysize.world import pick_device
+from anysize.world import World, pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,16 @@ class LoadedRun:
     device: torch.device
 
 
+def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a run, with overrides. Raises a `UserError` for what is no run folder."""
+    path = Path(run) / run_files.RECIPE
+    if not path.is_file():
+        raise UserError(
+            f"{run} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
+        )
+    return override(load_recipe(str(path)), overrides or {})
+
+
 def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, Any] | None = None) -> LoadedRun:
     """Load a run's model in evaluation mode.
 
@@ -69,12 +80,7 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
     Raises:
         UserError: not a run folder, no such checkpoint, or a damaged one.
     """
-    folder = Path(run)
-    if not (folder / run_files.RECIPE).is_file():
-        raise UserError(
-            f"{folder} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
-        )
-    recipe = override(load_recipe(str(folder / run_files.RECIPE)), overrides or {})
+    folder, recipe = Path(run), recipe_of(run, overrides)
     path = find_checkpoint(folder / run_files.CHECKPOINTS, checkpoint)
     if path is None:
         known = checkpoint_names(folder / run_files.CHECKPOINTS)
@@ -99,11 +105,12 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
     return LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
 
 
-def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None) -> Evaluator:
+def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None, world: World | None = None) -> Evaluator:
     """Open the data of a run to evaluate it.
 
     Args:
         calibration: a folder of pictures to calibrate with; None: the training images.
+        world: the processes that evaluate it together; None: this one alone.
     """
     _check_data(loaded)
     preprocessing = _input(loaded)
@@ -116,7 +123,7 @@ def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None) -> 
             f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
         )
     loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
-    return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device)
+    return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)
 
 
 def _input(loaded: LoadedRun) -> Preprocessing:
@@ -126,7 +133,7 @@ def _input(loaded: LoadedRun) -> Preprocessing:
         wanted, own = getattr(loaded.recipe.data, key), getattr(preprocessing, key)
         if wanted and tuple(wanted) != own:
             raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
-    return dataclasses.replace(preprocessing, resize=loaded.recipe.data.resize or preprocessing.resize)
+    return preprocessing
 
 
 def _check_data(loaded: LoadedRun) -> None:
@@ -209,18 +216,33 @@ def evaluate(
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
     """
-    if calibration is not None and not calibrate:
-        raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
-    loaded = load_run(run, checkpoint, overrides)
+    with joined_for(lambda: recipe_of(run, overrides)) as (_, world):
+        with world.together():
+            if calibration is not None and not calibrate:
+                raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
+            loaded = load_run(run, checkpoint, overrides)
+            base, channels = loaded.preprocessing.image_size, loaded.preprocessing.channels
+            wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
+            for size in sorted(wanted):
+                check_size(loaded.model, size, channels)
+            evaluator = make_evaluator(loaded, calibration, world)
+            if calibration is not None:
+                _check_has_statistics(loaded)
+            calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
+        return _evaluate(loaded, checkpoint, wanted, evaluator, calibrate=calibrate, on_row=on_row)
+
+
+def _evaluate(
+    loaded: LoadedRun,
+    checkpoint: str,
+    sizes: Sequence[int],
+    evaluator: Evaluator,
+    *,
+    calibrate: bool,
+    on_row: Callable[[dict[str, Any]], None] | None,
+) -> pd.DataFrame:
     model, base, channels = loaded.model, loaded.preprocessing.image_size, loaded.preprocessing.channels
-    wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
-    for size in sorted(wanted):
-        check_size(model, size, channels)
-    evaluator = make_evaluator(loaded, calibration)
     flops = functools.cache(lambda size: count_flops(model, size, channels, backward=False))
-    if calibration is not None:
-        _check_has_statistics(loaded)
-    calibrate = calibrate and has_running_statistics(model) and _can_calibrate(evaluator)
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
 
@@ -232,17 +254,19 @@ def evaluate(
         if on_row:
             on_row(rows[-1])
 
-    for size in wanted:
+    for size in sizes:
         add(size, False)
         if calibrate:
             with evaluator.calibrated(model, size):
                 add(size, True)
     with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
-        picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
+        if evaluator.world.main:
+            picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
     table = pd.DataFrame(rows)
-    write_evaluation(loaded.folder, table)
-    write_tables(loaded.folder, details)
-    write_report(loaded.folder)
+    if evaluator.world.main:
+        write_evaluation(loaded.folder, table)
+        write_tables(loaded.folder, details)
+        write_report(loaded.folder)
     return table
 
 
