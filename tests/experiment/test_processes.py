@@ -129,6 +129,7 @@ def runs(
     of_one = tiny(**{**small, **plain, "training__batch_size": 16})
     with stopped_after(2), pytest.raises(Interrupted):
         train(of_one, run=root / "of-one")
+    uneven = {"data__limit": 37, "training__chunks": 7, "training__copies": 2, "optimizer__adapt_copies": 1}
     jobs = [
         (
             "trained",
@@ -141,6 +142,7 @@ def runs(
         ("stopped", tiny(**small, **averaged), root / "stopped"),
         ("ended", tiny(**small, **averaged), root / "stopped"),
         ("synchronised", tiny(**{**small, **alike}, model__norm="sync_batch"), root / "synchronised"),
+        ("uneven", tiny(**{**small, **alike, **uneven}, model__norm="sync_batch"), root / "uneven"),
         ("first", tiny(**small, training__statistics="first"), root / "first"),
         ("each", tiny(**small, training__statistics="each"), root / "each"),
         ("stopped for one", tiny(**small, **plain), root / "for-one"),
@@ -273,6 +275,16 @@ def test_synchronised_norms_train_what_one_process_trains(runs: Any, tiny: Make,
     for rank in range(2):
         for name, value in found["synchronised", rank]["weights"].items():
             torch.testing.assert_close(torch.from_numpy(value), weights[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_synchronised_norms_meet_as_often_in_both_where_one_has_fewer_images(runs: Any) -> None:
+    """The processes have 14 and 12 images a step, and cut them into 7 and 6 parts if each goes by its own."""
+    _, found = runs
+    for rank in range(2):
+        assert "error" not in found["uneven", rank]
+        assert found["uneven", rank]["images"] == 74
+    one, other = (found["uneven", rank]["weights"] for rank in range(2))
+    assert all((one[name] == other[name]).all() for name in one)
 
 
 def test_a_batch_of_one_that_is_not_finite_ends_both_and_names_its_samples(runs: Any) -> None:

@@ -25,6 +25,7 @@ from anysize.experiment.run_folder import (
 from anysize.experiment.targets import build_evaluator, open_split
 from anysize.experiment.together import check_alike, joined_for, resolve
 from anysize.experiment.weights import describe_input, find_weights
+from anysize.norms.synchronised import synchronise_anywhere
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, origins, override
 from anysize.registry import UserError
@@ -304,6 +305,7 @@ def _replicated(parts: Parts, prepared: Prepared) -> Parts:
     world, model, training = parts.world, prepared.model, parts.training
     if world.size == 1:
         return parts
+    synchronise_anywhere(model)  # torch's own synchronised norms take no tensors of a CPU
     preprocessing = prepared.data.preprocessing
     unused = has_unused_parameters(model, preprocessing.channels, preprocessing.image_size, parts.device)
     replica = replicate(model, parts.device, find_unused=unused or training.find_unused_parameters)

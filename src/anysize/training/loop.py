@@ -82,6 +82,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             continue
         regime_epoch = parts.length.regime_epoch(progress.epoch, progress.step_in_epoch)
         progress.lr = float(state.optimizer.apply(regime_epoch)["lr"])
+        progress.step_in_epoch = done + number
         train_step(parts, state, batch, next(seeds))
         progress.step += 1
         progress.step_in_epoch = done + number + 1
@@ -123,6 +124,7 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
     ahead: collections.deque[tuple[LoadedBatch | None, Callable[[], Sequence[bool]]]] = collections.deque()
     loaded, following = parts.loader.load(batches), None
     errors: list[Exception] = []
+    done = state.progress.step_in_epoch
 
     def first() -> LoadedBatch | None:
         batch, answer = ahead.popleft()
@@ -140,7 +142,8 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
                 following = following or next(loaded, None)
                 if following and following.step == number:  # a batch of damaged files alone is not loaded
                     batch, following = following, None
-                    lacking = len(batch.indices) < len(planned.indices) and lacks_images(parts, state, batch)
+                    complete = len(batch.indices) == len(planned.indices)
+                    lacking = not complete and lacks_images(parts, state, batch, done + number)
             except Exception as error:
                 errors.append(error)
         ahead.append((batch, parts.world.post(lacking, bool(errors))))
@@ -150,16 +153,19 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
         yield first()
 
 
-def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch) -> bool:
-    """Whether damaged files leave a batch too few images to train on, which is said."""
-    channels, chunks = parts.loader.source.channels, state.micro_batches.chunks(len(batch.images))
-    too_few = too_few_images(state.model, len(batch.images), batch.size, chunks, channels)
-    if too_few:
-        parts.log.warning(
-            f"passed over a batch at {batch.size} px that damaged files left {len(batch.images)} images of: batch norm "
-            f"needs two in each of {chunks} parts"
-        )
-    return too_few
+def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch, step: int) -> bool:
+    """Whether damaged files leave the batch of a step of the epoch too few images to train on, which is said."""
+    channels, images = parts.loader.source.channels, len(batch.images)
+    fewest = parts.fewest_images(batch.epoch, step, batch)
+    chunks = min(state.micro_batches.chunks(fewest), fewest)
+    if parts.world.size > 1 and images < chunks:
+        needs = f"each process needs one in each of {chunks} parts"
+    elif too_few_images(state.model, images, batch.size, chunks, channels):
+        needs = f"batch norm needs two in each of {chunks} parts"
+    else:
+        return False
+    parts.log.warning(f"passed over a batch at {batch.size} px that damaged files left {images} images of: {needs}")
+    return True
 
 
 def settle(parts: Parts, state: TrainState) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from anysize.norms.synchronised import each_alone
 from anysize.training.guards import MEMORY_ERRORS, OutOfMemory, is_out_of_memory
 from anysize.training.parts import Parts
 from anysize.training.shapes import try_largest_step
@@ -28,7 +29,7 @@ def fit_into_memory(parts: Parts, state: TrainState) -> None:
     micro = state.micro_batches
     while True:
         short = False
-        with parts.world.together(), parts.no_sync():
+        with parts.world.together(), parts.no_sync(), each_alone():
             try:
                 try_largest_step(
                     state.model, parts.forward, parts.autocast, parts.plan, parts.length, parts.training,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.data.loader import PlanLoader
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.tasks.base import Outputs, Task
@@ -62,6 +63,19 @@ class Parts:
     world: World = dataclasses.field(default_factory=World)
     writer: CheckpointWriter = dataclasses.field(default_factory=CheckpointWriter)
 
+    def images_of_all(self, epoch: int, step: int, own: int) -> int:
+        """Images that all processes train in a step of an epoch, of which this one trains `own`."""
+        return own if self.world.size == 1 else _images_of_steps(self.plan, epoch)[step]
+
+    def fewest_images(self, epoch: int, step: int, batch: LoadedBatch) -> int:
+        """Images that each process trains at least in the step of `batch`, if no file is damaged.
+
+        All processes cut their parts of a step into as many chunks, since synchronised norms meet in each.
+        """
+        if self.world.size == 1:
+            return len(batch.images)
+        return self.images_of_all(epoch, step, 0) // batch.copies // self.world.size * batch.copies
+
     @property
     def memory_format(self) -> torch.memory_format:
         """Order of images in memory."""
@@ -72,6 +86,11 @@ class Parts:
         if self.training.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.training.precision))
+
+
+@functools.lru_cache(maxsize=2)
+def _images_of_steps(plan: BatchPlan, epoch: int) -> list[int]:
+    return [images for _, images in plan.step_images(epoch)]
 
 
 def new_state(

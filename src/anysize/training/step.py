@@ -74,13 +74,18 @@ def gradients(
     images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
     targets = batch.targets.to(parts.device, non_blocking=True)
     images, targets = parts.task.mix(images, targets)
+    epoch, step = state.progress.epoch, state.progress.step_in_epoch
+    fewest = parts.fewest_images(epoch, step, batch)
     factor = state.copies.factor(
-        batch.size, batch.copies, lambda: measure_copies(parts, state, images, targets, batch.copies, batch.size)
+        batch.size,
+        batch.copies,
+        lambda: measure_copies(parts, state, images, targets, fewest, batch.copies, batch.size),
     )
     state.optimizer.torch.zero_grad(set_to_none=True)
-    state.control.follow(scale * factor / (len(images) * parts.world.size * batch.size**2))
+    whole = parts.images_of_all(epoch, step, len(images))
+    state.control.follow(scale * factor / (whole * batch.size**2))
     control = state.control.copies() if state.scaler.is_enabled() else []
-    return *backward(parts, state, images, targets, factor), control
+    return *backward(parts, state, images, targets, factor, fewest), control
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -107,18 +112,25 @@ def gradient_factor(state: TrainState, norm: Tensor, fine: Tensor) -> Tensor:
 
 
 def backward(
-    parts: Parts, state: TrainState, images: Tensor, targets: Tensor, factor: Tensor | float, *, alone: bool = False
+    parts: Parts,
+    state: TrainState,
+    images: Tensor,
+    targets: Tensor,
+    factor: Tensor | float,
+    fewest: int,
+    *,
+    alone: bool = False,
 ) -> tuple[tuple[str, ...], Tensor, Tensor]:
     """Forward and backward in chunks, adding to the gradients.
 
-    The loss of each chunk is multiplied by `factor` and by its share in the batch of all processes, or, if `alone`, in
-    that of this one.
+    There are as many chunks as for `fewest` images, the same number in all processes. The loss of each is multiplied by
+    `factor` and by its share in the batch of all processes, or, if `alone`, in that of this one.
 
     Returns:
         Names of the metrics of a step, their means (M,) over the batch of this process, and the loss: of the first
         chunk whose loss is not finite, or of the last.
     """
-    pieces = chunk_slices(len(images), state.micro_batches.chunks(len(images)))
+    pieces = chunk_slices(len(images), min(state.micro_batches.chunks(fewest), fewest))
     share_of_own = share_of_all = None
     if len(pieces) > 1 or parts.world.size > 1:
         weights = torch.stack([parts.task.weight(targets[piece]) for piece in pieces])
@@ -151,7 +163,9 @@ def backward(
     return tuple(metrics), means, seen
 
 
-def measure_copies(parts: Parts, state: TrainState, images: Tensor, targets: Tensor, copies: int, size: int) -> Tensor:
+def measure_copies(
+    parts: Parts, state: TrainState, images: Tensor, targets: Tensor, fewest: int, copies: int, size: int
+) -> Tensor:
     """The factor of adaptive gradient scaling for a batch, the mean over the processes."""
     control, unit, scale = state.control, state.control.unit, loss_scale(state)
 
@@ -160,7 +174,8 @@ def measure_copies(parts: Parts, state: TrainState, images: Tensor, targets: Ten
         control.unit = unit
         with unchanged_buffers(state.model):
             control.follow(scale / (len(some_images) * size**2))
-            backward(parts, state, some_images, some_targets, 1.0, alone=True)
+            share = fewest * len(some_images) // len(images)
+            backward(parts, state, some_images, some_targets, 1.0, share, alone=True)
         return gradient_norm(state.optimizer.parameters).to(state.recorder.dtype)
 
     factor = copies_factor(norm, images, targets, copies)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from anysize.models.measure.meta import device_of, meta_copy
+from anysize.norms.synchronised import each_alone
 from anysize.registry import UserError
 
 
@@ -95,7 +96,7 @@ def _search(model: nn.Module, in_channels: int, training: bool = False, largest:
 
 def _refusal(model: nn.Module, size: int, in_channels: int, images: int = 2) -> Exception | None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), each_alone():
             model(torch.zeros(images, in_channels, size, size, device=device_of(model)))
     except Exception as error:  # whatever a model says to a size that it cannot take
         return error
