@@ -371,7 +371,9 @@ def _introduce(
         world_size=plan.world_size,
         total_batch=plan.total_batch,
     )
-    run_files.write_atomically(folder / run_files.RECIPE, dump(recipe, told))
+    regime = stretch(recipe.optimizer, recipe.training.epochs)
+    who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
+    run_files.write_atomically(folder / run_files.RECIPE, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
@@ -400,7 +402,6 @@ def _introduce(
             f"{recipe.training.epochs} (optimizer.epochs)"
         )
     if plan.world_size > 1 or is_scaled(recipe.optimizer, plan.total_batch):
-        regime = stretch(recipe.optimizer, recipe.training.epochs)
-        parts.log.message(describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size))
+        parts.log.message(who)
     if goes_on:
         parts.log.message(f"going on at epoch {state.progress.epoch + 1}, step {state.progress.step:,}")
