@@ -102,6 +102,7 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
         load = PlanLoader.load
         patch.setattr(PlanLoader, "load", lambda self, batches: (b for b in load(self, batches) if b.step != 2))
     if what == "unprepared" and rank == 1:
+
         class OwnError(Exception):
             """One that the other process cannot know."""
 
