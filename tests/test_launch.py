@@ -22,6 +22,7 @@ from anysize.launch import Meeting, Watch, find_meeting
 from anysize.ranks import EndedElsewhere
 from anysize.recipe import documented_settings
 from anysize.registry import UserError
+from anysize.world import stop_on_signals
 
 TINY = [
     "--model.name", "cifar_resnet", "--model.options", '{"depth": 8, "widths": [8, 8, 16]}', "--data.limit", "200",
@@ -130,6 +131,17 @@ def test_an_exchange_that_fails_while_all_live_blames_none(
     with pytest.raises(EndedElsewhere, match=r"no process is gone \(Timed out.*raise training.timeout_minutes"):
         watches[1].explain(dist.DistBackendError("Timed out waiting 600000ms for recv operation to complete"))
     assert capsys.readouterr().err.count("anysize: ") == 1
+
+
+def test_one_that_the_launcher_ends_blames_none(watches: list[Watch], capsys: pytest.CaptureFixture[str]) -> None:
+    watches[0]._left.set()
+    error = dist.DistBackendError("Connection closed by peer")
+    with contextlib.suppress(dist.DistBackendError), stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise error
+    with pytest.raises(EndedElsewhere, match="the launcher ended the run"):
+        watches[1].explain(error)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_first_process_does_not_wait_for_one_that_is_gone(watches: list[Watch]) -> None:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from anysize.ranks import EndedElsewhere, concerns_all
+from anysize.ranks import EndedElsewhere, came_after_sigterm, concerns_all
 from anysize.registry import UserError
 from anysize.world import Interrupted, World, pick_device
 
@@ -211,6 +211,8 @@ class Watch:
         Raises:
             EndedElsewhere: another process failed first, or is gone.
         """
+        if _lost_connection(error) and came_after_sigterm(error):  # a launcher ends what another's death has left
+            raise EndedElsewhere("the launcher ended the run") from error
         try:
             if not _lost_connection(error):
                 self._tell([self.rank], f"{type(error).__name__}: {error}")

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anysize.ranks import mark_as_of_all
+from anysize.ranks import mark_as_after_sigterm, mark_as_of_all
 from anysize.registry import UserError
 
 _GROUPS: dict[Any, Any] = {}
@@ -250,6 +250,10 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
+    except Exception as error:
+        if request.signal == signal.SIGTERM:
+            mark_as_after_sigterm(error)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
