@@ -144,8 +144,9 @@ def _meet(meeting: Meeting, device: str, minutes: float) -> World:
     cuda = pick_device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(pick_device(device))
+    timeout = datetime.timedelta(minutes=minutes)
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=minutes))
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
     except dist.DistNetworkError as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise UserError(
@@ -161,7 +162,7 @@ def _meet(meeting: Meeting, device: str, minutes: float) -> World:
             f"process {meeting.rank} of {meeting.size} on {socket.gethostname()} waited {minutes:g} minutes at {where} "
             f"for the others ({_first_line(error)}); start all processes, or wait longer with training.timeout_minutes"
         ) from None
-    return World.here()
+    return World.here(timeout)
 
 
 def _first_line(error: BaseException) -> str:

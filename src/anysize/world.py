@@ -12,6 +12,7 @@ project than `registry` and `ranks`.
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import signal
 import threading
@@ -45,17 +46,18 @@ class World:
     group: Any = None
 
     @classmethod
-    def here(cls) -> "World":
+    def here(cls, timeout: datetime.timedelta | None = None) -> "World":
         """The world of `torch.distributed`, where it is set up; otherwise this process alone.
 
-        The first call is made by all processes.
+        The first call is made by all processes. `timeout` is that of exchanges over the CPUs, where the default group
+        is none of theirs.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         default = dist.group.WORLD
         if default not in _GROUPS:
             _GROUPS.clear()
-            _GROUPS[default] = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+            _GROUPS[default] = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
         return cls(dist.get_rank(), dist.get_world_size(), _GROUPS[default])
 
     @property
