@@ -48,7 +48,7 @@ def make_state() -> TrainState:
     model = create_model("resnet50").to(device, memory_format=torch.channels_last)
     optimizer = RegimeOptimizer(model, OptimizerSettings(lr=constant(1e-3)))
     optimizer.apply(0.0)
-    return new_state(model, optimizer, TrainingSettings(), device, World())
+    return new_state(model, optimizer, TrainingSettings(), device, World(), 2)
 
 
 def make_step(state: TrainState) -> Callable[[], None]:

@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch.distributed as dist
+from torch.distributed import TCPStore
 from torch.distributed.run import get_args_parser
 
-from anysize.launch import find_meeting
+from anysize import launch as launch_module
+from anysize.launch import Meeting, Watch, find_meeting
+from anysize.ranks import EndedElsewhere
 from anysize.recipe import documented_settings
 from anysize.registry import UserError
+from anysize.world import stop_on_signals
 
 TINY = [
     "--model.name", "cifar_resnet", "--model.options", '{"depth": 8, "widths": [8, 8, 16]}', "--data.limit", "200",
@@ -94,6 +99,58 @@ def test_where_processes_meet() -> None:
     assert find_meeting({**torchruns, "WORLD_SIZE": "1"}) is None
     with pytest.raises(UserError, match="RANK is set without MASTER_ADDR and MASTER_PORT; start the processes with"):
         find_meeting({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Watch]]:
+    """Those of four processes, with little patience."""
+    for name, seconds in (("_BEAT", 0.05), ("_SETTLE", 0.5), ("_GONE", 2.0)):
+        monkeypatch.setattr(launch_module, name, seconds)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    four = [Watch(Meeting(rank, 4, rank, 4, "127.0.0.1", store.port), "first") for rank in range(4)]
+    yield four
+    for watch in four:
+        watch.leave()
+
+
+def test_all_that_are_silent_are_named_whoever_notices(
+    watches: list[Watch], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in (0, 2):
+        watches[rank]._left.set()  # its signs end, and it has not said that it leaves
+    with pytest.raises(EndedElsewhere, match=r"processes 0, 2 on \S+ ended the run: they gave no sign of life"):
+        watches[3].explain(dist.DistBackendError("Connection closed by peer"))
+    with pytest.raises(EndedElsewhere, match=r"processes 0, 2 on"):
+        watches[1].explain(dist.DistBackendError("Connection closed by peer"))
+    assert capsys.readouterr().err.count("anysize: ") == 1
+
+
+def test_an_exchange_that_fails_while_all_live_blames_none(
+    watches: list[Watch], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(EndedElsewhere, match=r"no process is gone \(Timed out.*raise training.timeout_minutes"):
+        watches[1].explain(dist.DistBackendError("Timed out waiting 600000ms for recv operation to complete"))
+    assert capsys.readouterr().err.count("anysize: ") == 1
+
+
+def test_one_that_the_launcher_ends_blames_none(watches: list[Watch], capsys: pytest.CaptureFixture[str]) -> None:
+    watches[0]._left.set()
+    error = dist.DistBackendError("Connection closed by peer")
+    with contextlib.suppress(dist.DistBackendError), stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise error
+    with pytest.raises(EndedElsewhere, match="the launcher ended the run"):
+        watches[1].explain(error)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_process_does_not_wait_for_one_that_is_gone(watches: list[Watch]) -> None:
+    for watch in watches[:3]:
+        watch.leave()
+    watches[3]._left.set()
+    start = time.monotonic()
+    watches[0].wait_for_all()
+    assert 1 < time.monotonic() - start < 10
 
 
 def options(verb: str) -> list[str]:

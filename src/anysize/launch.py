@@ -18,13 +18,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from anysize.ranks import EndedElsewhere, concerns_all
+from anysize.ranks import EndedElsewhere, came_after_sigterm, concerns_all
 from anysize.registry import UserError
 from anysize.world import Interrupted, World, pick_device
 
@@ -32,6 +32,7 @@ _BEAT = 1.0  # seconds between two signs of life
 _GONE = 30.0  # without one for so long a process is gone
 _GRACE = 10.0  # for a process to end by itself, once it knows of another's end
 _SETTLE = 4.0  # without a sign for so long a process is gone, where the connection to one broke
+_ANOTHER = -1  # told of by the others, since it could not
 _PORTS = range(20000, 60000)  # of which a Slurm job takes the one that its number names
 
 
@@ -130,7 +131,7 @@ def joined(device: str, minutes: float) -> Iterator[World]:
     finally:
         watch.leave()
     if world.main:
-        watch.wait_for_all(60 * minutes)  # the addresses that they use may be this process's own
+        watch.wait_for_all()  # the addresses that they use may be this process's own
     dist.destroy_process_group()
 
 
@@ -196,12 +197,14 @@ class Watch:
             with contextlib.suppress(RuntimeError):  # the store may be gone already
                 self._store.set(f"left/{self.rank}", "")
 
-    def wait_for_all(self, seconds: float) -> None:
-        """Wait until all processes have left."""
-        end = time.monotonic() + seconds
+    def wait_for_all(self) -> None:
+        """Wait until all processes have left, or those that have not are gone."""
         with contextlib.suppress(RuntimeError):
-            while time.monotonic() < end and not all(self._store.check([f"left/{r}"]) for r in range(self.size)):
+            counts, since = self._counts(), time.monotonic()
+            while time.monotonic() - since < _GONE and not all(self._has_left(rank) for rank in range(self.size)):
                 time.sleep(0.05)
+                if (now := self._counts()) != counts:
+                    counts, since = now, time.monotonic()
 
     def explain(self, error: BaseException) -> None:
         """Tell the others why this process fails; or, if that is because of one of them, say which.
@@ -209,13 +212,15 @@ class Watch:
         Raises:
             EndedElsewhere: another process failed first, or is gone.
         """
+        if _lost_connection(error) and came_after_sigterm(error):  # a launcher ends what another's death has left
+            raise EndedElsewhere("the launcher ended the run") from error
         try:
             if not _lost_connection(error):
-                self._tell(self.rank, f"{type(error).__name__}: {error}")
+                self._tell([self.rank], f"{type(error).__name__}: {error}")
                 if self._first()[0] == self.rank:
                     self._say(f"process {self.rank} on {self.host} failed, and ends all others:")
                     return
-            reason = self._wait_for_reason()
+            reason = self._wait_for_reason(error)
         except RuntimeError:  # the store is gone, and with it the process that had it
             if not _lost_connection(error):
                 return
@@ -223,19 +228,22 @@ class Watch:
             self._say(f"{reason}; the checkpoints are as they were saved, and the same command goes on from there")
         raise EndedElsewhere(reason) from error
 
-    def _wait_for_reason(self) -> str:
+    def _wait_for_reason(self, error: BaseException) -> str:
         """The first failure, of which the process that it befell, or else the first to notice it, tells."""
         counts, start = self._counts(), time.monotonic()
         silent = set(range(self.size))
-        while not self._store.check(["failed"]) and (waited := time.monotonic() - start) < 3 * _SETTLE:
+        while not self._store.check(["failed"]):
             time.sleep(0.1)
-            now = self._counts()
+            now, waited = self._counts(), time.monotonic() - start
             silent = {rank for rank in silent if now[rank] == counts[rank] and not self._has_left(rank)}
             # A process that is only slow gives a sign before long; where several are gone the wait says so.
-            if waited > (_SETTLE if len(silent) == 1 else 2 * _SETTLE) and self.rank == min(
-                set(range(self.size)) - silent, default=-1
-            ):
-                self._tell(min(silent, default=-1), f"it gave no sign of life for {waited:.0f} seconds", say=True)
+            if waited > (_SETTLE if len(silent) == 1 else 2 * _SETTLE):
+                if silent:
+                    self._tell_of_silence(silent, waited)
+                else:
+                    told = f"an exchange failed although no process is gone ({str(error).splitlines()[0][:200]})"
+                    remedy = "raise training.timeout_minutes where one needs longer than the others"
+                    self._tell([self.rank], f"{told}; {remedy}", say=True)
         return self._first()[1]
 
     def _beat(self) -> None:
@@ -243,13 +251,13 @@ class Watch:
         while not self._left.wait(_BEAT):
             try:
                 self._store.add(f"beat/{self.rank}", 1)
-                failed = self._store.check(["failed"])
+                failed = self._store.check(["failed"]) and self._first()[0] != self.rank
                 if not failed:
                     self._look()
             except RuntimeError:  # no store any more: `_guard` waits a while, the main thread may know more
                 continue
             self._answered = time.monotonic()
-            if failed and self._first()[0] != self.rank and not self._left.wait(_GRACE):
+            if failed and not self._left.wait(_GRACE):
                 os._exit(1)  # the main thread waits for one that is gone, in an exchange that nothing interrupts
 
     def _look(self) -> None:
@@ -259,7 +267,7 @@ class Watch:
             if count != self._seen.get(rank, (-1, 0.0))[0] or self._has_left(rank):
                 self._seen[rank] = count, now
             elif now - self._seen[rank][1] > _GONE:
-                self._tell(rank, f"it gave no sign of life for {_GONE:g} seconds", say=True)
+                self._tell_of_silence([rank], _GONE)
 
     def _guard(self) -> None:
         """The other thread: end this process where the store does not answer any more."""
@@ -278,18 +286,28 @@ class Watch:
     def _has_left(self, rank: int) -> bool:
         return bool(self._store.check([f"left/{rank}"]))
 
-    def _tell(self, rank: int, reason: str, *, say: bool = False) -> None:
-        host = self._store.get(f"host/{rank}").decode() if self._store.check([f"host/{rank}"]) else "its host"
-        text = f"process {rank} on {host} ended the run: {reason}"
-        mine = f"{rank}\n{self.rank}\n{text}"
+    def _tell_of_silence(self, ranks: Iterable[int], seconds: float) -> None:
+        ranks = sorted(ranks)
+        self._tell(
+            ranks, f"{'they' if len(ranks) > 1 else 'it'} gave no sign of life for {seconds:.0f} seconds", say=True
+        )
+
+    def _tell(self, ranks: Sequence[int], reason: str, *, say: bool = False) -> None:
+        hosts: dict[str, list[int]] = {}
+        for rank in ranks:
+            known = self._store.check([f"host/{rank}"])
+            hosts.setdefault(self._store.get(f"host/{rank}").decode() if known else "its host", []).append(rank)
+        who = " and ".join(
+            f"process{'es' * (len(own) > 1)} {', '.join(map(str, own))} on {host}" for host, own in hosts.items()
+        )
+        text = f"{who} ended the run: {reason}"
+        mine = f"{self.rank if list(ranks) == [self.rank] else _ANOTHER}\n{self.rank}\n{text}"
         first = self._store.compare_set("failed", "", mine).decode()
         if say and first == mine:
             self._say(f"{text}; the checkpoints are as they were saved, and the same command goes on from there")
 
     def _first(self) -> tuple[int, str]:
-        """Whose failure was the first, and what was told of it."""
-        if not self._store.check(["failed"]):
-            return -1, "the connection to another process was lost"
+        """Which process told of a failure of its own, or `_ANOTHER`, and what was told; to be asked once it was."""
         rank, _, text = self._store.get("failed").decode().split("\n", 2)
         return int(rank), text
 

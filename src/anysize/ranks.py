@@ -3,6 +3,7 @@
 import os
 
 _OF_ALL = "anysize_of_all_processes"
+_AFTER_SIGTERM = "anysize_after_sigterm"
 
 
 class EndedElsewhere(Exception):
@@ -32,6 +33,22 @@ def concerns_all(error: BaseException) -> bool:
     (True, False)
     """
     return bool(error.__dict__.get(_OF_ALL))
+
+
+def mark_as_after_sigterm(error: BaseException) -> None:
+    """Note that this process was asked to end before it met this error."""
+    error.__dict__[_AFTER_SIGTERM] = True
+
+
+def came_after_sigterm(error: BaseException) -> bool:
+    """Whether this process was asked to end before it met this error.
+
+    >>> error = ValueError()
+    >>> mark_as_after_sigterm(error)
+    >>> came_after_sigterm(error), came_after_sigterm(ValueError())
+    (True, False)
+    """
+    return bool(error.__dict__.get(_AFTER_SIGTERM))
 
 
 def speaks_of(error: BaseException) -> bool:

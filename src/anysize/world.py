@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anysize.ranks import mark_as_of_all
+from anysize.ranks import mark_as_after_sigterm, mark_as_of_all
 from anysize.registry import UserError
 
 _GROUPS: dict[Any, Any] = {}
@@ -98,7 +98,7 @@ class World:
         """Add tensors of a device up over the processes, in place; the host does not wait for it."""
         if self.size == 1 or not tensors:
             return
-        for dtype in {tensor.dtype for tensor in tensors}:
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # a set has another order in each process
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             together = torch.cat([tensor.reshape(-1) for tensor in alike])  # one message in place of one a tensor
             dist.all_reduce(together)
@@ -134,15 +134,19 @@ class World:
             yield
         except Exception as error:
             errors.append(error)
-        said = self.gather([(type(error), str(error)) for error in errors])
+        said = self.gather([(_kind(error), str(error)) for error in errors])
         rank = next((rank for rank, failures in enumerate(said) if failures), None)
         if rank is not None and not errors:
             ((kind, text),) = said[rank]
-            kind = kind if issubclass(kind, UserError) or kind.__module__.startswith("anysize.") else UserError
             errors.append(kind(f"process {rank}: {text}"))
         if errors:
             mark_as_of_all(errors[0])
             raise errors.pop()  # no name is left that would keep it, and all in its traceback, alive
+
+
+def _kind(error: Exception) -> type[Exception]:
+    """The kind of an error for the other processes, which may not know one of the user's."""
+    return type(error) if type(error).__module__.startswith("anysize.") else UserError
 
 
 class Agreement:
@@ -248,6 +252,10 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
+    except Exception as error:
+        if request.signal == signal.SIGTERM:
+            mark_as_after_sigterm(error)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

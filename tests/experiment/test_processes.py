@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import time
 import traceback
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,8 +67,8 @@ def on_rank(rank: int, meeting: str, jobs: list[tuple[str, Recipe, Path]], resul
 
 def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any]) -> None:
     """Let something happen to the second process alone, and note the weights that each ends with."""
-    step, finish = loop.train_step, train_module._finish
-    seeds = seen.setdefault("seeds", [])
+    step, finish, save = loop.train_step, train_module._finish, loop.save
+    seeds, saves = seen.setdefault("seeds", []), seen.setdefault("saves", [])
 
     def train_step(parts: Any, state: Any, batch: Any, seed: int) -> None:
         seeds.append(seed)
@@ -75,6 +77,10 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
         step(parts, state, batch, seed)
         if what.startswith("stopped") and rank == 1 and state.progress.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def saved(parts: Any, state: Any, **how: Any) -> None:
+        saves.append(state.progress.step)
+        save(parts, state, **how)
 
     def noted(folder: Path, evaluator: Any, parts: Any, state: Any) -> None:
         seen["weights"] = {name: value.clone().numpy() for name, value in state.model.state_dict().items()}
@@ -87,12 +93,23 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
     if what != "trained":
         patch.setattr(html, "write_report", lambda folder: folder / "report.html")
     patch.setattr(loop, "train_step", train_step)
+    patch.setattr(loop, "save", saved)
+    if what == "saved by the clock of one":  # whose third minute each step is
+        clock = types.SimpleNamespace(monotonic=lambda: 180.0 * len(seeds) * rank, perf_counter=time.perf_counter)
+        patch.setattr(loop, "time", clock)
     patch.setattr(train_module, "_finish", noted)
     if what == "damaged" and rank == 1:  # all files of its third batch are, which the loader then leaves out
         load = PlanLoader.load
         patch.setattr(PlanLoader, "load", lambda self, batches: (b for b in load(self, batches) if b.step != 2))
     if what == "unprepared" and rank == 1:
-        patch.setattr(train_module, "check_precision", lambda *arguments: 1 / 0)
+
+        class OwnError(Exception):
+            """One that the other process cannot know."""
+
+        def fail(*arguments: Any) -> None:
+            raise OwnError("nothing is prepared")
+
+        patch.setattr(train_module, "check_precision", fail)
 
 
 def in_two_processes(tmp_path: Path, jobs: list[tuple[str, Recipe, Path]]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -149,6 +166,9 @@ def runs(
         ("of one", of_one, root / "of-one"),
         ("not finite", tiny(**small, training__log_every=2), root / "not-finite"),
         ("damaged", tiny(**small), root / "damaged"),
+        ("saved every second step", tiny(**small, training__checkpoint_steps=2), root / "steps"),
+        ("saved after each step", tiny(**small, training__checkpoint_minutes=0), root / "each-step"),
+        ("saved by the clock of one", tiny(**small, training__checkpoint_minutes=5), root / "clock"),
         ("unprepared", tiny(**small), root / "unprepared"),
     ]
     return root, in_two_processes(root, jobs)
@@ -306,7 +326,16 @@ def test_a_batch_that_one_cannot_load_is_passed_over_by_both(runs: Any) -> None:
     assert read_state(root / "damaged/checkpoints/last")["progress"]["step"] == 4
 
 
+def test_both_save_once_at_the_steps_that_are_asked_for(runs: Any) -> None:
+    """The saves that end the epoch follow."""
+    _, found = runs
+    for rank in range(2):
+        assert found["saved every second step", rank]["saves"] == [2, 4, 5, 5]
+        assert found["saved after each step", rank]["saves"] == [1, 2, 3, 4, 5, 5, 5]
+        assert found["saved by the clock of one", rank]["saves"] == [3, 5, 5]  # the other hears of it a step later
+
+
 def test_an_error_of_one_before_the_first_step_is_that_of_both(runs: Any) -> None:
     _, found = runs
-    assert found["unprepared", 0]["error"].startswith("UserError: process 1: ")
-    assert found["unprepared", 1]["error"] == "ZeroDivisionError: division by zero"
+    assert found["unprepared", 0]["error"] == "UserError: process 1: nothing is prepared"
+    assert found["unprepared", 1]["error"] == "OwnError: nothing is prepared"

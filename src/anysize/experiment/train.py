@@ -107,7 +107,8 @@ def train(
                 make_run_folder(folder)
                 taken_over = stack.enter_context(alone_in(folder))
         kind = RunLog if world.main else SilentLog
-        log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
+        with world.together():
+            log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
         stack.enter_context(warnings_into(log))
         if taken_over:
             log.warning(taken_over)
@@ -130,10 +131,11 @@ def train(
             _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
             log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
             return folder
-        if world.main:
-            told = None if isinstance(recipe, Recipe) else origins(name, overrides)
-            _introduce(parts, state, prepared, folder, goes_on, told)
-        log.truncate(state.progress.epoch)
+        with world.together():
+            if world.main:
+                told = None if isinstance(recipe, Recipe) else origins(name, overrides)
+                _introduce(parts, state, prepared, folder, goes_on, told)
+            log.truncate(state.progress.epoch)
         with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
             fit(parts, state, stop)
         _finish(folder, evaluator, parts, state)
@@ -308,7 +310,8 @@ def _replicated(parts: Parts, prepared: Prepared) -> Parts:
     synchronise_anywhere(model)  # torch's own synchronised norms take no tensors of a CPU
     preprocessing = prepared.data.preprocessing
     unused = has_unused_parameters(model, preprocessing.channels, preprocessing.image_size, parts.device)
-    replica = replicate(model, parts.device, find_unused=unused or training.find_unused_parameters)
+    unused = world.agree(unused or training.find_unused_parameters)  # chance may leave out a part in one process alone
+    replica = replicate(model, parts.device, find_unused=unused)
     forward = compiled(replica, parts.plan, parts.length, training)
     return dataclasses.replace(parts, forward=forward, no_sync=replica.no_sync)
 

@@ -76,6 +76,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     batches = parts.plan.batches(progress.epoch)[done:steps]
     seeds = step_seeds(training.seed, progress.step, len(batches), parts.world.rank)
     state.model.train()
+    every = training.checkpoint_steps if training.checkpoint_minutes else 1
     saved, clock = time.monotonic(), time.perf_counter()
     for number, batch in enumerate(whole_batches(parts, state, batches)):
         if batch is None:
@@ -94,12 +95,13 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         clock = now
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
-        due |= bool(training.checkpoint_steps) and progress.step % training.checkpoint_steps == 0
         stopping, saving, unwritten = agreed(bool(stop), due, parts.writer.failed)
+        saving |= bool(every) and progress.step % every == 0  # which all know, and need not agree on
         if unwritten:
             finish_writing(parts)
         if stopping or saving:
             save(parts, state)
+            stopping |= any(agreed.close()[:1])  # without the wish to save that was raised before this save
             if stopping:
                 finish_writing(parts)
                 raise stop.interruption(f"saved at epoch {progress.epoch + 1}, step {progress.step}", parts.world)
