@@ -1,6 +1,7 @@
 """Processes that a launcher starts: where they meet, what the real torchrun passes on, and how they end together."""
 
 import contextlib
+import datetime
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +20,7 @@ from torch.distributed import TCPStore
 from torch.distributed.run import get_args_parser
 
 from anysize import launch as launch_module
-from anysize.launch import Meeting, Watch, find_meeting
+from anysize.launch import Meeting, Watch, _attempt, find_meeting
 from anysize.ranks import EndedElsewhere
 from anysize.recipe import documented_settings
 from anysize.registry import UserError
@@ -151,6 +153,24 @@ def test_the_first_process_does_not_wait_for_one_that_is_gone(watches: list[Watc
     start = time.monotonic()
     watches[0].wait_for_all()
     assert 1 < time.monotonic() - start < 10
+
+
+def test_a_start_finds_nothing_of_the_one_before() -> None:
+    """torchrun's store is the same for both; the second process of the first start has left its question there."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def start(rank: int) -> str:
+        own = TCPStore("127.0.0.1", store.port, is_master=False)
+        return _attempt(own, Meeting(rank, 2, rank, 2, "127.0.0.1", store.port), datetime.timedelta(seconds=20))
+
+    words = []
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(start, 0)
+            time.sleep(0.2)  # in which it finds what is left of before
+            words.append({pool.submit(start, 1).result(), first.result()})
+    assert [len(each) for each in words] == [1, 1]
+    assert words[0] != words[1]
 
 
 def options(verb: str) -> list[str]:

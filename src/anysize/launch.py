@@ -22,7 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from anysize.ranks import EndedElsewhere, came_after_sigterm, concerns_all
 from anysize.registry import UserError
@@ -146,7 +147,11 @@ def _meet(meeting: Meeting, device: str, minutes: float) -> World:
         torch.cuda.set_device(pick_device(device))
     timeout = datetime.timedelta(minutes=minutes)
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        own = PrefixStore(_attempt(store, meeting, timeout), store)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", store=own, rank=meeting.rank, world_size=meeting.size, timeout=timeout
+        )
     except dist.DistNetworkError as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise UserError(
@@ -163,6 +168,30 @@ def _meet(meeting: Meeting, device: str, minutes: float) -> World:
             f"for the others ({_first_line(error)}); start all processes, or wait longer with training.timeout_minutes"
         ) from None
     return World.here(timeout)
+
+
+def _attempt(store: Store, meeting: Meeting, timeout: datetime.timedelta) -> str:
+    """A word for this start of the processes, under which none finds what those of an earlier one have left.
+
+    torchrun's store outlives the processes that it starts again, and the addresses of the dead with it. So each gives a
+    word of its own, and takes that of the first process from an answer to it.
+    """
+    word, end = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    if meeting.rank > 0:
+        store.set(f"anysize/asks/{meeting.rank}", word)
+        answer = f"anysize/answer/{meeting.rank}/{word}"
+        store.wait([answer], timeout)
+        attempt: str = store.get(answer).decode()
+        store.set(f"anysize/here/{attempt}/{meeting.rank}", "")
+        return attempt
+    while missing := [rank for rank in range(1, meeting.size) if not store.check([f"anysize/here/{word}/{rank}"])]:
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"process {missing[0]} did not come")
+        for rank in missing:
+            if store.check([f"anysize/asks/{rank}"]):  # perhaps one that is dead: the answer is then read by none
+                store.set(f"anysize/answer/{rank}/{store.get(f'anysize/asks/{rank}').decode()}", word)
+        time.sleep(0.05)
+    return word
 
 
 def _first_line(error: BaseException) -> str:

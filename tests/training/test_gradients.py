@@ -102,10 +102,10 @@ def test_clipping_is_torchs(limit: float) -> None:
     model, other = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
     other.load_state_dict(model.state_dict())
     optimizer = RegimeOptimizer(model, OptimizerSettings(clip_norm=limit))
-    recorder = Recorder(torch.device("cpu"))
+    recorder, control = Recorder(torch.device("cpu")), ControlVariables(model)
     state = TrainState(
-        model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, AdaptiveCopies(0), ControlVariables(model),
-        recorder, Replicas({"model": model}, World(), "averaged"), MicroBatches(model),
+        model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, AdaptiveCopies(0), control, recorder,
+        Replicas({"model": model}, control, World(), "averaged"), MicroBatches(model),
     )  # fmt: skip
     inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     for network in (model, other):

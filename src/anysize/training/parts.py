@@ -108,15 +108,16 @@ def new_state(
         decay = average_decay(training.average_decay, every, total_batch, training.epochs)
         averaged = AveragedWeights(model, every, decay)
     models = {"model": model, **({"averaged": averaged.model} if averaged else {})}
+    control = ControlVariables(model)
     return TrainState(
         model=model,
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
         smoothing=GradientSmoothing(smoothing, device) if smoothing else None,
         copies=AdaptiveCopies(optimizer.settings.adapt_copies),
-        control=ControlVariables(model),
+        control=control,
         recorder=Recorder(device, training.log_every, world),
         micro_batches=MicroBatches(model, training.chunks, auto=training.micro_batches == "auto"),
         averaged=averaged,
-        replicas=Replicas(models, world, training.statistics),
+        replicas=Replicas(models, control, world, training.statistics),
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anysize.norms.pooling import pooled, pooled_statistics
+from anysize.training.gradients import ControlVariables
 from anysize.training.shapes import unchanged_buffers
 from anysize.world import World
 
@@ -82,38 +83,49 @@ def one_model(model: nn.Module, world: World, statistics: str) -> Iterator[None]
 
 
 class Replicas:
-    """The buffers of all processes' models, as a part of the state: a run that goes on gives each process its own back.
+    """What each process has of its own, as a part of the state: a run that goes on gives each process its own back.
+
+    That is the buffers of its models, and the unit of the control variables among them, which follows the length of its
+    part of the last batch.
 
     Args:
         models: the trained model, and that of averaged weights where there is one, by the names of their parts.
+        control: the control variables of the model.
         world: the processes.
         statistics: as `one_model` takes it.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], world: World, statistics: str) -> None:
+    def __init__(
+        self, models: Mapping[str, nn.Module], control: ControlVariables, world: World, statistics: str
+    ) -> None:
         self.models = models
+        self.control = control
         self.world = world
         self.statistics = statistics
         self.reported: dict[str, dict[str, Tensor]] = {}
         """Buffers that a checkpoint has in place of process 0's own, by part."""
         self._gathered: list[dict[str, Tensor]] = []
+        self._units: list[float | None] = []
 
     def gather(self) -> None:
         """Collect what `state_dict` returns and `reported` holds; all processes call it."""
         if self.world.size == 1:
             return
         self._gathered = self.world.gather(dict(self._own()))
+        self._units = self.world.gather(self.control.state_dict()["unit"])
         if self.statistics == "averaged":
             self.reported = {part: pooled_statistics(model, self.world) for part, model in self.models.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffers of each process by `RANK/PART/NAME`, and how many processes there were."""
+        """The buffers of each process by `RANK/PART/NAME`, the units by rank, and how many processes there were."""
         tensors = {f"{rank}/{key}": value for rank, own in enumerate(self._gathered) for key, value in own.items()}
-        return {"processes": self.world.size, **tensors}
+        return {"processes": self.world.size, "units": self._units, **tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over this process's buffers; where there were fewer processes, some take over the same."""
+        """Take over what is this process's; where there were fewer processes, some take over the same."""
         rank = self.world.rank % state["processes"]
+        if state.get("units"):  # older checkpoints have that of the first process alone
+            self.control.unit = state["units"][rank]
         with torch.no_grad():
             for part, model in self.models.items():
                 for name, buffer in model.named_buffers():
