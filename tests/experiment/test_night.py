@@ -1,6 +1,7 @@
 """What a run meets in a night: saves beside the training, full disks, stops while it writes, the end of its time."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from image_files import write_folder
 
 from anysize.experiment import train as train_module
 from anysize.experiment.repeat import repeat
@@ -261,3 +263,27 @@ def test_killed_at_random_moments_of_its_writes_a_run_ends_with_the_same_bits(ti
     rows = [pd.read_csv(run / "metrics.csv") for run in (whole, tmp_path / "run")]
     timing = ["images_per_second", "seconds"]
     pd.testing.assert_frame_equal(*(table.drop(columns=timing) for table in rows), check_exact=True)
+
+
+def test_a_loader_that_the_system_kills_is_named_and_the_same_call_goes_on(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images", 12)
+    files_alone = {"data__name": "folder", "data__root": str(tmp_path / "images"), "data__memory_limit": 0}
+    loaded = {"data__workers": 1, "training__batch_size": 4, "training__checkpoint_minutes": 0, "model__norm": "group"}
+    recipe = tiny(**SMALL, **files_alone, **loaded)
+    step = loop.train_step
+
+    def killing(parts: Any, state: Any, batch: Any, seed: int) -> None:
+        step(parts, state, batch, seed)
+        if state.progress.step == 1:
+            for loader in multiprocessing.active_children():
+                os.kill(loader.pid or 0, signal.SIGKILL)
+                loader.join()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", killing)
+        with pytest.raises(UserError, match=r"a process that loads images \(pid \d+\) .*lower data.workers"):
+            train(recipe, run=tmp_path / "run")
+    train(recipe, run=tmp_path / "run")
+    assert read_state(tmp_path / "run/checkpoints/last")["progress"]["epoch"] == 1
