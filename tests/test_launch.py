@@ -19,8 +19,10 @@ import torch.distributed as dist
 from torch.distributed import TCPStore
 from torch.distributed.run import get_args_parser
 
-from anysize import launch as launch_module
-from anysize.launch import Meeting, Watch, _attempt, find_meeting
+from anysize.launch import _attempt
+from anysize.launch import watch as watch_module
+from anysize.launch.meeting import Meeting, find_meeting
+from anysize.launch.watch import Watch
 from anysize.ranks import EndedElsewhere
 from anysize.recipe import documented_settings
 from anysize.registry import UserError
@@ -107,7 +109,7 @@ def test_where_processes_meet() -> None:
 def watches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Watch]]:
     """Those of four processes, with little patience."""
     for name, seconds in (("_BEAT", 0.05), ("_SETTLE", 0.5), ("_GONE", 2.0)):
-        monkeypatch.setattr(launch_module, name, seconds)
+        monkeypatch.setattr(watch_module, name, seconds)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     four = [Watch(Meeting(rank, 4, rank, 4, "127.0.0.1", store.port), "first") for rank in range(4)]
     yield four

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from anysize.experiment import train as train_module
+from anysize.experiment import assemble as assemble_module
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, override
 from anysize.reports import html
@@ -56,7 +56,7 @@ def on_rank(rank: int, root: Path, recipe: Recipe, results: Any) -> None:
             said["disk"] = attempt("disk", {"training.checkpoint_steps": 1})
         said["disk again"] = attempt("disk", {"training.checkpoint_steps": 1})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_module, "compiled", lambda model, *rest: greedy(rank, model))
+            patch.setattr(assemble_module, "compiled", lambda model, *rest: greedy(rank, model))
             said["memory"] = attempt("memory", {})
             said["smaller"] = attempt("smaller", {"training.micro_batches": "auto"})
         dist.destroy_process_group()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from interruption import stopped_after
 
 from anysize.data.loader import PlanLoader
+from anysize.experiment import prepare as prepare_module
 from anysize.experiment import train as train_module
 from anysize.experiment.runs import load_run, make_evaluator
 from anysize.experiment.train import train
@@ -109,7 +110,7 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
         def fail(*arguments: Any) -> None:
             raise OwnError("nothing is prepared")
 
-        patch.setattr(train_module, "check_precision", fail)
+        patch.setattr(prepare_module, "check_precision", fail)
 
 
 def in_two_processes(tmp_path: Path, jobs: list[tuple[str, Recipe, Path]]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from interruption import stopped_after
 from torch import Tensor, nn
 
-from anysize.experiment import train as train_module
+from anysize.experiment import assemble as assemble_module
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -39,7 +39,7 @@ def greedy(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int, int], bool], er
 
         return forward
 
-    monkeypatch.setattr(train_module, "compiled", compiled)
+    monkeypatch.setattr(assemble_module, "compiled", compiled)
 
 
 def last(run: Path) -> Checkpoint:

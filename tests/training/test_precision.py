@@ -8,7 +8,8 @@ import torch
 from interruption import stopped_after
 from torch import Tensor, nn
 
-from anysize.experiment.train import prepare, settle_precision, train
+from anysize.experiment.prepare import prepare, settle_precision
+from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
 from anysize.training import precision

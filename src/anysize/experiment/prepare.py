@@ -1,0 +1,108 @@
+"""What a run needs before its first step, built and checked: data, model, plan, length."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anysize.experiment import build
+from anysize.experiment.weights import describe_input, find_weights
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe, override
+from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan
+from anysize.training.allocator import keep_freed_memory
+from anysize.training.checkpoint.files import DamagedCheckpoint, read_state
+from anysize.training.checkpoint.store import checkpoint_to_resume, with_remedy
+from anysize.training.guards import check_precision
+from anysize.training.length import RunLength, run_length
+from anysize.training.precision import choose_precision
+from anysize.training.settings import TrainingSettings
+from anysize.world import World, pick_device
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A recipe's data, model and plan, before anything is trained.
+
+    `training` are its settings with as many chunks as make the parts of a batch no larger than the recipe has them.
+    """
+
+    recipe: Recipe
+    training: TrainingSettings
+    world: World
+    device: torch.device
+    data: build.Data
+    model: torch.nn.Module
+    plan: BatchPlan
+    length: RunLength
+    notes: list[str]
+    """Sentences on where the first weights came from."""
+
+
+def prepare(
+    recipe: Recipe,
+    resumed: Mapping[str, Any] | None = None,
+    world: World | None = None,
+    *,
+    allow_changes: bool = False,
+) -> Prepared:
+    """Build and check all that a run needs, so that what is wrong is said before the first step.
+
+    `resumed` is the state of a run that goes on: its weights are in its checkpoint, and model.weights is not read. Its
+    total batch stands, shared by the processes that there are now, unless `allow_changes`.
+    """
+    world, resumed = world or World(), resumed or {}
+    device = pick_device(recipe.training.device)
+    check_precision(recipe.training.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if recipe.model.partial_weights and not recipe.model.weights:
+        raise UserError("model.partial_weights is set without model.weights; say where the weights come from")
+    weights = None
+    own_input = None
+    if recipe.model.weights and resumed:
+        own_input = Preprocessing.from_dict(resumed["preprocessing"])
+    elif recipe.model.weights:
+        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
+        own_input = weights.preprocessing
+    data = build.build_data(recipe, own_input)
+    model = build.build_model(recipe, data.preprocessing, weights)
+    together = 0 if allow_changes else resumed.get("batches_a_step", 0)
+    plan = build.build_plan(recipe, len(data.train), world, together)
+    chunks = -(-recipe.training.chunks * plan.parts // world.size)
+    training = dataclasses.replace(recipe.training, chunks=chunks)
+    flops = build.flops_by_size(model, data.preprocessing.channels)
+    length = run_length(plan, training, data.preprocessing.image_size, lambda size: flops(size).total)
+    build.check_phases(plan.schedule, len(length.steps))
+    notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
+    return Prepared(recipe, training, world, device, data, model.to(device), plan, length, notes)
+
+
+def settle_precision(prepared: Prepared) -> Prepared:
+    """With the precision that `auto` comes to on the main process in the recipe, and said."""
+    recipe, world = prepared.recipe, prepared.world
+    if recipe.training.precision != "auto":
+        return prepared
+    with world.together():
+        chosen = choose_precision(
+            prepared.model, prepared.plan, prepared.length, prepared.training, prepared.data.preprocessing.channels,
+            prepared.device,
+        )  # fmt: skip
+    precision, why = world.share(chosen)
+    recipe = override(recipe, {"training.precision": precision})
+    training = dataclasses.replace(prepared.training, precision=precision)
+    return dataclasses.replace(prepared, recipe=recipe, training=training, notes=[*prepared.notes, why])
+
+
+def resumed_state(checkpoints: Path, resume_from: str) -> dict[str, Any] | None:
+    """What the checkpoint of a run that is to go on says; None: the run starts."""
+    path = checkpoint_to_resume(checkpoints, resume_from)
+    if path is None:
+        return None
+    try:
+        return read_state(path)
+    except DamagedCheckpoint as error:
+        raise with_remedy(path, error) from None
