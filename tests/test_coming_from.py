@@ -1,22 +1,30 @@
 """docs/coming_from.md: each of our commands is one that the command line takes, says what theirs says, and runs."""
 
 import dataclasses
+import json
+import pickle
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
-from torch.distributed.run import get_args_parser
+from coco_files import write_coco
+from image_files import smooth_image
+from mask_folders import mask_of, save_image, save_palette
+from page_commands import Command, read_commands, run, run_in_pair
 from torchvision_flags import FLAGS, expected, parse, rates
 
 import anysize
 from anysize.cli import build_app, parse_settings
-from anysize.data.catalog import dataset_info
+from anysize.data.catalog import dataset_info, resized_as_set
 from anysize.experiment import build
 from anysize.models.weights.addresses import address_at
+from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, documented_settings, load_recipe, override, to_dict
 from anysize.training.optimizer import regime_at, stretch
@@ -24,55 +32,8 @@ from anysize.training.optimizer import regime_at, stretch
 PAGE = (Path(__file__).parents[1] / "docs/coming_from.md").read_text(encoding="utf-8")
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """One of our commands: the words behind `anysize`, and how many processes and machines it is for."""
-
-    words: tuple[str, ...]
-    launcher: tuple[str, ...] = ()
-
-    @property
-    def verb(self) -> str:
-        return self.words[0]
-
-    @property
-    def devices(self) -> int:
-        given = dict(word.split("=", 1) for word in self.launcher if "=" in word)
-        return int(given.get("--nproc-per-node", 1)) * int(given.get("--nnodes", 1))
-
-
-def expand(script: str) -> list[str]:
-    """The lines of a shell script with `for` written out, which are what it does."""
-    found, lines = [], script.replace("\\\n", " ").splitlines()
-    while lines:
-        line = lines.pop(0).strip()
-        if loop := re.fullmatch(r"for (\w+) in (.*); do", line):
-            end = next(i for i, inner in enumerate(lines) if inner.strip() == "done")
-            body, lines = lines[:end], lines[end + 1 :]
-            for value in loop[2].split():
-                found += [re.sub(rf"\$(\{{{loop[1]}\}}|{loop[1]}\b)", value, inner.strip()) for inner in body]
-        elif line:
-            found.append(line)
-    return found
-
-
-def read(script: str) -> list[Command]:
-    commands = []
-    for line in expand(script):
-        words = shlex.split(line, comments=True)
-        if words[0] == "torchrun":
-            known = get_args_parser().parse_args(words[1:])  # refuses what it does not know
-            assert (known.module, known.training_script) == (True, "anysize"), line
-            rest = known.training_script_args
-            commands.append(Command(tuple(rest), tuple(words[1 : -len(rest) - 2])))
-        else:
-            assert words[0] == "anysize", line
-            commands.append(Command(tuple(words[1:])))
-    return commands
-
-
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [command for language, text in BLOCKS if language == "sh" for command in read(text)]
+COMMANDS = [command for language, text in BLOCKS if language == "sh" for command in read_commands(text)]
 TRAININGS = [command for command in COMMANDS if command.verb == "train"]
 
 
@@ -135,7 +96,9 @@ def pairs() -> list[Any]:
             words = shlex.split(lines[-1])
             flags = words[words.index("train.py") + 1 :]
             nodes = 4 if "--n_nodes=4" in words else 1
-            found += [pytest.param(flags, nodes, command, id=" ".join(command.words[1:5])) for command in read(ours)]
+            found += [
+                pytest.param(flags, nodes, command, id=" ".join(command.words[1:5])) for command in read_commands(ours)
+            ]
     return found
 
 
@@ -154,8 +117,161 @@ def test_ours_trains_what_torchvision_s_command_says(words: list[str], nodes: in
     assert ours == pytest.approx(rates(flags), rel=1e-6)
     info = dataset_info(recipe.data)
     preprocessing = dataclasses.replace(
-        build.build_preprocessing(recipe.data, info, build.base_size(recipe)), crop_ratio=recipe.data.crop_ratio or 0.875
+        build.build_preprocessing(recipe.data, info, build.base_size(recipe)),
+        crop_ratio=recipe.data.crop_ratio or 0.875,
     )
     assert preprocessing.resize_side(flags.val_crop_size) == flags.val_resize_size
     assert (recipe.data.interpolation or preprocessing.interpolation) == flags.interpolation
     assert build.build_plan(recipe, 1000).schedule.sizes(flags.epochs) == {flags.train_crop_size}
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if "pytorch.org" in c.words[1]], ids=lambda c: c.option("--as")
+)
+def test_published_weights_get_the_input_that_torchvision_s_test_gives_them(command: Command) -> None:
+    recipe, name = resolve(command), command.option("--as")
+    expected = published_preprocessing(name)
+    assert expected is not None
+    expected = resized_as_set(expected, recipe.data)
+    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    assert command.words[1] == weights.url
+    transform, size = weights.transforms(), expected.image_size
+    assert ([size], [expected.resize_side(size)]) == (transform.crop_size, transform.resize_size)
+    assert expected.interpolation == transform.interpolation.value
+    evaluated = next(c for c in COMMANDS if c.verb == "evaluate" and c.words[1] == command.option("--out"))
+    assert (evaluated.option("--sizes"), evaluated.devices) == (str(size), 8)
+
+
+SMALLEST = (
+    "alexnet", "resnet18", "resnext50_32x4d", "mobilenet_v3_small", "shufflenet_v2_x1_5", "regnet_x_400mf",
+    "efficientnet_v2_s", "convnext_tiny", "swin_t", "swin_v2_t", "maxvit_t", "vit_b_32",
+)  # fmt: skip
+"""One network a family, as published; the family's other networks are trained by the same code."""
+IMPORTS = ("dla60x", "inception_v3", "efficientnet_b1")
+TOO_LARGE = ("vit",)
+"""Families of which one step of two processes takes more memory than tests have; their commands are resolved alone."""
+
+TINY = {
+    "--data.limit": "4", "--data.workers": "0", "--training.epochs": "1", "--training.batch_size": "2",
+    "--training.chunks": "1", "--training.precision": "float32", "--training.checkpoint_background": "false",
+    "--evaluation.pictures": "0", "--evaluation.calibration_images": "2", "--evaluation.batch_size": "2",
+}  # fmt: skip
+
+
+def family(command: Command) -> str:
+    return re.split(r"[\d_]", resolve(command).model.name.replace("vgg", "alexnet"))[0]
+
+
+def one_of_each(commands: list[Command]) -> list[Command]:
+    """Of the commands that differ in the network of a family, the learning rate or the batch alone, the smallest."""
+    found: dict[Any, Command] = {}
+    for command in commands:
+        recipe = resolve(command)
+        alike = {"model.name": "", "optimizer.lr": 0.1, "optimizer.batch_size": 0, "training.batch_size": 1,
+                 "training.precision": "float32"}  # fmt: skip
+        key = family(command), repr(override(recipe, alike))
+        if key not in found or recipe.model.name in SMALLEST:
+            found[key] = command
+    return list(found.values())
+
+
+class Places:
+    """Tiny data sets in the layouts that the commands expect, and checkpoints for those that start from one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.hub = root, root / "hub"
+        smooth_image(0, 40, 50).save(root / "0.jpg")
+        for split in ("train", "val"):  # of 1,000 classes, since published weights have as many
+            for label in range(1000):
+                folder = root / f"imagenet/{split}/n{label:08}"
+                folder.mkdir(parents=True)
+                (folder / "0.jpg").hardlink_to(root / "0.jpg")
+        write_coco(root / "coco", ("train2014", "val2014"))
+        for path in (root / "coco/annotations").iterdir():
+            content = json.loads(path.read_text())
+            content["categories"] += [{"id": 1000 + i, "name": f"class {i}", "supercategory": ""} for i in range(77)]
+            path.write_text(json.dumps(content))
+        voc = root / "voc/VOCdevkit/VOC2012"
+        for name in ("a", "b", "c", "d"):
+            save_image(voc / f"JPEGImages/{name}.jpg")
+            save_palette(voc / f"SegmentationClass/{name}.png", mask_of(0, 5, 255))
+            save_palette(voc / f"SegmentationClassAug/{name}.png", mask_of(0, 5, 255))
+        (voc / "ImageSets/Segmentation").mkdir(parents=True)
+        for name in ("train", "train_aug", "val"):
+            (voc / f"ImageSets/Segmentation/{name}.txt").write_text("a\nb\nc\nd\n")
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 3072), dtype=np.uint8)
+        for folder, names, key, classes in (
+            ("cifar-10-batches-py", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], "labels", 10),
+            ("cifar-100-python", ["train", "test"], "fine_labels", 100),
+        ):
+            (root / "cifar" / folder).mkdir(parents=True)
+            for name in names:
+                held = {"data": pixels, key: [i % classes for i in range(40)]}
+                (root / "cifar" / folder / name).write_bytes(pickle.dumps(held))
+            meta = {"label_names": list(map(str, range(10))), "fine_label_names": list(map(str, range(100)))}
+            (root / "cifar" / folder / ("batches.meta" if classes == 10 else "meta")).write_bytes(pickle.dumps(meta))
+
+    def weights(self, path: Path, name: str, **options: Any) -> Path:
+        """A file as another program would have written it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": anysize.create_model(name, **options).state_dict()}, path)
+        return path
+
+    def words(self, command: Command) -> list[str]:
+        """The words of a command with these places in it, cut down to a step or two."""
+        recipe, words = resolve(command), list(command.words)
+        named = words[1].removeprefix("runs/")
+        data = {"cifar10": "cifar", "cifar100": "cifar", "coco": "coco", "voc": "voc"}.get(recipe.data.name, "imagenet")
+        if command.verb in ("import", "evaluate") and named.startswith(("coco", "voc")) or "_models/" in named:
+            data = "coco" if "coco" in named else "voc" if "voc" in named or "pascal" in named else "imagenet"
+        file = ""
+        if "FILE" in words:
+            name = recipe.model.name if command.verb == "train" else command.option("--as")
+            options = {} if command.verb == "train" else {"num_classes": 10}
+            file = str(self.weights(self.root / f"{name}.pth.tar", name, **options))
+        places = {"DIR": str(self.root / data), "FILE": file, "cuda:0": "cpu"}
+        words = [places.get(word, word) for word in words]
+        words = [str(self.root / word) if word.startswith("runs/") else word for word in words]
+        if "--repeat" in words:
+            words[words.index("--repeat") + 1] = "1"
+        if command.verb == "import":
+            return words
+        tiny = dict(TINY)
+        if command.verb == "evaluate":
+            tiny = {key: TINY[key] for key in ("--data.limit", "--data.workers", *list(TINY)[-3:])}
+        else:
+            if recipe.model.name.startswith(("vit", "maxvit")) or recipe.sizes.base == 32:
+                pass
+            elif recipe.sizes.sizes:
+                tiny |= {"--sizes.sizes": "64", "--sizes.base": "96"}
+            else:
+                tiny["--sizes.base"] = "64"
+            if "--data.download" in words:
+                tiny["--data.download"] = "false"
+            if "--out" not in words:
+                tiny["--out"] = str(self.root / f"runs/{abs(hash(command))}")
+        return words + [word for pair in tiny.items() for word in pair]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    """With what torchvision checks of CIFAR's files, their digests, left aside; with torch's folder of weights here."""
+    places, before = Places(tmp_path_factory.mktemp("coming")), torch.hub.get_dir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
+        patch.setattr(torchvision.datasets.cifar, "check_integrity", lambda path, md5: True)
+        torch.hub.set_dir(str(places.hub))
+        yield places
+        torch.hub.set_dir(before)
+
+
+ALONE = [c for c in one_of_each([c for c in TRAININGS if c.devices == 1]) if "FILE" not in c.words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ALONE, ids=lambda c: c.words[1])
+def test_a_training_of_one_process_runs(places: Places, command: Command) -> None:
+    words = places.words(command)
+    run(words)
+    out = Path(words[words.index("--out") + 1])
+    assert list(out.rglob("last/model.safetensors"))
