@@ -1,6 +1,9 @@
 """docs/coming_from.md: each of our commands is one that the command line takes, says what theirs says, and runs."""
 
 import dataclasses
+import functools
+import hashlib
+import itertools
 import json
 import pickle
 import re
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -24,8 +28,8 @@ from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info, resized_as_set
 from anysize.experiment import build
 from anysize.models.weights.addresses import address_at
+from anysize.models.weights.download import is_address
 from anysize.models.weights.published import published_preprocessing
-from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, documented_settings, load_recipe, override, to_dict
 from anysize.training.optimizer import regime_at, stretch
 
@@ -37,9 +41,12 @@ COMMANDS = [command for language, text in BLOCKS if language == "sh" for command
 TRAININGS = [command for command in COMMANDS if command.verb == "train"]
 
 
+command_line = functools.cache(build_app)
+
+
 def resolve(command: Command) -> Recipe:
     """The recipe that a command trains, or that an import writes into the run folder."""
-    app = build_app()
+    app = command_line()
     _, bound, unused = app.parse_args(list(command.words), exit_on_error=False, print_error=False)
     assert not unused, command
     name, *rest = bound.args
@@ -64,7 +71,7 @@ def test_every_command_is_one_that_the_command_line_takes() -> None:
 def test_each_of_their_commands_has_ours_behind_it() -> None:
     """Their blocks hold the commands of the READMEs, and no block of theirs is without one of ours."""
     languages = [language for language, _ in BLOCKS]
-    assert all(after == "sh" for before, after in zip(languages, languages[1:], strict=False) if before == "text")
+    assert all(after == "sh" for before, after in itertools.pairwise(languages) if before == "text")
     theirs = "\n".join(text for language, text in BLOCKS if language == "text")
     for script in ("main.py", "evaluate.py", "cifar10_main.py", "cifar100_main.py", "imagenet_main.py", "classify.py",
                    "docker_classify.py", "multilabel_classify.py", "segment.py", "train.py"):  # fmt: skip
@@ -90,7 +97,7 @@ def test_every_flag_of_torchvision_s_script_is_in_the_table_with_settings_that_t
 def pairs() -> list[Any]:
     """Each command of torchvision's for training with the commands of ours behind it."""
     found = []
-    for (language, theirs), (_, ours) in zip(BLOCKS, BLOCKS[1:], strict=False):
+    for (language, theirs), (_, ours) in itertools.pairwise(BLOCKS):
         lines = [line for line in theirs.splitlines() if " train.py " in line and "--test-only" not in line]
         if language == "text" and lines:
             words = shlex.split(lines[-1])
@@ -147,7 +154,7 @@ SMALLEST = (
     "efficientnet_v2_s", "convnext_tiny", "swin_t", "swin_v2_t", "maxvit_t", "vit_b_32",
 )  # fmt: skip
 """One network a family, as published; the family's other networks are trained by the same code."""
-IMPORTS = ("dla60x", "inception_v3", "efficientnet_b1")
+IMPORTS = ("dla60x", "inception_v3", "efficientnet_b1", "theirs", "mixsize_d")
 TOO_LARGE = ("vit",)
 """Families of which one step of two processes takes more memory than tests have; their commands are resolved alone."""
 
@@ -222,7 +229,7 @@ class Places:
         recipe, words = resolve(command), list(command.words)
         named = words[1].removeprefix("runs/")
         data = {"cifar10": "cifar", "cifar100": "cifar", "coco": "coco", "voc": "voc"}.get(recipe.data.name, "imagenet")
-        if command.verb in ("import", "evaluate") and named.startswith(("coco", "voc")) or "_models/" in named:
+        if (command.verb in ("import", "evaluate") and named.startswith(("coco", "voc"))) or "_models/" in named:
             data = "coco" if "coco" in named else "voc" if "voc" in named or "pascal" in named else "imagenet"
         file = ""
         if "FILE" in words:
@@ -265,7 +272,30 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
         torch.hub.set_dir(before)
 
 
-ALONE = [c for c in one_of_each([c for c in TRAININGS if c.devices == 1]) if "FILE" not in c.words]
+def file_of(places: Places, command: Command) -> None:
+    """Lay the file that a command would download into torch's folder of weights."""
+    url = command.words[1]
+    if is_address(url):
+        name = command.option("--as") or address_at(url).model
+        kinds = {"coco": {"num_classes": 80}, "deeplab": {"num_classes": 21, "task": "segmentation"},
+                 "inception": {"aux_logits": True, "init_weights": False}}  # fmt: skip
+        file = url.rpartition("/")[2]
+        folder = "" if "pytorch.org" in url else hashlib.sha256(url.encode()).hexdigest()[:8]
+        options = next((options for kind, options in kinds.items() if file.startswith(kind)), {})
+        places.weights(places.hub / "checkpoints" / folder / file, name, **options)
+
+
+def made_for(places: Places, evaluation: Command) -> None:
+    """Run the command of the page that makes the run folder of an evaluation."""
+    maker = next(c for c in COMMANDS if c.option("--out") == evaluation.words[1])
+    if not (places.root / evaluation.words[1]).exists():
+        file_of(places, maker)
+        run(places.words(maker))
+
+
+ALONE = one_of_each([command for command in TRAININGS if command.devices == 1])
+EVALUATIONS = [c for c in COMMANDS if c.verb == "evaluate" and c.words[1].endswith(IMPORTS)]
+TOGETHER = [c for c in one_of_each([c for c in TRAININGS if c.devices > 1]) if family(c) not in TOO_LARGE]
 
 
 @pytest.mark.slow
@@ -273,5 +303,31 @@ ALONE = [c for c in one_of_each([c for c in TRAININGS if c.devices == 1]) if "FI
 def test_a_training_of_one_process_runs(places: Places, command: Command) -> None:
     words = places.words(command)
     run(words)
-    out = Path(words[words.index("--out") + 1])
-    assert list(out.rglob("last/model.safetensors"))
+    assert list(Path(words[words.index("--out") + 1]).rglob("last/model.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in EVALUATIONS if c.devices == 1], ids=lambda c: c.words[1])
+def test_what_was_trained_or_imported_is_evaluated_at_the_size_asked_for(places: Places, command: Command) -> None:
+    made_for(places, command)
+    run(places.words(command))
+    table = pd.read_csv(places.root / command.words[1] / "evaluation.csv")
+    assert table["size"].unique().tolist() == [int(command.option("--sizes"))]
+    assert table["calibrated"].any() == ("--no-calibrate" not in command.words)
+
+
+@pytest.mark.slow
+def test_what_is_for_several_processes_runs_in_two(places: Places) -> None:
+    """One pair does all, since each start takes longer than a step."""
+    evaluations = [command for command in EVALUATIONS if command.devices > 1]
+    assert len(evaluations) == 2
+    for command in evaluations:
+        made_for(places, command)
+    jobs = [places.words(command) for command in [*TOGETHER, *evaluations]]
+    failed = [text for text in run_in_pair(jobs, str(places.hub), places.root) if text]
+    assert not failed, "\n".join(failed)
+    for words in jobs[: len(TOGETHER)]:
+        assert (Path(words[words.index("--out") + 1]) / "checkpoints/last/model.safetensors").is_file()
+    for command in evaluations:
+        images = pd.read_csv(places.root / command.words[1] / "evaluation.csv")["images"]
+        assert images.tolist() == [int(TINY["--data.limit"])]

@@ -1,4 +1,4 @@
-"""torchvision's reference command for training, as the settings that do the same: an account of its own of the flags."""
+"""torchvision's command for training, as the settings that do the same: an account of its own of the flags."""
 
 import argparse
 from typing import Any
