@@ -162,6 +162,12 @@ def test_published_weights_get_the_input_that_torchvision_s_test_gives_them(comm
     assert (evaluated.option("--sizes"), evaluated.devices) == (str(size), 8)
 
 
+def test_a_checkpoint_of_mix_and_match_s_gets_the_input_that_its_recipes_train_with() -> None:
+    recipe = resolve(next(c for c in COMMANDS if c.option("--out") == "runs/theirs"))
+    info = dataset_info(load_recipe("mixsize/cifar10-resnet44").data)
+    assert (recipe.data.mean, recipe.data.std) == (tuple(info.mean), tuple(info.std))
+
+
 SMALLEST = (
     "alexnet", "resnet18", "resnext50_32x4d", "mobilenet_v3_small", "shufflenet_v2_x1_5", "regnet_x_400mf",
     "efficientnet_v2_s", "convnext_tiny", "swin_t", "swin_v2_t", "maxvit_t", "vit_b_32",
