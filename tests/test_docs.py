@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from page_commands import expand
 from torch import nn
 
 from anysize.cli import build_app, parse_settings
@@ -28,8 +29,8 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The commands of a text's sh blocks as lists of words, without comments; lines that go on are joined."""
-    lines = "\n".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
+    """The commands of a text's sh blocks as lists of words, without comments; those in a loop once for each value."""
+    lines = expand("\n".join(blocks(path, "sh")))
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
