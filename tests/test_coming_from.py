@@ -150,7 +150,7 @@ def test_ours_trains_what_torchvision_s_command_says(words: list[str], nodes: in
 )
 def test_published_weights_get_the_input_that_torchvision_s_test_gives_them(command: Command) -> None:
     recipe, name = resolve(command), command.option("--as")
-    expected = published_preprocessing(name)
+    expected = published_preprocessing(name, file=command.words[1].rpartition("/")[2])
     assert expected is not None
     expected = resized_as_set(expected, recipe.data)
     weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]

@@ -86,7 +86,7 @@ def import_checkpoint(
     labels = name in PUBLISHED and "multilabel" in PUBLISHED[name].others
     if labels and plan.file_classes == PUBLISHED_CLASSES["multilabel"] and "task.name" not in overrides:
         recipe = override(recipe, {"task.name": "multilabel"})
-    expected, notes = _preprocessing(recipe, plan.spec.in_channels)
+    expected, notes = _preprocessing(recipe, plan.spec.in_channels, foreign.path.name)
     recipe = _with_data(recipe, expected, plan.classes, overrides)
     plan.spec = dataclasses.replace(plan.spec, task=recipe.task.name, image_size=expected.image_size)
     state = {
@@ -233,9 +233,9 @@ def _with_data(recipe: Recipe, expected: Preprocessing, classes: int, overrides:
     return override(recipe, {key: value for key, value in suggested.items() if key not in overrides})
 
 
-def _preprocessing(recipe: Recipe, channels: int) -> tuple[Preprocessing, list[str]]:
-    """The input that the model expects for this number of channels, with the fields that the recipe sets; and notes."""
-    notes, expected = [], published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name)
+def _preprocessing(recipe: Recipe, channels: int, file: str) -> tuple[Preprocessing, list[str]]:
+    """The input that weights in a file of this name want, with so many channels and what the recipe sets; and notes."""
+    notes, expected = [], published_preprocessing(recipe.model.name, recipe.model.options, recipe.task.name, file)
     if expected is None:
         expected = Preprocessing(image_size=224)
         notes.append("nothing is known of how its images were prepared: taken as usual for ImageNet")

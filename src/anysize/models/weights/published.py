@@ -23,6 +23,7 @@ from torch import Tensor
 from anysize.models.builders import import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import PUBLISHED
+from anysize.models.names import find_builder
 from anysize.models.weights.addresses import ADDRESSES
 from anysize.models.weights.download import download, reason
 from anysize.models.weights.foreign_files import read_foreign
@@ -84,21 +85,34 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
 
 
 def published_preprocessing(
-    name: str, options: Mapping[str, Any] | None = None, task: str = ""
+    name: str, options: Mapping[str, Any] | None = None, task: str = "", file: str = ""
 ) -> Preprocessing | None:
     """The input that published weights of `name` want from a model that is built with `options`; None: nobody says.
+
+    Of torchvision's several weights for a network it is that of those in a file of this name, else of the default ones.
 
     As `expected_preprocessing`, but for torchvision's GoogLeNet and Inception v3: their weights were made for input
     from -1 to 1, into which torchvision's networks turn ImageNet's only with `transform_input`.
 
+    >>> published_preprocessing("efficientnet_b1", file="efficientnet_b1_rwightman-bac287d4.pth").interpolation
+    'bicubic'
     >>> published_preprocessing("googlenet").mean, published_preprocessing("googlenet", {"transform_input": True}).mean
     ((0.5, 0.5, 0.5), (0.485, 0.456, 0.406))
     """
     try:
-        expected = expected_preprocessing(name, task)
+        expected = _of_file(name, file) or expected_preprocessing(name, task)
     except UserError:  # an input that is not square, as a few of timm's have
         return None
     return _as_built(name, expected, options or {})
+
+
+def _of_file(name: str, file: str) -> Preprocessing | None:
+    """What torchvision's record says of the weights of `name` in a file of this name."""
+    if not file or ":" in name or name in PUBLISHED:
+        return None
+    find_builder(name)  # or it says which name may be meant
+    records = torchvision.models.get_model_weights(name)
+    return next((preprocessing_of(each.transforms()) for each in records if each.url.endswith(f"/{file}")), None)
 
 
 def _as_built(name: str, expected: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
