@@ -3,9 +3,9 @@
     python benchmarks/plan_of_many_ranks.py [--repeats 5]
 
 Claim: a rank of 64 that knows the 1,281,167 files of ImageNet's training images lists the batches of an epoch, at the
-five sizes of the paper's mixture, in less than 3 seconds, and takes less than 400 MB for names and plan, beside what the
-imports of torch and torchvision take. The peer is what torch's `DistributedSampler` and `BatchSampler` list, at one size. Each side runs in a process of its
-own, in turn.
+five sizes of the paper's mixture, in less than 3 seconds, and takes less than 400 MB for names and plan, beside what
+the imports of torch and torchvision take. The peer is what torch's `DistributedSampler` and `BatchSampler` list, at one
+size. Each side runs in a process of its own, in turn.
 """
 
 import argparse
