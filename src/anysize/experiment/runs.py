@@ -281,7 +281,8 @@ def _can_calibrate(evaluator: Evaluator) -> bool:
     try:
         return bool(evaluator.loader)
     except MissingSplit as error:
-        logger.warning("evaluated as trained alone: %s", error)
+        if evaluator.world.main:
+            logger.warning("evaluated as trained alone: %s", error)
         return False
 
 

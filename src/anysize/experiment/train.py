@@ -92,10 +92,12 @@ def train(
             if world.main:
                 make_run_folder(folder)
                 taken_over = stack.enter_context(alone_in(folder))
-        kind = RunLog if world.main else SilentLog
         with world.together():
-            log = stack.enter_context(kind(folder, epochs=resolved.training.epochs, console=console))
-        stack.enter_context(warnings_into(log))
+            epochs = resolved.training.epochs
+            log = RunLog(folder, epochs, console) if world.main else SilentLog(folder, epochs, console, world.rank)
+            stack.enter_context(log)
+        if world.main:  # what the others read before the first step, and what is wrong with it, is the same
+            stack.enter_context(warnings_into(log))
         if taken_over:
             log.warning(taken_over)
         with world.together():
@@ -122,6 +124,8 @@ def train(
                 told = None if isinstance(recipe, Recipe) else origins(name, overrides)
                 _introduce(parts, state, prepared, folder, goes_on, told)
             log.truncate(state.progress.epoch)
+        if not world.main:
+            stack.enter_context(warnings_into(log))
         with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
             fit(parts, state, stop)
         _finish(folder, evaluator, parts, state)

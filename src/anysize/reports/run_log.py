@@ -153,15 +153,28 @@ class RunLog:
 
 
 class SilentLog(RunLog):
-    """The log of a process that neither shows nor writes: another one of the same run does."""
+    """The log of a process that writes nothing and shows its own warnings alone: another one of the run does the rest.
 
-    def __init__(self, folder: Path, epochs: int, console: Console | None = None) -> None:
+    >>> import io
+    >>> screen = io.StringIO()
+    >>> SilentLog(Path(), 1, Console(file=screen), rank=3).warning("left out cat.jpg")
+    >>> print(screen.getvalue().rstrip())
+    warning: process 3: left out cat.jpg
+    """
+
+    def __init__(self, folder: Path, epochs: int, console: Console | None = None, rank: int = 1) -> None:
         self.epochs = epochs
+        self.console = console or Console()
+        self.rank = rank
+
+    def warning(self, text: str) -> None:
+        """Show what this process has met."""
+        self._print(f"warning: process {self.rank}: {text}", "yellow")
 
     def step(self, *where: Any, **values: Any) -> None:
         pass
 
-    message = warning = epoch = truncate = close = step
+    message = epoch = truncate = close = step
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

@@ -86,5 +86,5 @@ def _halve(parts: Parts, state: TrainState) -> None:
         f"too little memory: from step {state.progress.step + 1} on a batch is cut into {state.micro_batches.most} "
         "parts, whose gradients are added up (training.micro_batches)"
     )
-    if state.micro_batches.batch_norm:
+    if state.micro_batches.batch_norm and parts.world.main:
         parts.log.warning("batch norm takes its statistics from these smaller parts, not from the whole batch")
