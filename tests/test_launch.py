@@ -42,10 +42,9 @@ class Launch:
         self.folder = folder
         self.started: list[tuple[subprocess.Popen[bytes], Path]] = []
 
-    def torchrun(self, *words: str) -> "subprocess.Popen[bytes]":
-        return self.start(
-            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "anysize", *words]
-        )
+    def torchrun(self, *words: str, processes: int = 2) -> "subprocess.Popen[bytes]":
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        return self.start([*launcher, "-m", "anysize", *words])
 
     def by_hand(self, rank: int, port: int, *words: str) -> "subprocess.Popen[bytes]":
         """One of two processes that nobody watches over, as under srun."""
@@ -214,6 +213,21 @@ def test_two_processes_of_torchrun_train_and_evaluate(launch: Launch, tmp_path: 
     as_trained = ~one["calibrated"]  # calibration pools the parts of two processes, which rounds otherwise
     assert (both["top1"][as_trained] == one["top1"][as_trained]).all()
     assert both["top1"].tolist() == pytest.approx(one["top1"].tolist(), abs=0.02)
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_follow_the_same_losses(launch: Launch, tmp_path: Path) -> None:
+    """With synchronised norms and the same total batch; what is left is rounding, which ten steps make larger."""
+    losses = []
+    for processes in (1, 2, 4):
+        run, batch = tmp_path / str(processes), ["--training.batch_size", str(32 // processes)]
+        words = [*TINY, "--data.limit", "320", "--sizes.mix", "fixed", "--model.norm", "sync_batch", *batch]
+        words = ["train", "quickstart", *words, "--out", str(run)]
+        status, said = launch.wait(launch.torchrun(*words, processes=processes))
+        assert status == 0, said
+        losses.append(pd.read_csv(run / "metrics.csv")["train_loss"].tolist())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.slow
