@@ -23,7 +23,7 @@ from anysize.launch import _attempt
 from anysize.launch import watch as watch_module
 from anysize.launch.meeting import Meeting, find_meeting
 from anysize.launch.watch import Watch
-from anysize.ranks import EndedElsewhere
+from anysize.ranks import EndedElsewhere, main_process
 from anysize.recipe import documented_settings
 from anysize.registry import UserError
 from anysize.world import stop_on_signals
@@ -172,6 +172,13 @@ def test_a_start_finds_nothing_of_the_one_before() -> None:
             words.append({pool.submit(start, 1).result(), first.result()})
     assert [len(each) for each in words] == [1, 1]
     assert words[0] != words[1]
+
+
+def test_a_process_that_is_alone_speaks_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not main_process()
 
 
 def options(verb: str) -> list[str]:

@@ -16,7 +16,10 @@ def main_process() -> bool:
     >>> main_process()
     True
     """
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+    variables = os.environ
+    if int(variables.get("WORLD_SIZE", variables.get("SLURM_STEP_NUM_TASKS", 1))) < 2:
+        return True  # a number that some other program has left: this process is alone
+    return int(variables.get("RANK", variables.get("SLURM_PROCID", 0))) == 0
 
 
 def mark_as_of_all(error: BaseException) -> None:
