@@ -38,6 +38,7 @@ from anysize.models.surgery.fold_layers import (
     takes_vectors,
 )
 from anysize.norms.convert.recognise import recognise
+from anysize.registry import UserError
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 _SUMS = (operator.add, operator.iadd, torch.add)
@@ -65,13 +66,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     check_is_model("fold_batch_norm", model)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     copied = copy.deepcopy(model).eval()
-    split_fused(copied)
-    graph = trace(copied, type(model).__name__)
-    folder = _Folder(copied, graph)
-    for node in list(graph.nodes):
-        folder.fold_back(node)
-    for node in list(graph.nodes):
-        folder.fold_on(node)
+    graph, folder = _fold(copied)
     folded = fx.GraphModule(copied, graph, type(model).__name__)
     folded.graph.eliminate_dead_code(lambda node: not folder.may_go(node))
     folded.delete_all_unused_submodules()
@@ -79,7 +74,49 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded.eval()
 
 
+def fold_in_place(model: nn.Module) -> list[str]:
+    """Fold the norms of `model` as `fold_batch_norm` does, but in the model itself; returns their names.
+
+    Layers, code and the names of modules stay: a norm that is folded becomes an `nn.Identity`, or what is left of it.
+    The model is then for evaluation alone. Where torch.fx cannot trace it, nothing is folded.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> fold_in_place(model), model[1]
+    (['1'], Identity())
+    """
+    model.eval()
+    try:
+        _, folder = _fold(model)
+    except UserError:
+        return []
+    for name, rest in folder.removed.items():
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, rest)
+    return list(folder.removed)
+
+
+def _fold(model: nn.Module) -> "tuple[fx.Graph, _Folder]":
+    """Fold the norms of `model` into its layers; the graph that is returned is without them, the model with them."""
+    split_fused(model)
+    graph = trace(model, type(model).__name__)
+    folder = _Folder(model, graph)
+    for node in list(graph.nodes):
+        folder.fold_back(node)
+    for node in list(graph.nodes):
+        folder.fold_on(node)
+    return graph, folder
+
+
 _NOT_FLAT = "a norm was folded into a linear layer for values (N, C), and these have other dimensions"
+
+
+class _Flat(nn.Module):
+    """Takes the place of a norm that was folded into a linear layer: passes values (N, C), refuses others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._assert(x.dim() == 2, _NOT_FLAT)
+        return x
+
 
 Sinks = list[tuple[nn.Module, Affine]]
 """Layers with what each is to apply to its output."""
@@ -91,6 +128,8 @@ class _Folder:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
         self.graph = graph
+        self.removed: dict[str, nn.Module] = {}
+        """What takes the place of each norm that is folded, by its name."""
         called = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
         self.calls = collections.Counter(id(part) for module in called for part in module.modules())
         owned = (parameter for module in model.modules() for parameter in module._parameters.values())
@@ -150,14 +189,16 @@ class _Folder:
     def remove(self, node: fx.Node, layers: list[Any]) -> None:
         """Take a norm whose scale and shift are in `layers` out of the graph."""
         norm = self.module(node)
-        if any(isinstance(layer, nn.Linear) for layer in layers):
+        flat = any(isinstance(layer, nn.Linear) for layer in layers)
+        self.removed[str(node.target)] = Compensation(norm) if keeps_more(norm) else _Flat() if flat else nn.Identity()
+        if flat:
             with self.graph.inserting_before(node):
                 dims = self.graph.call_method("dim", (input_of(node),))
-                flat = self.graph.call_function(operator.eq, (dims, 2))
-                self.graph.call_function(torch._assert, (flat, _NOT_FLAT))
+                two = self.graph.call_function(operator.eq, (dims, 2))
+                self.graph.call_function(torch._assert, (two, _NOT_FLAT))
         if keeps_more(norm):
             parent, _, name = str(node.target).rpartition(".")
-            setattr(self.model.get_submodule(parent), name, Compensation(norm))
+            setattr(self.model.get_submodule(parent), name, self.removed[str(node.target)])
             return
         node.replace_all_uses_with(input_of(node))
         self.graph.erase_node(node)

@@ -1,0 +1,127 @@
+"""The forward pass of a model in rounded numbers: fake quantization, in place, of any model.
+
+quantization = fake_quantize(model, place(record(model, images)))
+model(images)                                # rounds values and weights, with gradients straight through
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anysize.models.surgery.quantization.calls import Call, Interception, Parts, parts_of
+from anysize.models.surgery.quantization.placement import IMAGES, Layer, Placement
+from anysize.models.surgery.quantization.quantizers import ValueQuantizer, WeightQuantizer
+from anysize.registry import UserError
+
+ATTRIBUTE = "quantization"
+"""Of a quantized model; it is a submodule, so that a `state_dict` has what it holds."""
+
+
+class Quantization(nn.Module):
+    """What a quantized model holds beside its layers: the quantizers of its values and those of its weights.
+
+    Args:
+        placement: where they work.
+        bits: of the weights.
+    """
+
+    def __init__(self, placement: Placement, bits: int = 8) -> None:
+        super().__init__()
+        self.placement = placement
+        self.bits = bits
+        self.values = nn.ModuleDict({_attribute(name): ValueQuantizer() for name in placement.quantizers})
+        self.weights = nn.ModuleDict(
+            {
+                _attribute(key): WeightQuantizer(layer.channels, layer.channel_dim, bits)
+                for key, layer in placement.layers.items()
+            }
+        )
+        self.watcher: Any = None
+        """Called as `OnCall`, after quantization, by who wants to look at a forward pass; None: nobody."""
+        self.rounds_values = True
+        self.rounds_weights = True
+
+    def value(self, name: str) -> ValueQuantizer:
+        """The quantizer of that name."""
+        return self.values[_attribute(name)]  # type: ignore[return-value]
+
+    def weight(self, key: str) -> WeightQuantizer:
+        """The quantizer of the weights of the layer with that key."""
+        return self.weights[_attribute(key)]  # type: ignore[return-value]
+
+    def source(self, layer: Layer) -> ValueQuantizer:
+        """The quantizer of what a layer reads."""
+        return self.value(layer.source)
+
+    def at(self, place: str, value: Any) -> Any:
+        """The value of a place, rounded where that is wanted."""
+        name = self.placement.points.get(place)
+        if name is not None and self.rounds_values:
+            return self.value(name)(value)
+        if torch.compiler.is_exporting() and (name := self.placement.copies.get(place)) is not None:
+            return self.value(name)(value)
+        return value
+
+    def on_call(self, call: Call, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call of the model in rounded numbers."""
+        layer = self.placement.layers.get(call.key)
+        if layer is not None and self.rounds_weights:
+            args, kwargs = self.with_rounded_weights(layer, args, kwargs)
+        result = run(*args, **kwargs)
+        if isinstance(result, (tuple, list)):
+            numbered = (f"{call.key}#{i}" if i else call.key for i in range(len(result)))
+            return type(result)([self.at(place, each) for place, each in zip(numbered, result, strict=True)])
+        return self.at(call.key, result)
+
+    def with_rounded_weights(
+        self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a layer's call with its rounded weights in their place."""
+        quantizer = self.weight(layer.key)
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        if quantizer.integers is not None:
+            weight, bias = quantizer.fixed(self.source(layer).scale)
+        else:
+            weight, bias = quantizer.round(weight, bias)
+        kept = {key: value for key, value in kwargs.items() if key not in ("weight", "bias")}
+        return (args[0] if args else kept.pop("input"), weight, bias, *args[3:]), kept
+
+
+class QuantizedForward:
+    """The forward pass of a quantized model; it takes the place of `model.forward`."""
+
+    def __init__(self, model: nn.Module, parts: Parts) -> None:
+        self.model = model
+        self.parts = parts
+
+    def __call__(self, images: Tensor) -> Any:
+        model: Any = self.model
+        quantization: Quantization = model.quantization
+        with Interception(model, quantization.on_call, self.parts):
+            return type(model).forward(model, quantization.at(IMAGES, images))
+
+
+def fake_quantize(model: nn.Module, placement: Placement, bits: int = 8) -> Quantization:
+    """Let a model round its values and weights where `placement` says, in place.
+
+    Its parameters keep their names; `model.quantization` is added. What it rounds to is not known yet: values pass
+    until their ranges are set or observed, weights are rounded by their own largest.
+
+    Raises:
+        UserError: the forward pass of the model has been replaced already.
+    """
+    if "forward" in vars(model):
+        raise UserError(
+            f"{type(model).__name__} has a forward pass of its own already, such as that of checkpoint segments or of "
+            "quantization; build it anew, with model.checkpoint_segments 0, to quantize it"
+        )
+    parts = parts_of(model)
+    model.quantization = quantization = Quantization(placement, bits)
+    model.forward = QuantizedForward(model, parts)
+    return quantization
+
+
+def _attribute(name: str) -> str:
+    return name.replace(".", "/")
