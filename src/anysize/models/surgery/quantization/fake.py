@@ -123,5 +123,52 @@ def fake_quantize(model: nn.Module, placement: Placement, bits: int = 8) -> Quan
     return quantization
 
 
+@torch.no_grad()
+def weights_of(model: nn.Module, images: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Weight and bias of each layer of a quantized model that is rounded, by the key of its call.
+
+    They are what the layer is called with for `images` (N, C, H, W), whatever code has made them of the parameters.
+    """
+    quantization, found = quantization_of(model), {}
+
+    def see(call: Call, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if call.key in quantization.placement.layers:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            found[call.key] = weight.detach(), args[2] if len(args) > 2 else kwargs.get("bias")
+        return run(*args, **kwargs)
+
+    forward: Any = vars(model)["forward"]
+    with Interception(model, see, forward.parts):
+        type(model).forward(model, images)
+    return found
+
+
+@torch.no_grad()
+def fix_weights(model: nn.Module, images: Tensor) -> None:
+    """Let each layer of a quantized model hold its weights as whole numbers from now on, its bias with them.
+
+    The ranges of values must be known, since the unit of a bias follows from that of what the layer reads.
+    """
+    quantization = quantization_of(model)
+    for key, (weight, bias) in weights_of(model, images).items():
+        quantizer = quantization.weight(key)
+        scale = quantizer.scales(weight)
+        integers = (weight / quantizer.along_channels(scale, weight)).round()
+        integers = integers.clamp(-quantizer.largest, quantizer.largest)
+        quantizer.fix(integers, scale, bias, quantization.source(quantization.placement.layers[key]).scale)
+
+
+def quantization_of(model: nn.Module) -> Quantization:
+    """What a quantized model holds beside its layers."""
+    held = getattr(model, ATTRIBUTE, None)
+    assert isinstance(held, Quantization), "the model is not quantized"
+    return held
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a model rounds its values and weights."""
+    return isinstance(getattr(model, ATTRIBUTE, None), Quantization)
+
+
 def _attribute(name: str) -> str:
     return name.replace(".", "/")
