@@ -4,6 +4,7 @@ quantization = fake_quantize(model, place(record(model, images)))
 model(images)                                # rounds values and weights, with gradients straight through
 """
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from anysize.models.surgery.quantization.placement import IMAGES, Layer, Placeme
 from anysize.models.surgery.quantization.quantizers import ValueQuantizer, WeightQuantizer
 from anysize.registry import UserError
 
+OnLayer = Callable[[Layer, tuple[Any, ...], dict[str, Any], Tensor], Tensor]
+"""Given a layer, the arguments of its call and its result, it returns the result."""
 ATTRIBUTE = "quantization"
 """Of a quantized model; it is a submodule, so that a `state_dict` has what it holds."""
 
@@ -37,10 +40,18 @@ class Quantization(nn.Module):
                 for key, layer in placement.layers.items()
             }
         )
-        self.watcher: Any = None
-        """Called as `OnCall`, after quantization, by who wants to look at a forward pass; None: nobody."""
-        self.rounds_values = True
-        self.rounds_weights = True
+        self.rounds = True
+        """Whether anything is rounded."""
+        self.only: Collection[str] | None = None
+        """The keys of the layers beside whose calls nothing is rounded; None: all is."""
+        self.on_value: Callable[[str, Tensor], object] | None = None
+        """Called with the name of the quantizer and what it is about to round, by who wants to look at values."""
+        self.on_layer: OnLayer | None = None
+        """Called for each layer, by who wants to look at what it reads or to change what it gives."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Give back `values`: a model that is an `nn.Sequential` calls this as the last of its children."""
+        return values
 
     def value(self, name: str) -> ValueQuantizer:
         """The quantizer of that name."""
@@ -54,11 +65,19 @@ class Quantization(nn.Module):
         """The quantizer of what a layer reads."""
         return self.value(layer.source)
 
+    def rounds_value(self, name: str) -> bool:
+        """Whether a quantizer of values rounds now: with `only`, those of what the layers read and give do."""
+        if self.only is None or not self.rounds:
+            return self.rounds
+        return any(name in (key, self.placement.layers[key].source) for key in self.only)
+
     def at(self, place: str, value: Any) -> Any:
         """The value of a place, rounded where that is wanted."""
         name = self.placement.points.get(place)
-        if name is not None and self.rounds_values:
-            return self.value(name)(value)
+        if name is not None:
+            if self.on_value:
+                self.on_value(name, value)
+            return self.value(name)(value) if self.rounds_value(name) else value
         if torch.compiler.is_exporting() and (name := self.placement.copies.get(place)) is not None:
             return self.value(name)(value)
         return value
@@ -66,9 +85,11 @@ class Quantization(nn.Module):
     def on_call(self, call: Call, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call of the model in rounded numbers."""
         layer = self.placement.layers.get(call.key)
-        if layer is not None and self.rounds_weights:
+        if layer is not None and self.rounds and (self.only is None or layer.key in self.only):
             args, kwargs = self.with_rounded_weights(layer, args, kwargs)
         result = run(*args, **kwargs)
+        if layer is not None and self.on_layer:
+            result = self.on_layer(layer, args, kwargs, result)
         if isinstance(result, (tuple, list)):
             numbered = (f"{call.key}#{i}" if i else call.key for i in range(len(result)))
             return type(result)([self.at(place, each) for place, each in zip(numbered, result, strict=True)])

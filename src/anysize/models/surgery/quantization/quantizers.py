@@ -79,7 +79,7 @@ class ValueQuantizer(nn.Module):
             return as_graph(values, self.scale, self.zero_point.to(torch.uint8))
         if self.observing and self.training:
             self.observe(values)
-        elif not self.training and not self.scale:
+        elif not self.training and not values.is_meta and not self.scale:
             return values
         return rounded(values, self.scale, -self.zero_point, LEVELS - self.zero_point)
 

@@ -1,0 +1,60 @@
+"""Second moments of what layers read: X X^T by layer, from which `rounding` knows what an error of a weight costs."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anysize.models.surgery.quantization.placement import Layer
+
+_POSITIONS = 4096
+"""Of an image or of a batch that are looked at, at most; neighbours say much the same."""
+_LARGEST = 8192
+"""Weights of one output, at most: the moments are a square of that side."""
+
+
+class Moments:
+    """Sums up the second moments of what each layer reads, while a model runs: an `OnLayer` that changes nothing.
+
+    `of(key)` is (G, K, K) for a layer of G groups with K weights an output; None for a layer that was not followed: one
+    that is transposed, one- or three-dimensional, or very wide.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def of(self, key: str) -> Tensor | None:
+        return self._sums.get(key)
+
+    def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Tensor:
+        columns = _columns(layer.key.split(":")[-2], args, kwargs)
+        if columns is not None:
+            sums = torch.einsum("gkl,gml->gkm", columns, columns).double()
+            self._sums[layer.key] = self._sums[layer.key] + sums if layer.key in self._sums else sums
+        return result
+
+
+def _columns(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """What a layer multiplies its weights by, (G, K, L) at L positions."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    values, weight = given["input"].float(), given["weight"]
+    if weight[0].numel() > _LARGEST:
+        return None
+    if function == "linear":
+        return _thinned(values.reshape(-1, values.shape[-1]).t())[None]
+    padding = given.get("padding", 0)
+    if function != "conv2d" or padding == "same":
+        return None
+    groups, stride = given.get("groups", 1), given.get("stride", 1)
+    images = values[: max(1, 4 * _POSITIONS // values[0, 0].numel())]
+    unfolded = F.unfold(
+        images, weight.shape[2:], given.get("dilation", 1), 0 if padding == "valid" else padding, stride
+    )
+    grouped = unfolded.view(len(images), groups, weight[0].numel(), -1)
+    return _thinned(grouped.permute(1, 2, 0, 3).flatten(2))
+
+
+def _thinned(columns: Tensor) -> Tensor:
+    return columns[..., :: max(1, columns.shape[-1] // _POSITIONS) | 1]
