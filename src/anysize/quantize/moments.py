@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anysize.models.surgery.quantization.placement import Layer
 
-_POSITIONS = 4096
+_POSITIONS = 1024
 """Of an image or of a batch that are looked at, at most; neighbours say much the same."""
 _LARGEST = 8192
 """Weights of one output, at most: the moments are a square of that side."""
@@ -48,7 +48,7 @@ def _columns(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Te
     if function != "conv2d" or padding == "same":
         return None
     groups, stride = given.get("groups", 1), given.get("stride", 1)
-    images = values[: max(1, 4 * _POSITIONS // values[0, 0].numel())]
+    images = values[: max(1, 8 * _POSITIONS // values[0, 0].numel())]
     unfolded = F.unfold(
         images, weight.shape[2:], given.get("dilation", 1), 0 if padding == "valid" else padding, stride
     )
