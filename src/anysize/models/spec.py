@@ -162,6 +162,15 @@ def _swap_norms(model: nn.Module, spec: ModelSpec, norm: str, norm_options: Mapp
         raise UserError(f"model {spec.name!r} with norm {norm!r}: {error}") from None
 
 
+@CHANGES.register("relu6_to_relu")
+def _plain_relus(model: nn.Module, spec: ModelSpec) -> None:
+    """As torchvision does before it quantizes: what is above 6 is cut off by the range of the values, if at all."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if type(module) is nn.ReLU6:
+                setattr(parent, name, nn.ReLU(inplace=module.inplace))
+
+
 @CHANGES.register("quantized")
 def _quantize(model: nn.Module, spec: ModelSpec, bits: int = 8, keep: Sequence[str] = ()) -> None:
     size = spec.image_size or expected_preprocessing(spec.name, spec.task).image_size
