@@ -16,9 +16,11 @@ from anysize.models.measure.input_size import check_size, smallest_size
 from anysize.models.names import list_models, summary
 from anysize.models.spec import Change, ModelSpec, create_model
 from anysize.models.surgery.elasticize import ElasticResidualBlock
+from anysize.models.surgery.quantization.fake import fix_weights, quantization_of
 from anysize.norms.factory import NORMS
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.registry import UserError
+from anysize.training.checkpoint.files import load_model
 
 OWN = """
 import dataclasses
@@ -349,6 +351,22 @@ def test_changes_are_made_in_their_order() -> None:
     later = dataclasses.replace(spec, changes=(*spec.changes, Change("quantize", {})))
     with pytest.raises(UserError, match="unknown change of a model 'quantize'"):
         later.build()
+
+
+def test_a_quantized_model_is_built_again_from_its_spec_and_its_tensors(tmp_path: Path) -> None:
+    spec = ModelSpec("resnet8", 5, image_size=16).quantized(bits=7, keep=["fc"])
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    torch.manual_seed(0)
+    images, model = torch.randn(2, 3, 16, 16), spec.build()
+    for quantizer in quantization_of(model).values.values():
+        quantizer.set_range(torch.tensor(-3.0), torch.tensor(3.0))
+    fix_weights(model, images)
+    again = spec.build()
+    load_model(again, {name: tensor.clone() for name, tensor in model.state_dict().items()}, tmp_path)
+    assert torch.equal(again(images), model(images))
+    quantization = quantization_of(again)
+    assert quantization.placement.kept == {"fc": "asked for"}
+    assert max(int(weights.integers.abs().max()) for weights in quantization.weights.values()) == 63
 
 
 def test_a_size_that_a_norm_was_not_built_for() -> None:

@@ -10,13 +10,17 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from anysize.models.builders import builder_parameters, call_builder, replace_first_convolution, timm_model
+from anysize.models.expected import expected_preprocessing
 from anysize.models.families import MODELS
 from anysize.models.names import find_builder, made_for
 from anysize.models.settings import ModelSettings
 from anysize.models.surgery.elasticize import elasticize as elasticize_blocks
+from anysize.models.surgery.quantization.fake import expect_integers
+from anysize.models.surgery.quantization.prepare import prepare
 from anysize.models.weights.fitting import fit_state_dict
 from anysize.models.weights.published import DEFAULT, pretrained_weights
 from anysize.norms.convert.model import convert_norms
@@ -93,6 +97,13 @@ class ModelSpec:
             raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
         return self
 
+    def quantized(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
+        """This model, for evaluation alone, with weights of 8 or 7 bits; the layers `keep` stay in float.
+
+        Ranges and weights are none yet: those of a checkpoint are loaded into it.
+        """
+        return self._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
+
     def _then(self, change: Change) -> "ModelSpec":
         return dataclasses.replace(self, changes=(*self.changes, change))
 
@@ -149,6 +160,22 @@ def _swap_norms(model: nn.Module, spec: ModelSpec, norm: str, norm_options: Mapp
         convert_norms(model, norm, in_channels=spec.in_channels, **norm_options)
     except UserError as error:
         raise UserError(f"model {spec.name!r} with norm {norm!r}: {error}") from None
+
+
+@CHANGES.register("relu6_to_relu")
+def _plain_relus(model: nn.Module, spec: ModelSpec) -> None:
+    """As torchvision does before it quantizes: what is above 6 is cut off by the range of the values, if at all."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if type(module) is nn.ReLU6:
+                setattr(parent, name, nn.ReLU(inplace=module.inplace))
+
+
+@CHANGES.register("quantized")
+def _quantize(model: nn.Module, spec: ModelSpec, bits: int = 8, keep: Sequence[str] = ()) -> None:
+    size = spec.image_size or expected_preprocessing(spec.name, spec.task).image_size
+    images = torch.zeros(1, spec.in_channels, size, size)
+    expect_integers(prepare(model, images, bits=bits, keep=keep), images)
 
 
 def create_model(

@@ -80,7 +80,7 @@ def find_contents(held: Any, path: Path, form: str, averaged: bool = False) -> F
         raise UserError(f"{path} holds {what}; expected a checkpoint: weights by name, or a dict with them")
     beside = {key: value for key, value in held.items() if isinstance(key, str)}
     extra = next((beside[key] for key in AVERAGED if _has_tensors(beside.get(key))), None)
-    main = _main_weights(beside)
+    main = main_weights(beside)
     if averaged and extra is None:
         raise UserError(f"{path} holds no averaged weights ({_some(list(beside))}); leave --averaged out")
     if main is None and extra is None:
@@ -137,7 +137,7 @@ def _without_plain_values(tensor: Tensor) -> str | None:
     return None if tensor.layout is torch.strided else f"is sparse ({tensor.layout})"
 
 
-def _main_weights(beside: Mapping[str, Any]) -> Mapping[Any, Any] | None:
+def main_weights(beside: Mapping[str, Any]) -> Mapping[Any, Any] | None:
     for key in WEIGHTS:
         if _has_tensors(beside.get(key)):
             return beside[key]  # type: ignore[no-any-return]

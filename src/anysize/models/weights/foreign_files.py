@@ -81,6 +81,16 @@ def read_foreign(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoi
     (['fc.weight'], 'tiny', 7, 'module.')
     """
     path = Path(path).expanduser()
+    held, form = read_held(path)
+    return find_contents(held, path, form, averaged)
+
+
+def read_held(path: Path) -> tuple[Any, str]:
+    """What a file of another program's holds, as plain data, and the format of the file in words.
+
+    Raises:
+        UserError: as `read_foreign`, but for what stands in it.
+    """
     try:
         _check_is_file(path)
         with path.open("rb") as file:
@@ -91,11 +101,11 @@ def read_foreign(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoi
     _check_start(path, start)
     if start.startswith(b"PK\x03\x04"):
         _check_is_plain(path)
-        return find_contents(_load(path, "PyTorch", mmap=True), path, "PyTorch", averaged)
+        return _load(path, "PyTorch", mmap=True), "PyTorch"
     if _is_safetensors(start):
-        return find_contents(_load_safetensors(path), path, "safetensors", averaged)
+        return _load_safetensors(path), "safetensors"
     old = "PyTorch before 1.6"
-    return find_contents(_load(path, old, mmap=False), path, old, averaged)
+    return _load(path, old, mmap=False), old
 
 
 def _check_is_file(path: Path) -> None:

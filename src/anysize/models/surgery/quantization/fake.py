@@ -180,6 +180,17 @@ def fix_weights(model: nn.Module, images: Tensor) -> None:
         quantizer.fix(integers, scale, bias, source)
 
 
+def expect_integers(model: nn.Module, images: Tensor) -> None:
+    """Let each layer of a quantized model hold its weights as whole numbers, 0 until those of a checkpoint are loaded.
+
+    `images` as for `weights_of`.
+    """
+    for key, (weight, bias) in weights_of(model, images).items():
+        quantizer = quantization_of(model).weight(key)
+        quantizer.integers = torch.zeros_like(weight, dtype=torch.int8)
+        quantizer.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.int32)
+
+
 def quantization_of(model: nn.Module) -> Quantization:
     """What a quantized model holds beside its layers."""
     held = getattr(model, ATTRIBUTE, None)

@@ -65,6 +65,7 @@ class Placement:
             so on; "images" for what the model is given.
         copies: as `points`, where a value has the scale already: rounding it again changes nothing, and only says so.
         layers: the layers with rounded weights, by the key of their call.
+        sources: the quantizers of what sums, joins, averages and the like read, by the quantizer of what they give.
         kept: the layers in float with the reason, by name.
     """
 
@@ -72,6 +73,7 @@ class Placement:
     points: dict[str, str]
     copies: dict[str, str]
     layers: dict[str, Layer]
+    sources: dict[str, tuple[str, ...]]
     kept: dict[str, str]
 
 
@@ -111,6 +113,7 @@ class _Placing:
             for value in node.outputs:
                 self.heads.setdefault(self.tail(value), node.key)
         quantized: dict[str, Layer] = {}
+        sources: dict[str, tuple[str, ...]] = {}
         for node in self.graph.nodes:
             name = names.get(node.key, "")
             if reason := self.why_not(node, name):
@@ -123,16 +126,15 @@ class _Placing:
                 if not self.is_result_of_linear(node):
                     self.round(self.tail(node.outputs[0]))
             elif self.computes(node):
-                for value in node.inputs:
-                    self.round(value)
-                self.round(self.tail(node.outputs[0]))
+                read = tuple(self.round(value) for value in node.inputs)
+                sources[self.round(self.tail(node.outputs[0]))] = read
         if not quantized:
             raise UserError(
                 "the model has no layer that can be quantized: "
                 + ("; ".join(f"{name}: {reason}" for name, reason in kept.items()) or "it has no convolution")
             )
         order = dict.fromkeys(self.points.values())
-        return Placement(tuple(order), self.points, self.copies, quantized, kept)
+        return Placement(tuple(order), self.points, self.copies, quantized, sources, kept)
 
     def check_patterns(self, names: list[str]) -> None:
         for pattern in self.keep:
