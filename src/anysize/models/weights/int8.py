@@ -151,7 +151,8 @@ def value_parameters(
     placement: Placement, checkpoint: Int8Checkpoint
 ) -> tuple[dict[str, tuple[float, int]], list[str]]:
     """Scale and zero point of each quantizer of values, and the names of those that the file tells nothing of."""
-    found, lacking = {}, []
+    found: dict[str, tuple[float, int]] = {}
+    lacking: list[str] = []
     own = {key.partition(":")[0] for key in placement.quantizers}
     stood_for: dict[str, list[str]] = {}  # what stood for sums and joins, by the module that computes them
     for name in checkpoint.values:
