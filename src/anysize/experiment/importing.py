@@ -50,8 +50,8 @@ def import_checkpoint(
     """Write a run folder with the weights of a file that another program wrote; returns the folder.
 
     `evaluate`, `calibrate` and `--model.weights` take it. Names of tensors are mapped where the file's differ. The
-    input is the one that the model was published for (`expected_preprocessing`). Of torchvision's int8 files a quantized
-    model is made, integer for integer. The task is segmentation where the file has such a head, and for the Elastic
+    input is the one that the model was published for (`expected_preprocessing`). An int8 file of torchvision's becomes
+    a quantized model, integer for integer. The task is segmentation where the file has such a head, and for the Elastic
     networks with 80 classes multilabel, as they were published for MS-COCO.
 
     Args:
