@@ -32,7 +32,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
 from anysize.reports import run_files
-from anysize.training.checkpoint.files import Checkpoint, model_tensors, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 
 
 def import_checkpoint(
@@ -94,6 +94,11 @@ def import_folder(name: str, file: Path) -> Path:
     """The folder that a file of the model `name` is imported to: `runs/MODEL-FILE`."""
     stem = file.name.removesuffix(".tar").rpartition(".")[0] or file.name
     return Path("runs") / f"{_plain(name)}-{_plain(stem)}"
+
+
+def can_train(run: Path) -> bool:
+    """Whether the model that was imported to a folder can be trained further: int8 weights cannot."""
+    return not ModelSpec.from_dict(read_state(run / run_files.CHECKPOINTS / "last")["model"]).is_quantized
 
 
 @dataclasses.dataclass(frozen=True)

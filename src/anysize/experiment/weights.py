@@ -164,7 +164,7 @@ def checkpoint_folder(path: Path) -> Path:
 def _ours(folder: Path) -> Weights:
     checkpoint = read_checkpoint(folder)
     spec = ModelSpec.from_dict(checkpoint.state["model"])
-    if any(change.name == "quantized" for change in spec.changes):
+    if spec.is_quantized:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])

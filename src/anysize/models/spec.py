@@ -108,6 +108,11 @@ class ModelSpec:
         """
         return self._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the model is for evaluation alone, with weights in whole numbers."""
+        return any(change.name == "quantized" for change in self.changes)
+
     def _then(self, change: Change) -> "ModelSpec":
         return dataclasses.replace(self, changes=(*self.changes, change))
 
