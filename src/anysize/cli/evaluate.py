@@ -1,4 +1,4 @@
-"""`anysize evaluate RUN`."""
+"""`anysize evaluate RUN`, `anysize evaluate RECIPE`."""
 
 from anysize.cli import Settings, parse_settings, with_device
 
@@ -19,8 +19,9 @@ def command(
     Writes evaluation.csv and renews report.html in the run folder.
 
     Args:
-        run: the run folder
-        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
+        run: the run folder, or a recipe whose published weights are evaluated, such as torchvision/resnet18
+        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the
+            base, of a recipe's published weights the size they are for
         calibrate: also evaluate with the norms calibrated for each size
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best;
@@ -31,6 +32,7 @@ def command(
     from rich.console import Console
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget
+    from anysize.experiment.published import run_folder
     from anysize.experiment.runs import evaluate
     from anysize.ranks import main_process
     from anysize.reports.columns import label, show
@@ -53,7 +55,8 @@ def command(
     if not main_process():
         return
     show_table(evaluation_table(table))
-    print(f"{run}/evaluation.csv and {run}/report.html are written")
+    folder = run_folder(run)
+    print(f"{folder}/evaluation.csv and {folder}/report.html are written")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)

@@ -21,6 +21,7 @@ from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
+from anysize.experiment.published import names_recipe, run_folder
 from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
 from anysize.experiment.together import joined_for
 from anysize.models.measure.flops import count_flops
@@ -197,9 +198,9 @@ def evaluate(
     base size, the worst first, into `predictions/`; the report shows both.
 
     Args:
-        run: the run folder.
+        run: the run folder; or the name of a recipe, for the published weights that it names: a run is made of them.
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
-            neighbours, from half to one and a half times the base.
+            neighbours, from half to one and a half times the base; of published weights the size they are for.
         calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
             to calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
@@ -216,13 +217,19 @@ def evaluate(
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
     """
-    with joined_for(lambda: recipe_of(run, overrides)) as (_, world):
+    of_recipe = names_recipe(run)
+    resolved = load_recipe if of_recipe else recipe_of
+    with joined_for(lambda: resolved(str(run), overrides)) as (_, world):
+        with world.together():
+            if world.main:
+                run_folder(run)  # so that the others find it
         with world.together():
             if calibration is not None and not calibrate:
                 raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
-            loaded = load_run(run, checkpoint, overrides)
+            loaded = load_run(run_folder(run), checkpoint, overrides)
             base, channels = loaded.preprocessing.image_size, loaded.preprocessing.channels
-            wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
+            usual = [base] if of_recipe else default_sizes(base)
+            wanted = parse_sizes(sizes if sizes is not None else usual)
             for size in sorted(wanted):
                 check_size(loaded.model, size, channels)
             evaluator = make_evaluator(loaded, calibration, world)

@@ -33,11 +33,66 @@ _TARGETS = re.compile(
 _EXPRESSION = re.compile(r"(\s|[-+*/%(),<>=!&|~]|\d+(\.\d+)?|'[suz]\w*\d+'|'-?[\d.]+'|([A-Za-z_]\w*)(?![\w.]))*")
 _WORDS = re.compile(r"(?<![\w'.])[A-Za-z_]\w*")
 _KNOWN = frozenset(
-    "Symbol Integer Rational Float Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt "
-    "TruncToInt TruncToFloat RoundToInt IntTrueDiv FloatTrueDiv ToFloat PowByNatural FloatPow Identity LShift RShift "
-    "Where Eq Ne Ge Gt Le Lt Equality Unequality GreaterThan LessThan StrictGreaterThan StrictLessThan And Or Not "
-    "Piecewise ExprCondPair True False true false int_oo oo floor ceiling precision positive nonnegative integer "
-    "IsNonOverlappingAndDenseIndicator".split()
+    [
+        "Symbol",
+        "Integer",
+        "Rational",
+        "Float",
+        "Add",
+        "Mul",
+        "Pow",
+        "Max",
+        "Min",
+        "Mod",
+        "PythonMod",
+        "FloorDiv",
+        "CleanDiv",
+        "CeilDiv",
+        "CeilToInt",
+        "FloorToInt",
+        "TruncToInt",
+        "TruncToFloat",
+        "RoundToInt",
+        "IntTrueDiv",
+        "FloatTrueDiv",
+        "ToFloat",
+        "PowByNatural",
+        "FloatPow",
+        "Identity",
+        "LShift",
+        "RShift",
+        "Where",
+        "Eq",
+        "Ne",
+        "Ge",
+        "Gt",
+        "Le",
+        "Lt",
+        "Equality",
+        "Unequality",
+        "GreaterThan",
+        "LessThan",
+        "StrictGreaterThan",
+        "StrictLessThan",
+        "And",
+        "Or",
+        "Not",
+        "Piecewise",
+        "ExprCondPair",
+        "True",
+        "False",
+        "true",
+        "false",
+        "int_oo",
+        "oo",
+        "floor",
+        "ceiling",
+        "precision",
+        "positive",
+        "nonnegative",
+        "integer",
+        "IsNonOverlappingAndDenseIndicator",
+    ]
 )
 """The names that an expression on sizes may have, beside those of sizes, such as s34."""
 _SIZE = re.compile(r"z?[su]f?\d+")
@@ -51,7 +106,9 @@ def look_at_program(path: Path) -> Contents:
             members = {name.partition("/")[2]: name for name in archive.namelist()}
             foreign = next((name for name in members if not _MEMBERS.fullmatch(name)), None)
             if foreign is not None:
-                raise UserError(f"{path} holds {foreign!r}, which may be code and is not loaded; expected a program alone")
+                raise UserError(
+                    f"{path} holds {foreign!r}, which may be code and is not loaded; expected a program alone"
+                )
             model = json.loads(archive.read(members["models/model.json"]))
             _check_payloads(path, archive, members)
             _check_samples(path, archive.read(members["data/sample_inputs/model.pt"]))
@@ -89,7 +146,9 @@ def _check_payloads(path: Path, archive: zipfile.ZipFile, members: dict[str, str
         config = json.loads(archive.read(members[f"data/{kind}/model_{kind}_config.json"]))["config"]
         for name, payload in config.items():
             if payload["use_pickle"] or f"data/{kind}/{payload['path_name']}" not in members:
-                raise UserError(f"{path} keeps {name!r} as a pickle, which may run code and is not loaded; export it anew")
+                raise UserError(
+                    f"{path} keeps {name!r} as a pickle, which may run code and is not loaded; export it anew"
+                )
 
 
 def _check_samples(path: Path, content: bytes) -> None:
