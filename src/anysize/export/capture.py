@@ -1,17 +1,16 @@
 """A model as torch.export's graph for any batch, height and width; where it cannot be, the layer that hinders it."""
 
 import contextlib
-import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as experimental
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from anysize.export.extras import quiet
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -62,14 +61,15 @@ def capture(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
         UserError: the graph depends on the values of an image, or on the number of images, or torch.export fails
             otherwise; the layer where it happened is named.
 
-    >>> program = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.zeros(2, 3, 8, 8))
-    >>> any_size(program)
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> any_size(capture(model, torch.zeros(2, 3, 8, 8)))
     True
     """
     auto = torch.export.Dim.AUTO
     stack: list[nn.Module] = []
     try:
-        with _followed(stack), quiet(), torch.no_grad():
+        with _followed(stack), quiet(), torch.no_grad(), experimental.patch(backed_size_oblivious=True):
+            # Otherwise sides of 1, which maps deep in a network come to, are taken for a case that cannot be.
             program = torch.export.export(
                 _Logits(model).eval(), (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
             )
@@ -121,26 +121,17 @@ def _below(path: str) -> str:
 @contextlib.contextmanager
 def _followed(stack: list[nn.Module]) -> Iterator[None]:
     """Keep in `stack` the modules that are being called; where one fails it stays there."""
+
+    def leave(*_: object) -> None:
+        stack.pop()
+
     before = nn.modules.module.register_module_forward_pre_hook(lambda module, _: stack.append(module))
-    after = nn.modules.module.register_module_forward_hook(lambda module, *_: stack.pop() and None)
+    after = nn.modules.module.register_module_forward_hook(leave)
     try:
         yield
     finally:
         before.remove()
         after.remove()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what torch.export prints and warns of beside its error."""
-    held = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(held)
 
 
 def _name(stack: list[nn.Module], model: nn.Module) -> str:

@@ -84,7 +84,9 @@ def check_file(
             except Exception as error:  # of the runtime, whichever it is
                 raise UserError(f"{where} {str(error).strip().splitlines()[0]}; no file is left") from error
             if got.shape != expected.shape:
-                raise UserError(f"{where} outputs {tuple(got.shape)}, the model {tuple(expected.shape)}; no file is left")
+                raise UserError(
+                    f"{where} outputs {tuple(got.shape)}, the model {tuple(expected.shape)}; no file is left"
+                )
             try:
                 says = compare(got, expected)
             except UserError as error:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from anysize.export.capture import Normalised, any_size, capture, first_line, layer_of, quiet
+from anysize.export.capture import Normalised, any_size, capture, first_line, layer_of
 from anysize.export.check import Compare, Exported, check_file, close
 from anysize.export.description import KEY, MEMBER, Description
-from anysize.export.extras import import_extra
+from anysize.export.extras import import_extra, quiet
 from anysize.export.runtimes import open_runtime
 from anysize.models.checks import check_is_model
 from anysize.models.surgery.fold import fold_batch_norm
