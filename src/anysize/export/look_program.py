@@ -47,12 +47,12 @@ def look_at_program(path: Path) -> Contents:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2]: name for name in archive.namelist()}
+            model = json.loads(archive.read(members["models/model.json"]))
             foreign = next((name for name in members if not _MEMBERS.fullmatch(name)), None)
             if foreign is not None:
                 raise UserError(
                     f"{path} holds {foreign!r}, which may be code and is not loaded; expected a program alone"
                 )
-            model = json.loads(archive.read(members["models/model.json"]))
             _check_payloads(path, archive, members)
             _check_samples(path, archive.read(members["data/sample_inputs/model.pt"]))
             graph = model["graph_module"]["graph"]
