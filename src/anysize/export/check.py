@@ -102,7 +102,7 @@ def random_pictures(shape: tuple[int, ...]) -> Tensor:
 
 
 def sizes_to_check(model: nn.Module, preprocessing: Preprocessing) -> list[tuple[int, int]]:
-    """The base size, a smaller or else a larger one, and one that is not square; the base alone where it takes no others.
+    """The base size, a smaller or else a larger one, one that is not square; the base alone where it takes no others.
 
     >>> sizes_to_check(nn.Conv2d(3, 8, 3), Preprocessing(12))
     [(12, 12), (8, 8), (16, 12)]
