@@ -1,17 +1,16 @@
 """A model as torch.export's graph for any batch, height and width; where it cannot be, the layer that hinders it."""
 
 import contextlib
-import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as experimental
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from anysize.export.extras import quiet
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -53,25 +52,27 @@ class _Logits(nn.Module):
         return logits
 
 
-def capture(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+def capture(model: nn.Module, images: Tensor, *, any_size: bool = True) -> torch.export.ExportedProgram:
     """The graph of `model` in evaluation, traced with `images` (2, C, H, W) for any batch, height and width.
 
-    A model that takes one height and width alone gets a graph for these.
+    Without `any_size` for any batch at this height and width.
 
     Raises:
         UserError: the graph depends on the values of an image, or on the number of images, or torch.export fails
             otherwise; the layer where it happened is named.
 
-    >>> program = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.zeros(2, 3, 8, 8))
-    >>> any_size(program)
-    True
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> capture(model, torch.zeros(2, 3, 8, 8)).module()(torch.zeros(1, 3, 5, 7)).shape
+    torch.Size([1, 8])
     """
     auto = torch.export.Dim.AUTO
+    sides = (0, 2, 3) if any_size else (0,)
     stack: list[nn.Module] = []
     try:
-        with _followed(stack), quiet(), torch.no_grad():
+        with _followed(stack), quiet(), torch.no_grad(), experimental.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            # Otherwise sides of 1, which maps deep in a network come to, are taken for a case that cannot be.
             program = torch.export.export(
-                _Logits(model).eval(), (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
+                _Logits(model).eval(), (images,), dynamic_shapes=(dict.fromkeys(sides, auto),), strict=False
             )
     except GuardOnDataDependentSymNode:
         raise UserError(
@@ -83,24 +84,21 @@ def capture(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             f"{_name(stack, model)} cannot be exported: {first_line(error)}; write what it does with operations on "
             "tensors alone"
         ) from error
-    if isinstance(_input_of(program).shape[0], int):
-        raise UserError(
-            f"model {type(model).__name__} can be exported for {images.shape[0]} images a step alone: it computes with "
-            "the number of images; take it from images.shape[0] wherever it is needed"
-        )
+    held = {0: "images", 2: "pixels in height", 3: "pixels in width"}
+    for side in sides:
+        if isinstance(_input_of(program).shape[side], int):
+            raise UserError(
+                f"model {type(model).__name__} can be exported for {images.shape[side]} {held[side]} alone: it "
+                "computes with that number; take it from the shape of the images wherever it is needed"
+            )
     for node in program.graph.nodes:  # paths and code of this machine, which are no one's business
         node.meta.pop("stack_trace", None)
     return program
 
 
-def any_size(program: torch.export.ExportedProgram) -> bool:
-    """Whether a graph takes any height and width."""
-    return not any(isinstance(side, int) for side in _input_of(program).shape[2:])
-
-
 def layer_of(program: torch.export.ExportedProgram, operator: str) -> str:
     """The layer that first calls an operator, such as "aten.conv2d.default", for messages."""
-    for node in program.graph.nodes:
+    for node in program.run_decompositions().graph.nodes:
         if str(node.target) == operator and node.meta.get("nn_module_stack"):
             path, _ = list(node.meta["nn_module_stack"].values())[-1]
             return f"layer {_below(path)!r}" if _below(path) else "the model"
@@ -121,26 +119,17 @@ def _below(path: str) -> str:
 @contextlib.contextmanager
 def _followed(stack: list[nn.Module]) -> Iterator[None]:
     """Keep in `stack` the modules that are being called; where one fails it stays there."""
+
+    def leave(*_: object) -> None:
+        stack.pop()
+
     before = nn.modules.module.register_module_forward_pre_hook(lambda module, _: stack.append(module))
-    after = nn.modules.module.register_module_forward_hook(lambda module, *_: stack.pop() and None)
+    after = nn.modules.module.register_module_forward_hook(leave)
     try:
         yield
     finally:
         before.remove()
         after.remove()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what torch.export prints and warns of beside its error."""
-    held = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(held)
 
 
 def _name(stack: list[nn.Module], model: nn.Module) -> str:

@@ -1,7 +1,8 @@
 """The check of an exported file: it is run at several image and batch sizes against the model that it came from."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -94,16 +95,16 @@ def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def check_file(
-    run: Callable[[Tensor], Tensor], model: nn.Module, preprocessing: Preprocessing, *,
-    any_size: bool, uint8_input: bool, compare: Compare,
+    run: Callable[[Tensor], Tensor], model: nn.Module, preprocessing: Preprocessing, sizes: list[tuple[int, int]], *,
+    uint8_input: bool, compare: Compare,
 ) -> list[Checked]:  # fmt: skip
-    """Run an exported file and its model on random pictures: at 3 sizes x 2 batches, or at the one size it takes.
+    """Run an exported file and its model on random pictures, at each size (height, width) with each of `BATCHES`.
 
     Raises:
         UserError: the outputs differ, or the file cannot be run; with the figures.
     """
     checks = []
-    for height, width in _sizes(model, preprocessing, any_size):
+    for height, width in sizes:
         for images in BATCHES:
             pixels = random_pictures((images, preprocessing.channels, height, width))
             values = normalize(pixels, preprocessing).contiguous()
@@ -132,20 +133,25 @@ def random_pictures(shape: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def _sizes(model: nn.Module, preprocessing: Preprocessing, any_size: bool) -> Iterator[tuple[int, int]]:
-    """The base size, a smaller one (or a larger, where the model takes none), and one that is not square."""
+def sizes_to_check(model: nn.Module, preprocessing: Preprocessing) -> list[tuple[int, int]]:
+    """The base size, a smaller or else a larger one, one that is not square; the base alone where it takes no others.
+
+    >>> sizes_to_check(nn.Conv2d(3, 8, 3), Preprocessing(12))
+    [(12, 12), (8, 8), (16, 12)]
+    """
     base = preprocessing.image_size
-    yield base, base
-    if any_size:
-        smaller = max(1, base * 2 // 3)
-        yield (smaller, smaller) if _takes(model, smaller, preprocessing.channels) else (base * 5 // 3, base * 5 // 3)
-        yield base * 4 // 3, base
+    found = [(base, base)]
+    for choices in ([base * 2 // 3] * 2, [base * 5 // 3] * 2), ([base * 4 // 3, base], [base * 2, base]):
+        takes = ((high, wide) for high, wide in choices if _takes(model, preprocessing.channels, high, wide))
+        found += list(itertools.islice(takes, 1))
+    return found if len(found) == 3 else found[:1]
 
 
-def _takes(model: nn.Module, size: int, channels: int) -> bool:
+def _takes(model: nn.Module, channels: int, height: int, width: int) -> bool:
     try:
         with torch.inference_mode():
-            model(torch.zeros(1, channels, size, size))
-    except (RuntimeError, ValueError):
+            device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+            model(torch.zeros(1, channels, height, width, device=device))
+    except Exception:  # whatever a model says to a size that it cannot take
         return False
     return True

@@ -24,8 +24,8 @@ class Description:
         preprocessing: how images become input; `classes` names the outputs.
         model: the `ModelSpec` as a dict, from which FLOPs are counted; empty: not known.
         recipe: the run's recipe as a dict of its sections, which names the data set; empty: there was no run.
-        uint8_input: the file takes pixels uint8 (N, C, H, W), resized and cropped, and normalises them itself. Otherwise
-            it takes them normalised, float32.
+        uint8_input: the file takes pixels uint8 (N, C, H, W), resized and cropped, and normalises them itself.
+            Otherwise it takes them normalised, float32.
         quantization: how it was quantized; None: it is in float.
         unit: the step of the quantized output; None: the output is not quantized.
 

@@ -1,7 +1,11 @@
-"""Libraries that are installed with an extra of this package."""
+"""Libraries that are installed with an extra of this package, and quiet about what they print beside their errors."""
 
+import contextlib
 import importlib
+import io
+import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from anysize.registry import UserError
@@ -19,8 +23,21 @@ def import_extra(module: str, extra: str) -> Any:
     anysize.registry.UserError: no_such_runtime is not installed: pip install 'anysize[quantize]'
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return importlib.import_module(module)
     except ModuleNotFoundError:
         raise UserError(f"{module.partition('.')[0]} is not installed: pip install 'anysize[{extra}]'") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what is printed, logged and warned of within."""
+    held = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(held)

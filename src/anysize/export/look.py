@@ -1,37 +1,14 @@
 """What an exported file is, found out before any of it is run."""
 
-import dataclasses
 from pathlib import Path
 
+from anysize.export.contents import Contents
 from anysize.export.description import Description
+from anysize.export.look_onnx import look_at_onnx
+from anysize.export.look_program import look_at_program
 from anysize.registry import UserError
 
 SUFFIXES = (".onnx", ".pt2")
-
-
-@dataclasses.dataclass(frozen=True)
-class Contents:
-    """What a file takes and gives, and what it says of itself.
-
-    Args:
-        path: the file.
-        input: name of the images.
-        dtype: "float32" or "uint8".
-        channels: of the images.
-        sides: height and width; None: any.
-        output: name of the logits.
-        quantized: whether it computes with 8-bit integers.
-        description: None: it was not written by this package.
-    """
-
-    path: Path
-    input: str
-    dtype: str
-    channels: int | None
-    sides: tuple[int | None, int | None]
-    output: str
-    quantized: bool
-    description: Description | None
 
 
 def is_exported(path: str | Path) -> bool:
@@ -55,11 +32,7 @@ def look_at(path: str | Path) -> Contents:
         raise UserError(f"{path} is no exported file; expected one that ends in {' or '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"there is no file {path}; `anysize export` writes one")
-    if path.suffix == ".onnx":
-        from anysize.export.look_onnx import look_at_onnx as look
-    else:
-        from anysize.export.look_program import look_at_program as look
-    return look(path)
+    return look_at_onnx(path) if path.suffix == ".onnx" else look_at_program(path)
 
 
 def read_description(path: str | Path) -> Description:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from anysize.export.contents import Contents
 from anysize.export.description import KEY, Description
 from anysize.export.extras import import_extra
-from anysize.export.look import Contents
 from anysize.registry import UserError
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -24,7 +24,8 @@ def look_at_onnx(path: Path) -> Contents:
         assert nodes
     except Exception:  # of the protocol buffers, which raise errors of several kinds
         raise UserError(f"{path} is no ONNX file, or a truncated one; export or copy it anew") from None
-    external = next((each for each in _messages(model, onnx.TensorProto) if each.data_location == each.EXTERNAL), None)
+    tensors = _messages(model, onnx.TensorProto)
+    external = next((each for each in tensors if each.data_location == each.EXTERNAL), None)
     if external is not None:
         raise UserError(
             f"{path} keeps {external.name!r} in another file, which is not opened; write it as one file "
@@ -34,8 +35,8 @@ def look_at_onnx(path: Path) -> Contents:
     for node in nodes:
         if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
             raise UserError(
-                f"{path} calls the operator {node.op_type!r} of {node.domain!r}, which a library of its own would bring "
-                "along; expected ONNX's operators"
+                f"{path} calls the operator {node.op_type!r} of {node.domain!r}, which a library of its own would "
+                "bring along; expected ONNX's operators"
             )
     try:
         onnx.checker.check_model(model)
@@ -45,14 +46,16 @@ def look_at_onnx(path: Path) -> Contents:
     held = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in held]
     kinds = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
-    tensor = inputs[0].type.tensor_type if inputs else None
-    if len(inputs) != 1 or tensor.elem_type not in kinds or len(tensor.shape.dim) != 4 or not model.graph.output:
+    fits = len(inputs) == 1 and len(model.graph.output) > 0
+    tensor: Any = inputs[0].type.tensor_type if inputs else None
+    if not fits or tensor.elem_type not in kinds or len(tensor.shape.dim) != 4:
         names = ", ".join(each.name for each in inputs) or "none"
         raise UserError(
             f"{path} is no network of images: its inputs are {names}; expected one, images (N, C, H, W) of float32 or "
             "uint8"
         )
     _, channels, height, width = (dim.dim_value or None for dim in tensor.shape.dim)
+    logits = model.graph.output[0].type.tensor_type.shape.dim
     properties = {entry.key: entry.value for entry in model.metadata_props}
     return Contents(
         path,
@@ -61,6 +64,8 @@ def look_at_onnx(path: Path) -> Contents:
         channels,
         (height, width),
         model.graph.output[0].name,
+        logits[1].dim_value or None if len(logits) > 1 else None,
+        len(logits) == 4,
         any(node.op_type in _QUANTIZED for node in nodes),
         Description.from_json(properties[KEY], path) if KEY in properties else None,
     )

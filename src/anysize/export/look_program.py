@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from anysize.export.contents import Contents
 from anysize.export.description import MEMBER, Description
-from anysize.export.look import Contents
 from anysize.registry import UserError
 
 _MEMBERS = re.compile(
@@ -30,72 +30,15 @@ _TARGETS = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b|save\b|load\b)\w+\.\w+|_operator\.\w+|math\.\w+|torch\.sym_\w+"
     r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|cond)"
 )
-_EXPRESSION = re.compile(r"(\s|[-+*/%(),<>=!&|~]|\d+(\.\d+)?|'[suz]\w*\d+'|'-?[\d.]+'|([A-Za-z_]\w*)(?![\w.]))*")
-_WORDS = re.compile(r"(?<![\w'.])[A-Za-z_]\w*")
-_KNOWN = frozenset(
-    [
-        "Symbol",
-        "Integer",
-        "Rational",
-        "Float",
-        "Add",
-        "Mul",
-        "Pow",
-        "Max",
-        "Min",
-        "Mod",
-        "PythonMod",
-        "FloorDiv",
-        "CleanDiv",
-        "CeilDiv",
-        "CeilToInt",
-        "FloorToInt",
-        "TruncToInt",
-        "TruncToFloat",
-        "RoundToInt",
-        "IntTrueDiv",
-        "FloatTrueDiv",
-        "ToFloat",
-        "PowByNatural",
-        "FloatPow",
-        "Identity",
-        "LShift",
-        "RShift",
-        "Where",
-        "Eq",
-        "Ne",
-        "Ge",
-        "Gt",
-        "Le",
-        "Lt",
-        "Equality",
-        "Unequality",
-        "GreaterThan",
-        "LessThan",
-        "StrictGreaterThan",
-        "StrictLessThan",
-        "And",
-        "Or",
-        "Not",
-        "Piecewise",
-        "ExprCondPair",
-        "True",
-        "False",
-        "true",
-        "false",
-        "int_oo",
-        "oo",
-        "floor",
-        "ceiling",
-        "precision",
-        "positive",
-        "nonnegative",
-        "integer",
-        "IsNonOverlappingAndDenseIndicator",
-    ]
+_TOKEN = re.compile(r"'[suz]\w*\d'|'-?[\d.]+'|(?P<word>[A-Za-z_]\w*)|\d+(?:\.\d+)?|[\s\-+*/%(),<>=!&|~]")
+_KNOWN = re.compile(
+    r"Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
+    r"|TruncToInt|TruncToFloat|RoundToInt|IntTrueDiv|FloatTrueDiv|ToFloat|PowByNatural|FloatPow|Identity|LShift|RShift"
+    r"|Where|Eq|Ne|Ge|Gt|Le|Lt|Equality|Unequality|GreaterThan|LessThan|StrictGreaterThan|StrictLessThan|And|Or|Not"
+    r"|Piecewise|ExprCondPair|True|False|true|false|int_oo|oo|floor|ceiling|precision|positive|nonnegative|integer"
+    r"|z?[su]f?\d+"
 )
-"""The names that an expression on sizes may have, beside those of sizes, such as s34."""
-_SIZE = re.compile(r"z?[su]f?\d+")
+"""The names that an expression on sizes may have: functions, and sizes such as s34."""
 _DTYPES = {1: "uint8", 7: "float32"}  # of torch's schema
 
 
@@ -104,12 +47,12 @@ def look_at_program(path: Path) -> Contents:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2]: name for name in archive.namelist()}
+            model = json.loads(archive.read(members["models/model.json"]))
             foreign = next((name for name in members if not _MEMBERS.fullmatch(name)), None)
             if foreign is not None:
                 raise UserError(
                     f"{path} holds {foreign!r}, which may be code and is not loaded; expected a program alone"
                 )
-            model = json.loads(archive.read(members["models/model.json"]))
             _check_payloads(path, archive, members)
             _check_samples(path, archive.read(members["data/sample_inputs/model.pt"]))
             graph = model["graph_module"]["graph"]
@@ -119,6 +62,7 @@ def look_at_program(path: Path) -> Contents:
             inputs = [each["user_input"]["arg"] for each in signature["input_specs"] if "user_input" in each]
             sizes = [graph["tensor_values"][each["as_tensor"]["name"]] for each in inputs]
             outputs = [each["user_output"]["arg"]["as_tensor"]["name"] for each in signature["output_specs"]]
+            logits = graph["tensor_values"][outputs[0]]["sizes"]
     except UserError:
         raise
     except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError, IndexError, NotImplementedError):
@@ -136,6 +80,8 @@ def look_at_program(path: Path) -> Contents:
         channels,
         (height, width),
         outputs[0],
+        logits[1].get("as_int") if len(logits) > 1 else None,
+        len(logits) == 4,
         False,
         None if description is None else Description.from_json(description, path),
     )
@@ -174,8 +120,14 @@ def _is_arithmetic(expression: str) -> bool:
     >>> _is_arithmetic("__import__('os').system('ls')") or _is_arithmetic("open('s1')") or _is_arithmetic("s1.x")
     False
     """
-    known = all(word in _KNOWN or _SIZE.fullmatch(word) for word in _WORDS.findall(expression))
-    return known and _EXPRESSION.fullmatch(expression) is not None
+    rest, at = [], 0
+    for token in _TOKEN.finditer(expression):
+        word = token["word"]
+        if word and not _KNOWN.fullmatch(word):
+            return False
+        rest.append(expression[at : token.start()])
+        at = token.end()
+    return not "".join(rest) + expression[at:]
 
 
 def _entries(value: Any) -> Iterator[tuple[str, str]]:

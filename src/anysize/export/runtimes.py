@@ -3,8 +3,8 @@
     runtime = open_runtime("model.onnx", "openvino", threads=1)
     logits = runtime(images)                        # (N, C, H, W) to (N, classes), or to maps (N, classes, H, W)
 
-A new runtime is a function that `RUNTIMES.register` decorates. It takes the contents of a file and `RuntimeOptions`, and
-returns its name with version, and a function from images to logits.
+A new runtime is a function that `RUNTIMES.register` decorates, and its format in `FORMATS`. It takes the contents of a
+file and `RuntimeOptions`, and returns its name with version, and a function from images to logits.
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark.utils.common import set_torch_threads
 
-from anysize.export.extras import import_extra
-from anysize.export.look import Contents, look_at
+from anysize.export.contents import Contents
+from anysize.export.extras import import_extra, quiet
+from anysize.export.look import look_at
 from anysize.export.processor import int8_instructions
 from anysize.registry import Registry, UserError
 
@@ -146,21 +147,25 @@ def _openvino(contents: Contents, options: RuntimeOptions) -> Opener:
 
 @RUNTIMES.register("torch")
 def _torch(contents: Contents, options: RuntimeOptions) -> Opener:
-    return f"PyTorch {torch.__version__}", _called(torch.export.load(str(contents.path)).module(), options)
+    return f"PyTorch {torch.__version__}", _called(_program(contents), options)
 
 
 @RUNTIMES.register("inductor")
 def _inductor(contents: Contents, options: RuntimeOptions) -> Opener:
     import torch._inductor.config as config
 
-    module = torch.compile(torch.export.load(str(contents.path)).module())
-    run = _called(module, options)
+    run = _called(torch.compile(_program(contents)), options)
 
     def compiled(images: Tensor) -> Tensor:
         with config.patch(freezing=True):  # a size that is new is compiled when it comes
             return run(images)
 
     return f"PyTorch {torch.__version__}, inductor", compiled
+
+
+def _program(contents: Contents) -> torch.nn.Module:
+    with quiet():
+        return torch.export.load(str(contents.path)).module()
 
 
 def _called(module: Callable[[Tensor], Tensor], options: RuntimeOptions) -> Callable[[Tensor], Tensor]:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from anysize.export.capture import Normalised, any_size, capture, first_line, layer_of, quiet
-from anysize.export.check import Compare, Exported, check_file, close, within_noise
+from anysize.export.capture import Normalised, capture, first_line, layer_of
+from anysize.export.check import Compare, Exported, check_file, close, sizes_to_check, within_noise
 from anysize.export.description import KEY, MEMBER, Description
-from anysize.export.extras import import_extra
+from anysize.export.extras import import_extra, quiet
 from anysize.export.int8_graph import ready_for_runtimes
 from anysize.export.runtimes import open_runtime
 from anysize.models.checks import check_is_model
@@ -60,8 +60,9 @@ def export_onnx(
     for module in ("onnxscript", "onnxruntime"):
         import_extra(module, "quantize")
     wrapped, description, images = _prepared(model, description, uint8_input)
+    sizes = sizes_to_check(model, description.preprocessing)
     with writing_onnx(), padded_for_export(wrapped):
-        program = capture(wrapped, images)
+        program = capture(wrapped, images, any_size=len(sizes) > 1)
     proto = _converted(program)
     for node in proto.graph.node:  # of all notes on where it is from the names of its modules alone are kept
         kept = [entry for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
@@ -74,7 +75,7 @@ def export_onnx(
         ready_for_runtimes(proto)
     with _beside(Path(path)) as beside:
         onnx.save(proto, str(beside))
-        return _checked(beside, path, model, description, check, any_size(program), OPSET)
+        return _checked(beside, path, model, description, check, sizes, OPSET)
 
 
 def export_program(
@@ -93,11 +94,12 @@ def export_program(
     if Path(path).suffix != ".pt2":
         raise UserError(f"{path} is no name for a program of torch.export; expected one that ends in .pt2")
     wrapped, description, images = _prepared(model, description, uint8_input)
+    sizes = sizes_to_check(model, description.preprocessing)
     with padded_for_export(wrapped):
-        program = capture(wrapped, images)
+        program = capture(wrapped, images, any_size=len(sizes) > 1)
     with _beside(Path(path)) as beside:
         torch.export.save(program, beside, extra_files={MEMBER: description.to_json()})
-        return _checked(beside, path, model, description, check, any_size(program))
+        return _checked(beside, path, model, description, check, sizes)
 
 
 EXPORTS: dict[str, Callable[..., Exported]] = {"onnx": export_onnx, "pt2": export_program}
@@ -182,8 +184,8 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _checked(
-    written: Path, path: str | Path, model: nn.Module, description: Description, check: Compare | None, any_size: bool,
-    opset: int | None = None,
+    written: Path, path: str | Path, model: nn.Module, description: Description, check: Compare | None,
+    sizes: list[tuple[int, int]], opset: int | None = None,
 ) -> Exported:  # fmt: skip
     reference = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().cpu()
     if check is None:
@@ -192,8 +194,8 @@ def _checked(
         open_runtime(written),
         reference,
         description.preprocessing,
-        any_size=any_size,
+        sizes,
         uint8_input=description.uint8_input,
         compare=check,
     )
-    return Exported(Path(path), written.stat().st_size, any_size, checks, opset)
+    return Exported(Path(path), written.stat().st_size, len(sizes) > 1, checks, opset)
