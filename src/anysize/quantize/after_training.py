@@ -135,7 +135,8 @@ def _fix_weights(model: nn.Module, quantization: Quantization, moments: Moments,
     """Round the weights of all layers for good."""
     for key, (weight, bias) in weights_of(model, images).items():
         quantizer = quantization.weight(key)
-        scale, seen = quantizer.scales(weight), moments.of(key)
+        source = quantization.source(quantization.placement.layers[key]).scale
+        scale, seen = quantizer.scales_for(weight, bias, source), moments.of(key)
         if seen is None:
             whole = nearest(weight.transpose(0, quantizer.channel_dim).flatten(1)[None], scale[None], quantizer.largest)
             first = weight.transpose(0, quantizer.channel_dim)
@@ -144,5 +145,4 @@ def _fix_weights(model: nn.Module, quantization: Quantization, moments: Moments,
             groups, count = seen.shape[:2]
             rows = weight.reshape(groups, -1, count)
             whole = compensated(rows, scale.view(groups, -1), quantizer.largest, seen).view(weight.shape)
-        source = quantization.source(quantization.placement.layers[key]).scale
         quantizer.fix(whole, scale, bias, source)

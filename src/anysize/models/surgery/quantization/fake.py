@@ -173,10 +173,11 @@ def fix_weights(model: nn.Module, images: Tensor) -> None:
     quantization = quantization_of(model)
     for key, (weight, bias) in weights_of(model, images).items():
         quantizer = quantization.weight(key)
-        scale = quantizer.scales(weight)
+        source = quantization.source(quantization.placement.layers[key]).scale
+        scale = quantizer.scales_for(weight, bias, source)
         integers = (weight / quantizer.along_channels(scale, weight)).round()
         integers = integers.clamp(-quantizer.largest, quantizer.largest)
-        quantizer.fix(integers, scale, bias, quantization.source(quantization.placement.layers[key]).scale)
+        quantizer.fix(integers, scale, bias, source)
 
 
 def expect_integers(model: nn.Module, images: Tensor) -> None:

@@ -116,6 +116,14 @@ class WeightQuantizer(nn.Module):
         scale = self.along_channels(self.scales(weight), weight)
         return rounded(weight, scale, -self.largest, self.largest), bias
 
+    def scales_for(self, weight: Tensor, bias: Tensor | None, source: Tensor) -> Tensor:
+        """As `scales`, but not so small that the bias (channels,) would be too large a number for values of `source`.
+
+        So they would be in channels whose weights have died out, of which the bias alone is left.
+        """
+        scale = self.scales(weight)
+        return scale if bias is None else scale.maximum(bias.detach().float().abs() / (source * 2**30))
+
     @torch.no_grad()
     def fix(self, integers: Tensor, scale: Tensor, bias: Tensor | None, source: Tensor) -> None:
         """Hold weights as whole numbers of `scale` (channels,), and a bias for values of scale `source` ()."""
