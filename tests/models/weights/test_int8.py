@@ -128,7 +128,7 @@ def test_a_checkpoint_computes_what_torchvision_s_model_computes(name: str, engi
     model(images)
     assert differing.keys() >= {*quantization.placement.layers} - {layer.key}  # the last one's values are not rounded
     averages = {key for key in differing if "pool" in key}
-    # Where the zero point is odd, half a step is rounded up by one and down by the other; means of few values have such.
+    # Where the zero point is odd, half a step goes up by one and down by the other; means of few values have such.
     assert max((differing[key][0] for key in averages), default=0) < 0.1
     assert max(share for key, (share, _) in differing.items() if key not in averages) < 0.001
     assert max(step for _, step in differing.values()) <= 1
