@@ -1,10 +1,12 @@
 """Published weights by a recipe's name: evaluated, and loaded, from the file that a download would have left."""
 
+import dataclasses
 import urllib.error
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -13,9 +15,13 @@ from PIL import Image
 import anysize
 from anysize.cli import build_app
 from anysize.experiment.published import published_address, run_folder
+from anysize.experiment.quantize import quantize_run
 from anysize.experiment.runs import load_run
-from anysize.models.surgery.quantization.fake import is_quantized
+from anysize.export.description import Description
+from anysize.export.write import export_onnx
+from anysize.models.surgery.quantization.fake import is_quantized, quantization_of
 from anysize.models.weights.download import download
+from anysize.quantize.after_training import QuantizeOptions
 from anysize.registry import UserError
 
 RECIPE = "torchvision/quantized-shufflenet_v2_x1_0"
@@ -34,7 +40,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def put_int8(hub: Path, file: str) -> None:
+def put_int8(hub: Path, file: str, name: str = "shufflenet_v2_x1_0") -> None:
     """Put int8 weights of three classes where a download would have put them."""
     quantization: Any = torch.ao.quantization
     before = torch.backends.quantized.engine
@@ -42,7 +48,7 @@ def put_int8(hub: Path, file: str) -> None:
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         torch.backends.quantized.engine = "qnnpack"
-        model: Any = torchvision.models.quantization.shufflenet_v2_x1_0(num_classes=3).eval()
+        model: Any = getattr(torchvision.models.quantization, name)(num_classes=3).eval()
         model.qconfig = quantization.get_default_qconfig("qnnpack")
         model.fuse_model()
         quantization.prepare(model, inplace=True)
@@ -92,6 +98,33 @@ def test_a_recipe_s_name_stands_for_the_weights_that_it_names(
     assert all(torch.equal(state[name], value) for name, value in loaded.model.state_dict().items())
     with pytest.raises(UserError, match="which are not trained further"):
         anysize.load_weights(anysize.create_model("shufflenet_v2_x1_0"), folder)
+
+
+def test_published_float_weights_are_quantized_by_a_recipe_s_name(offline: Path) -> None:
+    address = published_address("torchvision/shufflenet_v2_x1_0")
+    hub = offline / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    torch.save(anysize.create_model("shufflenet_v2_x1_0", 3).state_dict(), hub / address.file)
+    Image.effect_noise((60, 40), sigma=50).convert("RGB").save("noise.png")
+    made = quantize_run(
+        "torchvision/shufflenet_v2_x1_0", 64, calibration=offline, options=QuantizeOptions(rounding="nearest")
+    )
+    assert made.checkpoint.parts[:2] == ("runs", "shufflenet_v2_x1_0-shufflenetv2_x1-5666bf0f80")
+    assert is_quantized(anysize.load_model(made.checkpoint))
+
+
+@pytest.mark.slow
+def test_int8_weights_become_an_onnx_file_integer_for_integer(offline: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    put_int8(offline, "int8.pth", "resnet18")
+    model = anysize.load_model("int8.pth", name="resnet18")
+    described = Description("classification", dataclasses.replace(model.preprocessing, image_size=64))
+    export_onnx(model, "int8.onnx", described, check=lambda outputs, expected: "")
+    held = [onnx.numpy_helper.to_array(each) for each in onnx.load("int8.onnx").graph.initializer]
+    weights = [each for each in held if each.dtype == np.int8 and each.ndim > 1]
+    own = [each.integers.numpy() for each in quantization_of(model).weights.values()]
+    assert len(weights) == len(own) == 21
+    assert all(any(np.array_equal(integers, other) for other in weights) for integers in own)
 
 
 def test_load_model_takes_all_that_is_a_model(offline: Path) -> None:

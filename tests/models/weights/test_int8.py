@@ -23,6 +23,7 @@ NETWORKS = {
     "resnet50": (64, {}),
     "resnext101_32x8d": (64, {}),
     "mobilenet_v2": (64, {}),
+    "mobilenet_v3_large": (64, {}),
     "shufflenet_v2_x1_0": (64, {}),
     "googlenet": (64, NO_AUX),
     "inception_v3": (96, NO_AUX),
@@ -105,10 +106,8 @@ def test_a_checkpoint_computes_what_torchvision_s_model_computes(name: str, engi
 
     reference = converted(name, "qnnpack", state)
     given: dict[str, Tensor] = {}
-    for layer in quantization.placement.layers.values():
-        reference.get_submodule(layer.name).register_forward_hook(
-            lambda module, args, out, name=layer.name: given.__setitem__(name, out)
-        )
+    for each, module in reference.named_modules():
+        module.register_forward_hook(lambda module, args, out, name=each: given.__setitem__(name, out))
     reference(images)
     differing = {}
 
@@ -117,17 +116,21 @@ def test_a_checkpoint_computes_what_torchvision_s_model_computes(name: str, engi
 
         def hook(module: Any, args: Any, out: Tensor) -> Tensor:
             steps = (out / module.scale).round() - given[name].dequantize().div(module.scale).round()
-            differing[name] = float((steps != 0).float().mean()), float(steps.abs().max())
+            differing[key] = float((steps != 0).float().mean()), float(steps.abs().max())
             return given[name].dequantize()
 
         quantization.value(key).register_forward_hook(hook)
 
-    for layer in quantization.placement.layers.values():
-        if layer.key in quantization.placement.quantizers:
-            follow(layer.key, layer.name)
+    for key in quantization.placement.quantizers:
+        owner = key.partition(":")[0]
+        if key in quantization.placement.layers or (owner in given and not any(modules[owner].children())):
+            follow(key, owner)
     model(images)
-    assert len(differing) == len(quantization.placement.layers) - 1  # the last one's values are not rounded
-    assert max(share for share, _ in differing.values()) < 0.001
+    assert differing.keys() >= {*quantization.placement.layers} - {layer.key}  # the last one's values are not rounded
+    averages = {key for key in differing if "pool" in key}
+    # Where the zero point is odd, half a step goes up by one and down by the other; means of few values have such.
+    assert max((differing[key][0] for key in averages), default=0) < 0.1
+    assert max(share for key, (share, _) in differing.items() if key not in averages) < 0.001
     assert max(step for _, step in differing.values()) <= 1
 
 
