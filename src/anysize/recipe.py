@@ -24,6 +24,7 @@ import tomli_w
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.settings import ModelSettings
+from anysize.quantize.settings import QuantizeSettings
 from anysize.recipes import file_label, leading_comment, merge, read_files, recipe_path
 from anysize.recipes.values import build_settings, check_value, from_text, plain, to_toml, type_hints
 from anysize.registry import UserError, did_you_mean
@@ -46,6 +47,7 @@ class Recipe:
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    quantize: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:

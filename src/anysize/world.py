@@ -105,6 +105,11 @@ class World:
             for tensor, part in zip(alike, torch.split(together, [each.numel() for each in alike]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
+    def maximum(self, tensor: Tensor) -> None:
+        """Take the largest of each value over the processes, in place; the host does not wait for it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
     def gather(self, value: Any) -> list[Any]:
         """The value of each process, by rank, on every process."""
         if self.size == 1:

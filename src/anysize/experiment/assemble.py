@@ -79,6 +79,7 @@ def assemble(
         device=device,
         world=world,
         writer=writer,
+        quantize=recipe.quantize,
     )
     return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 

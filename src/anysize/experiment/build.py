@@ -86,6 +86,7 @@ def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: Dat
 
 def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights | None = None) -> nn.Module:
     """The model with the data's classes and channels; its first weights follow from the seed where none are given."""
+    _check_aware(recipe)
     torch.manual_seed(recipe.training.seed)
     spec = model_spec(recipe, preprocessing)
     model = start_from(spec, weights, partial=recipe.model.partial_weights) if weights else spec.build()
@@ -99,6 +100,23 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
             )
         checkpoint_segments(model, recipe.model.checkpoint_segments)
     return model
+
+
+def _check_aware(recipe: Recipe) -> None:
+    """Raise a `UserError` for settings of [quantize] that say nothing, or do not go with others."""
+    if not recipe.quantize.aware:
+        for field in dataclasses.fields(recipe.quantize):
+            if getattr(recipe.quantize, field.name) != field.default:
+                raise UserError(f"quantize.{field.name} is set without quantize.aware; set that, or leave this out")
+        return
+    for name, value in (
+        ("training.compile", recipe.training.compile), ("model.checkpoint_segments", recipe.model.checkpoint_segments),
+    ):  # fmt: skip
+        if value:
+            raise UserError(
+                f"{name} does not go with quantize.aware, which follows each call of the forward pass; leave one of "
+                "them out"
+            )
 
 
 def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0) -> BatchPlan:
@@ -147,6 +165,7 @@ def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
     """The model of a recipe for the classes, channels and image size of its data."""
     return ModelSpec.from_settings(
         recipe.model,
+        recipe.quantize.options,
         num_classes=len(preprocessing.classes),
         in_channels=preprocessing.channels,
         task=recipe.task.name,

@@ -10,6 +10,7 @@ import torch
 from anysize.experiment import build
 from anysize.experiment.weights import describe_input, find_weights
 from anysize.preprocessing import Preprocessing
+from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
@@ -74,6 +75,8 @@ def prepare(
     plan = build.build_plan(recipe, len(data.train), world, together)
     chunks = -(-recipe.training.chunks * plan.parts // world.size)
     training = dataclasses.replace(recipe.training, chunks=chunks)
+    if recipe.quantize.aware:
+        check_reached(model, data.preprocessing.image_size, data.preprocessing.channels)
     flops = build.flops_by_size(model, data.preprocessing.channels)
     length = run_length(plan, training, data.preprocessing.image_size, lambda size: flops(size).total)
     build.check_phases(plan.schedule, len(length.steps))

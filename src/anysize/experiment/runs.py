@@ -116,6 +116,12 @@ def load_run(
                 f"{path} is a checkpoint of another model: its model.{key} is {held!r}, the run's recipe says "
                 f"{wanted[key]!r}; give the run folder it comes from"
             )
+    fixed = any(change.name == "quantized" for change in spec.changes)
+    if spec.aware != recipe.quantize.options and not fixed:
+        raise UserError(
+            f"{path} is a checkpoint of a model that is {'' if spec.aware else 'not '}trained for int8, and the "
+            "settings of [quantize] say otherwise; leave them out"
+        )
     model = spec.build()
     load_model(model, loaded.weights if recipe.evaluation.averaged else loaded.model, path)
     device = pick_device(recipe.training.device)

@@ -95,7 +95,8 @@ def start_from(spec: ModelSpec, weights: Weights, *, partial: bool = False) -> n
     A head that the weights have not, or have for another number of classes, starts anew: a network for multi-label
     classification or for segmentation may start from a classifier. Where norms are swapped or blocks made elastic, that
     is done after loading if the weights are those of the model without, so that a frozen batch norm keeps their
-    statistics, and before if they are of such a model themselves. What was done goes to `weights.notes`.
+    statistics, and before if they are of such a model themselves. A model is made quantization-aware after loading, but
+    for weights of one that is. What was done goes to `weights.notes`.
 
     Raises:
         UserError: the weights do not fit.
@@ -109,10 +110,12 @@ def start_from(spec: ModelSpec, weights: Weights, *, partial: bool = False) -> n
         if report.new and report.fits:
             weights.notes.append(_share(report))
 
-    if spec.changes and fits(dataclasses.replace(spec, changes=()).build(), weights, spec.num_classes):
-        if spec.settings["elasticize"]:
-            weights.notes.append("convolutions that elasticize splits start anew")
-        return spec.build(first_weights=load)
+    before_last = len(spec.changes) - 1 if spec.aware else 0
+    for after in dict.fromkeys([0, before_last]) if spec.changes else ():
+        if fits(dataclasses.replace(spec, changes=spec.changes[:after]).build(), weights, spec.num_classes):
+            if any(change.name == "elasticize" for change in spec.changes[after:]):
+                weights.notes.append("convolutions that elasticize splits start anew")
+            return spec.build(load, after)
     model = spec.build()
     load(model)
     return model

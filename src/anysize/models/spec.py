@@ -19,6 +19,7 @@ from anysize.models.families import MODELS
 from anysize.models.names import find_builder, made_for
 from anysize.models.settings import ModelSettings
 from anysize.models.surgery.elasticize import elasticize as elasticize_blocks
+from anysize.models.surgery.quantization.aware import make_aware
 from anysize.models.surgery.quantization.fake import expect_integers
 from anysize.models.surgery.quantization.prepare import prepare
 from anysize.models.weights.fitting import fit_state_dict
@@ -80,10 +81,16 @@ class ModelSpec:
                 raise UserError(f"model {self.name!r}: {argument} is {number!r}; expected at least 1, a whole number")
 
     @classmethod
-    def from_settings(cls, settings: ModelSettings, **of_data: Any) -> "ModelSpec":
-        """The model that `[model]` of a recipe asks for; `of_data` are classes, channels, task and image size."""
+    def from_settings(
+        cls, settings: ModelSettings, aware: Mapping[str, Any] | None = None, **of_data: Any
+    ) -> "ModelSpec":
+        """The model that `[model]` of a recipe asks for; `of_data` are classes, channels, task and image size.
+
+        `aware` are the options of `quantize_aware` where it is trained for int8.
+        """
         spec = cls(settings.name, options=settings.options, **of_data)
-        return spec.elasticize(settings.elasticize).swap_norms(settings.norm, settings.norm_options)
+        spec = spec.elasticize(settings.elasticize).swap_norms(settings.norm, settings.norm_options)
+        return spec if aware is None else spec.quantize_aware(**aware)
 
     def elasticize(self, stages: str | Sequence[str]) -> "ModelSpec":
         """This model with a branch at half resolution in the blocks of these stages; empty: as it is."""
@@ -101,12 +108,18 @@ class ModelSpec:
         """This model with ReLU where it has ReLU6, as torchvision quantizes its networks."""
         return self._then(Change("relu6_to_relu", {}))
 
+    def quantize_aware(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
+        """This model, to be trained for int8: it rounds values, and weights to 8 or 7 bits; `keep` stay in float."""
+        return self._then(Change("quantize_aware", {"bits": bits, "keep": list(keep)}))
+
     def quantized(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
         """This model, for evaluation alone, with weights of 8 or 7 bits; the layers `keep` stay in float.
 
-        Ranges and weights are none yet: those of a checkpoint are loaded into it.
+        Ranges and weights are none yet: those of a checkpoint are loaded into it. A model that was trained for int8
+        rounds where it did.
         """
-        return self._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
+        changes = tuple(change for change in self.changes if change.name != "quantize_aware")
+        return dataclasses.replace(self, changes=changes)._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
 
     @property
     def is_quantized(self) -> bool:
@@ -127,6 +140,11 @@ class ModelSpec:
             **done.get("norms", {"norm": "", "norm_options": {}}),
         }
 
+    @property
+    def aware(self) -> dict[str, Any] | None:
+        """The options of `quantize_aware`; None where the model is not trained for int8."""
+        return next((change.options for change in self.changes if change.name == "quantize_aware"), None)
+
     def to_dict(self) -> dict[str, Any]:
         """A dict that `from_dict` reads back."""
         return dataclasses.asdict(self)
@@ -141,17 +159,18 @@ class ModelSpec:
         spec = cls(**given).elasticize(values.get("elasticize", ""))
         return spec.swap_norms(values.get("norm", ""), values.get("norm_options"))
 
-    def build(self, first_weights: Callable[[nn.Module], object] | None = None) -> nn.Module:
-        """Build the model; `first_weights` is called with it before the changes are made.
+    def build(self, first_weights: Callable[[nn.Module], object] | None = None, after: int = 0) -> nn.Module:
+        """Build the model; `first_weights` is called with it once so many changes (`after`) are made.
 
         Raises:
             UserError: as `create_model`.
         """
         model = _network(self, _with_task(self.name, self.task, self.options))
-        if first_weights:
-            first_weights(model)
-        for change in self.changes:
-            CHANGES[change.name](model, self, **change.options)
+        for number, change in enumerate((*self.changes, None)):
+            if first_weights and number == after:
+                first_weights(model)
+            if change:
+                CHANGES[change.name](model, self, **change.options)
         return model
 
 
@@ -182,9 +201,19 @@ def _plain_relus(model: nn.Module, spec: ModelSpec) -> None:
 
 @CHANGES.register("quantized")
 def _quantize(model: nn.Module, spec: ModelSpec, bits: int = 8, keep: Sequence[str] = ()) -> None:
-    size = spec.image_size or expected_preprocessing(spec.name, spec.task).image_size
-    images = torch.zeros(1, spec.in_channels, size, size)
+    images = _sample(spec)
     expect_integers(prepare(model, images, bits=bits, keep=keep), images)
+
+
+@CHANGES.register("quantize_aware")
+def _quantize_aware(model: nn.Module, spec: ModelSpec, bits: int = 8, keep: Sequence[str] = ()) -> None:
+    make_aware(model, _sample(spec), bits=bits, keep=keep)
+
+
+def _sample(spec: ModelSpec) -> torch.Tensor:
+    """An image to see what a model does."""
+    size = spec.image_size or expected_preprocessing(spec.name, spec.task).image_size
+    return torch.zeros(1, spec.in_channels, size, size)
 
 
 def create_model(

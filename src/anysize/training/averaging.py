@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from anysize.models.surgery.quantization.quantizers import ValueQuantizer
+
 
 class AveragedWeights:
     """A model that follows another one: theta' <- d theta' + (1 - d) theta, for parameters and running statistics.
 
     `torch.optim.swa_utils` averages; its `AveragedModel` asks a counter on the host in every update, which a step may
-    not. Integers, such as counts of batches, are copied.
+    not. Integers, such as counts of batches, are copied, and so are ranges of values that are rounded: an end of one
+    that was not seen yet is infinite, and all that follows from the two ends belongs together.
 
     Args:
         model: whose weights are averaged; the copy starts with them.
@@ -32,6 +35,8 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, every: int, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(requires_grad=False)
         self.every = every
+        ranges = (each for each in self.model.modules() if isinstance(each, ValueQuantizer))
+        self._copied = {id(buffer) for each in ranges for buffer in each.buffers()}
         self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
@@ -40,12 +45,15 @@ class AveragedWeights:
         if step % self.every:
             return
         pairs = [(own, new.detach()) for own, new in zip(_tensors(self.model), _tensors(model), strict=True)]
-        floating = [] if restart else [pair for pair in pairs if pair[0].is_floating_point()]
+        floating = [] if restart else [pair for pair in pairs if self._is_averaged(pair[0])]
         if floating:
             self._average([own for own, _ in floating], [new for _, new in floating], 0)
         for own, new in pairs:
-            if restart or not own.is_floating_point():
+            if restart or not self._is_averaged(own):
                 own.copy_(new)
+
+    def _is_averaged(self, own: Tensor) -> bool:
+        return own.is_floating_point() and id(own) not in self._copied
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged parameters and buffers, by the names of the model's."""

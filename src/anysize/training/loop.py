@@ -25,6 +25,7 @@ import numpy as np
 
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
+from anysize.quantize.aware import set_epoch, statistics_stand
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, find_damaged
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
@@ -32,6 +33,7 @@ from anysize.training.guards import diverged
 from anysize.training.memory import fit_into_memory
 from anysize.training.parts import Parts
 from anysize.training.recorder import Failure
+from anysize.training.replicas import share_statistics
 from anysize.training.shapes import too_few_images
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
@@ -75,7 +77,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     done, steps = progress.step_in_epoch, parts.length.steps[progress.epoch]
     batches = parts.plan.batches(progress.epoch)[done:steps]
     seeds = step_seeds(training.seed, progress.step, len(batches), parts.world.rank)
-    state.model.train()
+    start_epoch(parts, state)
     every = training.checkpoint_steps if training.checkpoint_minutes else 1
     saved, clock = time.monotonic(), time.perf_counter()
     for number, batch in enumerate(whole_batches(parts, state, batches)):
@@ -109,6 +111,15 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     agreed.close()
     settle(parts, state)
     record(progress, time.perf_counter() - clock)
+
+
+def start_epoch(parts: Parts, state: TrainState) -> None:
+    """Let the model train; where it is trained for int8, what moves in it follows from the epoch alone."""
+    state.model.train()
+    if parts.quantize.aware:
+        if statistics_stand(parts.quantize, state.progress.epoch):
+            share_statistics(state.model, parts.world, parts.training.statistics)
+        set_epoch(state.model, parts.quantize, state.progress.epoch)
 
 
 def step_seeds(seed: int, step: int, count: int, rank: int) -> Iterator[int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch, PlanLoader
+from anysize.quantize.settings import QuantizeSettings
 from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.tasks.base import Outputs, Task
@@ -62,6 +63,7 @@ class Parts:
     device: torch.device
     world: World = dataclasses.field(default_factory=World)
     writer: CheckpointWriter = dataclasses.field(default_factory=CheckpointWriter)
+    quantize: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
 
     def images_of_all(self, epoch: int, step: int, own: int) -> int:
         """Images that all processes train in a step of an epoch, of which this one trains `own`."""

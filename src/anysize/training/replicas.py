@@ -82,6 +82,23 @@ def one_model(model: nn.Module, world: World, statistics: str) -> Iterator[None]
             yield
 
 
+@torch.no_grad()
+def share_statistics(model: nn.Module, world: World, statistics: str) -> None:
+    """Give all processes the running statistics that `training.statistics` names, for good: from now on they stand.
+
+    Where they are the same already, not a bit changes.
+    """
+    if world.size == 1 or statistics == "each":
+        return
+    values = pooled_statistics(model, world)
+    if statistics == "first":
+        own = {name: buffer.cpu() for name, buffer in model.named_buffers() if name in values}
+        values = world.share(own if world.main else None)
+    for name, buffer in model.named_buffers():
+        if name in values:
+            buffer.copy_(values[name])
+
+
 class Replicas:
     """What each process has of its own, as a part of the state: a run that goes on gives each process its own back.
 

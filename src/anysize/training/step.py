@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from anysize.data.loader import LoadedBatch
+from anysize.quantize.aware import share_ranges
 from anysize.tasks.base import main_logits
 from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, scale_gradients
 from anysize.training.memory import within_memory
@@ -55,6 +56,8 @@ def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -
     if scaler.is_enabled():
         state.control.keep(control, finite)
         scaler.update()
+    if parts.quantize.aware:
+        share_ranges(state.model, parts.world)
     if state.averaged:
         state.averaged.update(state.model, step, restart=optimizer.warming_up)
     values = torch.cat([metrics, norm.to(metrics.dtype)[None]])

@@ -74,25 +74,27 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded.eval()
 
 
-def fold_in_place(model: nn.Module) -> list[str]:
-    """Fold the norms of `model` as `fold_batch_norm` does, but in the model itself; returns their names.
+def fold_in_place(model: nn.Module) -> dict[str, str]:
+    """Fold the norms of `model` as `fold_batch_norm` does, but in the model itself.
+
+    Returned are their names, each with where the layers stand that have taken it over: "before" it or "behind" it.
 
     Layers, code and the names of modules stay: a norm that is folded becomes an `nn.Identity`, or what is left of it.
     The model is then for evaluation alone. Where torch.fx cannot trace it, nothing is folded.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> fold_in_place(model), model[1]
-    (['1'], Identity())
+    ({'1': 'before'}, Identity())
     """
     model.eval()
     try:
         _, folder = _fold(model)
     except UserError:
-        return []
+        return {}
     for name, rest in folder.removed.items():
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, rest)
-    return list(folder.removed)
+    return {name: "behind" if name in folder.behind else "before" for name in folder.removed}
 
 
 def _fold(model: nn.Module) -> "tuple[fx.Graph, _Folder]":
@@ -130,6 +132,8 @@ class _Folder:
         self.graph = graph
         self.removed: dict[str, nn.Module] = {}
         """What takes the place of each norm that is folded, by its name."""
+        self.behind: set[str] = set()
+        """The names of those that were folded into the layers behind them."""
         called = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
         self.calls = collections.Counter(id(part) for module in called for part in module.modules())
         owned = (parameter for module in model.modules() for parameter in module._parameters.values())
@@ -170,6 +174,7 @@ class _Folder:
         if inputs == [len(affine)] * len(layers):
             for layer in layers:
                 apply_before(layer, affine)
+            self.behind.add(str(node.target))
             self.remove(node, layers)
 
     def fit_together(self, norm: nn.Module, layers: list[Any]) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 
+from anysize.models.surgery.fold_layers import Compensation
 from anysize.norms.convert.recognise import recognise
 
 NORM = "norm"
@@ -131,9 +132,9 @@ def parts_of(model: nn.Module) -> Parts:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm of a known kind."""
+    """Whether a module is a norm of a known kind, or what folding has left of one."""
     kind = recognise(module)
-    return kind is not None and not kind.refused
+    return (kind is not None and not kind.refused) or isinstance(module, Compensation)
 
 
 def tensors_in(values: Any) -> list[Tensor]:

@@ -4,7 +4,7 @@ quantization = fake_quantize(model, place(record(model, images)))
 model(images)                                # rounds values and weights, with gradients straight through
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class Quantization(nn.Module):
                 for key, layer in placement.layers.items()
             }
         )
+        self.through: Mapping[str, Callable[[ValueQuantizer, Tensor], Tensor]] = {}
+        """By place, what rounds the value there with its quantizer in another form than it has."""
         self.rounds = True
         """Whether anything is rounded."""
         self.only: Collection[str] | None = None
@@ -78,7 +80,10 @@ class Quantization(nn.Module):
         if name is not None:
             if self.on_value:
                 self.on_value(name, value)
-            return self.value(name)(value) if self.rounds_value(name) else value
+            if not self.rounds_value(name):
+                return value
+            through = self.through.get(place)
+            return through(self.value(name), value) if through else self.value(name)(value)
         if is_writing_onnx() and (name := self.placement.copies.get(place)) is not None:
             return self.value(name)(value)
         return value

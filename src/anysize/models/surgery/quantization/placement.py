@@ -22,9 +22,9 @@ LAYERS = {
 }  # fmt: skip
 """Functions of layers, each with the dimension of its weights that counts the output channels."""
 _CLIPS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_", "clamp_min"}
-_SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__"}
-_JOINS = {"cat", "concat", "concatenate"}
+JOINS = {"cat", "concat", "concatenate"}
 _AVERAGES = {f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)} | {"mean"}
 _MOVES = {
     *(f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)), "max_pool2d_with_indices",
@@ -166,9 +166,9 @@ class _Placing:
         name = node.call.function
         if any(self.source_of(value) in self.graph.unseen for value in node.inputs):
             return False
-        if name in _SUMS | _PRODUCTS:
+        if name in SUMS | _PRODUCTS:
             return len(node.inputs) == 2
-        if name in _JOINS:
+        if name in JOINS:
             return len(node.inputs) > 1
         return name in _AVERAGES and len(node.shape) > 1 and (name != "mean" or len(node.args[0]) > 2)
 
@@ -197,9 +197,9 @@ class _Placing:
         producer = self.graph.producers.get(value)
         if producer and moves(producer):
             self.of_value[value] = name = self.round(producer.inputs[0])
-            self.copies[_place(producer, value)] = name
+            self.copies[place_of(producer, value)] = name
         elif producer:
-            place = _place(producer, value)
+            place = place_of(producer, value)
             self.of_value[value] = self.points[place] = name = self.heads.get(value, place)
         else:
             self.of_value[value] = self.points[IMAGES] = name = IMAGES
@@ -229,7 +229,8 @@ def clips(node: Node) -> bool:
     return name in ("relu", "relu_", "relu6") or low[:1] == [0]
 
 
-def _place(node: Node, value: int) -> str:
+def place_of(node: Node, value: int) -> str:
+    """The place of a value that a call gives."""
     number = node.outputs.index(value)
     return f"{node.key}#{number}" if number else node.key
 

@@ -170,13 +170,18 @@ def rounded(values: Tensor, scale: Tensor, low: Any, high: Any) -> Tensor:
     if torch.is_grad_enabled() and values.requires_grad:
         out: Tensor = _StraightThrough.apply(values, scale, low, high)
         return out
-    return (values / scale).round_().clamp_(low, high).mul_(scale).to(values.dtype)
+    return (_wide(values) / scale).round_().clamp_(low, high).mul_(scale).to(values.dtype)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Values in a type that tells multiples of a scale apart."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, low: Any, high: Any) -> Tensor:
-        whole = (values / scale).round_()
+        whole = (_wide(values) / scale).round_()
         inside = (whole >= low) & (whole <= high)
         ctx.save_for_backward(inside)
         return whole.clamp_(low, high).mul_(scale).to(values.dtype)
