@@ -49,12 +49,15 @@ _WHERE = {
     "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.names",
+    "load_model": "anysize.experiment.published",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.runs",
     "load_weights": "anysize.experiment.weights",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
+    "quantize_run": "anysize.experiment.quantize",
+    "quantize_model": "anysize.quantize.after_training",
     "repeat": "anysize.experiment.repeat",
     "run_scale_policy": "anysize.experiment.policy",
     "scale_gradient_state": "anysize.norms.online.norm",
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict
+    from anysize.experiment.published import load_model as load_model
+    from anysize.experiment.quantize import quantize_run as quantize_run
     from anysize.experiment.repeat import repeat as repeat
     from anysize.experiment.runs import calibrate as calibrate
     from anysize.experiment.runs import evaluate as evaluate
@@ -99,6 +104,7 @@ if TYPE_CHECKING:
     from anysize.norms.online.norm import OnlineNorm3d as OnlineNorm3d
     from anysize.norms.online.norm import scale_gradient_state as scale_gradient_state
     from anysize.preprocessing import Preprocessing as Preprocessing
+    from anysize.quantize.after_training import quantize_model as quantize_model
     from anysize.recipe import Recipe as Recipe
     from anysize.recipe import load_recipe as load_recipe
     from anysize.registry import UserError as UserError

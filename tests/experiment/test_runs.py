@@ -82,7 +82,7 @@ def test_outputs_are_averaged_over_copies_and_crops(run: Path) -> None:
         assert several["loss"][0] != one["loss"][0]
     loaded = load_run(run, "last", {"evaluation.copies": 2})
     evaluator = make_evaluator(loaded)
-    batch = next(iter(evaluator.validation_loader.load(evaluator._validation_batches(28))))
+    batch = next(iter(evaluator.validation_loader.load(evaluator.validation_batches(28))))
     assert batch.copies == 2
     assert len(batch.images) == 2 * len(batch.indices)
     assert torch.equal(batch.targets[: len(batch.indices)], batch.targets[len(batch.indices) :])

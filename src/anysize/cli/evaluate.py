@@ -1,4 +1,4 @@
-"""`anysize evaluate RUN|FILE`."""
+"""`anysize evaluate RUN|RECIPE|FILE`."""
 
 from anysize.cli import Settings, parse_settings, with_device
 
@@ -21,8 +21,10 @@ def command(
     Writes evaluation.csv and renews report.html in the run folder, or writes FILE.evaluation.csv.
 
     Args:
-        run: the run folder, or an ONNX or pt2 file
-        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
+        run: the run folder, a recipe whose published weights are evaluated, such as torchvision/resnet18, or an ONNX
+            or pt2 file
+        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the
+            base, of a recipe's published weights the size they are for
         calibrate: also evaluate with the norms calibrated for each size
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best;
@@ -35,6 +37,7 @@ def command(
     from rich.console import Console
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget
+    from anysize.experiment.published import run_folder
     from anysize.experiment.runs import evaluate
     from anysize.export.look import is_exported
     from anysize.ranks import main_process
@@ -63,9 +66,10 @@ def command(
     if is_exported(run):
         print(f"{run}.evaluation.csv is written")
     elif runtime:
-        print(f"{run}/evaluation-{runtime}.csv is written")
+        print(f"{run_folder(run)}/evaluation-{runtime}.csv is written")
     else:
-        print(f"{run}/evaluation.csv and {run}/report.html are written")
+        folder = run_folder(run)
+        print(f"{folder}/evaluation.csv and {folder}/report.html are written")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)

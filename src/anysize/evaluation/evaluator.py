@@ -122,7 +122,7 @@ class Evaluator:
         Raises:
             Interrupted: a signal asked to stop.
         """
-        batches = self.validation_loader.load(share_of(self._validation_batches(size), self.world))
+        batches = self.validation_loader.load(share_of(self.validation_batches(size), self.world))
         return evaluate_batches(model, self.task, _until(batches, stop), self.device, self.world)
 
     def alone(self) -> "Evaluator":
@@ -135,7 +135,8 @@ class Evaluator:
         transform = self.train_transform() if self.settings.copies > 1 else self.transform()
         return PlanLoader(self.validation, transform, device=self.device, workers=self.workers)
 
-    def _validation_batches(self, size: int) -> list[Batch]:
+    def validation_batches(self, size: int) -> list[Batch]:
+        """The validation images at `size` in order."""
         batches = sequential_batches(len(self.validation), size, self.batch_size(size))
         return [dataclasses.replace(batch, copies=self.settings.copies) for batch in batches]
 

@@ -22,6 +22,7 @@ from anysize.experiment import build
 from anysize.experiment.exported import evaluation_files, flops_of, in_runtime, opened
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
+from anysize.experiment.published import names_recipe, run_folder
 from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
 from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
@@ -228,9 +229,10 @@ def evaluate(
     run, as evaluation-RUNTIME.csv.
 
     Args:
-        run: the run folder, or an exported file.
+        run: the run folder, an exported file, or the name of a recipe, for the published weights that it names: a run
+            is made of them.
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
-            neighbours, from half to one and a half times the base.
+            neighbours, from half to one and a half times the base; of published weights the size they are for.
         calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
             to calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
@@ -250,14 +252,25 @@ def evaluate(
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
     """
-    with joined_for(lambda: Recipe() if is_exported(run) else recipe_of(run, overrides)) as (_, world):
+    of_recipe = names_recipe(run)
+
+    def resolved() -> Recipe:
+        if is_exported(run):
+            return Recipe()
+        return load_recipe(str(run), overrides) if of_recipe else recipe_of(run, overrides)
+
+    with joined_for(resolved) as (_, world):
+        with world.together():
+            if world.main and of_recipe:
+                run_folder(run)  # so that the others find it
         with world.together():
             if calibration is not None and not calibrate:
                 raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
             given = None if sizes is None else parse_sizes(sizes)
             largest = max(given, default=None) if given else None
-            loaded = load_run(run, checkpoint, overrides, runtime=runtime, threads=threads, size=largest)
-            wanted = given or parse_sizes(default_sizes(loaded.preprocessing.image_size))
+            loaded = load_run(run_folder(run), checkpoint, overrides, runtime=runtime, threads=threads, size=largest)
+            base = loaded.preprocessing.image_size
+            wanted = given or parse_sizes([base] if of_recipe else default_sizes(base))
             for size in sorted(wanted):
                 check_takes(loaded, size)
             evaluator = make_evaluator(loaded, calibration, world)

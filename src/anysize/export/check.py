@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.augment.transform import normalize
+from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -62,6 +63,37 @@ def close(outputs: Tensor, expected: Tensor) -> str:
     return says
 
 
+def within_noise(model: nn.Module, preprocessing: Preprocessing) -> Compare:
+    """A comparison for a quantized model: what a file differs by is to be less than what rounding changes.
+
+    A value that lies between two steps may be rounded to either, as the last bit of a sum falls, and what follows
+    from it differs by whole steps. Where a runtime computes wrongly, as where sums saturate, it differs by more.
+    """
+    quantization = quantization_of(model)
+    pictures = random_pictures((4, preprocessing.channels, preprocessing.image_size, preprocessing.image_size))
+    values = normalize(pictures, preprocessing).contiguous()
+    with torch.inference_mode():
+        rounded = _first(model(values))
+        quantization.rounds = False
+        exact = _first(model(values))
+        quantization.rounds = True
+    noise = (rounded - exact).square().mean().sqrt().item()
+
+    def compare(outputs: Tensor, expected: Tensor) -> str:
+        difference = (outputs - expected).square().mean().sqrt().item()
+        limit = noise + TOLERANCE * expected.abs().max().item()
+        says = f"differs by {difference:.2g} on average, where rounding to int8 changes {noise:.2g}"
+        if not difference <= limit:
+            raise UserError(f"{says}; expected less")
+        return says
+
+    return compare
+
+
+def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
 def check_file(
     run: Callable[[Tensor], Tensor], model: nn.Module, preprocessing: Preprocessing, sizes: list[tuple[int, int]], *,
     uint8_input: bool, compare: Compare,
@@ -78,7 +110,7 @@ def check_file(
             values = normalize(pixels, preprocessing).contiguous()
             with torch.inference_mode():
                 outputs = model(values)
-            expected = outputs if isinstance(outputs, Tensor) else outputs[0]
+            expected = _first(outputs)
             where = f"the exported file at {height} x {width} px, batch {images}:"
             try:
                 got = run(pixels if uint8_input else values)

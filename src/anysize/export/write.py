@@ -13,13 +13,16 @@ import torch
 from torch import nn
 
 from anysize.export.capture import Normalised, capture, first_line, layer_of
-from anysize.export.check import Compare, Exported, check_file, close, sizes_to_check
+from anysize.export.check import Compare, Exported, check_file, close, sizes_to_check, within_noise
 from anysize.export.description import KEY, MEMBER, Description
 from anysize.export.extras import import_extra, quiet
+from anysize.export.int8_graph import ready_for_runtimes
 from anysize.export.runtimes import open_runtime
 from anysize.models.checks import check_is_model
 from anysize.models.surgery.fold import fold_batch_norm
-from anysize.models.surgery.same_padding import padded_by_runtime
+from anysize.models.surgery.onnx_words import writing_onnx
+from anysize.models.surgery.quantization.fake import is_quantized
+from anysize.models.surgery.same_padding import padded_for_export
 from anysize.registry import UserError
 from anysize.reports.run_files import check_writable
 
@@ -29,9 +32,13 @@ scales a channel, which int8 needs, are in it since 13."""
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, description: Description, *, uint8_input: bool = False, check: Compare = close,
-    rewrite: Callable[[Any], object] = lambda proto: None,
-) -> Exported:  # fmt: skip
+    model: nn.Module,
+    path: str | Path,
+    description: Description,
+    *,
+    uint8_input: bool = False,
+    check: Compare | None = None,
+) -> Exported:
     """Write `model` as one ONNX file, images (N, C, H, W) named `images` to `logits`; N, H and W are any.
 
     The file is run by ONNX Runtime on random pictures, at 3 image sizes x 2 batch sizes, and has its name only where it
@@ -42,8 +49,8 @@ def export_onnx(
         path: the file to write, which is replaced.
         description: goes along as metadata. Its image size is that which the model is traced at.
         uint8_input: the file takes pixels uint8, resized and cropped, and normalises them itself.
-        check: compares outputs of the file with the model's: words on the difference, or a `UserError`.
-        rewrite: changes the ONNX model (`onnx.ModelProto`) in place before it is written.
+        check: compares outputs of the file with the model's: words on the difference, or a `UserError`. None: `close`;
+            of a quantized model, whose values may be rounded otherwise now and then, `within_noise`.
 
     Raises:
         UserError: what `capture` raises, an operator that ONNX has not, a file that differs from its model or cannot be
@@ -54,7 +61,7 @@ def export_onnx(
         import_extra(module, "quantize")
     wrapped, description, images = _prepared(model, description, uint8_input)
     sizes = sizes_to_check(model, description.preprocessing)
-    with padded_by_runtime(wrapped):
+    with writing_onnx(), padded_for_export(wrapped):
         program = capture(wrapped, images, any_size=len(sizes) > 1)
     proto = _converted(program)
     for node in proto.graph.node:  # of all notes on where it is from the names of its modules alone are kept
@@ -64,14 +71,20 @@ def export_onnx(
     del proto.graph.value_info[:]
     _name_sides(proto)
     onnx.helper.set_model_props(proto, {KEY: description.to_json()})
-    rewrite(proto)
+    if is_quantized(model):
+        ready_for_runtimes(proto)
     with _beside(Path(path)) as beside:
         onnx.save(proto, str(beside))
         return _checked(beside, path, model, description, check, sizes, OPSET)
 
 
 def export_program(
-    model: nn.Module, path: str | Path, description: Description, *, uint8_input: bool = False, check: Compare = close
+    model: nn.Module,
+    path: str | Path,
+    description: Description,
+    *,
+    uint8_input: bool = False,
+    check: Compare | None = None,
 ) -> Exported:
     """Write `model` as a pt2 file (`torch.export.save`); as `export_onnx`, checked by running the loaded program.
 
@@ -82,7 +95,8 @@ def export_program(
         raise UserError(f"{path} is no name for a program of torch.export; expected one that ends in .pt2")
     wrapped, description, images = _prepared(model, description, uint8_input)
     sizes = sizes_to_check(model, description.preprocessing)
-    program = capture(wrapped, images, any_size=len(sizes) > 1)
+    with padded_for_export(wrapped):
+        program = capture(wrapped, images, any_size=len(sizes) > 1)
     with _beside(Path(path)) as beside:
         torch.export.save(program, beside, extra_files={MEMBER: description.to_json()})
         return _checked(beside, path, model, description, check, sizes)
@@ -97,6 +111,8 @@ def folded(model: nn.Module) -> nn.Module:
 
     The exporter folds a norm behind a convolution by itself, but not one behind a sum, as in Elastic blocks.
     """
+    if is_quantized(model):  # its norms are folded, and it is more than its graph
+        return model
     try:
         return fold_batch_norm(model)
     except UserError:
@@ -168,10 +184,12 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _checked(
-    written: Path, path: str | Path, model: nn.Module, description: Description, check: Compare,
+    written: Path, path: str | Path, model: nn.Module, description: Description, check: Compare | None,
     sizes: list[tuple[int, int]], opset: int | None = None,
 ) -> Exported:  # fmt: skip
     reference = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().cpu()
+    if check is None:
+        check = within_noise(reference, description.preprocessing) if is_quantized(reference) else close
     checks = check_file(
         open_runtime(written),
         reference,

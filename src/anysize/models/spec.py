@@ -97,12 +97,21 @@ class ModelSpec:
             raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
         return self
 
+    def without_relu6(self) -> "ModelSpec":
+        """This model with ReLU where it has ReLU6, as torchvision quantizes its networks."""
+        return self._then(Change("relu6_to_relu", {}))
+
     def quantized(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
         """This model, for evaluation alone, with weights of 8 or 7 bits; the layers `keep` stay in float.
 
         Ranges and weights are none yet: those of a checkpoint are loaded into it.
         """
         return self._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the model is for evaluation alone, with weights in whole numbers."""
+        return any(change.name == "quantized" for change in self.changes)
 
     def _then(self, change: Change) -> "ModelSpec":
         return dataclasses.replace(self, changes=(*self.changes, change))

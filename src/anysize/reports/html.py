@@ -10,6 +10,7 @@ from anysize.reports.figures import COLORS, Line, line_figure
 from anysize.reports.page import card, cards, page, plot, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
+from anysize.reports.quantization import quantization_section
 from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_metrics, evaluation_table
 from anysize.reports.text_table import TextTable
@@ -22,7 +23,8 @@ def write_report(folder: str | Path) -> Path:
     path, settings = run.folder / run_files.REPORT, run.settings
     subtitle = " · ".join(str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings)
     predictions = predictions_section(read_predictions(run.folder))
-    parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), _settings(run)]
+    int8 = quantization_section(run.folder)
+    parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), int8, _settings(run)]
     run_files.write_atomically(path, page(run.name, subtitle, parts))
     return path
 

@@ -42,18 +42,18 @@ class Predictions:
     images: list[tuple[str, np.ndarray, Shown]]
 
 
-def write_predictions(folder: Path, predictions: Predictions) -> None:
-    """Write `predictions/` into a run folder, in place of an earlier one."""
-    target = folder / run_files.PREDICTIONS
-    beside = folder / f".{run_files.PREDICTIONS}.{os.getpid()}.tmp"
+def write_predictions(folder: Path, predictions: Predictions, name: str = run_files.PREDICTIONS) -> None:
+    """Write `predictions/`, or the folder `name`, into a run folder, in place of an earlier one."""
+    target = folder / name
+    beside = folder / f".{name}.{os.getpid()}.tmp"
     entries = []
     try:
         beside.mkdir(parents=True)
-        for number, (name, image, shown) in enumerate(predictions.images):
+        for number, (title_of, image, shown) in enumerate(predictions.images):
             pictures = {"image": _save(beside, f"{number:02}-image.jpg", image)}
             for title, panel in shown.panels.items():
                 pictures[title] = _save(beside, f"{number:02}-{title.replace(' ', '-')}.png", panel)
-            entry = {"name": name, "score": shown.score, "lines": shown.lines, "pictures": pictures}
+            entry = {"name": title_of, "score": shown.score, "lines": shown.lines, "pictures": pictures}
             entries.append({**entry, "legend": shown.legend, "number": shown.number})
         facts = {"size": predictions.size, "calibrated": predictions.calibrated, "seen": predictions.seen}
         (beside / _FILE).write_text(json.dumps({**facts, "images": entries}, indent=1) + "\n", encoding="utf-8")
@@ -85,16 +85,16 @@ def with_most_probable(table: pd.DataFrame, count: int) -> pd.DataFrame:
     return table.assign(**{"most probable": best})
 
 
-def read_predictions(folder: Path) -> dict[str, Any]:
+def read_predictions(folder: Path, name: str = run_files.PREDICTIONS) -> dict[str, Any]:
     """Read predictions, with each picture's name and bytes in place of its name; empty where there are none."""
-    path = folder / run_files.PREDICTIONS / _FILE
+    path = folder / name / _FILE
     if not path.is_file():
         return {}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for entry in found["images"]:
-            names = entry["pictures"].items()
-            entry["pictures"] = {title: (name, (path.parent / name).read_bytes()) for title, name in names}
+            files = entry["pictures"].items()
+            entry["pictures"] = {title: (file, (path.parent / file).read_bytes()) for title, file in files}
     except (OSError, ValueError, KeyError):  # a part of it was removed by hand: the report does without
         return {}
     return found
@@ -106,6 +106,11 @@ def predictions_section(found: dict[str, Any]) -> str:
         return ""
     how = ", calibrated" if found["calibrated"] else ""
     note = f"The worst of {found['seen']:,} fixed validation images at {found['size']} px{how}, the worst first."
+    return section("Predictions", *predictions_parts(found, note))
+
+
+def predictions_parts(found: dict[str, Any], note: str) -> list[str]:
+    """Predictions as `read_predictions` gives them, for a section: what they are, the legend, the pictures."""
     if any(entry["lines"] for entry in found["images"]):
         note += f" {_SIGNS['right']} right, {_SIGNS['wrong']} wrong, {_SIGNS['missed']} missed."
         numbers = dict.fromkeys(entry.get("number") for entry in found["images"])  # a run may be older than this
@@ -118,7 +123,7 @@ def predictions_section(found: dict[str, Any]) -> str:
     )
     colors = f'<p class="legend">{drawn}</p>' if drawn else ""
     pictures = cards(*map(_entry, found["images"]), narrow=single)
-    return section("Predictions", f'<p class="note">{escape(note)}</p>{colors}', pictures)
+    return [f'<p class="note">{escape(note)}</p>{colors}', pictures]
 
 
 def _entry(entry: dict[str, Any]) -> str:

@@ -6,6 +6,9 @@
     evaluation.csv    a row an image size, as trained and calibrated
     evaluation_tables.csv  the same by class, by object size and the like, a row a value
     predictions/      pictures of predictions on validation images, the worst first
+    int8.csv          how the int8 model compares with the original, a row an image size
+    int8_layers.csv   its layers: in int8 or in float, the noise in each
+    int8_changed/     pictures of validation images to which its answers differ
     scale_policy.csv  how much an elastic network's blocks use half resolution, by class
     log.txt           messages with their time
     report.html       the report, renewed at the end and now and then
@@ -43,6 +46,9 @@ EVALUATION = "evaluation.csv"
 EVALUATION_TABLES = "evaluation_tables.csv"
 SCALE_POLICY = "scale_policy.csv"
 PREDICTIONS = "predictions"
+INT8 = "int8.csv"
+INT8_LAYERS = "int8_layers.csv"
+CHANGED = "int8_changed"
 LOG = "log.txt"
 REPORT = "report.html"
 REPEATS = "repeats.csv"

@@ -1,0 +1,74 @@
+"""An int8 model in a run folder, on the console and in the report: compared with the original, and its layers."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from anysize.reports import run_files
+from anysize.reports.columns import label
+from anysize.reports.page import card, cards, section, table
+from anysize.reports.predictions import predictions_parts, read_predictions
+from anysize.reports.text_table import TextTable
+
+
+def write_quantization(folder: Path, sizes: pd.DataFrame, layers: pd.DataFrame) -> None:
+    """Write `int8.csv`, a row an image size, and `int8_layers.csv`, a row a layer, in place of earlier ones."""
+    run_files.write_rows(folder / run_files.INT8, sizes.to_dict("records"))
+    run_files.write_rows(folder / run_files.INT8_LAYERS, layers.to_dict("records"))
+
+
+def read_quantization(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables, empty where there are none."""
+    paths = folder / run_files.INT8, folder / run_files.INT8_LAYERS
+    sizes, layers = (pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame() for path in paths)
+    return sizes, layers
+
+
+def comparison_table(sizes: pd.DataFrame) -> TextTable:
+    """The original and the int8 model by image size."""
+    metric = label(str(sizes["metric"].iloc[0]))
+    header = ["size", f"{metric}\nfloat", f"{metric}\nint8", "lost", "± paired", "same answers", "images", "changed"]
+    rows = [
+        [
+            f"{row['size']} px",
+            *(f"{row[key]:.2f}%" for key in ("float", "int8")),
+            *("" if row[key] == "" or pd.isna(row[key]) else f"{row[key]:.2f}" for key in ("lost", "spread")),
+            f"{row['agree']:.2f}%",
+            f"{row['images']:,}",
+            f"{row['changed']:,}",
+        ]
+        for row in sizes.to_dict("records")
+    ]
+    caption = "lost: percentage points; ±: one standard error of the paired difference over the images"
+    return TextTable(header, rows, title=f"{sizes['checkpoint'].iloc[0]} and its original", caption=caption)
+
+
+def layers_table(layers: pd.DataFrame) -> TextTable:
+    """The layers: in int8 with their signal-to-noise ratio, or in float and why."""
+    shares = "time" in layers and (layers["time"] != "").any()
+    header = ["layer", "computed in", "signal to noise", *(["time"] if shares else [])]
+    rows = []
+    for row in layers.to_dict("records"):
+        noise = row["signal_to_noise"]
+        decibels = "" if noise == "" or pd.isna(noise) else f"{noise:.1f} dB"
+        how = f"{row['computed']}: {row['reason']}" if row["reason"] else row["computed"]
+        time = [] if not shares else [f"{row['time']:.1%}" if row["time"] != "" else ""]
+        rows.append([row["layer"], how, decibels, *time])
+    return TextTable(header, rows, labels=2)
+
+
+def quantization_section(folder: Path) -> str:
+    """The section of the report; empty for a run that was not quantized."""
+    sizes, layers = read_quantization(folder)
+    if not len(sizes):
+        return ""
+    compared = comparison_table(sizes)
+    whole = cards(
+        card(compared.title, table(compared), compared.caption),
+        card("layers", table(layers_table(layers)), tall=True),
+    )
+    changed = read_predictions(folder, run_files.CHANGED)
+    if not changed.get("images"):
+        return section("int8", whole)
+    note = f"Answers that int8 changed, at {changed['size']} px, as it gives them: {changed['seen']:,} in all."
+    return section("int8", whole, *predictions_parts(changed, note))
