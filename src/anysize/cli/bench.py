@@ -158,7 +158,7 @@ def _bench_runtimes(
     machine = describe_environment()
     about = "; ".join([f"torch {machine['torch']}", *says.values()])
     print(
-        f"{machine.get('processor', '')}, {machine['cores']} cores, {threads or 'the chosen'} threads, int8 "
+        f"{machine.get('processor', '')}, {machine['cores']} cores, threads: {threads or 'as they choose'}, int8 "
         f"instructions: {', '.join(int8_instructions()) or 'none'}; {about}; medians of {repeats} rounds, in which "
         "the runtimes take turns"
     )
