@@ -18,7 +18,9 @@ def command(
     keep: str = "",
     correct_bias: bool = False,
     max_accuracy_drop: float | None = None,
+    onnx: bool = True,
     compare: bool = True,
+    threads: int = 0,
     name: str = "",
     device: str = "",
 ) -> None:
@@ -37,16 +39,19 @@ def command(
         keep: names of layers that stay in float, separated by commas; patterns such as layer1.* are taken, too
         correct_bias: shift the channels of each layer to the mean that they have in float
         max_accuracy_drop: percentage points that may be lost; the worst layers stay in float until it holds
-        compare: measure both models on the validation images
+        onnx: write export/NAME.onnx in the run, for ONNX Runtime, OpenVINO and TensorRT
+        compare: measure both models on the validation images, and in ONNX Runtime in turn
+        threads: of ONNX Runtime; 0: as many as it chooses
         name: of the checkpoint; by default int8, with the sizes where they are not the base size
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     from rich.console import Console
 
-    from anysize.experiment.quantize import compare_with_original, quantize_run
+    from anysize.experiment.compare_int8 import compare_with_original
+    from anysize.experiment.quantize import quantize_run
     from anysize.quantize.after_training import QuantizeOptions
     from anysize.reports.console import show_table
-    from anysize.reports.quantization import comparison_table, layers_table
+    from anysize.reports.quantization import comparison_table, layers_table, speed_table
 
     kept = tuple(part.strip() for part in keep.split(",") if part.strip())
     options = QuantizeOptions(observer, rounding, bits, kept, correct_bias)
@@ -63,11 +68,14 @@ def command(
             options=options,
             max_accuracy_drop=max_accuracy_drop,
             name=name,
+            onnx=onnx,
             overrides=overrides,
             say=console.print,
         )
     if compare:
         with console.status("comparing"):
-            result = compare_with_original(made, overrides)
+            result = compare_with_original(made, overrides, threads=threads)
         show_table(layers_table(result.layers))
         show_table(comparison_table(result.sizes))
+        if made.exported:
+            show_table(speed_table(result.sizes))

@@ -1,36 +1,37 @@
 """`anysize.quantize_run`: a run's model in int8, as a checkpoint of the run and as one ONNX file with Q/DQ."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
-from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.exported import description_of
 from anysize.experiment.image_files import image_files, images_in
-from anysize.experiment.pictures import displayed
 from anysize.experiment.published import run_folder
 from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform, open_split
+from anysize.export.check import Exported
+from anysize.export.extras import import_extra
+from anysize.export.write import export_onnx
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
+from anysize.models.surgery.quantization.aware import is_aware, without_quantization
 from anysize.models.surgery.quantization.fake import is_quantized, quantization_of
 from anysize.quantize.after_training import QuantizeOptions, quantize_model, with_layers_in_float
-from anysize.quantize.by_layer import noise_in_layers, share_of_layers, worst_first
+from anysize.quantize.aware import fixed_from_aware
+from anysize.quantize.by_layer import share_of_layers, worst_first
 from anysize.registry import UserError
 from anysize.reports import run_files
-from anysize.reports.html import write_report
-from anysize.reports.predictions import Predictions, write_predictions
-from anysize.reports.quantization import write_quantization
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, write_checkpoint
 
@@ -43,6 +44,7 @@ class Quantized:
 
     Args:
         checkpoint: the folder of the run's checkpoint in int8, which other verbs take by its name.
+        exported: the ONNX file, checked; None: it was not asked for.
         model: in evaluation mode; computes in float32 what the integers give.
         original: the model in float.
         sizes: of the images that calibrated it.
@@ -51,6 +53,7 @@ class Quantized:
     """
 
     checkpoint: Path
+    exported: Exported | None
     model: nn.Module
     original: nn.Module
     sizes: list[int]
@@ -69,6 +72,7 @@ def quantize_run(
     options: QuantizeOptions | None = None,
     max_accuracy_drop: float | None = None,
     name: str = "",
+    onnx: bool = True,
     overrides: Mapping[str, Any] | None = None,
     say: Say = lambda line: None,
 ) -> Quantized:
@@ -85,6 +89,7 @@ def quantize_run(
         max_accuracy_drop: in percentage points of the metric that chooses the best checkpoint: the layers that change
             the results most stay in float until no more than that is lost on the validation images. None: no limit.
         name: of the checkpoint; empty: `int8`, with the sizes where they are not the base size.
+        onnx: also write `export/NAME.onnx` in the run, checked against the model.
         overrides: settings of the recipe to replace, such as `{"data.root": ...}`.
         say: is told what was done, a sentence a time.
 
@@ -99,7 +104,7 @@ def quantize_run(
     """
     options = options or QuantizeOptions()
     loaded = load_run(run_folder(run), checkpoint, overrides)
-    if is_quantized(loaded.model):
+    if is_quantized(loaded.model) and not is_aware(loaded.model):
         raise UserError(f"checkpoint {checkpoint!r} of {run} is quantized already; name one in float with --checkpoint")
     base = loaded.preprocessing.image_size
     wanted = parse_sizes([base] if sizes is None else [sizes] if isinstance(sizes, int) else sizes)
@@ -108,29 +113,67 @@ def quantize_run(
     for title, number in (("batches", calibration_batches), ("batch size", calibration_batch_size)):
         if number < 1:
             raise UserError(f"calibration {title} is {number}; expected at least 1")
+    if onnx:  # before minutes are spent
+        for extra in ("onnx", "onnxscript", "onnxruntime"):
+            import_extra(extra, "quantize")
     started = time.monotonic()
-    source = _source(loaded, calibration)
-    batches = balanced_batches(source, wanted, calibration_batches, calibration_batch_size, loaded.recipe.training.seed)
-    transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
-    loader = PlanLoader(source, transform, device=loaded.device, workers=workers)
-    images = (batch.images.to(loaded.device) for batch in loader.load(batches))
-    model = quantize_model(loaded.model, images, options)
-    say(
-        f"calibrated with {sum(len(batch.indices) for batch in batches):,} images at "
-        f"{', '.join(map(str, sorted(set(wanted))))} px"
-    )
+    if is_aware(loaded.model):
+        model, original, sample = _of_aware(loaded, wanted[0], calibration, options)
+        say("the ranges are those of training: nothing is calibrated")
+    else:
+        original = loaded.model
+        source = _source(loaded, calibration)
+        seed, workers = loaded.recipe.training.seed, loaded.recipe.data.workers
+        batches = balanced_batches(source, wanted, calibration_batches, calibration_batch_size, seed)
+        transform = eval_transform(loaded.recipe, loaded.preprocessing)
+        loader = PlanLoader(source, transform, device=loaded.device, workers=workers)
+        images = (batch.images.to(loaded.device) for batch in loader.load(batches))
+        model = quantize_model(original, images, options)
+        sample = next(iter(loader.load(batches[:1]))).images[:_SAMPLE].to(loaded.device)
+        say(
+            f"calibrated with {sum(len(batch.indices) for batch in batches):,} images at "
+            f"{', '.join(map(str, sorted(set(wanted))))} px"
+        )
     if max_accuracy_drop is not None:
-        sample = next(iter(loader.load(batches))).images[:_SAMPLE].to(loaded.device)
-        model = _within(loaded, model, sample, options, max_accuracy_drop, make_evaluator(loaded), say)
+        model = _within(original, model, sample, options, max_accuracy_drop, make_evaluator(loaded), say)
     quantization = quantization_of(model)
     kept = dict(quantization.placement.kept)
     seconds = time.monotonic() - started
     name = name or ("int8" if wanted == [base] else "-".join(map(str, ["int8", *sorted(set(wanted))])))
     folder = loaded.folder / run_files.CHECKPOINTS / name
     _write(folder, loaded, model, options, checkpoint, wanted)
+    exported = _export(loaded.folder, name) if onnx else None
+    if exported:
+        worst = max(exported.checks, key=lambda check: check.difference)
+        say(f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.bytes / _float_bytes(original):.3f} of float32")
+        say(f"checked at {len(exported.checks)} sizes and batches: {worst.says}")
     layers = len(quantization.placement.layers)
     say(f"{folder}: {layers} layers in int8, {len(kept)} in float{' (' + ', '.join(kept) + ')' if kept else ''}")
-    return Quantized(folder, model, loaded.model, list(wanted), kept, seconds)
+    return Quantized(folder, exported, model, original, list(wanted), kept, seconds)
+
+
+def _of_aware(
+    loaded: LoadedRun, size: int, calibration: str | Path | None, options: QuantizeOptions
+) -> tuple[nn.Module, nn.Module, Tensor]:
+    """The int8 model that a run was trained for, its weights without rounding, and images of its size."""
+    settings = loaded.recipe.quantize
+    given = QuantizeOptions(bits=settings.bits, keep=tuple(settings.keep))
+    if calibration is not None or options not in (QuantizeOptions(), given):
+        raise UserError(
+            f"{loaded.folder} was trained for int8: its ranges, its weights of {settings.bits} bits and the layers in "
+            "float are those of training; leave calibration and its options out"
+        )
+    images = torch.zeros(1, loaded.preprocessing.channels, size, size, device=loaded.device)
+    return fixed_from_aware(loaded.model, images), without_quantization(loaded.model).eval(), images
+
+
+def _export(folder: Path, name: str) -> Exported:
+    """Write a checkpoint as `export/NAME.onnx`."""
+    loaded = load_run(folder, name)
+    path = folder / "export" / f"{name}.onnx"
+    with contextlib.suppress(OSError):  # an error is reported when the file is written
+        path.parent.mkdir(exist_ok=True)
+    return export_onnx(loaded.model, path, description_of(loaded))
 
 
 _SAMPLE = 32
@@ -138,7 +181,7 @@ _SAMPLE = 32
 
 
 def _within(
-    loaded: LoadedRun, model: nn.Module, images: Tensor, options: QuantizeOptions, limit: float,
+    original: nn.Module, model: nn.Module, images: Tensor, options: QuantizeOptions, limit: float,
     evaluator: Evaluator, say: Say,
 ) -> nn.Module:  # fmt: skip
     """The quantized model with as many layers in float as keep the loss of accuracy within the limit."""
@@ -147,7 +190,7 @@ def _within(
     def accuracy(each: nn.Module) -> float:
         return 100 * float(evaluator.evaluate(each, size).values[metric])
 
-    target = accuracy(loaded.model)
+    target = accuracy(original)
     order = worst_first(share_of_layers(model, images))
     current, count = model, 0
     while True:
@@ -162,7 +205,11 @@ def _within(
             )
         count = min(max(1, 2 * count), len(order) - 1)
         keep = [*options.keep, *order[:count]]
-        current = with_layers_in_float(loaded.model, model, images[:1], keep)
+        current = with_layers_in_float(original, model, images[:1], keep)
+
+
+def _float_bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * 4 for parameter in model.parameters())
 
 
 def balanced_batches(source: Source, sizes: Sequence[int], batches: int, batch_size: int, seed: int) -> list[Batch]:
@@ -203,118 +250,3 @@ def _write(
             preprocessing = dataclasses.replace(preprocessing, trained_size=loaded.preprocessing.own_size)
         state["preprocessing"] = preprocessing.to_dict()
     write_checkpoint(folder, Checkpoint({"model": model_tensors(model)}, state))
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The original and the int8 model on the validation images.
-
-    Args:
-        sizes: a row an image size: `checkpoint`, `size`, `metric`, its percentages in `float` and `int8`, `lost` points
-            with the standard error `spread` of the paired difference (classification alone), the percentage of answers
-            that `agree`, `images`, and how many answers have `changed`.
-        layers: a row a layer: `checkpoint`, `layer`, `computed` in int8 or float with the `reason`, and the
-            `signal_to_noise` ratio (dB) of what it gives.
-    """
-
-    sizes: pd.DataFrame
-    layers: pd.DataFrame
-
-
-def compare_with_original(made: Quantized, overrides: Mapping[str, Any] | None = None) -> Comparison:
-    """Measure a quantized model and its original on the same images; the tables also go into the run's report.
-
-    Raises:
-        UserError: there are no validation images.
-    """
-    folder = made.checkpoint.parents[1]
-    loaded = load_run(folder, made.checkpoint.name, overrides)
-    evaluator = make_evaluator(loaded)
-    rows = []
-    for size in sorted(set(made.sizes)):
-        row, changed = _compare_at(evaluator, made, size)
-        rows.append({"checkpoint": made.checkpoint.name, **row})
-        if size == made.sizes[0]:
-            _picture_changed(folder, evaluator, made.model, size, changed)
-    sample = next(evaluator.validation_loader.load(evaluator.validation_batches(made.sizes[0])[:1]))
-    noise = noise_in_layers(made.model, sample.images[:_FOR_NOISE].to(evaluator.device))
-    layers = [{"checkpoint": made.checkpoint.name, **row} for row in layer_rows(made.model, noise)]
-    result = Comparison(pd.DataFrame(rows), pd.DataFrame(layers))
-    write_quantization(folder, result.sizes, result.layers)
-    write_report(folder)
-    return result
-
-
-_FOR_NOISE = 16
-_PICTURES = 16
-
-
-def _compare_at(evaluator: Evaluator, made: Quantized, size: int) -> tuple[dict[str, Any], list[int]]:
-    """A row of `Comparison.sizes`, and the images to which the answers differ.
-
-    An answer is the class of the highest output, for each pixel where there are masks, and the set of those above one
-    half where there are labels. In an image with a mask it has changed where most pixels have.
-    """
-    task, models = evaluator.task, (made.original, made.model)
-    metrics = [task.metrics(evaluator.device) for _ in models]
-    equal: list[float] = []
-    indices: list[int] = []
-    right: list[tuple[bool, bool]] = []
-    with evaluating(made.original), evaluating(made.model):
-        for batch in evaluator.validation_loader.load(evaluator.validation_batches(size)):
-            batch = on_device(batch, evaluator.device)
-            for each, model in zip(metrics, models, strict=True):
-                task.measure(each, model, batch)
-            answers = (task.predictions(model, batch) for model in models)
-            for row, (one, other) in enumerate(zip(*answers, strict=True)):
-                equal.append(_equal(task.name, one, other))
-                indices.append(int(batch.indices[row]))
-                if task.name == "classification":
-                    target = int(batch.targets[row])
-                    right.append((int(one.argmax()) == target, int(other.argmax()) == target))
-    values = [100 * float(task.summary(each).values[task.best]) for each in metrics]
-    changed = [index for index, share in zip(indices, equal, strict=True) if share < 0.5]
-    differences = [100.0 * (one - other) for one, other in right]
-    found = {
-        "size": size,
-        "metric": task.best,
-        "float": values[0],
-        "int8": values[1],
-        "lost": values[0] - values[1],
-        "spread": float(np.std(differences) / len(differences) ** 0.5) if differences else float("nan"),
-        "agree": 100 * sum(equal) / len(equal),
-        "images": len(equal),
-        "changed": len(changed),
-    }
-    return found, changed
-
-
-def _equal(task: str, one: Tensor, other: Tensor) -> float:
-    """Whether two answers are equal, for masks the share of pixels."""
-    if task == "multilabel":
-        return float(torch.equal(one > 0, other > 0))
-    return (one.argmax(0) == other.argmax(0)).float().mean().item()
-
-
-def _picture_changed(folder: Path, evaluator: Evaluator, model: nn.Module, size: int, changed: list[int]) -> None:
-    """Write pictures of some validation images to which the answers have changed."""
-    source = evaluator.validation.subset(np.array(changed[:_PICTURES], dtype=np.int64))
-    loader = PlanLoader(source, evaluator.transform(), device=evaluator.device)
-    images = []
-    with evaluating(model):
-        for batch in loader.load(sequential_batches(len(source), size, evaluator.batch_size(size))):
-            batch = on_device(batch, evaluator.device)
-            for row, output in enumerate(evaluator.task.predictions(model, batch)):
-                index = int(batch.indices[row])
-                shown = evaluator.task.show(output.cpu(), evaluator.kind.target_of(batch, row).cpu())
-                images.append((source.describe(index), displayed(source, index), shown))
-    write_predictions(folder, Predictions(size, False, len(changed), images), run_files.CHANGED)
-
-
-def layer_rows(model: nn.Module, noise: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """A row a layer: whether it is quantized or why not, and its signal-to-noise ratio in dB."""
-    placement = quantization_of(model).placement
-    for name, value in noise.items():
-        yield {"layer": name, "computed": "int8", "reason": "", "signal_to_noise": value}
-    for name, reason in placement.kept.items():
-        yield {"layer": name, "computed": "float", "reason": reason, "signal_to_noise": float("nan")}

@@ -43,6 +43,30 @@ def comparison_table(sizes: pd.DataFrame) -> TextTable:
     return TextTable(header, rows, title=f"{sizes['checkpoint'].iloc[0]} and its original", caption=caption)
 
 
+def speed_table(sizes: pd.DataFrame) -> TextTable:
+    """Milliseconds of both in ONNX Runtime by image size and batch size, and the sizes of the files."""
+    batches = [int(name.removeprefix("int8_ms_")) for name in sizes.columns if name.startswith("int8_ms_")]
+    rows = []
+    for row in sizes.to_dict("records"):
+        for batch in batches:
+            before, after = float(row[f"float_ms_{batch}"]), float(row[f"int8_ms_{batch}"])
+            rows.append(
+                [
+                    f"{row['size']} px",
+                    str(batch),
+                    f"{before:,.2f}",
+                    f"{after:,.2f}",
+                    f"{before / after:.2f}",
+                    f"{1000 * batch / after:,.0f}",
+                ]
+            )
+    first = sizes.iloc[0]
+    before, after = float(first["float_bytes"]) / 1e6, float(first["int8_bytes"]) / 1e6
+    caption = f"files: {before:.2f} MB in float, {after:.2f} MB in int8, {after / before:.3f} of it"
+    header = ["size", "batch", "float\nms", "int8\nms", "times as fast", "int8\nimages/s"]
+    return TextTable(header, rows, title="ONNX Runtime, in turn", caption=caption)
+
+
 def layers_table(layers: pd.DataFrame) -> TextTable:
     """The layers: in int8 with their signal-to-noise ratio, or in float and why."""
     shares = "time" in layers and (layers["time"] != "").any()
@@ -63,8 +87,10 @@ def quantization_section(folder: Path) -> str:
     if not len(sizes):
         return ""
     compared = comparison_table(sizes)
+    timed = speed_table(sizes) if "float_bytes" in sizes else None
     whole = cards(
         card(compared.title, table(compared), compared.caption),
+        *([card(timed.title, table(timed), timed.caption)] if timed else []),
         card("layers", table(layers_table(layers)), tall=True),
     )
     changed = read_predictions(folder, run_files.CHANGED)
