@@ -13,7 +13,7 @@ from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.table import read_table
 from anysize.models.names import list_models
 
-ONE_SIZE = ("vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32")
+ONE_SIZE = ("maxvit_t", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32")
 """Take the size alone that they were built for, as do their files."""
 REFUSED: dict[str, str] = {}
 """By name, why no file can be written; docs/guides/export.md lists them, too."""
