@@ -90,7 +90,7 @@ def quantize_model(
     observers = {name: OBSERVERS[options.observer]() for name in quantization.placement.quantizers}
     moments = Moments()
     quantization.rounds = False
-    quantization.on_value = lambda name, values: observers[name].add(values)
+    quantization.on_value = lambda name, values: observers[name].add(_finite(name, values))
     quantization.on_layer = moments if options.rounding == "compensated" else None
     seen, kept = 0, []
     with torch.no_grad():
@@ -102,16 +102,17 @@ def quantize_model(
             on_batch(seen)
     quantization.rounds, quantization.on_value, quantization.on_layer = True, None, None
     for name, observer in observers.items():
-        low, high = map(torch.tensor, observer.range())
-        if not (low.isfinite() and high.isfinite()):
-            raise UserError(
-                f"values at {name} are not finite (from {low:g} to {high:g}); expected a trained model and sound images"
-            )
-        quantization.value(name).set_range(low, high)
+        quantization.value(name).set_range(*map(torch.tensor, observer.range()))
     _fix_weights(quantized, quantization, moments, first[:1])
     if options.correct_bias:
         correct_biases(quantized, kept)
     return quantized
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    if not all(end.isfinite() for end in values.aminmax()):
+        raise UserError(f"there are values that are not finite at {name}; expected a trained model and sound images")
+    return values
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """An int8 model in a run folder, on the console and in the report: compared with the original, and its layers."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,7 +33,7 @@ def comparison_table(sizes: pd.DataFrame) -> TextTable:
         [
             f"{row['size']} px",
             *(f"{row[key]:.2f}%" for key in ("float", "int8")),
-            *("" if row[key] == "" or pd.isna(row[key]) else f"{row[key]:.2f}" for key in ("lost", "spread")),
+            *(_shown(row[key], "{:.2f}") for key in ("lost", "spread")),
             f"{row['agree']:.2f}%",
             f"{row['images']:,}",
             f"{row['changed']:,}",
@@ -73,12 +74,15 @@ def layers_table(layers: pd.DataFrame) -> TextTable:
     header = ["layer", "computed in", "signal to noise", *(["time"] if shares else [])]
     rows = []
     for row in layers.to_dict("records"):
-        noise = row["signal_to_noise"]
-        decibels = "" if noise == "" or pd.isna(noise) else f"{noise:.1f} dB"
         how = f"{row['computed']}: {row['reason']}" if row["reason"] else row["computed"]
-        time = [] if not shares else [f"{row['time']:.1%}" if row["time"] != "" else ""]
-        rows.append([row["layer"], how, decibels, *time])
+        time = [_shown(row["time"], "{:.1%}")] if shares else []
+        rows.append([row["layer"], how, _shown(row["signal_to_noise"], "{:.1f} dB"), *time])
     return TextTable(header, rows, labels=2)
+
+
+def _shown(value: Any, form: str) -> str:
+    """A number in that form; what is missing, in a file or in a frame, is empty."""
+    return "" if value == "" or pd.isna(value) else form.format(float(value))
 
 
 def quantization_section(folder: Path) -> str:

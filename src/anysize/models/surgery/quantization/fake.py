@@ -145,7 +145,7 @@ def fake_quantize(model: nn.Module, placement: Placement, bits: int = 8) -> Quan
             "quantization; build it anew, with model.checkpoint_segments 0, to quantize it"
         )
     parts = parts_of(model)
-    model.quantization = quantization = Quantization(placement, bits)
+    model.quantization = quantization = Quantization(placement, bits).train(model.training)
     model.forward = QuantizedForward(model, parts)
     return quantization
 
