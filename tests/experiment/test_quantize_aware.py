@@ -86,7 +86,9 @@ def test_a_run_is_evaluated_calibrated_and_fixed(aware: Path, in_float: Path) ->
 
 def test_training_goes_on_from_a_run_that_was_trained_for_int8(tiny: Make, aware: Path, tmp_path: Path) -> None:
     changes = {**AWARE, "optimizer__lr": 0.0, "optimizer__weight_decay": 0.0, "training__epochs": 1}
-    run = train(tiny(**{**changes, "data__limit": 40}, sizes__mix="fixed", model__weights=str(aware)), run=tmp_path / "on")
+    run = train(
+        tiny(**{**changes, "data__limit": 40}, sizes__mix="fixed", model__weights=str(aware)), run=tmp_path / "on"
+    )
     before, after = load_run(aware).checkpoint.weights, weights(run)
     assert before.keys() == after.keys()
     assert torch.equal(before["conv1.weight"], after["conv1.weight"])
@@ -117,9 +119,7 @@ def test_every_task_trains_and_resumes(
         ({"quantize__keep": ["layer9"]}, "the layer to keep in float 'layer9' is not there"),
     ],
 )
-def test_what_does_not_go_together_is_said(
-    tiny: Make, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_what_does_not_go_together_is_said(tiny: Make, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     given = {**({} if "quantize__aware" in changes else {"quantize__aware": True}), **changes}
     with pytest.raises(UserError, match=message):
         train(tiny(**given), run=tmp_path / "run")

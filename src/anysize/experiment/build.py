@@ -114,8 +114,8 @@ def _check_aware(recipe: Recipe) -> None:
     ):  # fmt: skip
         if value:
             raise UserError(
-                f"{name} does not go with quantize.aware, which follows each call of the forward pass; leave one of the "
-                "two out"
+                f"{name} does not go with quantize.aware, which follows each call of the forward pass; leave one of "
+                "the two out"
             )
 
 

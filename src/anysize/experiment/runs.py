@@ -100,8 +100,8 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
     fixed = any(change.name == "quantized" for change in spec.changes)
     if spec.aware != recipe.quantize.options and not fixed:
         raise UserError(
-            f"{path} is a checkpoint of a model that is {'' if spec.aware else 'not '}trained for int8, and the settings "
-            "of [quantize] say otherwise; leave them out"
+            f"{path} is a checkpoint of a model that is {'' if spec.aware else 'not '}trained for int8, and the "
+            "settings of [quantize] say otherwise; leave them out"
         )
     model = spec.build()
     load_model(model, loaded.weights if recipe.evaluation.averaged else loaded.model, path)

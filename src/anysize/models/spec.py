@@ -105,7 +105,7 @@ class ModelSpec:
         return self
 
     def quantize_aware(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
-        """This model, to be trained for int8: it rounds its values, and weights to 8 or 7 bits; `keep` stay in float."""
+        """This model, to be trained for int8: it rounds values, and weights to 8 or 7 bits; `keep` stay in float."""
         return self._then(Change("quantize_aware", {"bits": bits, "keep": list(keep)}))
 
     def quantized(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":

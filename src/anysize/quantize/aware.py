@@ -81,8 +81,8 @@ def check_reached(model: nn.Module, size: int, channels: int = 3) -> None:
 
     if missed := try_on_meta(model, run):
         raise UserError(
-            f"{type(model).__name__} does not reach {', '.join(missed[:3])} in training as it does in evaluation, so that "
-            "ranges would stay unknown there; keep these layers, or those around them, in float with quantize.keep"
+            f"{type(model).__name__} does not reach {', '.join(missed[:3])} in training as it does in evaluation, so "
+            "that ranges would stay unknown there; keep these layers, or those around them, in float with quantize.keep"
         )
 
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
-from anysize.sizes.batch_plan import Batch
 from anysize.quantize.aware import set_epoch, statistics_stand
+from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, find_damaged
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged

@@ -64,8 +64,8 @@ def make_aware(model: nn.Module, images: Tensor, *, bits: int = 8, keep: Sequenc
     assert not strange, f"the model does not make the calls that it makes with its norms folded: {sorted(strange)}"
     quantization = fake_quantize(model, dataclasses.replace(placement, points=points), bits)
     quantization.through = through
-    for quantizer in quantization.values.values():
-        quantizer.observing = True
+    for name in points.values():
+        quantization.value(name).observing = True
     return quantization
 
 
@@ -134,8 +134,8 @@ def _around_norms(
         (value,) = node.inputs
         producer = graph.producers[value]
         channels = node.args[0][1]
-        for where, *part in _upstream(graph, value, 0, channels, True):
-            through[where] = Through(model.get_submodule(name), *part)
+        for where, start, stop, shifted in _upstream(graph, value, 0, channels, True):
+            through[where] = Through(model.get_submodule(name), start, stop, shifted)
         if name not in compensated:  # the compensation stays in float behind the rounded values
             del through[place_of(producer, value)]
             moved[place_of(producer, value)] = place_of(node, node.outputs[0])
