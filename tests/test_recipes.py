@@ -14,6 +14,8 @@ import anysize
 from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info
 from anysize.experiment import build
+from anysize.experiment.published import published_address
+from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import differences, dump, load_recipe, override
 from anysize.recipes import read_header, recipe_names
@@ -28,6 +30,8 @@ TWINS = {
     "mixsize/imagenet-resnet50": "mixsize/imagenet-resnet50-fixed",
     "mixsize/imagenet-resnet50-fast": "mixsize/imagenet-resnet50-fixed",
 }
+INT8 = [name for name in NAMES if name.startswith("torchvision/quantized-")]
+AFTER_TRAINING = [name for name in INT8 if not name.endswith("mobilenet_v2")]
 METHOD = {"sizes.mix", "sizes.weights", "sizes.budget", "optimizer.gradient_smoothing"}
 
 ONLINE_NORM = {
@@ -67,7 +71,7 @@ def test_header_is_whole_and_its_command_trains_this_recipe(name):
     assert header.measured
     assert header.cost
     words = header.command.split()
-    assert words[:3] == ["anysize", "train", name]
+    assert words[:3] == ["anysize", "evaluate" if name in AFTER_TRAINING else "train", name]
     _, bound, _ = build_app().parse_args(words[1:], exit_on_error=False, print_error=False)
     override(load_recipe(name), parse_settings(bound.args[1:]))
 
@@ -99,6 +103,9 @@ def by_cost(name):
 
 @pytest.mark.parametrize("name", [by_cost(name) for name in NAMES])
 def test_header_tells_the_cost_that_the_plan_works_out(name, cifar_folder):
+    if name in AFTER_TRAINING:
+        assert read_header(name).cost == "nothing is trained."
+        return
     if load_recipe(name).data.name == "folder":
         cost = anysize.plan(name, {"data.root": str(cifar_folder)}, images=50_000)
     else:
@@ -287,7 +294,26 @@ def test_elastic_s_comparison_differs_in_the_branches_alone():
     assert differences(plain, elastic) == {"model.elasticize": ("", "auto")}
 
 
-TORCHVISION = [name for name in NAMES if name.startswith("torchvision/")]
+TORCHVISION = [name for name in NAMES if name.startswith("torchvision/") and name not in INT8]
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_torchvision_s_int8_figures_are_those_of_its_weights(name):
+    """So are address and input; torchvision's module for int8 is deprecated, and used in tests alone."""
+    recipe, published, address = load_recipe(name), read_header(name).published, published_address(name)
+    enum = f"{recipe.model.name}_quantizedweights".replace("_", "")
+    quantization = torchvision.models.quantization
+    (kind,) = (each for each in dir(quantization) if each.lower().replace("_", "") == enum)
+    weights = getattr(quantization, kind)[address.weights]
+    assert weights.url == address.url
+    assert recipe.model.weights == weights.meta["unquantized"].name
+    told = re.match(r"([\d.]+) % top-1 and ([\d.]+) % top-5 \(torchvision's int8 weights (\w+)", published).groups()
+    figures = weights.meta["_metrics"]["ImageNet-1K"]
+    assert (float(told[0]), float(told[1]), told[2]) == (figures["acc@1"], figures["acc@5"], weights.name)
+    assert address.known == f"int8, {weights.name}: top-1 {figures['acc@1']} %, top-5 {figures['acc@5']} %"
+    expected = published_preprocessing(recipe.model.name, file=address.file)
+    size, side = weights.transforms().crop_size[0], weights.transforms().resize_size[0]
+    assert (expected.image_size, expected.resize_side(size), build.base_size(recipe)) == (size, side, size)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -309,7 +335,7 @@ def test_torchvision_s_figures_are_those_of_its_weights(name):
     assert transform.interpolation.value == (recipe.data.interpolation or preprocessing.interpolation)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [*TORCHVISION, "torchvision/quantized-mobilenet_v2"])
 def test_torchvision_s_recipes_say_for_how_many_devices_they_are_written(name):
     recipe, told = load_recipe(name), read_header(name).written_for
     devices, images, total = re.fullmatch(r"(\d+) devices with (\d+) images each, ([\d,]+) in all\.", told).groups()

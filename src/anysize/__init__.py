@@ -43,12 +43,17 @@ _WHERE = {
     "elasticize": "anysize.models.surgery.elasticize",
     "evaluate": "anysize.experiment.runs",
     "expected_preprocessing": "anysize.models.expected",
+    "export_onnx": "anysize.export.write",
+    "export_program": "anysize.export.write",
+    "export_run": "anysize.experiment.export",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.names",
+    "load_model": "anysize.experiment.published",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.runs",
     "load_weights": "anysize.experiment.weights",
+    "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
     "quantize_run": "anysize.experiment.quantize",
@@ -64,10 +69,12 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.export import export_run as export_run
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict
+    from anysize.experiment.published import load_model as load_model
     from anysize.experiment.quantize import quantize_run as quantize_run
     from anysize.experiment.repeat import repeat as repeat
     from anysize.experiment.runs import calibrate as calibrate
@@ -75,6 +82,9 @@ if TYPE_CHECKING:
     from anysize.experiment.runs import load_run as load_run
     from anysize.experiment.train import train as train
     from anysize.experiment.weights import load_weights as load_weights
+    from anysize.export.runtimes import open_runtime as open_runtime
+    from anysize.export.write import export_onnx as export_onnx
+    from anysize.export.write import export_program as export_program
     from anysize.models.expected import expected_preprocessing as expected_preprocessing
     from anysize.models.measure.flops import count_flops as count_flops
     from anysize.models.measure.speed import bench as bench

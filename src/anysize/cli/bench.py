@@ -23,13 +23,15 @@ def command(
     threads: int = 0,
     repeats: int = 5,
     csv: str = "",
+    runtime: str = "",
 ) -> None:
     """Measure a model's speed and memory on this machine, in inference and in training.
 
     Settings of [model], such as --model.options.depth 20 or --model.checkpoint-segments 2, are taken, too.
 
     Args:
-        model: a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or a run folder
+        model: a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, a run
+            folder, or an ONNX or pt2 file
         sizes: sides of the images, pixels, such as 128,224; by default the one that the model was published for
         batch: images a step, such as 1,8
         train: measure training steps, too
@@ -42,11 +44,13 @@ def command(
         threads: of PyTorch on a CPU; 0: as many as it chooses
         repeats: the figures are medians of so many
         csv: also write the table to this file
+        runtime: measure inference by each of these in turn, such as torch,onnxruntime,openvino,inductor
     """
     import torch
     from rich.console import Console
 
     from anysize.experiment.named import named_model
+    from anysize.export.look import is_exported
     from anysize.models.measure.speed import bench
     from anysize.reports.console import show_table
     from anysize.reports.environment import describe_environment
@@ -55,6 +59,16 @@ def command(
 
     given = {**parse_settings(settings), **({"model.norm": norm} if norm else {})}
     sides = _numbers("sizes", sizes)
+    if runtime or is_exported(model):
+        if fold or precision != "float32" or device not in ("auto", "cpu"):
+            raise UserError(
+                "runtimes are measured in float32 on the CPU, norms folded; leave --fold, --precision and --device out"
+            )
+        if csv:
+            check_writable(Path(csv))
+        names = [name.strip() for name in runtime.split(",") if name.strip()]
+        _bench_runtimes(model, names, given, task, sides, _numbers("batch", batch), threads, repeats, csv)
+        return
     built, expected = named_model(model, given, task=task, size=max(sides, default=None))
     if csv:
         check_writable(Path(csv))  # before minutes are spent on the figures
@@ -91,6 +105,62 @@ def command(
         f"{machine.get('processor', '')}, {machine['cores']} cores, {used} threads, {gpu}; Python "
         f"{machine['python']}, {about}; medians of {repeats} repetitions, spread from the fastest to "
         "the slowest; memory is weights and all other tensors of a step at their most"
+    )
+    if csv:
+        write_atomically(Path(csv), result.to_csv(index=False))
+        print(f"{csv} is written")
+
+
+def _bench_runtimes(
+    model: str, names: list[str], settings: dict[str, str], task: str, sizes: list[int], batches: list[int],
+    threads: int, repeats: int, csv: str,
+) -> None:  # fmt: skip
+    from rich.console import Console
+
+    from anysize.experiment.bench import in_runtimes
+    from anysize.export.processor import int8_instructions
+    from anysize.export.runtimes import FORMATS
+    from anysize.models.measure.speed import bench_runtimes
+    from anysize.reports.console import show_table
+    from anysize.reports.environment import describe_environment
+    from anysize.reports.run_files import write_atomically
+    from anysize.reports.text_table import TextTable
+
+    names = names or [next(name for name, format in FORMATS.items() if model.endswith(f".{format}"))]
+    largest = max(sizes, default=None)
+    with (
+        Console().status("measuring") as status,
+        in_runtimes(model, names, settings, task=task, size=largest, threads=threads) as (ready, says, expected),
+    ):
+        if not sizes and expected is None:
+            raise UserError(f"{model} does not tell the size of its images; give --sizes, such as 224")
+        result = bench_runtimes(
+            ready,
+            sizes or [expected.image_size],  # type: ignore[union-attr]
+            batches,
+            channels=expected.channels if expected else 3,
+            repeats=repeats,
+            on_row=lambda row: status.update(f"measured {row['runtime']} at {row['size']} px, batch {row['batch']}"),
+        )
+    rows = []
+    for row in result.astype(object).to_dict("records"):
+        spread = (row["slowest"] - row["fastest"]) / row["milliseconds"]
+        memory = f"{row['memory'] / 2**20:,.0f} MiB" if row["memory"] == row["memory"] and row["memory"] else ""
+        times = (
+            f"{row['images_per_second']:,.1f}",
+            f"{row['milliseconds']:,.2f}",
+            f"{spread:.0%}",
+            f"{row['times']:.2f}",
+        )
+        rows.append([row["runtime"], f"{row['size']} px", str(row["batch"]), *times, memory])
+    header = "runtime", "size", "batch", "images/s", "ms a step", "spread", "times the first", "memory"
+    show_table(TextTable(header, rows, title=f"{model}, inference, float32 unless quantized"))
+    machine = describe_environment()
+    about = "; ".join([f"torch {machine['torch']}", *says.values()])
+    print(
+        f"{machine.get('processor', '')}, {machine['cores']} cores, threads: {threads or 'as they choose'}, int8 "
+        f"instructions: {', '.join(int8_instructions()) or 'none'}; {about}; medians of {repeats} rounds, in which "
+        "the runtimes take turns"
     )
     if csv:
         write_atomically(Path(csv), result.to_csv(index=False))

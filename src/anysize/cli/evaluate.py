@@ -1,4 +1,4 @@
-"""`anysize evaluate RUN`."""
+"""`anysize evaluate RUN|RECIPE|FILE`."""
 
 from anysize.cli import Settings, parse_settings, with_device
 
@@ -13,25 +13,33 @@ def command(
     checkpoint: str = "last",
     budget: str = "",
     device: str = "",
+    runtime: str = "",
+    threads: int = 0,
 ) -> None:
-    """Accuracy of a run by image size, as trained and calibrated for each size.
+    """Accuracy of a run by image size, as trained and calibrated for each size; or of an exported file.
 
-    Writes evaluation.csv and renews report.html in the run folder.
+    Writes evaluation.csv and renews report.html in the run folder, or writes FILE.evaluation.csv.
 
     Args:
-        run: the run folder
-        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the base
+        run: the run folder, a recipe whose published weights are evaluated, such as torchvision/resnet18, or an ONNX
+            or pt2 file
+        sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the
+            base, of a recipe's published weights the size they are for
         calibrate: also evaluate with the norms calibrated for each size
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best;
             calibrated-SIZE: a copy written by `anysize calibrate`
         budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
+        runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
+        threads: of the runtime; 0: as many as it chooses
     """
     from rich.console import Console
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget
+    from anysize.experiment.published import run_folder
     from anysize.experiment.runs import evaluate
+    from anysize.export.look import is_exported
     from anysize.ranks import main_process
     from anysize.reports.columns import label, show
     from anysize.reports.console import show_table
@@ -49,11 +57,19 @@ def command(
             checkpoint=checkpoint,
             overrides=overrides,
             on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
+            runtime=runtime,
+            threads=threads,
         )
     if not main_process():
         return
     show_table(evaluation_table(table))
-    print(f"{run}/evaluation.csv and {run}/report.html are written")
+    if is_exported(run):
+        print(f"{run}.evaluation.csv is written")
+    elif runtime:
+        print(f"{run_folder(run)}/evaluation-{runtime}.csv is written")
+    else:
+        folder = run_folder(run)
+        print(f"{folder}/evaluation.csv and {folder}/report.html are written")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)

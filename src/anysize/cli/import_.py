@@ -33,7 +33,7 @@ def command(
         averaged: take the averaged weights that the file keeps beside the others
         partial: take what fits and start the rest afresh, instead of refusing
     """
-    from anysize.experiment.importing import import_checkpoint
+    from anysize.experiment.importing import can_train, import_checkpoint
 
     overrides = parse_settings(settings)
     folder = import_checkpoint(
@@ -48,4 +48,5 @@ def command(
         say=print,
     )
     root = "" if overrides.get("data.root") else " --data.root DIR"
-    print(f"next: anysize evaluate {folder}{root}, or train from it with --model.weights {folder}")
+    further = f", or train from it with --model.weights {folder}" if can_train(folder) else ""
+    print(f"next: anysize evaluate {folder}{root}{further}")

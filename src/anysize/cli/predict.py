@@ -1,6 +1,7 @@
-"""`anysize predict RUN IMAGE ... --out DIR`."""
+"""`anysize predict RUN|FILE IMAGE ... --out DIR`."""
 
 from anysize.cli import Images, split_images, with_device
+from anysize.registry import UserError
 
 _SHOWN = 20  # rows of the table on screen
 
@@ -13,23 +14,32 @@ def command(
     size: int | None = None,
     checkpoint: str = "last",
     device: str = "",
+    top: int = 1,
+    runtime: str = "",
+    threads: int = 0,
 ) -> None:
     """Predict for image files: the class, the labels, or a mask in VOC's palette with an overlay.
 
     Args:
-        run: the run folder
+        run: the run folder, or an ONNX or pt2 file
         images: image files and folders of them, then settings, such as --evaluation.flip true
         out: folder for predictions.csv and the pictures; by default RUN-predicted beside the run
         size: image size in pixels; by default the base size, at which segmentation takes images at their own size
         checkpoint: last, best, previous or calibrated-SIZE
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
+        top: show so many classes, the most probable first
+        runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
+        threads: of the runtime; 0: as many as it chooses
     """
     from rich.console import Console
 
     from anysize.experiment.predict import predict
     from anysize.reports.console import show_table
+    from anysize.reports.predictions import with_most_probable
     from anysize.reports.text_table import TextTable
 
+    if top < 1:
+        raise UserError(f"--top is {top}; expected at least 1 class")
     paths, overrides = split_images(images)
     overrides = with_device(overrides, device)
     folder = out or f"{run.rstrip('/')}-predicted"
@@ -42,7 +52,11 @@ def command(
             checkpoint=checkpoint,
             overrides=overrides,
             on_image=lambda done, of: status.update(f"predicted {done} of {of} images"),
+            runtime=runtime,
+            threads=threads,
         )
+    if top > 1:
+        table = with_most_probable(table, top)
     columns = [name for name in table.columns if "(" not in name]  # not one a class
     rows = [
         [f"{value:.1%}" if isinstance(value, float) else str(value) for value in row]

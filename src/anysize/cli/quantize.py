@@ -25,7 +25,7 @@ def command(
     """Write a run's model in int8, as a checkpoint of the run and as one ONNX file, and compare it with the original.
 
     Args:
-        run: the run folder
+        run: the run folder, or a recipe whose published weights are quantized, such as torchvision/resnet18
         sizes: START:STOP:STEP or a list 160,224 of the image sizes to calibrate for; by default the base size
         checkpoint: what is quantized: best, last, previous or calibrated-SIZE
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images

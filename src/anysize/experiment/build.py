@@ -115,7 +115,7 @@ def _check_aware(recipe: Recipe) -> None:
         if value:
             raise UserError(
                 f"{name} does not go with quantize.aware, which follows each call of the forward pass; leave one of "
-                "the two out"
+                "them out"
             )
 
 

@@ -21,17 +21,18 @@ from anysize.models.families import PUBLISHED, PUBLISHED_CLASSES
 from anysize.models.measure.meta import build_on_meta
 from anysize.models.names import list_models, made_for
 from anysize.models.spec import ModelSpec
-from anysize.models.weights import FitReport, ForeignCheckpoint, fit_tensors, map_names, read_foreign
-from anysize.models.weights.addresses import Address, address_at, published_addresses
+from anysize.models.weights import FitReport, ForeignCheckpoint, fit_tensors, map_names
+from anysize.models.weights.addresses import Address, address_at, address_of, published_addresses
 from anysize.models.weights.download import download, is_address, sha256
 from anysize.models.weights.fitting import check_fit
 from anysize.models.weights.heads import file_classes, find_first_convolution, find_head, join
+from anysize.models.weights.int8 import Int8Checkpoint, load_int8, read_any
 from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
 from anysize.registry import UserError
 from anysize.reports import run_files
-from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 
 
 def import_checkpoint(
@@ -49,8 +50,9 @@ def import_checkpoint(
     """Write a run folder with the weights of a file that another program wrote; returns the folder.
 
     `evaluate`, `calibrate` and `--model.weights` take it. Names of tensors are mapped where the file's differ. The
-    input is the one that the model was published for (`expected_preprocessing`). The task is segmentation where the
-    file has such a head, and for the Elastic networks with 80 classes multilabel, as they were published for MS-COCO.
+    input is the one that the model was published for (`expected_preprocessing`). An int8 file of torchvision's becomes
+    a quantized model, integer for integer. The task is segmentation where the file has such a head, and for the Elastic
+    networks with 80 classes multilabel, as they were published for MS-COCO.
 
     Args:
         path: the file: PyTorch's of any version or safetensors, from this or another training program. An address
@@ -74,14 +76,58 @@ def import_checkpoint(
         run = anysize.import_checkpoint("resnext50_elastic.pth.tar", "resnext50_elastic")
         table = anysize.evaluate(run, [224, 288], overrides={"data.root": "~/imagenet"})
     """
-    path, known = _local_file(path, say)
-    foreign, overrides = read_foreign(path, averaged=averaged), overrides or {}
-    name = model or (known.model if known else _name_of(foreign))
-    recipe = _recipe(name, foreign, overrides)
-    stem = foreign.path.name.removesuffix(".tar").rpartition(".")[0] or foreign.path.name
-    folder = Path(out).expanduser() if out else Path("runs") / f"{_plain(name)}-{_plain(stem)}"
+    address, file = _local_file(path, say)
+    foreign = read_any(file, averaged=averaged)
+    name = model or (address.model if address else name_of(foreign))
+    folder = Path(out).expanduser() if out else import_folder(name, foreign.path)
     if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
         raise UserError(f"{folder} is there already; give a new folder with --out")
+    imported = convert(foreign, name, classes=classes, channels=channels, partial=partial, overrides=overrides)
+    _write(folder, imported.checkpoint, imported.recipe)
+    count = imported.checkpoint.state["model"]["num_classes"]
+    for line in (*imported.lines, f"{folder}: {name} with {count} classes, whose names the file does not tell"):
+        say(line)
+    return folder
+
+
+def import_folder(name: str, file: Path) -> Path:
+    """The folder that a file of the model `name` is imported to: `runs/MODEL-FILE`."""
+    stem = file.name.removesuffix(".tar").rpartition(".")[0] or file.name
+    return Path("runs") / f"{_plain(name)}-{_plain(stem)}"
+
+
+def can_train(run: Path) -> bool:
+    """Whether the model that was imported to a folder can be trained further: int8 weights cannot."""
+    return not ModelSpec.from_dict(read_state(run / run_files.CHECKPOINTS / "last")["model"]).is_quantized
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What another program's file has become: a checkpoint of ours, its recipe, sentences on what was read and done."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    lines: list[str]
+
+
+def convert(
+    foreign: ForeignCheckpoint | Int8Checkpoint,
+    name: str,
+    *,
+    classes: int = 0,
+    channels: int = 0,
+    partial: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Make a checkpoint of ours of one that was read; the arguments are those of `import_checkpoint`."""
+    overrides = overrides or {}
+    if isinstance(foreign, Int8Checkpoint):
+        if classes or channels or partial:
+            raise UserError(
+                f"{foreign.path} holds int8 weights, which are taken as they are; give none but --as and --out"
+            )
+        return _convert_int8(foreign, name, overrides)
+    recipe = _recipe(name, foreign, overrides)
     plan = _plan(recipe, foreign, classes, channels)
     labels = name in PUBLISHED and "multilabel" in PUBLISHED[name].others
     if labels and plan.file_classes == PUBLISHED_CLASSES["multilabel"] and "task.name" not in overrides:
@@ -89,40 +135,63 @@ def import_checkpoint(
     expected, notes = _preprocessing(recipe, plan.spec.in_channels, foreign.path.name)
     recipe = _with_data(recipe, expected, plan.classes, overrides)
     plan.spec = dataclasses.replace(plan.spec, task=recipe.task.name, image_size=expected.image_size)
+    tensors, fitted = _tensors(plan, recipe, foreign, partial)
+    damaged = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
+    notes = [*fitted, *([f"{damaged} holds values that are not finite"] if damaged else []), *notes]
+    said = {"model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics}
+    return _imported(foreign, plan.spec, tensors, recipe, expected, notes, said)
+
+
+def _convert_int8(foreign: Int8Checkpoint, name: str, overrides: Mapping[str, Any]) -> Imported:
+    recipe = override(Recipe(), {"model.name": name, **overrides})
+    expected, notes = _preprocessing(recipe, foreign.channels, foreign.path.name)
+    recipe = _with_data(recipe, expected, foreign.classes, overrides)
+    spec = ModelSpec.from_settings(
+        recipe.model,
+        num_classes=foreign.classes,
+        in_channels=foreign.channels,
+        task=recipe.task.name,
+        image_size=expected.image_size,
+    )
+    spec = spec.without_relu6().quantized()
+    model = spec.build()
+    if unused := load_int8(model, foreign):
+        notes.append(f"left out, since the model has no such layers: {', '.join(unused)}")
+    return _imported(foreign, spec, model_tensors(model), recipe, expected, notes, {})
+
+
+def _imported(
+    foreign: ForeignCheckpoint | Int8Checkpoint,
+    spec: ModelSpec,
+    tensors: Mapping[str, Tensor],
+    recipe: Recipe,
+    expected: Preprocessing,
+    notes: list[str],
+    said: Mapping[str, Any],
+) -> Imported:
     state = {
-        "model": plan.spec.to_dict(),
+        "model": spec.to_dict(),
         "task": recipe.task.name,
         "images": 0,
         "preprocessing": expected.to_dict(),
-        "imported": {"file": foreign.path.name, "model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics},
+        "imported": {"file": foreign.path.name, **said},
     }
-    tensors, fitted = _tensors(plan, recipe, foreign, partial)
-    damaged = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
-    _write(folder, Checkpoint({"model": tensors}, state), recipe)
-    for line in (
-        *foreign.lines(),
-        *fitted,
-        *([f"{damaged} holds values that are not finite"] if damaged else []),
-        *notes,
-        describe_input(Weights({}, expected, ""), expected),
-        f"{folder}: {name} with {plan.classes} classes, whose names the file does not tell",
-    ):
-        say(line)
-    return folder
+    lines = [*foreign.lines(), *notes, describe_input(Weights({}, expected, ""), expected)]
+    return Imported(Checkpoint({"model": tensors}, state), recipe, lines)
 
 
-def _local_file(path: str | Path, say: Callable[[str], None]) -> tuple[Path, Address | None]:
-    """The file at a path or an address, and what is known of a published one."""
+def _local_file(path: str | Path, say: Callable[[str], None]) -> tuple[Address | None, Path]:
+    """What is known of a published file at a path or an address, and where it lies here."""
     if not is_address(path):
         addresses = published_addresses(str(path))
         if addresses and not Path(path).exists():
             raise UserError(f"there is no file {path}; published are {' and '.join(a.url for a in addresses)}")
-        return Path(path), None
+        return None, Path(path)
     known, file = address_at(str(path)), download(str(path))
     say(f"{path}: {file.stat().st_size:,} bytes, sha256 {sha256(file)}, in {file}")
     if known and known.known:
         say(f"published: {known.known}")
-    return file, known
+    return known, file
 
 
 def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -206,9 +275,18 @@ class _OfTypes(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
-def _name_of(foreign: ForeignCheckpoint) -> str:
-    if foreign.arch in list_models():
+def name_of(foreign: ForeignCheckpoint | Int8Checkpoint) -> str:
+    """The model that a file is of, as it says itself or as its name does.
+
+    Raises:
+        UserError: neither tells.
+    """
+    if isinstance(foreign, ForeignCheckpoint) and foreign.arch in list_models():
         return foreign.arch
+    if address := address_of(foreign.path.name):
+        return address.model
+    if isinstance(foreign, Int8Checkpoint):
+        raise UserError(f"{foreign.path} does not tell its model; name it with --as, such as --as resnet18")
     says = f"says {foreign.arch!r}, which is no model here" if foreign.arch else "does not tell its model"
     hint = "`anysize models` lists them"
     if foreign.arch and is_timm_model(foreign.arch):

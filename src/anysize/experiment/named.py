@@ -50,20 +50,36 @@ def named_model(
     """
     if size is not None and size < 1:
         raise UserError(f"size is {size}; expected at least 1 pixel")
-    settings = dict(settings or {})
-    for key in settings:
-        if key.split(".")[:2] not in (["model", name] for name in _TAKEN):
-            taken = ", ".join(f"model.{name}" for name in _TAKEN)
-            raise UserError(f"--{key} says nothing here; expected settings of {taken}")
     if Path(name).is_dir():
         if settings or num_classes is not None or in_channels is not None or task:
             raise UserError(f"{name} is a run, whose model is what it was trained as; leave the model's options out")
         loaded = load_run(name, "last")
         expected = loaded.preprocessing
         return loaded.model, dataclasses.replace(expected, image_size=size or expected.image_size)
+    spec, expected = named_spec(name, settings, task=task, size=size, num_classes=num_classes, in_channels=in_channels)
+    model, segments = spec.build(), _recipe(name, settings).model.checkpoint_segments
+    if segments:
+        checkpoint_segments(model, segments)
+    return model, expected
+
+
+def named_spec(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    task: str = "",
+    size: int | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+) -> tuple[ModelSpec, Preprocessing]:
+    """What the model `name` is made of, and the input that it expects; as `named_model`, but for runs.
+
+    >>> named_spec("resnet50")[0].image_size
+    224
+    """
     if os.sep in name and ":" not in name:
         raise UserError(f"there is no folder {name}; expected a run folder or the name of a model")
-    recipe = override(Recipe(), {**settings, "model.name": name})
+    recipe = _recipe(name, settings)
     try:
         expected = expected_preprocessing(name, task)
     except UserError:
@@ -76,7 +92,12 @@ def named_model(
     spec = ModelSpec.from_settings(
         recipe.model, num_classes=num_classes, in_channels=channels, task=task, image_size=side
     )
-    model = spec.build()
-    if recipe.model.checkpoint_segments:
-        checkpoint_segments(model, recipe.model.checkpoint_segments)
-    return model, dataclasses.replace(expected, image_size=spec.image_size)
+    return spec, dataclasses.replace(expected, image_size=spec.image_size)
+
+
+def _recipe(name: str, settings: Mapping[str, Any] | None) -> Recipe:
+    for key in settings or {}:
+        if key.split(".")[:2] not in (["model", name] for name in _TAKEN):
+            taken = ", ".join(f"model.{name}" for name in _TAKEN)
+            raise UserError(f"--{key} says nothing here; expected settings of {taken}")
+    return override(Recipe(), {**(settings or {}), "model.name": name})

@@ -16,9 +16,8 @@ from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import displayed
-from anysize.experiment.runs import class_names, load_run
+from anysize.experiment.runs import check_takes, class_names, load_run
 from anysize.experiment.targets import build_task, eval_transform, kind_of
-from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError
 from anysize.reports import run_files
 
@@ -34,11 +33,13 @@ def predict(
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
     on_image: Callable[[int, int], None] | None = None,
+    runtime: str = "",
+    threads: int = 0,
 ) -> pd.DataFrame:
     """Predict for image files.
 
     Args:
-        run: the run folder.
+        run: the run folder, or an exported file.
         images: image files, and folders whose images are taken, also those in folders below.
         out: where the table goes as `predictions.csv`, and the pictures that the task makes: for segmentation masks in
             VOC's palette at each image's own size (`masks/`), and the image with them laid over (`overlays/`). None:
@@ -47,6 +48,7 @@ def predict(
         checkpoint: "best", "last", "previous", or the name of a calibrated copy.
         overrides: settings of the recipe to replace, such as `{"evaluation.flip": True}`.
         on_image: called with the number of images done and of all.
+        runtime, threads: as of `evaluate`.
 
     Returns:
         A row an image: `file`, then the class and the probabilities, the labels and the probabilities, or for
@@ -60,9 +62,9 @@ def predict(
 
         table = anysize.predict("runs/quickstart-segmentation", ["street.jpg"], "predicted")
     """
-    loaded = load_run(run, checkpoint, overrides)
+    loaded = load_run(run, checkpoint, overrides, runtime=runtime, threads=threads, size=size)
     (size,) = parse_sizes([loaded.preprocessing.image_size if size is None else size])
-    check_size(loaded.model, size, loaded.preprocessing.channels)
+    check_takes(loaded, size)
     names = find_images([images] if isinstance(images, (str, Path)) else images)
     folder = Path(out).expanduser() if out is not None else None
     if folder:

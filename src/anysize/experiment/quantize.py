@@ -18,6 +18,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import displayed
+from anysize.experiment.published import run_folder
 from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform, open_split
 from anysize.models.measure.input_size import check_size
@@ -74,7 +75,7 @@ def quantize_run(
     """Write a run's model in int8: the checkpoint `int8` of the run, which `evaluate`, `predict` and `export` take.
 
     Args:
-        run: the run folder.
+        run: the run folder; or the name of a recipe, for the published weights that it names.
         sizes: pixels, of the images that calibrate; several: the ranges hold for all of them. None: the base size.
         checkpoint: what is quantized.
         calibration: a folder of any pictures, without labels, in place of the training images.
@@ -97,7 +98,7 @@ def quantize_run(
         table = anysize.evaluate("runs/quickstart", checkpoint=made.checkpoint.name)
     """
     options = options or QuantizeOptions()
-    loaded = load_run(run, checkpoint, overrides)
+    loaded = load_run(run_folder(run), checkpoint, overrides)
     if is_quantized(loaded.model):
         raise UserError(f"checkpoint {checkpoint!r} of {run} is quantized already; name one in float with --checkpoint")
     base = loaded.preprocessing.image_size

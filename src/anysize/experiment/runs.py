@@ -19,11 +19,14 @@ from anysize.data.loader import PlanLoader
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
+from anysize.experiment.exported import evaluation_files, flops_of, in_runtime, opened
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
+from anysize.experiment.published import names_recipe, run_folder
 from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
 from anysize.experiment.together import joined_for
-from anysize.models.measure.flops import count_flops
+from anysize.export.look import is_exported
+from anysize.export.module import RuntimeModel
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.norms.calibration import has_running_statistics
@@ -33,7 +36,7 @@ from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.evaluation_tables import table_rows, write_tables
 from anysize.reports.html import write_report
-from anysize.reports.run_files import write_evaluation
+from anysize.reports.run_files import write_evaluation, write_rows
 from anysize.training.checkpoint.files import (
     Checkpoint,
     load_model,
@@ -69,17 +72,33 @@ def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Re
     return override(load_recipe(str(path)), overrides or {})
 
 
-def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, Any] | None = None) -> LoadedRun:
+def load_run(
+    run: str | Path,
+    checkpoint: str = "best",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    runtime: str = "",
+    threads: int = 0,
+    size: int | None = None,
+) -> LoadedRun:
     """Load a run's model in evaluation mode.
 
     Args:
-        run: the run folder.
+        run: the run folder, or an exported file.
         checkpoint: "best", "last", "previous", or the name of a calibrated copy.
         overrides: settings of the recipe to replace, such as `{"data.root": ...}`.
+        runtime: computes the file, or the run, which is exported for a while; empty: a run is computed by PyTorch, a
+            file by the default runtime of its format.
+        threads: of the runtime; 0: as many as it chooses.
+        size: pixels of the images, which a file of another program does not tell.
 
     Raises:
-        UserError: not a run folder, no such checkpoint, or a damaged one.
+        UserError: not a run folder, no such checkpoint, or a damaged one; what cannot be exported, or is no good file.
     """
+    if is_exported(run):
+        return LoadedRun(**opened(run, checkpoint, overrides or {}, runtime, threads, size))
+    if threads and not runtime:
+        raise UserError(f"threads is {threads}, and no runtime is named that would take it; give --runtime")
     folder, recipe = Path(run), recipe_of(run, overrides)
     path = find_checkpoint(folder / run_files.CHECKPOINTS, checkpoint)
     if path is None:
@@ -108,7 +127,16 @@ def load_run(run: str | Path, checkpoint: str = "best", overrides: Mapping[str, 
     device = pick_device(recipe.training.device)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    return LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
+    run_of_torch = LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
+    return in_runtime(run_of_torch, runtime, threads) if runtime else run_of_torch
+
+
+def check_takes(loaded: LoadedRun, size: int) -> None:
+    """Raise a `UserError` where the network does not take images of `size` pixels."""
+    if isinstance(loaded.model, RuntimeModel):
+        loaded.model.check_size(size)
+    else:
+        check_size(loaded.model, size, loaded.preprocessing.channels)
 
 
 def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None, world: World | None = None) -> Evaluator:
@@ -196,16 +224,21 @@ def evaluate(
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
     on_row: Callable[[dict[str, Any]], None] | None = None,
+    runtime: str = "",
+    threads: int = 0,
 ) -> pd.DataFrame:
     """Accuracy by image size; the table also goes into the run's `evaluation.csv` and report.
 
     What the task tells by class, by object size and the like goes into `evaluation_tables.csv`, and predictions at the
-    base size, the worst first, into `predictions/`; the report shows both.
+    base size, the worst first, into `predictions/`; the report shows both. An exported file, or a run that is computed
+    by a runtime, has fixed statistics and no report: its tables go beside the file, as FILE.evaluation.csv, or into the
+    run, as evaluation-RUNTIME.csv.
 
     Args:
-        run: the run folder.
+        run: the run folder, an exported file, or the name of a recipe, for the published weights that it names: a run
+            is made of them.
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
-            neighbours, from half to one and a half times the base.
+            neighbours, from half to one and a half times the base; of published weights the size they are for.
         calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
             to calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
@@ -214,6 +247,9 @@ def evaluate(
             size where the run mixes sizes.
         overrides: settings of the recipe to replace, such as `{"data.root": ..., "evaluation.crops": "10"}`.
         on_row: called with each row when it is measured.
+        runtime: computes the network: onnxruntime, openvino, torch or inductor; a run is exported for it. Empty:
+            PyTorch for a run, the default of its format for a file.
+        threads: of the runtime; 0: as many as it chooses.
 
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `size`, `calibrated`, the
@@ -222,15 +258,27 @@ def evaluate(
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
     """
-    with joined_for(lambda: recipe_of(run, overrides)) as (_, world):
+    of_recipe = names_recipe(run)
+
+    def resolved() -> Recipe:
+        if is_exported(run):
+            return Recipe()
+        return load_recipe(str(run), overrides) if of_recipe else recipe_of(run, overrides)
+
+    with joined_for(resolved) as (_, world):
+        with world.together():
+            if world.main and of_recipe:
+                run_folder(run)  # so that the others find it
         with world.together():
             if calibration is not None and not calibrate:
                 raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
-            loaded = load_run(run, checkpoint, overrides)
-            base, channels = loaded.preprocessing.image_size, loaded.preprocessing.channels
-            wanted = parse_sizes(sizes if sizes is not None else default_sizes(base))
+            given = None if sizes is None else parse_sizes(sizes)
+            largest = max(given, default=None) if given else None
+            loaded = load_run(run_folder(run), checkpoint, overrides, runtime=runtime, threads=threads, size=largest)
+            base = loaded.preprocessing.image_size
+            wanted = given or parse_sizes([base] if of_recipe else default_sizes(base))
             for size in sorted(wanted):
-                check_size(loaded.model, size, channels)
+                check_takes(loaded, size)
             evaluator = make_evaluator(loaded, calibration, world)
             if calibration is not None:
                 _check_has_statistics(loaded)
@@ -247,15 +295,15 @@ def _evaluate(
     calibrate: bool,
     on_row: Callable[[dict[str, Any]], None] | None,
 ) -> pd.DataFrame:
-    model, base, channels = loaded.model, loaded.preprocessing.image_size, loaded.preprocessing.channels
-    flops = functools.cache(lambda size: count_flops(model, size, channels, backward=False))
+    model, base = loaded.model, loaded.preprocessing.image_size
+    flops = functools.cache(flops_of(loaded))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
 
     def add(size: int, calibrated: bool) -> None:
         summary = evaluator.evaluate(model, size)
         key = {"checkpoint": checkpoint, "size": size, "calibrated": calibrated}
-        rows.append({**key, **summary.values, "flops": flops(size).forward})
+        rows.append({**key, **summary.values, "flops": flops(size)})
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
             on_row(rows[-1])
@@ -265,10 +313,15 @@ def _evaluate(
         if calibrate:
             with evaluator.calibrated(model, size):
                 add(size, True)
+    table = pd.DataFrame(rows)
+    if isinstance(model, RuntimeModel):
+        if evaluator.world.main:
+            for path, written in zip(evaluation_files(loaded), (rows, details), strict=True):
+                write_rows(path, written)
+        return table
     with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
         if evaluator.world.main:
             picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
-    table = pd.DataFrame(rows)
     if evaluator.world.main:
         write_evaluation(loaded.folder, table)
         write_tables(loaded.folder, details)
@@ -278,6 +331,11 @@ def _evaluate(
 
 def _check_has_statistics(loaded: LoadedRun) -> None:
     """Raise a `UserError` for a model that has nothing to calibrate."""
+    if isinstance(loaded.model, RuntimeModel):
+        raise UserError(
+            f"{loaded.folder} is computed by {loaded.model.runtime.name}, and the statistics of an exported network "
+            "are fixed: calibrate the run, and export it with --checkpoint calibrated-SIZE"
+        )
     if not has_running_statistics(loaded.model):
         raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
 
@@ -325,8 +383,8 @@ def calibrate(
     """
     (size,) = parse_sizes([size])
     loaded = load_run(run, checkpoint, overrides)
-    check_size(loaded.model, size, loaded.preprocessing.channels)
     _check_has_statistics(loaded)
+    check_takes(loaded, size)
     folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
     if folder.exists() and not (folder / "state.json").is_file():
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")

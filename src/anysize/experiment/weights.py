@@ -48,7 +48,7 @@ def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | Non
         found = pretrained_weights(name, str(source), options)
         return Weights(found.tensors, found.preprocessing, found.source, [f"weights: {found.source}"])
     if path.is_dir():
-        return _ours(_checkpoint_folder(path))
+        return _ours(checkpoint_folder(path))
     if not path.exists():
         raise UserError(
             f"weights are {str(source)!r}, and there is no such file or folder; expected a run folder, a checkpoint "
@@ -151,7 +151,8 @@ def describe_input(weights: Weights, used: Preprocessing) -> str:
     )
 
 
-def _checkpoint_folder(path: Path) -> Path:
+def checkpoint_folder(path: Path) -> Path:
+    """The checkpoint of a run folder, the best or else the last, or the folder itself where it is a checkpoint."""
     if (path / "state.json").is_file():
         return path
     for name in ("best", "last"):
@@ -166,6 +167,8 @@ def _checkpoint_folder(path: Path) -> Path:
 def _ours(folder: Path) -> Weights:
     checkpoint = read_checkpoint(folder)
     spec = ModelSpec.from_dict(checkpoint.state["model"])
+    if spec.is_quantized:
+        raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
     return Weights(checkpoint.weights, preprocessing, str(folder), [note])

@@ -104,6 +104,10 @@ class ModelSpec:
             raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
         return self
 
+    def without_relu6(self) -> "ModelSpec":
+        """This model with ReLU where it has ReLU6, as torchvision quantizes its networks."""
+        return self._then(Change("relu6_to_relu", {}))
+
     def quantize_aware(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
         """This model, to be trained for int8: it rounds values, and weights to 8 or 7 bits; `keep` stay in float."""
         return self._then(Change("quantize_aware", {"bits": bits, "keep": list(keep)}))
@@ -116,6 +120,11 @@ class ModelSpec:
         """
         changes = tuple(change for change in self.changes if change.name != "quantize_aware")
         return dataclasses.replace(self, changes=changes)._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the model is for evaluation alone, with weights in whole numbers."""
+        return any(change.name == "quantized" for change in self.changes)
 
     def _then(self, change: Change) -> "ModelSpec":
         return dataclasses.replace(self, changes=(*self.changes, change))

@@ -1,5 +1,6 @@
 """Second moments of what layers read: X X^T by layer, from which `rounding` knows what an error of a weight costs."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from anysize.models.surgery.quantization.placement import Layer
 
-_POSITIONS = 1024
-"""Of an image or of a batch that are looked at, at most; neighbours say much the same."""
+_IMAGES, _POSITIONS = 8, 128
+"""Of a batch, and of an image, that are looked at, at most; neighbours say much the same."""
 _LARGEST = 8192
 """Weights of one output, at most: the moments are a square of that side."""
 
@@ -43,18 +44,24 @@ def _columns(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Te
     if weight[0].numel() > _LARGEST:
         return None
     if function == "linear":
-        return _thinned(values.reshape(-1, values.shape[-1]).t())[None]
+        flat: Tensor = values.reshape(-1, values.shape[-1])
+        return flat[: _IMAGES * _POSITIONS].t()[None]
     padding = given.get("padding", 0)
     if function != "conv2d" or padding == "same":
         return None
-    groups, stride = given.get("groups", 1), given.get("stride", 1)
-    images = values[: max(1, 8 * _POSITIONS // values[0, 0].numel())]
-    unfolded = F.unfold(
-        images, weight.shape[2:], given.get("dilation", 1), 0 if padding == "valid" else padding, stride
-    )
-    grouped = unfolded.view(len(images), groups, weight[0].numel(), -1)
-    return _thinned(grouped.permute(1, 2, 0, 3).flatten(2))
+    values, kernel, groups = values[:_IMAGES], weight.shape[2:], given.get("groups", 1)
+    stride = _pair(given.get("stride", 1))
+    positions = values[0, 0].numel() / (stride[0] * stride[1])
+    leap = max(1, math.ceil(math.sqrt(positions / _POSITIONS)))  # all columns of all positions would take long
+    stride = stride[0] * leap, stride[1] * leap
+    if tuple(kernel) == (1, 1) and padding in (0, (0, 0), "valid"):
+        columns = values[:, :, :: stride[0], :: stride[1]].flatten(2)
+    else:
+        padding = 0 if padding == "valid" else padding
+        columns = F.unfold(values, kernel, given.get("dilation", 1), padding, stride)
+    grouped: Tensor = columns.reshape(len(values), groups, weight[0].numel(), -1)
+    return grouped.permute(1, 2, 0, 3).flatten(2)
 
 
-def _thinned(columns: Tensor) -> Tensor:
-    return columns[..., :: max(1, columns.shape[-1] // _POSITIONS) | 1]
+def _pair(value: Any) -> tuple[int, int]:
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)

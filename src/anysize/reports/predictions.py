@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from anysize.registry import UserError
@@ -62,6 +63,26 @@ def write_predictions(folder: Path, predictions: Predictions, name: str = run_fi
         raise UserError(f"cannot write {target}: {error.strerror or error}; make room or write elsewhere") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def with_most_probable(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The table of `predict` with a column of the `count` most probable classes of each image, for people.
+
+    >>> table = pd.DataFrame([{"file": "a.png", "class": "dog", "p(cat)": 0.25, "p(dog)": 0.75}])
+    >>> with_most_probable(table, 2)["most probable"].item()
+    'dog 75.0%, cat 25.0%'
+
+    Raises:
+        UserError: a table without probabilities, as of masks.
+    """
+    names = [name for name in table.columns if name.startswith("p(")]
+    if not names:
+        raise UserError("--top is for classes and labels; masks have no probabilities of the whole image")
+    best = []
+    for values in table[names].to_numpy():
+        first = np.argsort(-values, kind="stable")[:count]
+        best.append(", ".join(f"{names[i][2:-1]} {values[i]:.1%}" for i in first))
+    return table.assign(**{"most probable": best})
 
 
 def read_predictions(folder: Path, name: str = run_files.PREDICTIONS) -> dict[str, Any]:

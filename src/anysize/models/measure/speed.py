@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,75 @@ def bench(
             rows.append(_row(model, mode, (batch, in_channels or 3, size, size), how))
             on_row(rows[-1])
     return pd.DataFrame(rows)
+
+
+Ready = Callable[[tuple[int, int, int, int]], tuple[Callable[[], object], int | None]]
+"""Makes ready what computes a network at a shape (N, C, H, W): a call of it, and the bytes of what is there before, or
+None where its memory cannot be measured."""
+
+
+def bench_runtimes(
+    runtimes: Mapping[str, Ready], sizes: Sequence[int], batches: Sequence[int] = (1, 8), *, channels: int = 3,
+    repeats: int = 5, on_row: Callable[[dict[str, Any]], object] = lambda row: None,
+) -> pd.DataFrame:  # fmt: skip
+    """Measure inference by several runtimes in turn, `repeats` rounds, so that their ratio holds on a busy machine.
+
+    Returns:
+        A row a size, batch size and runtime: as of `bench`, with `runtime`, and `times` the speed of the first.
+
+    Raises:
+        UserError: what is no number of pixels or images, or what a runtime refuses.
+
+    >>> images = lambda shape: ((lambda: torch.zeros(shape).exp()), 0)
+    >>> bench_runtimes({"a": images}, [8], [2], repeats=1)[["runtime", "batch", "memory", "times"]].values.tolist()
+    [['a', 2, 3072, 1.0]]
+    """
+    if not _are_numbers(sizes):
+        raise UserError(f"sizes are {sizes!r}; expected sides of images from 1 pixel, such as [128, 224]")
+    if not _are_numbers(batches):
+        raise UserError(f"batches are {batches!r}; expected numbers of images from 1, such as [1, 8]")
+    if repeats < 1:
+        raise UserError(f"repeats is {repeats}; expected at least 1")
+    rows: list[dict[str, Any]] = []
+    for size, batch in itertools.product(sizes, batches):
+        calls = {name: ready((batch, channels, size, size)) for name, ready in runtimes.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(repeats):
+            for name, (run, _) in calls.items():
+                seconds[name] += time_calls(run, 1, lambda: None)
+        medians = {name: statistics.median(each) for name, each in seconds.items()}
+        for name, (run, taken) in calls.items():
+            row = {
+                "runtime": name,
+                "size": size,
+                "batch": batch,
+                "milliseconds": 1000 * medians[name],
+                "fastest": 1000 * min(seconds[name]),
+                "slowest": 1000 * max(seconds[name]),
+                "images_per_second": batch / medians[name],
+                "times": medians[next(iter(calls))] / medians[name],
+                "memory": None if taken is None else taken + peak_bytes(run, torch.device("cpu")),
+            }
+            rows.append(row)
+            on_row(row)
+    return pd.DataFrame(rows)
+
+
+def torch_ready(model: nn.Module, threads: int = 0) -> Ready:
+    """PyTorch, as it is, for `bench_runtimes`: on a CPU, weights and images channels last."""
+    copied = copy.deepcopy(model).eval().cpu().to(memory_format=torch.channels_last)
+    weights = sum(tensor.nbytes for tensor in (*copied.parameters(), *copied.buffers()))
+
+    def ready(shape: tuple[int, int, int, int]) -> tuple[Callable[[], object], int | None]:
+        images = torch.randn(shape).to(memory_format=torch.channels_last)
+
+        def run() -> None:
+            with torch.inference_mode(), set_torch_threads(threads or torch.get_num_threads()):
+                copied(images)
+
+        return run, weights + images.nbytes
+
+    return ready
 
 
 def _are_numbers(values: object) -> bool:

@@ -133,7 +133,7 @@ def _without_plain_values(tensor: Tensor) -> str | None:
     if tensor.is_meta:
         return "was saved without its values (device meta)"
     if tensor.is_quantized:
-        return "is quantized"
+        return "is quantized, and `anysize import` makes a run of such a file"
     return None if tensor.layout is torch.strided else f"is sparse ({tensor.layout})"
 
 

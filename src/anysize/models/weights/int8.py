@@ -1,7 +1,7 @@
 """int8 weights in the format of `torchvision.models.quantization`, integer for integer in a model of ours.
 
-    checkpoint = find_int8(held, path)      # None: the file holds no whole numbers
-    load_int8(model, checkpoint)            # of `ModelSpec(...).quantized()`
+    checkpoint = read_any("resnet18_fbgemm_16fa66dd.pth")
+    load_int8(model, checkpoint)            # a model of `ModelSpec("resnet18").quantized()`
 
 Such a file is the `state_dict` of a network that PyTorch's eager mode has converted. For each layer it holds quantized
 weights, the bias in float, and scale and zero point of what the layer gives (`conv1.weight`, `conv1.bias`,
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.models.surgery.quantization.placement import IMAGES, Placement
 from anysize.models.surgery.quantization.quantizers import LEVELS
-from anysize.models.weights.contents import main_weights, strip_wrappers
+from anysize.models.weights.contents import ForeignCheckpoint, find_contents, main_weights, strip_wrappers
+from anysize.models.weights.foreign_files import read_held
 from anysize.registry import UserError
 
 _PACKED = "._packed_params"
@@ -50,6 +51,23 @@ class Int8Checkpoint:
     def classes(self) -> int:
         """As many as the last layer has channels."""
         return len(next(reversed(self.layers.values())).scale)
+
+    @property
+    def channels(self) -> int:
+        """Of the images, as the first layer has them."""
+        return next(iter(self.layers.values())).integers.shape[1]
+
+    def lines(self) -> list[str]:
+        """A sentence on what was read."""
+        count = sum(layer.integers.numel() for layer in self.layers.values())
+        return [f"{self.path}: int8 weights of {len(self.layers)} layers, {count:,} whole numbers"]
+
+
+def read_any(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoint | Int8Checkpoint:
+    """As `read_foreign`, and int8 weights where the file holds such."""
+    path = Path(path).expanduser()
+    held, form = read_held(path)
+    return find_int8(held, path) or find_contents(held, path, form, averaged)
 
 
 def find_int8(held: Any, path: Path) -> Int8Checkpoint | None:
@@ -152,7 +170,7 @@ def value_parameters(
 ) -> tuple[dict[str, tuple[float, int]], list[str]]:
     """Scale and zero point of each quantizer of values, and the names of those that the file tells nothing of."""
     found: dict[str, tuple[float, int]] = {}
-    lacking: list[str] = []
+    lacking = []
     own = {key.partition(":")[0] for key in placement.quantizers}
     stood_for: dict[str, list[str]] = {}  # what stood for sums and joins, by the module that computes them
     for name in checkpoint.values:

@@ -24,7 +24,7 @@ from anysize.models.builders import import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import PUBLISHED
 from anysize.models.names import find_builder
-from anysize.models.weights.addresses import ADDRESSES
+from anysize.models.weights.addresses import ADDRESSES, address_of
 from anysize.models.weights.download import download, reason
 from anysize.models.weights.foreign_files import read_foreign
 from anysize.preprocessing import Preprocessing
@@ -107,9 +107,12 @@ def published_preprocessing(
 
 
 def _of_file(name: str, file: str) -> Preprocessing | None:
-    """What torchvision's record says of the weights of `name` in a file of this name."""
+    """The input of torchvision's weights of `name` in a file of this name, where it is known."""
     if not file or ":" in name or name in PUBLISHED:
         return None
+    if (known := address_of(file)) and known.model == name and known.resize:
+        expected = expected_preprocessing(name)
+        return dataclasses.replace(expected, image_size=known.image_size, crop_ratio=known.image_size / known.resize)
     find_builder(name)  # or it says which name may be meant
     records = torchvision.models.get_model_weights(name)
     return next((preprocessing_of(each.transforms()) for each in records if each.url.endswith(f"/{file}")), None)

@@ -64,7 +64,7 @@ def make_aware(model: nn.Module, images: Tensor, *, bits: int = 8, keep: Sequenc
     assert not strange, f"the model does not make the calls that it makes with its norms folded: {sorted(strange)}"
     quantization = fake_quantize(model, dataclasses.replace(placement, points=points), bits)
     quantization.through = through
-    for name in points.values():
+    for name in placement.quantizers:
         quantization.value(name).observing = True
     return quantization
 

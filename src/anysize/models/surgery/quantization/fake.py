@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.surgery.onnx_words import is_writing_onnx
 from anysize.models.surgery.quantization.calls import Call, Interception, Parts, parts_of
 from anysize.models.surgery.quantization.placement import IMAGES, Layer, Placement
 from anysize.models.surgery.quantization.quantizers import ValueQuantizer, WeightQuantizer
@@ -83,7 +84,7 @@ class Quantization(nn.Module):
                 return value
             through = self.through.get(place)
             return through(self.value(name), value) if through else self.value(name)(value)
-        if torch.compiler.is_exporting() and (name := self.placement.copies.get(place)) is not None:
+        if is_writing_onnx() and (name := self.placement.copies.get(place)) is not None:
             return self.value(name)(value)
         return value
 

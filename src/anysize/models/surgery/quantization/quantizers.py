@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anysize.models.surgery.onnx_words import is_writing_onnx
+
 LEVELS = 255
 """Values are rounded to 0 ... 255."""
 _SMALLEST = 2.0**-60
@@ -75,11 +77,11 @@ class ValueQuantizer(nn.Module):
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if is_writing_onnx():
             return as_graph(values, self.scale, self.zero_point.to(torch.uint8))
         if self.observing and self.training:
             self.observe(values)
-        elif not self.training and not values.is_meta and not self.scale:
+        elif not (self.training or torch.compiler.is_exporting() or values.is_meta or self.scale):
             return values
         return rounded(values, self.scale, -self.zero_point, LEVELS - self.zero_point)
 
@@ -138,7 +140,7 @@ class WeightQuantizer(nn.Module):
     def fixed(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
         """The weights and the bias that are held; `source` as in `fix`."""
         assert self.integers is not None
-        if torch.compiler.is_exporting():
+        if is_writing_onnx():
             weight = dequantized_in_graph(self.integers, self.scale, self.channel_dim)
             bias = None if self.bias is None else dequantized_in_graph(self.bias, self.scale * source, 0)
             return weight, bias

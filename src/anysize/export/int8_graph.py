@@ -19,7 +19,7 @@ def ready_for_runtimes(model: Any) -> None:
     - Notes of the exporter on where each node is from are left out: they are longer than the weights of a small model.
     """
     import numpy as np
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
     held = {each.name: each for each in graph.initializer}
@@ -30,19 +30,22 @@ def ready_for_runtimes(model: Any) -> None:
             node.input[0] = quantized[node.input[0]]
         elif node.op_type == "DequantizeLinear" and len(node.input) == 2 and node.input[0] in held:
             source, scale = held[node.input[0]], held[node.input[1]]
+            weights[node.output[0]] = source.name
+            if source.data_type != TensorProto.INT8:
+                continue
             kind = helper.tensor_dtype_to_np_dtype(source.data_type)
             zero = numpy_helper.from_array(np.zeros(tuple(scale.dims), kind), f"{source.name}.zero_point")
             if zero.name not in held:
                 graph.initializer.append(zero)
                 held[zero.name] = zero
             node.input.append(zero.name)
-            weights[node.output[0]] = source.name
         elif node.op_type == "ReduceMean" and _averages_positions(node, held):
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
         elif len(node.input) > 1 and node.input[1] in weights:
             node.name = _layer_of(weights[node.input[1]]) or node.name
+    for node in graph.node:
         del node.metadata_props[:]
     del graph.value_info[:]
     _drop_unread(graph)
