@@ -227,3 +227,42 @@ def test_a_norm_that_only_the_layer_behind_it_can_take_is_refused() -> None:
     with pytest.raises(UserError, match=r"the norm 2 is folded into the layer behind it, 3, .* quantize\.keep 3"):
         make_aware(nn.Sequential(*layers), images(1))
     assert make_aware(nn.Sequential(*layers), images(1), keep=["3"]).placement.kept == {"3": "asked for"}
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_a_fused_norm_that_is_taken_apart_trains_as_it_did(norm: str) -> None:
+    timm = pytest.importorskip("timm.layers")
+    fused = {"batch": timm.BatchNormAct2d, "frozen": timm.FrozenBatchNormAct2d}[norm](4)
+    if norm == "batch":
+        fused.momentum = 0.3
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), fused, nn.Flatten(), nn.Linear(4, 2))
+    plain = copy.deepcopy(model)
+    make_aware(model, images(1, 3))
+    quantization_of(model).rounds = False
+    inputs = images(4, 3)
+    for each in (model, plain):
+        each.train()(inputs)
+    own: Any = model[1]
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(own.norm, name), getattr(plain[1], name))
+    torch.testing.assert_close(model(inputs), plain(inputs))
+
+
+class SumBehindNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(x)) + x
+        return out
+
+
+def test_what_rounding_computes_is_taken_for_no_call_of_the_model() -> None:
+    model = SumBehindNorm()
+    values = quantization_of(model).values if make_aware(model, images(1)) else {}
+    seen: list[torch.Size] = []
+    for quantizer in values.values():
+        quantizer.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    model.train()(images(2))
+    assert seen == [images(2).shape] * 3
