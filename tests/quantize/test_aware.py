@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
+from anysize.models.measure.speed import bench
 from anysize.models.spec import ModelSpec, create_model
 from anysize.models.surgery.quantization.aware import is_aware, make_aware, without_quantization
 from anysize.models.surgery.quantization.fake import quantization_of
@@ -266,3 +267,10 @@ def test_what_rounding_computes_is_taken_for_no_call_of_the_model() -> None:
         quantizer.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
     model.train()(images(2))
     assert seen == [images(2).shape] * 3
+
+
+def test_a_model_that_rounds_is_not_measured_without_rounding() -> None:
+    model = create_model("resnet8")
+    make_aware(model, images(1))
+    with pytest.raises(UserError, match="rounds its values, which folding would leave out; leave --fold out"):
+        bench(model, [16], [1], train=False, fold=True, repeats=1, device="cpu")
