@@ -42,6 +42,8 @@ def build(num_classes, in_channels, task="segmentation"):
 """
 
 
+AWARE = {"quantize__aware": True, "quantize__observer_epochs": 1}
+STANDING = {"quantize__statistics_epochs": 0, "optimizer__lr": 0.0, "optimizer__weight_decay": 0.0}
 NO_DROPOUT = {"depth": 8, "widths": [8, 8, 16]}
 
 
@@ -161,6 +163,8 @@ def runs(
         ("ended", tiny(**small, **averaged), root / "stopped"),
         ("synchronised", tiny(**{**small, **alike}, model__norm="sync_batch"), root / "synchronised"),
         ("uneven", tiny(**{**small, **alike, **uneven}, model__norm="sync_batch"), root / "uneven"),
+        ("aware", tiny(**{**small, **AWARE, "training__epochs": 2}, quantize__statistics_epochs=1), root / "aware"),
+        ("aware standing", tiny(**{**small, **alike}, **AWARE, **STANDING), root / "standing"),
         ("first", tiny(**small, training__statistics="first"), root / "first"),
         ("each", tiny(**small, training__statistics="each"), root / "each"),
         ("stopped for one", tiny(**small, **plain), root / "for-one"),
@@ -306,6 +310,31 @@ def test_synchronised_norms_meet_as_often_in_both_where_one_has_fewer_images(run
         assert found["uneven", rank]["images"] == 74
     one, other = (found["uneven", rank]["weights"] for rank in range(2))
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_trained_for_int8_both_end_with_the_same_model(runs: Any) -> None:
+    root, found = runs
+    one, other = found["aware", 0], found["aware", 1]
+    assert "error" not in one
+    assert all((one["weights"][name] == other["weights"][name]).all() for name in one["weights"])
+    assert any("running_var" in name for name in one["weights"])  # which were each one's own for an epoch
+    text = (root / "aware/log.txt").read_text()
+    assert "done; the report is" in text
+
+
+def test_the_ranges_of_two_are_those_of_one_with_all_images(runs: Any, tiny: Make, tmp_path: Path) -> None:
+    _, found = runs
+    alike = {"data__limit": 80, "training__epochs": 1, "training__batch_size": 16, "sizes__mix": "fixed"}
+    train(
+        tiny(**alike, **AWARE, **STANDING, training__drop_last=False, model__options=NO_DROPOUT), run=tmp_path / "one"
+    )
+    tensors = load_run(tmp_path / "one", "last").checkpoint.model
+    ends = [name for name in tensors if name.startswith("quantization.values.") and name.endswith(("low", "high"))]
+    assert len(ends) > 20
+    for name in ends:  # within a step each rounds by its own, which changes what comes behind a little
+        both = torch.from_numpy(found["aware standing", 1]["weights"][name])
+        exactly = "images" in name
+        torch.testing.assert_close(both, tensors[name], rtol=1e-6 if exactly else 0.02, atol=1e-6 if exactly else 0.01)
 
 
 def test_a_batch_of_one_that_is_not_finite_ends_both_and_names_its_samples(runs: Any) -> None:

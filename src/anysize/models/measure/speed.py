@@ -33,6 +33,7 @@ from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
+from anysize.models.surgery.quantization.fake import is_quantized
 from anysize.registry import UserError
 from anysize.world import pick_device
 
@@ -256,6 +257,11 @@ def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
 
 def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A forward pass, and the bytes of what is there before."""
+    if how.fold and is_quantized(model):
+        raise UserError(
+            f"{type(model).__name__} rounds its values, which folding would leave out; leave --fold out, or measure "
+            "what anysize export writes of it"
+        )
     ready, images, taken = _placed(fold_batch_norm(model) if how.fold else model, shape, how)
     ready.eval()
 

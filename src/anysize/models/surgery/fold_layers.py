@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from anysize.norms.convert.recognise import recognise
-from anysize.norms.layers import FrozenBatchNorm, NormAct
+from anysize.norms.convert.replace import replacement
+from anysize.norms.layers import FrozenBatchNorm
 from anysize.norms.online.norm import OnlineNorm1d, OnlineNorm2d, OnlineNorm3d
 from anysize.norms.synchronised import SyncBatchNorm
 
@@ -51,28 +52,14 @@ class Affine:
 
 
 def split_fused(model: nn.Module) -> None:
-    """Take modules that are norm, dropout and activation at once apart."""
+    """Take modules that are norm, dropout and activation at once apart; the norm trains on as it did."""
     for name, module in list(model.named_modules()):
         kind = recognise(module)
         if kind is None or not kind.fused or kind.refused or not name:
             continue
         if kind.name in ("batch", "sync_batch", "frozen_batch") and module.running_mean is not None:
             parent, _, attribute = name.rpartition(".")
-            fused: Any = module
-            apart = NormAct(_plain(fused), fused.drop, fused.act).eval()
-            setattr(model.get_submodule(parent), attribute, apart)
-
-
-def _plain(norm: Any) -> nn.BatchNorm2d:
-    """torch's batch norm with the values of another one."""
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps, affine=norm.weight is not None, device="meta")
-    for name in ("running_mean", "running_var"):
-        plain._buffers[name] = getattr(norm, name)
-    for name in ("weight", "bias"):
-        value = getattr(norm, name)
-        plain._parameters[name] = None if value is None else nn.Parameter(value.detach(), value.requires_grad)
-    plain._buffers["num_batches_tracked"] = torch.tensor(0, device=norm.running_mean.device)
-    return plain
+            setattr(model.get_submodule(parent), attribute, replacement(module, kind.name, kind.dims, {}))
 
 
 def affine_of(norm: Any) -> Affine | None:

@@ -73,6 +73,8 @@ class Interception(TorchFunctionMode):
         self._norm_arguments: tuple[Any, ...] = ()
         self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
         self._hooks: list[Any] = []
+        self._answering = False
+        """Whether `on_call` runs for a norm, whose own calls are not the model's."""
 
     def __enter__(self) -> "Interception":
         self._hooks = [
@@ -91,7 +93,7 @@ class Interception(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._within[-1] in self._norms:
+        if self._answering or self._within[-1] in self._norms:
             return func(*args, **kwargs)
         if func.__name__ != "__get__":
             return self._on_call(self._call(self._within[-1], func.__name__), func, args, kwargs)
@@ -118,7 +120,11 @@ class Interception(TorchFunctionMode):
         self._within.pop()
         if module not in self._norms or output is None:  # None: the norm has raised an error
             return None
-        return self._on_call(self._call(module, NORM), lambda *_, **__: output, args, {})
+        self._answering = True
+        try:
+            return self._on_call(self._call(module, NORM), lambda *_, **__: output, args, {})
+        finally:
+            self._answering = False
 
 
 Parts = tuple[dict[nn.Module, str], set[nn.Module]]

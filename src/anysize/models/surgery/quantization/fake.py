@@ -126,8 +126,9 @@ class QuantizedForward:
     def __call__(self, images: Tensor) -> Any:
         model: Any = self.model
         quantization: Quantization = model.quantization
+        images = quantization.at(IMAGES, images)  # before: what rounding calls is no call of the model
         with Interception(model, quantization.on_call, self.parts):
-            return type(model).forward(model, quantization.at(IMAGES, images))
+            return type(model).forward(model, images)
 
 
 def fake_quantize(model: nn.Module, placement: Placement, bits: int = 8) -> Quantization:
