@@ -122,7 +122,7 @@ def test_layers_go_back_to_float_until_the_accuracy_holds(run: Path) -> None:
     )
     assert made.kept == {}
     assert any("0 layers in float" in line for line in said)
-    with pytest.raises(UserError, match="falls by .* points with one layer in int8 alone"):
+    with pytest.raises(UserError, match=r"falls by .* points with one layer in int8 alone"):
         quantize_run(run, calibration_batches=1, max_accuracy_drop=-100, onnx=False)
 
 

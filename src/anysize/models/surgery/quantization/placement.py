@@ -238,10 +238,8 @@ def place_of(node: Node, value: int) -> str:
 def _names(layers: Sequence[Node]) -> dict[str, str]:
     """The names of layers by the key of their call: the module's where it makes one call alone."""
     modules = [node.call.module for node in layers]
-    return {
-        node.key: module if modules.count(module) == 1 else node.key
-        for node, module in zip(layers, modules, strict=True)
-    }
+    alone = {module for module in modules if module and modules.count(module) == 1}
+    return {node.key: node.call.module if node.call.module in alone else node.key for node in layers}
 
 
 def _matches(name: str, pattern: str) -> bool:
