@@ -100,6 +100,7 @@ def test_a_recipe_s_name_stands_for_the_weights_that_it_names(
         anysize.load_weights(anysize.create_model("shufflenet_v2_x1_0"), folder)
 
 
+@pytest.mark.slow
 def test_published_float_weights_are_quantized_by_a_recipe_s_name(offline: Path) -> None:
     address = published_address("torchvision/shufflenet_v2_x1_0")
     hub = offline / "hub" / "checkpoints"
