@@ -13,11 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+import anysize as anysize_package
 from anysize.data.source import ArraySource
 from anysize.experiment.compare_int8 import compare_with_original
 from anysize.experiment.quantize import balanced_batches, quantize_run
 from anysize.experiment.runs import evaluate, load_run
 from anysize.experiment.train import train
+from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.quantize.after_training import QuantizeOptions
@@ -164,3 +166,21 @@ def test_bad_input_is_one_sentence(quantized: Path, tmp_path: Path, anysize: Any
         assert done.returncode == 2, arguments
         assert says in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@torch.no_grad()
+def test_a_model_is_loaded_as_a_runtime_computes_it(quantized: Path) -> None:
+    images = torch.rand(2, 1, 28, 28)
+    plain = anysize_package.load_model(quantized)
+    file = anysize_package.load_model(quantized / "export" / "int8.onnx", runtime="openvino", threads=1)
+    assert file.preprocessing.image_size == plain.preprocessing.image_size == 28
+    assert (file(images) - plain(images)).abs().max() < 0.2 * plain(images).abs().max()
+    with pytest.raises(UserError, match="cannot be computed by inductor, which takes pt2 files"):
+        anysize_package.load_model(quantized / "export" / "int8.onnx", runtime="inductor")
+
+
+def test_the_time_of_a_file_is_told_by_layer(quantized: Path) -> None:
+    layers = quantization_of(load_run(quantized, "int8").model).placement.layers
+    times = time_by_node(quantized / "export" / "int8.onnx", torch.zeros(1, 1, 28, 28), threads=1)
+    assert set(layers) <= set(times)
+    assert all(times[key] > 0 for key in layers)

@@ -19,6 +19,7 @@ from anysize.experiment.pictures import displayed
 from anysize.experiment.quantize import Quantized
 from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
 from anysize.export.module import measured
+from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime
 from anysize.export.write import export_onnx, folded
 from anysize.models.measure.speed import bench_runtimes
@@ -43,7 +44,8 @@ class Comparison:
             that `agree`, `images`, and how many have `changed`; where there is a file, the bytes of it and of that
             of the original, and by batch size the milliseconds of both in ONNX Runtime, such as `float_ms_1`.
         layers: a row a layer: `checkpoint`, `layer`, `computed` in int8 or float with the `reason`, and the
-            `signal_to_noise` ratio (dB) of what it gives.
+            `signal_to_noise` ratio (dB) of what it gives; where there is a file, its share of the `time` in ONNX
+            Runtime, with one image of the first size. What is left of the time is not of layers.
     """
 
     sizes: pd.DataFrame
@@ -72,7 +74,11 @@ def compare_with_original(
             _picture_changed(folder, evaluator, made.model, size, changed)
     sample = next(evaluator.validation_loader.load(evaluator.validation_batches(made.sizes[0])[:1]))
     noise = noise_in_layers(made.model, sample.images[:_FOR_NOISE].to(evaluator.device))
-    layers = [{"checkpoint": made.checkpoint.name, **row} for row in layer_rows(made.model, noise)]
+    shares = _shares_of_time(made, loaded, threads)
+    layers = [
+        {"checkpoint": made.checkpoint.name, **row, **({"time": shares.get(row["layer"])} if shares else {})}
+        for row in layer_rows(made.model, noise)
+    ]
     result = Comparison(pd.DataFrame(rows), pd.DataFrame(layers))
     write_quantization(folder, result.sizes, result.layers)
     write_report(folder)
@@ -96,6 +102,16 @@ def _times(loaded: LoadedRun, made: Quantized, threads: int) -> dict[int, dict[s
         held = sizes.setdefault(row["size"], {"float_bytes": original.bytes, "int8_bytes": made.exported.bytes})
         held[f"{row['runtime']}_ms_{row['batch']}"] = row["milliseconds"]
     return sizes
+
+
+def _shares_of_time(made: Quantized, loaded: LoadedRun, threads: int) -> dict[str, float]:
+    """The share of each quantized layer in the time of the int8 file, by its name."""
+    if made.exported is None:
+        return {}
+    image = torch.zeros(1, loaded.preprocessing.channels, made.sizes[0], made.sizes[0])
+    times = time_by_node(made.exported.path, image, threads)
+    layers = quantization_of(made.model).placement.layers
+    return {layer.name: times.get(key, 0.0) / sum(times.values()) for key, layer in layers.items()}
 
 
 _FOR_NOISE = 16

@@ -8,12 +8,18 @@ A recipe's header names the weights that were made so, such as torchvision's IMA
 
 import functools
 import re
+import tempfile
 from pathlib import Path
 
 from torch import nn
 
 from anysize.experiment.importing import convert, import_checkpoint, import_folder, name_of
 from anysize.experiment.weights import checkpoint_folder
+from anysize.export.description import Description
+from anysize.export.look import is_exported, read_description
+from anysize.export.module import RuntimeModel
+from anysize.export.runtimes import format_of, open_runtime
+from anysize.export.write import EXPORTS, folded
 from anysize.models.names import list_models
 from anysize.models.spec import ModelSpec, create_model
 from anysize.models.weights.addresses import Address, published_addresses
@@ -71,15 +77,20 @@ def run_folder(run: str | Path) -> Path:
     return folder
 
 
-def load_model(source: str | Path, *, name: str = "", weights: str = DEFAULT) -> nn.Module:
+def load_model(
+    source: str | Path, *, name: str = "", weights: str = DEFAULT, runtime: str = "", threads: int = 0
+) -> nn.Module:
     """A trained model, in evaluation mode; its attribute `preprocessing` is the `Preprocessing` of its images.
 
     Args:
         source: a run folder (its best checkpoint, else its last), a checkpoint folder, the name of a recipe whose
-            weights are published, an address or a file of another program's, or the name of a model, with published
-            weights.
+            weights are published, an address or a file of another program's, an exported ONNX or pt2 file, or the
+            name of a model, with published weights.
         name: the model that a file is of, where neither the file nor its name tells.
         weights: of a model's name: "pretrained", or torchvision's name of them, such as "IMAGENET1K_V1".
+        runtime: "onnxruntime", "openvino" or "inductor", which then compute the model on the CPU; empty: PyTorch, or
+            what an exported file is for.
+        threads: of the runtime; 0: as many as it chooses.
 
     Raises:
         UserError: there is no such thing, it is damaged or does not fit, or it cannot be downloaded.
@@ -90,6 +101,26 @@ def load_model(source: str | Path, *, name: str = "", weights: str = DEFAULT) ->
     >>> anysize.load_model(file, name="resnet8").preprocessing.image_size
     32
     """
+    if is_exported(source):
+        described = read_description(source)
+        return RuntimeModel(open_runtime(source, runtime, threads), described.preprocessing).eval()
+    model = _loaded(source, name, weights)
+    if not runtime:
+        return model
+    preprocessing = model.preprocessing
+    if not isinstance(preprocessing, Preprocessing):
+        raise UserError(
+            f"nothing is known of the images that {source} takes, which {runtime} has to be told; leave it out"
+        )
+    format = format_of(runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"model.{format}"
+        EXPORTS[format](folded(model), file, Description("classification", preprocessing))
+        return RuntimeModel(open_runtime(file, runtime, threads), preprocessing).eval()
+
+
+def _loaded(source: str | Path, name: str, weights: str) -> nn.Module:
+    """A trained model as PyTorch computes it; as `load_model`."""
     path = Path(source).expanduser()
     if path.is_dir():
         folder = checkpoint_folder(path)
