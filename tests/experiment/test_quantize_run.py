@@ -15,9 +15,10 @@ from PIL import Image
 
 import anysize as anysize_package
 from anysize.data.source import ArraySource
+from anysize.evaluation.evaluator import Evaluator
 from anysize.experiment.compare_int8 import compare_with_original
 from anysize.experiment.quantize import balanced_batches, quantize_run
-from anysize.experiment.runs import evaluate, load_run
+from anysize.experiment.runs import calibrate, evaluate, load_run
 from anysize.experiment.train import train
 from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime
@@ -161,6 +162,8 @@ def test_bad_input_is_one_sentence(quantized: Path, tmp_path: Path, anysize: Any
         (["--observer", "mean"], "unknown observer 'mean'"),
         (["--calibration-batches", "0"], "calibration batches is 0; expected at least 1"),
         (["--keep", "con1"], "did you mean 'conv1'"),
+        (["--name", "best"], "is no int8 checkpoint"),
+        (["--name", "../there"], "is no name for a checkpoint"),
     ):
         done = anysize("quantize", str(quantized), "--no-onnx", *arguments)
         assert done.returncode == 2, arguments
@@ -184,3 +187,19 @@ def test_the_time_of_a_file_is_told_by_layer(quantized: Path) -> None:
     times = time_by_node(quantized / "export" / "int8.onnx", torch.zeros(1, 1, 28, 28), threads=1)
     assert set(layers) <= set(times)
     assert all(times[key] > 0 for key in layers)
+
+
+def test_a_calibrated_copy_has_a_name_of_its_own_and_is_held_to_its_size(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(run, 20)
+    sizes: list[int] = []
+    before = Evaluator.evaluate
+    monkeypatch.setattr(
+        Evaluator, "evaluate", lambda self, model, size, *rest: sizes.append(size) or before(self, model, size, *rest)
+    )
+    made = quantize_run(run, checkpoint="calibrated-20", calibration_batches=1, max_accuracy_drop=100, onnx=False)
+    assert made.checkpoint.name == "int8-20"
+    assert set(sizes) == {20}
+    with pytest.raises(UserError, match="is no int8 checkpoint"):
+        quantize_run(run, name="calibrated-20", onnx=False)

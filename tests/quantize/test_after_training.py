@@ -115,3 +115,75 @@ def test_bad_input_is_one_sentence() -> None:
     with pytest.raises(UserError, match="unknown rounding 'nearst': did you mean 'nearest'"):
         QuantizeOptions(rounding="nearst")
     assert len(OBSERVERS) == 4
+
+
+class Filled(nn.Module):
+    """Reads a tensor that it has filled in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        wide = x.new_zeros(len(x), 8, *x.shape[2:])
+        wide[:, 2:6] = x
+        return self.second(wide)
+
+
+class Twice(nn.Module):
+    """Has one norm under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), self.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Masked(nn.Module):
+    """Multiplies by a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x * (x > 0)
+
+
+UNUSUAL: dict[str, nn.Module] = {
+    "filled": Filled(),
+    "twice": Twice(),
+    "masked": Masked(),
+    "transposed": nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, 2, groups=2)),
+    "tokens": nn.Sequential(nn.Flatten(2), nn.Linear(48 * 48, 6), nn.GELU(), nn.Linear(6, 6)),
+    "no biases": nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False)),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+@torch.no_grad()
+def test_unusual_models_are_near_those_in_float(name: str) -> None:
+    model = UNUSUAL[name]
+    anysize.calibrate_batch_norm(model, [IMAGES]) if name == "twice" else None
+    expected = model.eval()(IMAGES)
+    for correct in (False, True):
+        quantized = quantize_model(model, [IMAGES], QuantizeOptions(correct_bias=correct))
+        assert signal_to_noise(expected, quantized(IMAGES)) > 25
+    placement = quantization_of(quantized).placement
+    assert len(placement.layers) + len(placement.kept) == sum(
+        hasattr(module, "weight") and not isinstance(module, nn.BatchNorm2d) for module in model.modules()
+    )
+
+
+@torch.no_grad()
+def test_corrected_biases_are_saved_and_loaded() -> None:
+    spec = anysize.ModelSpec("resnet8", num_classes=5, image_size=16).swap_norms("group")  # its layers have no biases
+    quantized = quantize_model(spec.build(), [IMAGES], QuantizeOptions(correct_bias=True))
+    again = spec.quantized(biases=True).build()
+    again.load_state_dict(quantized.state_dict())
+    assert torch.equal(again.eval()(IMAGES), quantized(IMAGES))

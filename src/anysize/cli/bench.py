@@ -67,6 +67,8 @@ def command(
         if csv:
             check_writable(Path(csv))
         names = [name.strip() for name in runtime.split(",") if name.strip()]
+        if runtime and not names:
+            raise UserError(f"--runtime is {runtime!r}; expected names such as torch,onnxruntime")
         _bench_runtimes(model, names, given, task, sides, _numbers("batch", batch), threads, repeats, csv)
         return
     built, expected = named_model(model, given, task=task, size=max(sides, default=None))
@@ -118,6 +120,7 @@ def _bench_runtimes(
     from rich.console import Console
 
     from anysize.experiment.bench import in_runtimes
+    from anysize.export.look import look_at
     from anysize.export.processor import int8_instructions
     from anysize.export.runtimes import FORMATS
     from anysize.models.measure.speed import bench_runtimes
@@ -138,7 +141,7 @@ def _bench_runtimes(
             ready,
             sizes or [expected.image_size],  # type: ignore[union-attr]
             batches,
-            channels=expected.channels if expected else 3,
+            channels=expected.channels if expected else look_at(model).channels or 3,
             repeats=repeats,
             on_row=lambda row: status.update(f"measured {row['runtime']} at {row['size']} px, batch {row['batch']}"),
         )

@@ -111,7 +111,8 @@ def _shares_of_time(made: Quantized, loaded: LoadedRun, threads: int) -> dict[st
     image = torch.zeros(1, loaded.preprocessing.channels, made.sizes[0], made.sizes[0])
     times = time_by_node(made.exported.path, image, threads)
     layers = quantization_of(made.model).placement.layers
-    return {layer.name: times.get(key, 0.0) / sum(times.values()) for key, layer in layers.items()}
+    total = sum(times.values()) or 1.0
+    return {layer.name: times.get(key, 0.0) / total for key, layer in layers.items()}
 
 
 _FOR_NOISE = 16

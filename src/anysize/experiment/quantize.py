@@ -22,6 +22,7 @@ from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform, open_split
 from anysize.export.check import Exported
 from anysize.export.extras import import_extra
+from anysize.export.look import is_exported
 from anysize.export.write import export_onnx
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
@@ -33,7 +34,7 @@ from anysize.quantize.by_layer import share_of_layers, worst_first
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.sizes.batch_plan import Batch
-from anysize.training.checkpoint.files import Checkpoint, model_tensors, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_checkpoint, write_checkpoint
 
 Say = Callable[[str], object]
 
@@ -103,6 +104,8 @@ def quantize_run(
         table = anysize.evaluate("runs/quickstart", checkpoint=made.checkpoint.name)
     """
     options = options or QuantizeOptions()
+    if is_exported(run):
+        raise UserError(f"{run} is an exported file; give the run that it is from")
     loaded = load_run(run_folder(run), checkpoint, overrides)
     if is_quantized(loaded.model) and not is_aware(loaded.model):
         raise UserError(f"checkpoint {checkpoint!r} of {run} is quantized already; name one in float with --checkpoint")
@@ -113,12 +116,17 @@ def quantize_run(
     for title, number in (("batches", calibration_batches), ("batch size", calibration_batch_size)):
         if number < 1:
             raise UserError(f"calibration {title} is {number}; expected at least 1")
+    own = wanted == [loaded.preprocessing.own_size]
+    name = name or ("int8" if own else "-".join(map(str, ["int8", *sorted(set(wanted))])))
+    _check_name(loaded.folder, name)
     if onnx:  # before minutes are spent
         for extra in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(extra, "quantize")
     started = time.monotonic()
     if is_aware(loaded.model):
         model, original, sample = _of_aware(loaded, wanted[0], calibration, options)
+        settings = loaded.recipe.quantize
+        options = QuantizeOptions(bits=settings.bits, keep=tuple(settings.keep))
         say("the ranges are those of training: nothing is calibrated")
     else:
         original = loaded.model
@@ -135,11 +143,10 @@ def quantize_run(
             f"{', '.join(map(str, sorted(set(wanted))))} px"
         )
     if max_accuracy_drop is not None:
-        model = _within(original, model, sample, options, max_accuracy_drop, make_evaluator(loaded), say)
+        model = _within(original, model, sample, options, max_accuracy_drop, make_evaluator(loaded), wanted, say)
     quantization = quantization_of(model)
     kept = dict(quantization.placement.kept)
     seconds = time.monotonic() - started
-    name = name or ("int8" if wanted == [base] else "-".join(map(str, ["int8", *sorted(set(wanted))])))
     folder = loaded.folder / run_files.CHECKPOINTS / name
     _write(folder, loaded, model, options, checkpoint, wanted)
     exported = _export(loaded.folder, name) if onnx else None
@@ -182,20 +189,20 @@ _SAMPLE = 32
 
 def _within(
     original: nn.Module, model: nn.Module, images: Tensor, options: QuantizeOptions, limit: float,
-    evaluator: Evaluator, say: Say,
+    evaluator: Evaluator, sizes: Sequence[int], say: Say,
 ) -> nn.Module:  # fmt: skip
-    """The quantized model with as many layers in float as keep the loss of accuracy within the limit."""
-    size, metric = evaluator.preprocessing.image_size, evaluator.task.best
+    """The quantized model with as many layers in float as keep the loss of accuracy at each size within the limit."""
+    metric = evaluator.task.best
 
-    def accuracy(each: nn.Module) -> float:
-        return 100 * float(evaluator.evaluate(each, size).values[metric])
+    def accuracies(each: nn.Module) -> list[float]:
+        return [100 * float(evaluator.evaluate(each, size).values[metric]) for size in sorted(set(sizes))]
 
-    target = accuracy(original)
+    targets = accuracies(original)
     order = worst_first(share_of_layers(model, images))
     current, count = model, 0
     while True:
-        lost = target - accuracy(current)
-        say(f"{count} layers in float: {metric} {target - lost:.2f}% in int8, {target:.2f}% in float")
+        lost = max(target - own for target, own in zip(targets, accuracies(current), strict=True))
+        say(f"{count} layers in float: {lost:.2f} points of {metric} are lost")
         if lost <= limit:
             return current
         if count == len(order) - 1:
@@ -206,6 +213,16 @@ def _within(
         count = min(max(1, 2 * count), len(order) - 1)
         keep = [*options.keep, *order[:count]]
         current = with_layers_in_float(original, model, images[:1], keep)
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Raise a `UserError` for a name that is none for a copy, or that of a checkpoint which is no int8 one."""
+    if Path(name).name != name or name.startswith(".") or "\\" in name:
+        raise UserError(f"name {name!r} is no name for a checkpoint; expected a plain one, such as int8")
+    path = folder / run_files.CHECKPOINTS / name
+    taken = name in ("best", "last", "previous") or (path.exists() and "quantized" not in read_checkpoint(path).state)
+    if taken:
+        raise UserError(f"{path} is no int8 checkpoint, or is to be none; give another name with --name, such as int8")
 
 
 def _float_bytes(model: nn.Module) -> int:
@@ -242,7 +259,9 @@ def _write(
 ) -> None:
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
     keep = [name for name, reason in quantization_of(model).placement.kept.items() if reason == "asked for"]
-    state["model"] = ModelSpec.from_dict(state["model"]).quantized(options.bits, keep).to_dict()
+    state["model"] = (
+        ModelSpec.from_dict(state["model"]).quantized(options.bits, keep, biases=options.correct_bias).to_dict()
+    )
     state["quantized"] = {"from": checkpoint, "sizes": sizes, **dataclasses.asdict(options)}
     if len(set(sizes)) == 1:
         preprocessing = dataclasses.replace(loaded.preprocessing, image_size=sizes[0])

@@ -58,6 +58,17 @@ def measured(runtime: Runtime) -> Callable[[tuple[int, int, int, int]], tuple[Ca
         images = random_pictures(shape)
         if runtime.contents.dtype == "float32":
             images = images.float() / 255
-        return (lambda: runtime(images)), None
+
+        def run() -> Tensor:
+            try:
+                return runtime(images)
+            except Exception as error:  # of the runtime, whichever it is
+                size = " x ".join(map(str, shape[2:]))
+                raise UserError(
+                    f"{runtime.contents.path} cannot take {shape[0]} images of {shape[1]} channels and {size} pixels: "
+                    f"{str(error).strip().splitlines()[0]}"
+                ) from error
+
+        return run, None
 
     return ready

@@ -21,6 +21,7 @@ from anysize.export.runtimes import open_runtime
 from anysize.models.checks import check_is_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.onnx_words import writing_onnx
+from anysize.models.surgery.quantization.aware import is_aware
 from anysize.models.surgery.quantization.fake import is_quantized
 from anysize.models.surgery.same_padding import padded_for_export
 from anysize.registry import UserError
@@ -123,6 +124,11 @@ def _prepared(
     model: nn.Module, description: Description, uint8_input: bool
 ) -> tuple[nn.Module, Description, torch.Tensor]:
     check_is_model("export", model)
+    if is_aware(model):
+        raise UserError(
+            f"{type(model).__name__} was trained for int8 and holds its weights in float still; `anysize quantize` "
+            "makes the int8 model of it, and exports that"
+        )
     copied = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().cpu().float()
     copied = copied.to(memory_format=torch.contiguous_format)
     expected = description.preprocessing

@@ -112,14 +112,16 @@ class ModelSpec:
         """This model, to be trained for int8: it rounds values, and weights to 8 or 7 bits; `keep` stay in float."""
         return self._then(Change("quantize_aware", {"bits": bits, "keep": list(keep)}))
 
-    def quantized(self, bits: int = 8, keep: Sequence[str] = ()) -> "ModelSpec":
+    def quantized(self, bits: int = 8, keep: Sequence[str] = (), *, biases: bool = False) -> "ModelSpec":
         """This model, for evaluation alone, with weights of 8 or 7 bits; the layers `keep` stay in float.
 
         Ranges and weights are none yet: those of a checkpoint are loaded into it. A model that was trained for int8
-        rounds where it did.
+        rounds where it did. With `biases` each layer has one, as bias correction gives it.
         """
         changes = tuple(change for change in self.changes if change.name != "quantize_aware")
-        return dataclasses.replace(self, changes=changes)._then(Change("quantized", {"bits": bits, "keep": list(keep)}))
+        return dataclasses.replace(self, changes=changes)._then(
+            Change("quantized", {"bits": bits, "keep": list(keep), **({"biases": True} if biases else {})})
+        )
 
     @property
     def is_quantized(self) -> bool:
@@ -200,9 +202,9 @@ def _plain_relus(model: nn.Module, spec: ModelSpec) -> None:
 
 
 @CHANGES.register("quantized")
-def _quantize(model: nn.Module, spec: ModelSpec, bits: int = 8, keep: Sequence[str] = ()) -> None:
+def _quantize(model: nn.Module, spec: ModelSpec, bits: int = 8, keep: Sequence[str] = (), biases: bool = False) -> None:
     images = _sample(spec)
-    expect_integers(prepare(model, images, bits=bits, keep=keep), images)
+    expect_integers(prepare(model, images, bits=bits, keep=keep), images, biases=biases)
 
 
 @CHANGES.register("quantize_aware")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.models.checks import check_is_model
-from anysize.models.surgery.quantization.fake import Quantization, quantization_of, weights_of
+from anysize.models.surgery.quantization.fake import Quantization, no_bias, quantization_of, weights_of
 from anysize.models.surgery.quantization.observers import OBSERVERS
 from anysize.models.surgery.quantization.prepare import prepare
 from anysize.quantize.bias import correct_biases
@@ -103,7 +103,7 @@ def quantize_model(
     quantization.rounds, quantization.on_value, quantization.on_layer = True, None, None
     for name, observer in observers.items():
         quantization.value(name).set_range(*map(torch.tensor, observer.range()))
-    _fix_weights(quantized, quantization, moments, first[:1])
+    _fix_weights(quantized, quantization, moments, first[:1], biases=options.correct_bias)
     if options.correct_bias:
         correct_biases(quantized, kept)
     return quantized
@@ -132,10 +132,14 @@ def with_layers_in_float(model: nn.Module, quantized: nn.Module, images: Tensor,
 
 
 @torch.no_grad()
-def _fix_weights(model: nn.Module, quantization: Quantization, moments: Moments, images: Tensor) -> None:
-    """Round the weights of all layers for good."""
+def _fix_weights(
+    model: nn.Module, quantization: Quantization, moments: Moments, images: Tensor, *, biases: bool
+) -> None:
+    """Round the weights of all layers for good; with `biases` all have one."""
     for key, (weight, bias) in weights_of(model, images).items():
         quantizer = quantization.weight(key)
+        if biases and bias is None:
+            bias = no_bias(weight, quantizer)
         source = quantization.source(quantization.placement.layers[key]).scale
         scale, seen = quantizer.scales_for(weight, bias, source), moments.of(key)
         if seen is None:

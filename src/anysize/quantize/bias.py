@@ -27,16 +27,18 @@ def correct_biases(model: nn.Module, batches: Sequence[Tensor]) -> None:
     means: dict[str, Tensor] = {}
 
     def remember(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Tensor:
-        means[layer.key] = _mean(result)
+        means[layer.key] = _mean(result, _channels(layer))
         return result
 
     def correct(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Tensor:
-        quantizer = quantization.weight(layer.key)
-        unit = quantizer.scale * quantization.source(layer).scale
-        shift = ((means[layer.key] - _mean(result)) / unit).round()
-        held = torch.zeros_like(shift, dtype=torch.int32) if quantizer.bias is None else quantizer.bias
-        quantizer.bias = held + shift.to(torch.int32)
-        return result + (shift * unit).view(-1, *[1] * (result.dim() - 2))
+        quantizer, dim = quantization.weight(layer.key), _channels(layer)
+        if quantizer.bias is None:
+            return result
+        unit = quantizer.bias_unit(len(quantizer.bias), quantization.source(layer).scale)
+        shift = ((means[layer.key] - _mean(result, dim)) / unit).round()
+        quantizer.bias = quantizer.bias + shift.to(torch.int32)
+        moved = shift * unit
+        return result + (moved if dim == -1 else moved.view(-1, *[1] * (result.dim() - 2)))
 
     quantization.rounds, quantization.on_layer = False, remember
     model(images)
@@ -45,6 +47,11 @@ def correct_biases(model: nn.Module, batches: Sequence[Tensor]) -> None:
     quantization.on_layer = None
 
 
-def _mean(values: Tensor) -> Tensor:
-    """The mean of each channel of (N, C, ...)."""
-    return values.transpose(0, 1).flatten(1).mean(1)
+def _channels(layer: Layer) -> int:
+    """The dimension of a layer's outputs that counts channels."""
+    return -1 if layer.function == "linear" else 1
+
+
+def _mean(values: Tensor, dim: int) -> Tensor:
+    """The mean of each channel, which `dim` counts."""
+    return values.movedim(dim, 0).flatten(1).mean(1)

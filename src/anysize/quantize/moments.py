@@ -29,7 +29,7 @@ class Moments:
         return self._sums.get(key)
 
     def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Tensor:
-        columns = _columns(layer.key.split(":")[-2], args, kwargs)
+        columns = _columns(layer.function, args, kwargs)
         if columns is not None:
             sums = torch.einsum("gkl,gml->gkm", columns, columns).double()
             self._sums[layer.key] = self._sums[layer.key] + sums if layer.key in self._sums else sums

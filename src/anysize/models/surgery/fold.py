@@ -91,9 +91,11 @@ def fold_in_place(model: nn.Module) -> dict[str, str]:
         _, folder = _fold(model)
     except UserError:
         return {}
-    for name, rest in folder.removed.items():
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, rest)
+    for norm, rest in folder.replaced:
+        for parent in list(model.modules()):
+            for attribute, child in parent._modules.items():
+                if child is norm:  # under each of its names
+                    parent._modules[attribute] = rest
     return {name: "behind" if name in folder.behind else "before" for name in folder.removed}
 
 
@@ -130,6 +132,8 @@ class _Folder:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
         self.graph = graph
+        self.replaced: list[tuple[nn.Module, nn.Module]] = []
+        """The norms that are folded, each with what takes its place."""
         self.removed: dict[str, nn.Module] = {}
         """What takes the place of each norm that is folded, by its name."""
         self.behind: set[str] = set()
@@ -196,6 +200,7 @@ class _Folder:
         norm = self.module(node)
         flat = any(isinstance(layer, nn.Linear) for layer in layers)
         self.removed[str(node.target)] = Compensation(norm) if keeps_more(norm) else _Flat() if flat else nn.Identity()
+        self.replaced.append((self.model.get_submodule(str(node.target)), self.removed[str(node.target)]))
         if flat:
             with self.graph.inserting_before(node):
                 dims = self.graph.call_method("dim", (input_of(node),))

@@ -4,6 +4,7 @@ quantization = fake_quantize(model, place(record(model, images)))
 model(images)                                # rounds values and weights, with gradients straight through
 """
 
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -145,8 +146,12 @@ def fake_quantize(model: nn.Module, placement: Placement, bits: int = 8) -> Quan
             f"{type(model).__name__} has a forward pass of its own already, such as that of checkpoint segments or of "
             "quantization; build it anew, with model.checkpoint_segments 0, to quantize it"
         )
+    if hasattr(model, ATTRIBUTE):
+        raise UserError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; give that another name")
     parts = parts_of(model)
-    model.quantization = quantization = Quantization(placement, bits).train(model.training)
+    held = itertools.chain(model.parameters(), model.buffers())
+    quantization = Quantization(placement, bits).train(model.training)
+    model.quantization = quantization = quantization.to(next((each.device for each in held), None))
     model.forward = QuantizedForward(model, parts)
     return quantization
 
@@ -187,15 +192,22 @@ def fix_weights(model: nn.Module, images: Tensor) -> None:
         quantizer.fix(integers, scale, bias, source)
 
 
-def expect_integers(model: nn.Module, images: Tensor) -> None:
+def expect_integers(model: nn.Module, images: Tensor, *, biases: bool = False) -> None:
     """Let each layer of a quantized model hold its weights as whole numbers, 0 until those of a checkpoint are loaded.
 
-    `images` as for `weights_of`.
+    `images` as for `weights_of`. With `biases` layers hold one that have none of their own, as bias correction gives.
     """
     for key, (weight, bias) in weights_of(model, images).items():
         quantizer = quantization_of(model).weight(key)
         quantizer.integers = torch.zeros_like(weight, dtype=torch.int8)
+        if biases and bias is None:
+            bias = no_bias(weight, quantizer)
         quantizer.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.int32)
+
+
+def no_bias(weight: Tensor, quantizer: WeightQuantizer) -> Tensor | None:
+    """A bias of zeros, to be corrected, for a layer without one; None for a transposed one, which stays as it is."""
+    return None if quantizer.channel_dim else weight.new_zeros(len(weight))
 
 
 def quantization_of(model: nn.Module) -> Quantization:

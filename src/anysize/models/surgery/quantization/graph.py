@@ -100,6 +100,12 @@ class _Recorder:
         result = run(*args, **kwargs)
         results = tensors_in(result)
         self.alive += [result, args, kwargs]
+        if (
+            call.function == "__setitem__" and inputs
+        ):  # part of a tensor is another value now, and which is not followed
+            self.constants.discard(id(args[0]))
+            self.unseen.add(self.new(args[0]))
+            return result
         if not results or not inputs:  # a question of shapes, or a value that does not depend on the images
             self.constants |= {id(tensor) for tensor in results if id(tensor) not in self.values}
             return result
@@ -108,6 +114,7 @@ class _Recorder:
         moving = any(not self.is_constant(tensor) for tensor in tensors_in(layer))
         described = _described(args), _described(kwargs)
         outputs = [self.new(tensor) for tensor in results]
+        self.unseen |= {n for n, each in zip(outputs, results, strict=True) if not each.is_floating_point()}
         self.nodes.append(Node(call, inputs, outputs, *described, moving, in_place, results[0].shape))
         return result
 

@@ -54,6 +54,11 @@ class Layer:
     channels: int
     channel_dim: int
 
+    @property
+    def function(self) -> str:
+        """The name of the function that it calls, such as `conv2d`."""
+        return self.key.split(":")[-2]
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -245,4 +250,5 @@ def _names(layers: Sequence[Node]) -> dict[str, str]:
 def _matches(name: str, pattern: str) -> bool:
     """Whether a pattern matches a layer's name or that of a module around it."""
     parts = name.split(".")
-    return any(fnmatch.fnmatchcase(".".join(parts[: end + 1]), pattern) for end in range(len(parts)))
+    around = (".".join(parts[: end + 1]) for end in range(len(parts)))
+    return any(each == pattern or fnmatch.fnmatchcase(each, pattern) for each in around)

@@ -124,7 +124,10 @@ class WeightQuantizer(nn.Module):
         So they would be in channels whose weights have died out, of which the bias alone is left.
         """
         scale = self.scales(weight)
-        return scale if bias is None else scale.maximum(bias.detach().float().abs() / (source * 2**30))
+        if bias is None:
+            return scale
+        largest = bias.detach().float().abs().view(-1, len(scale)).amax(0)  # of the groups of a transposed convolution
+        return scale.maximum(largest / (source * 2**30))
 
     @torch.no_grad()
     def fix(self, integers: Tensor, scale: Tensor, bias: Tensor | None, source: Tensor) -> None:
@@ -132,20 +135,24 @@ class WeightQuantizer(nn.Module):
         self.scale = scale.clone()
         self.integers = integers.to(torch.int8)
         if bias is not None:
-            limit = 2**31 - 1
-            self.bias = (
-                (bias.double() / (scale.double() * source.double())).round().clamp(-limit, limit).to(torch.int32)
-            )
+            unit, limit = self.bias_unit(len(bias), source).double(), 2**31 - 1
+            self.bias = (bias.double() / unit).round().clamp(-limit, limit).to(torch.int32)
 
     def fixed(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
         """The weights and the bias that are held; `source` as in `fix`."""
         assert self.integers is not None
         if is_writing_onnx():
             weight = dequantized_in_graph(self.integers, self.scale, self.channel_dim)
-            bias = None if self.bias is None else dequantized_in_graph(self.bias, self.scale * source, 0)
-            return weight, bias
+            if self.bias is None:
+                return weight, None
+            return weight, dequantized_in_graph(self.bias, self.bias_unit(len(self.bias), source), 0)
         weight = self.integers * self.along_channels(self.scale, self.integers)
-        return weight, None if self.bias is None else self.bias * (self.scale * source)
+        return weight, None if self.bias is None else self.bias * self.bias_unit(len(self.bias), source)
+
+    def bias_unit(self, outputs: int, source: Tensor) -> Tensor:
+        """What a unit of each number of the bias stands for, (outputs,); groups of a transposed layer share scales."""
+        scale = self.scale
+        return (scale if len(scale) == outputs else scale.repeat(outputs // len(scale))) * source
 
     def along_channels(self, scale: Tensor, weight: Tensor) -> Tensor:
         """A number a channel in the shape in which weights are multiplied by it."""
