@@ -25,6 +25,7 @@ def ready_for_runtimes(model: Any) -> None:
     held = {each.name: each for each in graph.initializer}
     quantized = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     weights: dict[str, str] = {}
+    named: set[str] = set()
     for node in graph.node:
         if node.op_type == "Shape" and node.input[0] in quantized:
             node.input[0] = quantized[node.input[0]]
@@ -44,7 +45,10 @@ def ready_for_runtimes(model: Any) -> None:
             del node.input[1:]
             del node.attribute[:]
         elif len(node.input) > 1 and node.input[1] in weights:
-            node.name = _layer_of(weights[node.input[1]]) or node.name
+            name = _layer_of(weights[node.input[1]])
+            if name and name not in named:  # layers with equal weights share them
+                node.name = name
+                named.add(name)
     for node in graph.node:
         del node.metadata_props[:]
     del graph.value_info[:]
