@@ -96,7 +96,8 @@ def test_training_goes_on_from_a_run_that_was_trained_for_int8(tiny: Make, aware
     assert 0.8 < after[low] / before[low] < 1.25  # it moves on from the range that it had
 
 
-@pytest.mark.parametrize("task", ["multilabel", pytest.param("segmentation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
 def test_every_task_trains_and_resumes(
     tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:

@@ -77,7 +77,8 @@ def signal_to_noise(values: Tensor, truth: Tensor) -> float:
 
 
 def network(name: str, engine: str) -> Any:
-    tier = {"resnet18": (), "mobilenet_v2": (), "shufflenet_v2_x1_0": pytest.mark.slow, "googlenet": pytest.mark.slow}
+    tier: dict[str, Any] = dict.fromkeys(("mobilenet_v2", "shufflenet_v2_x1_0", "googlenet"), pytest.mark.slow)
+    tier["resnet18"] = () if engine == "fbgemm" else pytest.mark.slow
     heavy = pytest.mark.slow if name == "inception_v3" else pytest.mark.exhaustive
     return pytest.param(name, engine, marks=tier.get(name, heavy))
 
