@@ -15,6 +15,8 @@ from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.world import Interrupted
 
+pytestmark = pytest.mark.slow  # tests/quantize holds the arithmetic
+
 Make = Callable[..., Recipe]
 AWARE = {
     "quantize__aware": True,
@@ -96,7 +98,6 @@ def test_training_goes_on_from_a_run_that_was_trained_for_int8(tiny: Make, aware
     assert 0.8 < after[low] / before[low] < 1.25  # it moves on from the range that it had
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multilabel", "segmentation"])
 def test_every_task_trains_and_resumes(
     tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str

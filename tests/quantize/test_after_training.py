@@ -35,7 +35,7 @@ def settled(name: str, **options: Any) -> nn.Module:
         ("resnet8", {"elasticize": "auto"}),
         ("resnet8", {"norm": "online"}),
         ("mobilenet_v2", {"width_mult": 0.25}),
-        ("shufflenet_v2_x0_5", {}),
+        pytest.param("shufflenet_v2_x0_5", {}, marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
