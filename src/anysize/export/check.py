@@ -12,6 +12,7 @@ from anysize.data.augment.transform import normalize
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
+from anysize.tasks.base import main_logits
 
 TOLERANCE = 1e-3
 BATCHES = (1, 3)
@@ -73,9 +74,9 @@ def within_noise(model: nn.Module, preprocessing: Preprocessing) -> Compare:
     pictures = random_pictures((4, preprocessing.channels, preprocessing.image_size, preprocessing.image_size))
     values = normalize(pictures, preprocessing).contiguous()
     with torch.inference_mode():
-        rounded = _first(model(values))
+        rounded = main_logits(model(values))
         quantization.rounds = False
-        exact = _first(model(values))
+        exact = main_logits(model(values))
         quantization.rounds = True
     noise = (rounded - exact).square().mean().sqrt().item()
 
@@ -88,10 +89,6 @@ def within_noise(model: nn.Module, preprocessing: Preprocessing) -> Compare:
         return says
 
     return compare
-
-
-def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
 def check_file(
@@ -110,7 +107,7 @@ def check_file(
             values = normalize(pixels, preprocessing).contiguous()
             with torch.inference_mode():
                 outputs = model(values)
-            expected = _first(outputs)
+            expected = main_logits(outputs)
             where = f"the exported file at {height} x {width} px, batch {images}:"
             try:
                 got = run(pixels if uint8_input else values)

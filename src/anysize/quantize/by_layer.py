@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.models.surgery.quantization.placement import Layer
+from anysize.tasks.base import main_logits
 
 
 def signal_to_noise(signal: Tensor, other: Tensor) -> float:
@@ -66,11 +67,11 @@ def share_of_layers(
     found = {}
     try:
         quantization.rounds = False
-        expected = _first(model(images)).double()
+        expected = main_logits(model(images)).double()
         quantization.rounds = True
         for done, layer in enumerate(layers):
             quantization.only = (layer.key,)
-            found[layer.name] = (_first(model(images)).double() - expected).square().mean().item()
+            found[layer.name] = (main_logits(model(images)).double() - expected).square().mean().item()
             on_layer(done + 1, len(layers))
     finally:
         quantization.rounds, quantization.only = True, None
@@ -80,8 +81,3 @@ def share_of_layers(
 def worst_first(shares: Mapping[str, float]) -> list[str]:
     """The names of layers, the one that changes the results most first."""
     return sorted(shares, key=lambda name: -shares[name])
-
-
-def _first(outputs: Any) -> Tensor:
-    first: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
-    return first
