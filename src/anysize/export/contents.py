@@ -19,7 +19,7 @@ class Contents:
         output: name of the logits.
         classes: None: the file does not tell.
         maps: whether there are logits for each pixel.
-        quantized: whether it computes with 8-bit integers.
+        largest_weight: the largest of its weights that are whole numbers of 8 bits, without its sign; 0: it has none.
         description: None: it was not written by this package.
     """
 
@@ -31,5 +31,5 @@ class Contents:
     output: str
     classes: int | None
     maps: bool
-    quantized: bool
+    largest_weight: int
     description: Description | None

@@ -3,6 +3,7 @@
 The exporter writes down what PyTorch computed; runtimes look for patterns. What is changed here changes no result.
 """
 
+from pathlib import Path
 from typing import Any
 
 _WEIGHTS = ".integers"
@@ -13,26 +14,34 @@ def ready_for_runtimes(model: Any) -> None:
 
     - A shape that is read off a value before it is quantized is read off the quantized one: ONNX Runtime computes a
       layer in integers only where nothing else reads what it gives.
-    - Weights get a zero point, which it asks for in `Gemm`.
+    - Weights get a zero point where a `Gemm` reads them: it asks for one there.
+    - Biases are float32, exactly what their integers stand for: the unit of a bias follows from the scales that its
+      layer has anyway, so that runtimes find the same integers again, and TensorRT takes no others.
     - An average over height and width becomes `GlobalAveragePool`, which it has in integers.
     - Layers are named as the model's modules are, so that a profile speaks of them.
     - Notes of the exporter on where each node is from are left out: they are longer than the weights of a small model.
     """
     import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     graph = model.graph
     held = {each.name: each for each in graph.initializer}
     quantized = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     weights: dict[str, str] = {}
     named: set[str] = set()
+    read_by_gemm = {name for node in graph.node if node.op_type == "Gemm" for name in node.input}
+    biases = [node for node in graph.node if _is_bias(node, held)]
+    for node in biases:
+        integers, unit = (numpy_helper.to_array(held[name]).astype(np.float64) for name in node.input)
+        graph.initializer.append(numpy_helper.from_array((integers * unit).astype(np.float32), node.output[0]))
+        graph.node.remove(node)
     for node in graph.node:
         if node.op_type == "Shape" and node.input[0] in quantized:
             node.input[0] = quantized[node.input[0]]
         elif node.op_type == "DequantizeLinear" and len(node.input) == 2 and node.input[0] in held:
             source, scale = held[node.input[0]], held[node.input[1]]
             weights[node.output[0]] = source.name
-            if source.data_type != TensorProto.INT8:
+            if node.output[0] not in read_by_gemm:
                 continue
             kind = helper.tensor_dtype_to_np_dtype(source.data_type)
             zero = numpy_helper.from_array(np.zeros(tuple(scale.dims), kind), f"{source.name}.zero_point")
@@ -54,6 +63,33 @@ def ready_for_runtimes(model: Any) -> None:
     del graph.value_info[:]
     _drop_unread(graph)
     _sort(graph)
+
+
+def with_float_weights(path: Path) -> bytes:
+    """An int8 file with the values that its weights stand for in their place, float32; values are rounded as before."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    held = {each.name: each for each in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "DequantizeLinear" and node.input[0] in held:
+            weights, scale, *zero = (numpy_helper.to_array(held[name]).astype("float64") for name in node.input)
+            axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+            shape = [-1 if dim == axis else 1 for dim in range(weights.ndim)] if scale.size > 1 else []
+            values = (weights - sum(each.reshape(shape) for each in zero)) * scale.reshape(shape)
+            model.graph.initializer.append(numpy_helper.from_array(values.astype("float32"), node.output[0]))
+            model.graph.node.remove(node)
+    _drop_unread(model.graph)
+    return bytes(model.SerializeToString())
+
+
+def _is_bias(node: Any, held: dict[str, Any]) -> bool:
+    """Whether a node dequantizes a bias, which has 32 bits."""
+    from onnx import TensorProto
+
+    source = held.get(node.input[0])
+    return node.op_type == "DequantizeLinear" and source is not None and source.data_type == TensorProto.INT32
 
 
 def _averages_positions(node: Any, held: dict[str, Any]) -> bool:

@@ -11,7 +11,6 @@ from anysize.registry import UserError
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 """ONNX's own operators, and those that ONNX Runtime brings along."""
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
 
 
 def look_at_onnx(path: Path) -> Contents:
@@ -24,7 +23,7 @@ def look_at_onnx(path: Path) -> Contents:
         assert nodes
     except Exception:  # of the protocol buffers, which raise errors of several kinds
         raise UserError(f"{path} is no ONNX file, or a truncated one; export or copy it anew") from None
-    tensors = _messages(model, onnx.TensorProto)
+    tensors = list(_messages(model, onnx.TensorProto))
     external = next((each for each in tensors if each.data_location == each.EXTERNAL), None)
     if external is not None:
         raise UserError(
@@ -66,9 +65,16 @@ def look_at_onnx(path: Path) -> Contents:
         model.graph.output[0].name,
         logits[1].dim_value or None if len(logits) > 1 else None,
         len(logits) == 4,
-        any(node.op_type in _QUANTIZED for node in nodes),
+        max((_largest(each) for each in tensors if each.data_type == onnx.TensorProto.INT8), default=0),
         Description.from_json(properties[KEY], path) if KEY in properties else None,
     )
+
+
+def _largest(tensor: Any) -> int:
+    """The largest whole number of a tensor of int8, without its sign."""
+    from onnx import numpy_helper
+
+    return int(abs(numpy_helper.to_array(tensor).astype(int)).max(initial=0))
 
 
 def _messages(message: Any, kind: Any) -> Iterator[Any]:

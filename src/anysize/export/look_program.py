@@ -82,7 +82,7 @@ def look_at_program(path: Path) -> Contents:
         outputs[0],
         logits[1].get("as_int") if len(logits) > 1 else None,
         len(logits) == 4,
-        False,
+        0,  # its int8 weights are multiplied by their scales before anything else
         None if description is None else Description.from_json(description, path),
     )
 

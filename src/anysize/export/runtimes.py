@@ -8,8 +8,7 @@ file and `RuntimeOptions`, and returns its name with version, and a function fro
 """
 
 import dataclasses
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 from anysize.export.contents import Contents
 from anysize.export.extras import import_extra, quiet
 from anysize.export.look import look_at
-from anysize.export.processor import int8_instructions
+from anysize.export.saturation import Compute, OnnxFile, start_without_saturation
 from anysize.registry import Registry, UserError
 
 
@@ -54,13 +53,13 @@ class Runtime:
     says: str
     contents: Contents
     options: RuntimeOptions
-    run: Callable[[Tensor], Tensor]
+    run: Compute
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.run(images)
 
 
-Opener = tuple[str, Callable[[Tensor], Tensor]]
+Opener = tuple[str, Compute]
 RUNTIMES: Registry[Opener] = Registry("runtime")
 FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "torch": "pt2", "inductor": "pt2"}
 """The format that each runtime computes; the first of a format is its default."""
@@ -112,21 +111,25 @@ def open_runtime(
 @RUNTIMES.register("onnxruntime")
 def _onnxruntime(contents: Contents, options: RuntimeOptions) -> Opener:
     library = import_extra("onnxruntime", "quantize")
-    settings = library.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.log_severity_level = 3  # errors; it warns of what it leaves to other operators
-    says = f"ONNX Runtime {library.__version__}"
-    if contents.quantized and not int8_instructions() and platform.machine() in ("x86_64", "AMD64"):
-        # Otherwise sums of products saturate at 16 bits where weights go beyond [-64, 63]; weights as uint8 do not.
-        settings.add_session_config_entry("session.x64quantprecision", "1")
-        says += ", without saturation (x64quantprecision)"
-    session = library.InferenceSession(str(contents.path), settings, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> Tensor:
-        (logits,) = session.run([contents.output], {contents.input: images.contiguous().numpy()})
-        return torch.from_numpy(logits)
+    def start(file: OnnxFile, settings: Mapping[str, str]) -> Compute:
+        session_options = library.SessionOptions()
+        session_options.intra_op_num_threads = options.threads
+        session_options.log_severity_level = 3  # errors; it warns of what it leaves to other operators
+        for name, value in settings.items():
+            session_options.add_session_config_entry(name, value)
+        session = library.InferenceSession(file, session_options, providers=["CPUExecutionProvider"])
+        (inputs,), output = session.get_inputs(), session.get_outputs()[0]
 
-    return says, run
+        def run(images: Tensor) -> Tensor:
+            (logits,) = session.run([output.name], {inputs.name: images.contiguous().numpy()})
+            return torch.from_numpy(logits)
+
+        return run
+
+    ways = {"": {}, "int8 in x64quantprecision, as it saturates here otherwise": {"session.x64quantprecision": "1"}}
+    says, run = start_without_saturation(contents, ways, start)
+    return ", ".join([f"ONNX Runtime {library.__version__}", *says]), run
 
 
 @RUNTIMES.register("openvino")
@@ -135,14 +138,21 @@ def _openvino(contents: Contents, options: RuntimeOptions) -> Opener:
     config: dict[str, object] = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
     if options.precision == "float32":
         config["INFERENCE_PRECISION_HINT"] = "f32"
-    compiled = library.Core().compile_model(str(contents.path), "CPU", config)
-    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    output = compiled.output(0)
+    precisions = []
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(compiled(images.contiguous().numpy(), share_inputs=True)[output])
+    def start(file: OnnxFile, settings: Mapping[str, str]) -> Compute:
+        core = library.Core()
+        compiled = core.compile_model(core.read_model(file), "CPU", {**config, **settings})
+        precisions.append(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+        output = compiled.output(0)
 
-    return f"OpenVINO {library.__version__.partition('-')[0]}, {used}", run
+        def run(images: Tensor) -> Tensor:
+            return torch.from_numpy(compiled(images.contiguous().numpy(), share_inputs=True)[output])
+
+        return run
+
+    says, run = start_without_saturation(contents, {"": {}}, start)
+    return ", ".join([f"OpenVINO {library.__version__.partition('-')[0]}", precisions[-1], *says]), run
 
 
 @RUNTIMES.register("torch")
