@@ -102,6 +102,7 @@ def make_weights(work: Work) -> None:
     """Random weights; the variances of norms are what comes to them, so that values neither fade nor grow.
 
     Means stay 0. Random networks whose norms take means away blow up any difference, rounding too, layer by layer.
+    Shifts are small, not 0, of which no bias would be left in a folded network.
     """
     torch.manual_seed(0)
     model = torchvision.models.get_model(work.name, weights=None).eval()
@@ -109,6 +110,9 @@ def make_weights(work: Work) -> None:
     def scale(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         norm.running_var.fill_(inputs[0].square().mean())
 
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.bias, std=0.1)
     hooks = [each.register_forward_pre_hook(scale) for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     with torch.no_grad():
         model(work.images(16, 0))

@@ -68,7 +68,7 @@ def compare_with_original(
     times = _times(loaded, made, threads)
     rows = []
     for size in sorted(set(made.sizes)):
-        row, changed = _compare_at(evaluator, made, size)
+        row, changed = compare_at(evaluator, made.original, made.model, size)
         rows.append({"checkpoint": made.checkpoint.name, **row, **times.get(size, {})})
         if size == made.sizes[0]:
             _picture_changed(folder, evaluator, made.model, size, changed)
@@ -119,18 +119,20 @@ _FOR_NOISE = 16
 _PICTURES = 16
 
 
-def _compare_at(evaluator: Evaluator, made: Quantized, size: int) -> tuple[dict[str, Any], list[int]]:
-    """A row of `Comparison.sizes`, and the images to which the answers differ.
+def compare_at(
+    evaluator: Evaluator, original: nn.Module, model: nn.Module, size: int
+) -> tuple[dict[str, Any], list[int]]:
+    """A row of `Comparison.sizes`, and the images to which the answers of a model and its original differ.
 
     An answer is the class of the highest output, for each pixel where there are masks, and the set of those above one
     half where there are labels. In an image with a mask it has changed where most pixels have.
     """
-    task, models = evaluator.task, (made.original, made.model)
+    task, models = evaluator.task, (original, model)
     metrics = [task.metrics(evaluator.device) for _ in models]
     equal: list[float] = []
     indices: list[int] = []
     right: list[tuple[bool, bool]] = []
-    with evaluating(made.original), evaluating(made.model):
+    with evaluating(original), evaluating(model):
         for batch in evaluator.validation_loader.load(evaluator.validation_batches(size)):
             batch = on_device(batch, evaluator.device)
             for each, model in zip(metrics, models, strict=True):

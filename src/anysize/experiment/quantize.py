@@ -130,11 +130,7 @@ def quantize_run(
         say("the ranges are those of training: nothing is calibrated")
     else:
         original = loaded.model
-        source = _source(loaded, calibration)
-        seed, workers = loaded.recipe.training.seed, loaded.recipe.data.workers
-        batches = balanced_batches(source, wanted, calibration_batches, calibration_batch_size, seed)
-        transform = eval_transform(loaded.recipe, loaded.preprocessing)
-        loader = PlanLoader(source, transform, device=loaded.device, workers=workers)
+        loader, batches = calibration_plan(loaded, wanted, calibration, calibration_batches, calibration_batch_size)
         images = (batch.images.to(loaded.device) for batch in loader.load(batches))
         model = quantize_model(original, images, options)
         sample = next(iter(loader.load(batches[:1]))).images[:_SAMPLE].to(loaded.device)
@@ -229,6 +225,19 @@ def _float_bytes(model: nn.Module) -> int:
     return sum(parameter.numel() * 4 for parameter in model.parameters())
 
 
+def calibration_plan(
+    loaded: LoadedRun, sizes: Sequence[int], folder: str | Path | None, batches: int, batch_size: int
+) -> tuple[PlanLoader, list[Batch]]:
+    """The images that calibrate a run, prepared as in evaluation: of the training images, or those in a folder."""
+    if folder is None:
+        source = open_split(loaded.recipe, "train")
+    else:
+        source = image_files(loaded.recipe, loaded.preprocessing, images_in(Path(folder).expanduser()))
+    transform = eval_transform(loaded.recipe, loaded.preprocessing)
+    loader = PlanLoader(source, transform, device=loaded.device, workers=loaded.recipe.data.workers)
+    return loader, balanced_batches(source, sizes, batches, batch_size, loaded.recipe.training.seed)
+
+
 def balanced_batches(source: Source, sizes: Sequence[int], batches: int, batch_size: int, seed: int) -> list[Batch]:
     """Batches of images of a source, as many of each class as can be, in an order that follows from the seed.
 
@@ -245,13 +254,6 @@ def balanced_batches(source: Source, sizes: Sequence[int], batches: int, batch_s
     order = order[: batches * batch_size]
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [Batch(0, sizes[i % len(sizes)], 1, part) for i, part in enumerate(parts)]
-
-
-def _source(loaded: LoadedRun, folder: str | Path | None) -> Source:
-    """The training images, or those in a folder."""
-    if folder is not None:
-        return image_files(loaded.recipe, loaded.preprocessing, images_in(Path(folder).expanduser()))
-    return open_split(loaded.recipe, "train")
 
 
 def _write(

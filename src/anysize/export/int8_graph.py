@@ -3,10 +3,14 @@
 The exporter writes down what PyTorch computed; runtimes look for patterns. What is changed here changes no result.
 """
 
+import collections
+import re
 from pathlib import Path
 from typing import Any
 
 _WEIGHTS = ".integers"
+_QUANTIZER = re.compile(r"\bquantization\.(weights|values)\.([^.]+)\.(.+)$")
+"""The name of a tensor of a quantizer."""
 
 
 def ready_for_runtimes(model: Any) -> None:
@@ -15,14 +19,16 @@ def ready_for_runtimes(model: Any) -> None:
     - A shape that is read off a value before it is quantized is read off the quantized one: ONNX Runtime computes a
       layer in integers only where nothing else reads what it gives.
     - Weights get a zero point where a `Gemm` reads them: it asks for one there.
-    - Biases are float32, exactly what their integers stand for: the unit of a bias follows from the scales that its
-      layer has anyway, so that runtimes find the same integers again, and TensorRT takes no others.
+    - Biases of convolutions are float32, exactly what their integers stand for: the unit of a bias follows from the
+      scales that its layer has anyway, so that runtimes find the same integers again, and TensorRT takes no others.
+      `Gemm` keeps its integers: with a bias in float ONNX Runtime computes it in float.
     - An average over height and width becomes `GlobalAveragePool`, which it has in integers.
-    - Layers are named as the model's modules are, so that a profile speaks of them.
+    - Layers are named as their calls are, so that a profile speaks of them; their weights, scales and biases as the
+      model's modules are.
     - Notes of the exporter on where each node is from are left out: they are longer than the weights of a small model.
     """
     import numpy as np
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
     held = {each.name: each for each in graph.initializer}
@@ -30,7 +36,7 @@ def ready_for_runtimes(model: Any) -> None:
     weights: dict[str, str] = {}
     named: set[str] = set()
     read_by_gemm = {name for node in graph.node if node.op_type == "Gemm" for name in node.input}
-    biases = [node for node in graph.node if _is_bias(node, held)]
+    biases = [node for node in graph.node if _is_bias(node, held) and node.output[0] not in read_by_gemm]
     for node in biases:
         integers, unit = (numpy_helper.to_array(held[name]).astype(np.float64) for name in node.input)
         graph.initializer.append(numpy_helper.from_array((integers * unit).astype(np.float32), node.output[0]))
@@ -41,7 +47,7 @@ def ready_for_runtimes(model: Any) -> None:
         elif node.op_type == "DequantizeLinear" and len(node.input) == 2 and node.input[0] in held:
             source, scale = held[node.input[0]], held[node.input[1]]
             weights[node.output[0]] = source.name
-            if node.output[0] not in read_by_gemm:
+            if node.output[0] not in read_by_gemm or source.data_type != TensorProto.INT8:
                 continue
             kind = helper.tensor_dtype_to_np_dtype(source.data_type)
             zero = numpy_helper.from_array(np.zeros(tuple(scale.dims), kind), f"{source.name}.zero_point")
@@ -63,6 +69,28 @@ def ready_for_runtimes(model: Any) -> None:
     del graph.value_info[:]
     _drop_unread(graph)
     _sort(graph)
+    _shorten_names(graph)
+
+
+def _shorten_names(graph: Any) -> None:
+    """Name what quantizers hold by the module, such as `layer1.0.conv1.integers`, or by its call where it has several.
+
+    Names of the exporter have the path to the quantizer, a hundred characters in some models.
+    """
+    found = {each.name: _QUANTIZER.search(each.name) for each in graph.initializer}
+    keys = {match[2].replace("/", ".") for match in found.values() if match}
+    modules = collections.Counter(key.partition(":")[0] for key in keys)
+    names: dict[str, str] = {}
+    for name, match in found.items():
+        if match:
+            key = match[2].replace("/", ".")
+            module = key.partition(":")[0]
+            of_values = "value_" if match[1] == "values" else ""
+            names[name] = f"{module if modules[module] == 1 else key}.{of_values}{match[3]}"
+    for each in graph.initializer:
+        each.name = names.get(each.name, each.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def with_float_weights(path: Path) -> bytes:

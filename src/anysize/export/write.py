@@ -70,6 +70,7 @@ def export_onnx(
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
     del proto.graph.value_info[:]
+    del proto.graph.metadata_props[:]
     _name_sides(proto)
     onnx.helper.set_model_props(proto, {KEY: description.to_json()})
     if is_quantized(model):
