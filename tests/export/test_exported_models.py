@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiers import FEW, tiers
+from tiers import FEW, ONE_A_FAMILY, tiers
 
 import anysize
 from anysize.export.description import Description
@@ -40,7 +40,7 @@ NOT_QUANTIZED: dict[str, str] = {}
 """By name, why a model cannot be quantized and exported; docs/guides/quantization.md lists them, too."""
 
 
-@pytest.mark.parametrize("name", tiers(list_models(), fast=(), slow=FEW))
+@pytest.mark.parametrize("name", tiers(list_models(), fast=(), slow=(*FEW, *ONE_A_FAMILY)))
 def test_a_model_is_quantized_exported_and_checked(name: str, tmp_path: Path) -> None:
     expected = _expected(name)
     size, channels = expected.image_size, expected.channels
