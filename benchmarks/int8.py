@@ -14,7 +14,10 @@ model) tells that the numbers are sane, not what accuracy results.
 quantize_static: per channel, Q/DQ, min-max, `reduce_range` where the processor has no int8 instructions; there ours
 takes weights of 7 bits, the same range.
 
-What profiling said: not yet.
+What profiling said (ONNX Runtime, one thread, AVX-512 VNNI): of MobileNetV2's 3.6 ms convolutions take 3.4, of
+ResNet-50's 22.4 ms 21.2, sums 0.9; both makers' files become the same operators. Two things were found by it: with its
+bias in float the last layer was computed in float (0.27 ms of 3.6 to dequantize its weights), so it keeps whole numbers;
+and weights without biases let quantize_static leave the biases out, which made its files 8 % faster.
 """
 
 import argparse
