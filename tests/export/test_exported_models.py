@@ -48,15 +48,17 @@ def test_a_model_is_quantized_exported_and_checked(name: str, tmp_path: Path) ->
     model = anysize.create_model(name, in_channels=channels)
     quantized = anysize.quantize_model(model, [torch.randn(4, channels, size, size)])
     exported = export_onnx(quantized, tmp_path / "model.onnx", Description("classification", expected))
-    placement = quantization_of(quantized).placement
-    assert not placement.kept
+    assert not quantization_of(quantized).placement.kept
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     settings.log_severity_level = 3
     onnxruntime.InferenceSession(str(exported.path), settings)
-    kinds = collections.Counter(node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node)
-    convolutions = sum(":conv2d:" in key for key in placement.layers)
-    assert kinds["QLinearConv"] == convolutions, kinds
+    written, run = (
+        collections.Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+        for path in (exported.path, tmp_path / "optimized.onnx")
+    )
+    assert written["Conv"] > 0
+    assert run["QLinearConv"] == written["Conv"], run  # what runs on to nothing, as in DLA, is not written
 
 
 def _expected(name: str) -> anysize.Preprocessing:
