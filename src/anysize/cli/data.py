@@ -55,6 +55,13 @@ def command(
         print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
             print(f"  {count:>8,}  {each}")
+        if split.turned:
+            what = (
+                "which data.exif applies" if recipe.data.exif else "which is not applied: --data.exif true turns them"
+            )
+            print(f"  {split.turned:,} images carry an EXIF rotation, {what}")
+        for line in split.left_out.lines(20):
+            print(f"  left out: {line}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     for path, reason in damaged.items():
         print(f"damaged: {path}: {reason}")

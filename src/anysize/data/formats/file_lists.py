@@ -42,7 +42,8 @@ def mask_source(
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
     images, masks = zip(*pairs, strict=True)
     files = MaskFiles(masks, len(classes), numbers)
-    return FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
+    name = f"{settings.name} {split}"
+    return FileSource(images, files, kept, name, settings.on_bad_image, missing, settings.exif)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:

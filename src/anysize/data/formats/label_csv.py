@@ -69,7 +69,8 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     for place, i in enumerate(good):
         targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
-    return FileSource(paths, targets, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
+    called = f"{settings.name} {split}"
+    return FileSource(paths, targets, kept, called, settings.on_bad_image, missing, settings.exif)
 
 
 def _image_file(root: Path, name: str) -> str:

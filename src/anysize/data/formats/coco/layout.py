@@ -48,9 +48,9 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
         if len(index.segmented) and not index.segmented.any():
             raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
         masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
-        return FileSource(paths, masks, (BACKGROUND, *classes), name, settings.on_bad_image, missing)
+        return FileSource(paths, masks, (BACKGROUND, *classes), name, settings.on_bad_image, missing, settings.exif)
     labels = object_labels(index, numbers, len(classes), areas)[images]
-    return FileSource(paths, labels, classes, name, settings.on_bad_image, missing)
+    return FileSource(paths, labels, classes, name, settings.on_bad_image, missing, settings.exif)
 
 
 def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:
