@@ -117,7 +117,8 @@ def _range_of_grey(image: Image.Image) -> tuple[float, float]:
     low, high = (_number(tags.get(new, tags.get(old))) for new, old in ((340, 280), (341, 281)))  # Min, MaxSampleValue
     if high is None and (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")) and image.mode != "F":
         high = 2.0 ** (_number(tags.get(258)) or 16) - 1  # PIL brings a PGM's values to 16 bits
-    if high is None or high <= (low := low or 0.0):
+    low = low or 0.0
+    if high is None or high <= low:
         what = "floating-point numbers" if image.mode == "F" else "whole numbers of 32 bits or with a sign"
         raise BadImage(
             f"its grey values are {what} (mode {image.mode}), and no range of them is stated; save it with 8 or 16 "

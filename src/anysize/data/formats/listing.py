@@ -58,7 +58,7 @@ def images_below(
         else:
             left_out.add(other, entry.path)
     for entry in folders:
-        if reason := entry.is_symlink() and _loop(entry.path, above):
+        if entry.is_symlink() and (reason := _loop(entry.path, above)):
             left_out.add(reason, entry.path)
         else:
             yield from images_below(entry.path, left_out, endings, above)
