@@ -56,10 +56,8 @@ def command(
         for each, count in split.counts.items():
             print(f"  {count:>8,}  {each}")
         if split.turned:
-            what = (
-                "which data.exif applies" if recipe.data.exif else "which is not applied: --data.exif true turns them"
-            )
-            print(f"  {split.turned:,} images carry an EXIF rotation, {what}")
+            what = "data.exif applies it" if recipe.data.exif else "it is not applied: --data.exif true does that"
+            print(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
         for line in split.left_out.lines(20):
             print(f"  left out: {line}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}

@@ -22,7 +22,7 @@ class SplitCheck:
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
     are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason. `turned`
-    of the images carry an EXIF rotation or reflection; `left_out` is what lies beside the images.
+    images carry an EXIF rotation or reflection; `left_out` is what lies beside the images.
     """
 
     split: str
@@ -56,12 +56,12 @@ def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitChe
     counts = np.zeros(len(source.classes), dtype=np.int64)
     turned = 0
     for index, shape, orientation in _image_shapes(source):
+        turned += orientation != 1
         try:
             if isinstance(shape, BadImage):
                 raise shape
             counts += kind.classes_in(source.target(index, shape).numpy(), len(source.classes))
             shapes.append(shape)
-            turned += orientation != 1
         except BadImage as error:
             damaged[source.describe(index)] = str(error)
     heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T

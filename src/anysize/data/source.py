@@ -190,7 +190,7 @@ class FileSource(Source):
                 super().target(index, shape[::-1])
             except BadImage:
                 raise error from None
-            raise BadImage(f"{error}: {_EXIF_HINTS[self.exif]}") from error
+            raise BadImage(f"{error}; {_EXIF_HINTS[self.exif]}") from error
 
     def describe(self, index: int) -> str:
         return os.fsdecode(bytes(self._paths[index]))

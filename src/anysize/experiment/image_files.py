@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anysize.data.formats.listing import each_once, images_below
+from anysize.data.formats.listing import EXPECTED, each_once, images_below
 from anysize.data.left_out import LeftOut, warn_of
 from anysize.data.source import FileSource
 from anysize.experiment.targets import kind_of
@@ -45,6 +45,6 @@ def images_in(folder: Path) -> list[str]:
     paths = [found[i] for i in each_once(found, folder, left_out)]
     if not paths:
         there = f"; left out: {left_out}" if left_out else ""
-        raise UserError(f"{folder} holds no image; expected files that PIL reads (.jpg .png ...){there}")
+        raise UserError(f"{folder} holds no image; expected {EXPECTED}{there}")
     warn_of(left_out, str(folder))
     return paths

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.listing import each_once, folders_in, images_below
+from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
@@ -45,8 +45,8 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
             raise UserError(
-                f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected files that PIL "
-                f"reads (.jpg .png ...): add some, or remove the folder{there}"
+                f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected "
+                f"{EXPECTED}: add some, or remove the folder{there}"
             )
         paths += own
         targets += [target] * len(own)

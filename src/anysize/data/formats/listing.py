@@ -10,6 +10,7 @@ from anysize.data.decode import image_extensions
 from anysize.data.left_out import LeftOut
 from anysize.registry import UserError
 
+EXPECTED = "files ending in .jpg .png or what else PIL reads"
 _OF_SYSTEMS = {  # in lower case; "trash" and the like are none of them: they are names of classes, too
     *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # of network drives
     *("__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder", "icon\r"),  # of macOS
@@ -67,30 +68,30 @@ def images_below(
 def each_once(paths: Sequence[str], root: str | os.PathLike[str], left_out: LeftOut) -> list[int]:
     """The numbers of the paths below `root` without those that name a file that is taken already, in order.
 
-    Of the names of one file the first is taken that is no symbolic link and leads through none, or else the first.
+    Of the names of one file that is taken on whose way fewest symbolic links are, and of these the first.
     """
     real_root = os.path.realpath(root)
 
     @functools.cache
-    def place(folder: str) -> tuple[str, bool]:
+    def place(folder: str) -> tuple[str, int]:
         real = os.path.realpath(folder)
-        return real, real != os.path.normpath(os.path.join(real_root, os.path.relpath(folder, root)))
+        return real, int(real != os.path.normpath(os.path.join(real_root, os.path.relpath(folder, root))))
 
     def several_names(path: str) -> bool:
         status = os.lstat(path)
-        return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1 or place(path.rpartition(os.sep)[0])[1]
+        return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1 or place(path.rpartition(os.sep)[0])[1] > 0
 
     if not any(map(several_names, paths)):
         return list(range(len(paths)))
-    found: list[tuple[bool, int, str | tuple[int, int]]] = []
+    found: list[tuple[int, int, str | tuple[int, int]]] = []
     for number, path in enumerate(paths):
-        real, by_link = place(path.rpartition(os.sep)[0])
+        real, links = place(path.rpartition(os.sep)[0])
         file = os.path.join(real, os.path.basename(path))
         if os.path.islink(path):
-            by_link, file = True, os.path.realpath(path)
+            links, file = links + 1, os.path.realpath(path)
         status = os.stat(file) if os.path.exists(file) else None  # a link to nothing is a damaged file
         # Hard links share a number. Other files are told by their names: not every disk numbers files for good.
-        found.append((by_link, number, (status.st_dev, status.st_ino) if status and status.st_nlink > 1 else file))
+        found.append((links, number, (status.st_dev, status.st_ino) if status and status.st_nlink > 1 else file))
     found.sort(key=lambda each: each[:2])
     owners: dict[str | tuple[int, int], int] = {}
     for _, number, file_id in found:

@@ -12,7 +12,7 @@ from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
 from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
 from anysize.data.formats.folders import find_split, first_readable, hold_out, telling_split
-from anysize.data.formats.listing import each_once, images_below
+from anysize.data.formats.listing import EXPECTED, each_once, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
@@ -95,7 +95,7 @@ def _by_stem(folder: Path, endings: tuple[str, ...], kind: str, left_out: LeftOu
         found[stem] = path
     if not found:
         there = f"; left out: {left_out}" if left_out else ""
-        wanted = f"files ending in {' '.join(endings)}" if endings else "files that PIL reads (.jpg .png ...)"
+        wanted = f"files ending in {' '.join(endings)}" if endings else EXPECTED
         raise UserError(f"{folder} holds no {kind}s; expected {wanted}{there}")
     return found
 

@@ -88,7 +88,8 @@ def _read_annotations(elements: Iterator[Element], path: str) -> dict[str, Any]:
         crowd(int(take(annotation, "iscrowd", _CROWD)))
         shape = take(annotation, "segmentation", _SEGMENTATION)
         given = "area" in annotation or any(key in annotation for key in _OTHERS)  # of another kind of file: refused
-        area(take(annotation, "area", _AREA) if given else estimated_area(shape, annotation.get("bbox")))
+        pixels: Any = take(annotation, "area", _AREA) if given else estimated_area(shape, annotation.get("bbox"))
+        area(pixels)
         sized(given)
         segmented(bool(shape["counts"]) if isinstance(shape, dict) else any(shape or ()))
         offset(start)

@@ -62,7 +62,8 @@ class CocoIndex:
         for name, parent in zip(self.category_names, self.category_parents, strict=True):
             children[name] -= name == parent
         owns_none = ~np.isin(np.arange(len(self.category_names)), self.category)
-        return owns_none & np.array([children[name] > 0 for name in self.category_names])
+        roots: np.ndarray = owns_none & np.array([children[name] > 0 for name in self.category_names])
+        return roots
 
 
 _ARRAYS = tuple(field.name for field in dataclasses.fields(CocoIndex) if field.type is np.ndarray)
@@ -178,19 +179,19 @@ def _read_cache(path: str) -> CocoIndex | None:
             if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
                 return None
             arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
-            texts = {name: tuple(stored[name].tolist()) for name in _TEXTS}
+            arrays |= {name: tuple(stored[name].tolist()) for name in _TEXTS}
     except Exception:  # there is none, or it is damaged: zipfile and numpy have many errors for that
         return None
-    return CocoIndex(path, *stamp, **texts, **arrays)
+    return CocoIndex(path, *stamp, **arrays)
 
 
 def _write_cache(index: CocoIndex) -> None:
     beside = f"{index.path}{_CACHE}.{os.getpid()}.tmp"
-    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(index, name)) for name in (*_ARRAYS, *_TEXTS)}
     key = np.array([_VERSION, index.size, index.modified])
     try:
         with open(beside, "wb") as file:
-            np.savez(file, key=key, **{name: np.array(getattr(index, name)) for name in _TEXTS}, **arrays)
+            np.savez(file, key=key, **arrays)
         os.replace(beside, index.path + _CACHE)
     except OSError as error:  # the folder may not be written, or the disk is full: the file is read again next time
         logger.info("no index was kept beside %s (%s)", index.path, error.strerror)

@@ -63,7 +63,7 @@ def _categories(index: CocoIndex, left_out: LeftOut) -> tuple[str, ...]:
     kept = []
     for name, root in zip(index.category_names, index.roots().tolist(), strict=True):
         if root:
-            left_out.add("a category that owns no annotation and stands for others", name)
+            left_out.add("category without annotations that stands for others", name)
         else:
             kept.append(name)
     return tuple(kept)
