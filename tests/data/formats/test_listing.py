@@ -147,3 +147,27 @@ def test_a_folder_without_links_and_a_root_that_is_a_link(tmp_path: Path):
     assert each_once(paths, tmp_path / "link", left_out) == [0, 1]
     assert folders_in(tmp_path / "link/train", left_out) == ["cat", "dog"]
     assert not left_out
+
+
+@pytest.mark.parametrize("targets", ["labels", "masks"])
+def test_lists_that_name_a_file_twice_have_it_once(tmp_path: Path, targets: str):
+    (tmp_path / "images").mkdir()
+    images, masks = ("JPEGImages", "SegmentationClass") if targets == "masks" else ("images", "masks")
+    for name in ("a", "b"):
+        save_image(tmp_path / images / f"{name}.jpg")
+        save_grey(tmp_path / masks / f"{name}.png", mask_of(0, 1))
+    (tmp_path / images / "c.jpg").symlink_to("a.jpg")
+    os.link(tmp_path / images / "b.jpg", tmp_path / images / "d.jpg")
+    for name in ("c", "d"):
+        (tmp_path / masks / f"{name}.png").symlink_to("a.png")
+    if targets == "masks":
+        (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+        (tmp_path / "ImageSets/Segmentation/train.txt").write_text("c\na\nb\nd\nb\n")
+    else:
+        (tmp_path / "train.csv").write_text("image,labels\nc.jpg,x\na.jpg,x\nb.jpg,y\nd.jpg,y\nimages/b.jpg,y\n")
+    settings = DataSettings(name="voc" if targets == "masks" else "folder-labels", root=str(tmp_path), memory_limit=0)
+    source = load_dataset(settings, "train", targets)
+    assert [Path(source.describe(i)).name for i in range(len(source))] == ["a.jpg", "b.jpg"]
+    assert [os.path.basename(name) for name in source.left_out.names["naming a file that is taken already"]] == [
+        *("d.jpg", "b.jpg", "c.jpg")
+    ]

@@ -182,7 +182,7 @@ def test_names_may_have_spaces_and_images_any_ending(tmp_path: Path):
     found = [Path(source.describe(i)).relative_to(tmp_path / "JPEGImages").as_posix() for i in range(len(source))]
     assert found == [f"{name}.{ending}" for name, ending in names.items()]
     assert [int(source.read(i)[1].max()) for i in range(len(source))] == [1, 2, 3, 4, 5, 6]
-    assert str(source.left_out) == "1 in the list for the second time (a in line 7)"
+    assert str(source.left_out) == f"1 naming a file that is taken already ({tmp_path}/JPEGImages/a.jpg)"
     assert dataset_info(settings(tmp_path), "masks").num_classes == 21
     path.write_text("b c\nx y\n")  # a missing image is one that is not there
     with pytest.raises(UserError, match=r"train.txt line 2 names .*JPEGImages/x y.jpg, which is not there"):

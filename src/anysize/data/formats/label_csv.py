@@ -12,6 +12,8 @@ import numpy as np
 from anysize.data.dataset import Split
 from anysize.data.formats.file_lists import choose_classes, keep_present, read_class_names, read_text
 from anysize.data.formats.folders import find_split, hold_out, telling_split
+from anysize.data.formats.listing import each_once
+from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError, did_you_mean
@@ -67,6 +69,8 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
         raise UserError(f"{table.path} has one image; expected two at least: a tenth is held out for validation")
     files = [(_image_file(root, row.image),) for row in rows]
     good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
+    left_out = LeftOut()
+    good = good[each_once([files[i][0] for i in good], root, left_out)]
     kept = choose_classes(settings.categories, classes, str(origin)) or classes
     number = {name: i for i, name in enumerate(kept)}
     targets = np.zeros((len(good), 1, len(kept)), dtype=np.uint8)
@@ -74,7 +78,9 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
         targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
     called = f"{settings.name} {split}"
-    return FileSource(paths, targets, kept, called, settings.on_bad_image, missing, settings.exif)
+    source = FileSource(paths, targets, kept, called, settings.on_bad_image, missing, settings.exif)
+    source.left_out = left_out
+    return source
 
 
 def _image_file(root: Path, name: str) -> str:

@@ -81,7 +81,7 @@ def each_once(paths: Sequence[str], root: str | os.PathLike[str], left_out: Left
         status = os.lstat(path)
         return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1 or place(path.rpartition(os.sep)[0])[1] > 0
 
-    if not any(map(several_names, paths)):
+    if len(set(paths)) == len(paths) and not any(map(several_names, paths)):
         return list(range(len(paths)))
     found: list[tuple[int, int, str | tuple[int, int]]] = []
     for number, path in enumerate(paths):

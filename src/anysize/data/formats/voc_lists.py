@@ -7,7 +7,7 @@ from pathlib import Path
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.decode import image_extensions
 from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
-from anysize.data.formats.listing import images_below
+from anysize.data.formats.listing import each_once, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
@@ -32,11 +32,12 @@ def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     path = _list_file(year, image_set)
     left_out = LeftOut()
     masks = "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass"
-    lines = _read_list(path, year, masks, left_out)
+    lines = _read_list(path, year, masks)
     pairs = list(lines.values())
     good, missing = keep_present(pairs, list(lines), settings.on_bad_image)
+    once = each_once([pairs[i][0] for i in good], year, left_out)
     classes, origin = class_names(year)
-    source = mask_source([pairs[i] for i in good], classes, settings, split, origin, missing)
+    source = mask_source([pairs[i] for i in good[once]], classes, settings, split, origin, missing)
     source.left_out = left_out
     return source
 
@@ -105,14 +106,12 @@ class _Named:
         return self.paths.get(name) or os.path.join(self.folder, name + self.usual)
 
 
-def _read_list(path: Path, year: Path, masks: str, left_out: LeftOut | None = None) -> dict[str, tuple[str, str]]:
+def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]:
     """The image and the mask of each line, by what names the line in messages.
 
-    A line is the name of an image, or two paths that begin at the folder of the year; either may have spaces in it. An
-    image that is named again is left out.
+    A line is the name of an image, or two paths that begin at the folder of the year; either may have spaces in it.
     """
     lines: dict[str, tuple[str, str]] = {}
-    first: dict[str, str] = {}
     folder = os.fspath(year)
     images = _Named(year / "JPEGImages", ".jpg", image_extensions())
     numbers = _Named(year / masks, ".png", MASK_EXTENSIONS)
@@ -130,10 +129,7 @@ def _read_list(path: Path, year: Path, masks: str, left_out: LeftOut | None = No
                 f"{origin} is {name[:80]!r}; expected the name of an image, or the paths of an image and a "
                 "mask that begin with '/' in the folder of the year"
             )
-        if first.setdefault(pair[0], origin) == origin:
-            lines[origin] = pair
-        elif left_out is not None:
-            left_out.add("in the list for the second time", f"{name} in line {number}")
+        lines[origin] = pair
     if not lines:
         raise UserError(f"{path} names no images; expected one a line")
     return lines

@@ -9,6 +9,7 @@ import numpy as np
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
 from anysize.data.formats.file_lists import BACKGROUND, choose_classes
+from anysize.data.formats.listing import each_once
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
@@ -37,6 +38,8 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     folder = os.fspath(_image_folder(root, folder_name))
     images, missing = _present(index, folder, settings.on_bad_image)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
+    once = each_once(paths, folder, left_out)
+    images, paths = images[once], [paths[i] for i in once]
     name = f"{settings.name} {split}"
     if targets == "masks":
         from anysize.data.formats.coco.painting import CocoMasks
