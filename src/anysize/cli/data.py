@@ -58,7 +58,7 @@ def command(
         if split.turned:
             what = "data.exif applies it" if recipe.data.exif else "it is not applied: --data.exif true does that"
             print(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
-        for line in split.left_out.lines(20):
+        for line in split.left_out.lines():
             print(f"  left out: {line}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     for path, reason in damaged.items():

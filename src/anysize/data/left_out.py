@@ -4,9 +4,11 @@ import logging
 
 logger = logging.getLogger(__name__)
 
+_KEPT = 20  # names of each reason: there may be a million files
+
 
 class LeftOut:
-    """What was left out of a data set: the names by reason, in the order in which they were met.
+    """What was left out of a data set: how many by reason, and the first names, in the order in which they were met.
 
     >>> left_out = LeftOut()
     >>> left_out.add("made by the system", "cat/@eaDir")
@@ -16,21 +18,25 @@ class LeftOut:
     """
 
     def __init__(self) -> None:
-        self.names: dict[str, list[str]] = {}
+        self.counts: dict[str, int] = {}
+        self.names: dict[str, list[str]] = {}  # the first of each reason
 
     def add(self, reason: str, name: str) -> None:
         """Note a file, a folder, or whatever else has a name."""
-        self.names.setdefault(reason, []).append(name)
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(names := self.names.setdefault(reason, [])) < _KEPT:
+            names.append(name)
 
     def __len__(self) -> int:
-        return sum(map(len, self.names.values()))
+        return sum(self.counts.values())
 
-    def lines(self, shown: int) -> list[str]:
+    def lines(self, shown: int = _KEPT) -> list[str]:
         """How many there are of each reason, with the first `shown` names."""
         lines = []
-        for reason, names in self.names.items():
-            more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-            lines.append(f"{len(names):,} {reason} ({', '.join(names[:shown])}{more})")
+        for reason, count in self.counts.items():
+            names = self.names[reason][:shown]
+            more = f" and {count - len(names):,} more" if count > len(names) else ""
+            lines.append(f"{count:,} {reason} ({', '.join(names)}{more})")
         return lines
 
     def __str__(self) -> str:

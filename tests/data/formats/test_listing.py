@@ -19,6 +19,14 @@ from anysize.registry import UserError
 ENDINGS = ("jpg", "JPE", "jfif", "png", "gif", "avif", "jp2", "webp", "tif", "tga", "ico", "pbm")
 
 
+def test_a_million_names_are_counted_and_the_first_kept():
+    left_out = LeftOut()
+    for i in range(1000):
+        left_out.add("hidden", f".{i}")
+    assert (len(left_out), len(left_out.names["hidden"])) == (1000, 20)
+    assert str(left_out) == "1,000 hidden (.0, .1, .2 and 997 more)"
+
+
 def found(folder: Path, left_out: LeftOut | None = None) -> list[str]:
     paths = sorted(images_below(folder, LeftOut() if left_out is None else left_out))
     return [os.path.relpath(path, folder) for path in paths]
@@ -53,12 +61,13 @@ def test_what_systems_make_is_no_class_and_no_image(tmp_path: Path, capsys: pyte
     save_image(root / "val/trash/can.jpg")
     train, validation = check_dataset(folder_of(root))
     assert train.counts == {"cat": 2, "dog": 2, "trash": 1}
-    assert {reason: len(names) for reason, names in train.left_out.names.items()} == {
+    assert train.left_out.counts == {
         "made by the system": 12,
         "hidden": 4,
         "beside the folders": 1,
         "in no format that PIL reads": 2,
     }
+    assert len(train.left_out) == 19
     assert not validation.left_out
     assert "IMG_1.heic" in str(train.left_out)
     assert train.left_out.lines(3)[0].startswith("12 made by the system")
