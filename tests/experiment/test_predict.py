@@ -207,8 +207,11 @@ def test_names_are_those_of_files_and_paths_below_the_folders_given(images: Path
     assert set(found.values()) == {Path(name) for name in SHAPES}
     for twin in ("wide.png", "high.jpeg"):
         smooth_image(9, 20, 20).save(images / twin)
-        with pytest.raises(UserError, match=rf"would both be written as {Path(twin).stem}; rename one"):
+        with pytest.raises(
+            UserError, match=rf"would both be written as {Path(twin).stem}; rename one .*{Path(twin).stem}-2"
+        ):
             find_images([images])
+        assert len(find_images([images], pictures=False)) == len(SHAPES) + 1
         (images / twin).unlink()
     (tmp_path / "more").mkdir()
     smooth_image(9, 20, 20).save(tmp_path / "more/wide.jpg")
@@ -228,3 +231,17 @@ def test_an_imported_network_for_voc_names_vocs_classes(images: Path, tmp_path: 
     )
     table = predict(run, images / "high.PNG")
     assert {"share(background)", "share(aeroplane)", "share(tvmonitor)"} < set(table.columns)
+
+
+def test_files_of_one_name_are_refused_only_where_their_pictures_would_collide(
+    trained_scenes: Trained, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "a.png"):
+        smooth_image(0, 20, 24).save(tmp_path / "images" / name)
+    table = predict(trained_scenes("multilabel"), tmp_path / "images", tmp_path / "out")
+    assert table["file"].tolist() == [str(tmp_path / "images" / name) for name in ("a.jpg", "a.png")]
+    assert len(predict(trained_scenes("segmentation"), tmp_path / "images")) == 2  # nothing is written
+    with pytest.raises(UserError, match=r"a.jpg and .*a.png would both be written as a; .* a-1.jpg and a-2.png"):
+        predict(trained_scenes("segmentation"), tmp_path / "images", tmp_path / "pictures")
+    assert not (tmp_path / "pictures").exists()

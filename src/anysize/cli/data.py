@@ -55,6 +55,11 @@ def command(
         print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
             print(f"  {count:>8,}  {each}")
+        if split.turned:
+            what = "data.exif applies it" if recipe.data.exif else "it is not applied: --data.exif true does that"
+            print(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
+        for line in split.left_out.lines():
+            print(f"  left out: {line}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     for path, reason in damaged.items():
         print(f"damaged: {path}: {reason}")

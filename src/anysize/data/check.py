@@ -8,8 +8,9 @@ import numpy as np
 
 from anysize.data.catalog import DATASETS, load_dataset
 from anysize.data.dataset import Split
-from anysize.data.decode import BadImage
+from anysize.data.decode import BadImage, decode_with_orientation
 from anysize.data.kinds.base import create_kind
+from anysize.data.left_out import LeftOut
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source
@@ -20,7 +21,8 @@ class SplitCheck:
     """The contents of one split.
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
-    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason.
+    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason. `turned`
+    images carry an EXIF rotation or reflection; `left_out` is what lies beside the images.
     """
 
     split: str
@@ -29,6 +31,8 @@ class SplitCheck:
     heights: tuple[int, int, int]
     widths: tuple[int, int, int]
     damaged: dict[str, str]
+    turned: int
+    left_out: LeftOut
 
 
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
@@ -50,7 +54,9 @@ def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitChe
     damaged = dict(source.bad_files)
     shapes: list[tuple[int, ...]] = []  # of the undamaged images
     counts = np.zeros(len(source.classes), dtype=np.int64)
-    for index, shape in _image_shapes(source):
+    turned = 0
+    for index, shape, orientation in _image_shapes(source):
+        turned += orientation != 1
         try:
             if isinstance(shape, BadImage):
                 raise shape
@@ -60,16 +66,23 @@ def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitChe
             damaged[source.describe(index)] = str(error)
     heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
     by_class = dict(zip(source.classes, counts.tolist(), strict=True))
-    return SplitCheck(split, len(shapes), by_class, _spread(heights), _spread(widths), damaged)
+    return SplitCheck(split, len(shapes), by_class, _spread(heights), _spread(widths), damaged, turned, source.left_out)
 
 
-def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage]]:
-    """Height and width of each image, or why it cannot be decoded."""
-    if isinstance(source, FileSource):
-        for index, pixels in decode_all(source):
-            yield index, pixels if isinstance(pixels, BadImage) else pixels.shape[:2]
-    else:
-        yield from ((index, source.image(index).shape[1:]) for index in range(len(source)))
+def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage, int]]:
+    """Height and width of each image, or why it cannot be decoded; and its EXIF orientation."""
+    if not isinstance(source, FileSource):
+        yield from ((index, source.image(index).shape[1:], 1) for index in range(len(source)))
+        return
+    files = source
+
+    def look(index: int) -> tuple[tuple[int, ...], int]:
+        pixels, orientation = decode_with_orientation(files.describe(index))
+        height, width = pixels.shape[:2]
+        return ((width, height) if files.exif and orientation >= 5 else (height, width)), orientation
+
+    for index, found in decode_all(len(source), look):
+        yield (index, found, 1) if isinstance(found, BadImage) else (index, *found)
 
 
 def _spread(sides: np.ndarray) -> tuple[int, int, int]:

@@ -1,10 +1,13 @@
 """Image files to pixels: decoding, what went wrong with it, and which files are taken for images."""
 
+import contextlib
 import functools
 import io
+import numbers
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 try:
     import simplejpeg
@@ -12,27 +15,69 @@ except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slo
     simplejpeg = None
 
 
+# PIL recognises these, but has no decoder of its own for them (EPS would go to Ghostscript, WMF to Windows).
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
 class BadImage(Exception):
     """An image that cannot be decoded; the message is the decoder's."""
 
 
-def decode_rgb(path: str) -> np.ndarray:
-    """Decode an image file to RGB: uint8 (H, W, 3). EXIF rotation is not applied, as in torchvision's ImageFolder.
+def decode_rgb(path: str, exif: bool = False) -> np.ndarray:
+    """Decode an image file to RGB: uint8 (H, W, 3), as it is stored, or with `exif` turned as EXIF says.
 
-    JPEGs go through simplejpeg where it is installed; its pixels equal PIL's. Raises `BadImage`.
+    JPEGs go through simplejpeg where it is installed; its pixels equal PIL's. Grey values of more than 8 bits are
+    scaled by the range that their format states. Raises `BadImage`, also where they have none.
     """
+    if not exif:
+        return _decode(path, exif=False)[0]
+    return turned(*_decode(path, exif=True))
+
+
+def decode_with_orientation(path: str) -> tuple[np.ndarray, int]:
+    """An image as it is stored, and the orientation that its EXIF data tell: 1 (upright, or none is told) to 8.
+
+    PIL itself turns TIFFs upright, so that they count as 1.
+    """
+    return _decode(path, exif=True)
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels (H, W, C) of an EXIF orientation upright (Exif 2.32, tag 274).
+
+    >>> turned(np.arange(6).reshape(2, 3, 1), 6)[..., 0].tolist()
+    [[3, 0], [4, 1], [5, 2]]
+    """
+    if orientation in (2, 5, 7, 4):  # mirrored as well
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(np.rot90(pixels, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)))
+
+
+def _decode(path: str, exif: bool) -> tuple[np.ndarray, int]:
+    """Pixels and orientation; without `exif` nobody looks for it, and it is 1."""
     try:
         with open(path, "rb") as file:
             data = file.read()
         pixels = _decode_jpeg(data)
-        if pixels is not None:
-            return pixels
+        if pixels is not None and not exif:
+            return pixels, 1
         with Image.open(io.BytesIO(data)) as image:
-            return np.array(image if image.mode == "RGB" else _to_rgb(image))
+            if pixels is None:
+                pixels = np.array(image if image.mode == "RGB" else _to_rgb(image))
+            return pixels, _orientation(image) if exif else 1
     except UnidentifiedImageError as error:
         raise BadImage("it cannot be decoded (it is in no image format that PIL knows)") from error
+    except BadImage:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation: object = None
+    with contextlib.suppress(Exception):  # EXIF data that cannot be read tell nothing; PIL has many errors for that
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
@@ -48,13 +93,49 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")  # PIL would cut all values off at 255
     # A palette with transparency is defined for RGBA alone; PIL warns when it goes to RGB in one step.
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
 
 
+def _to_8_bits(image: Image.Image) -> np.ndarray:
+    """Grey values of more than 8 bits, uint8 (H, W): black and white are the ends of their range."""
+    low, high = _range_of_grey(image)
+    values = np.array(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise BadImage("it has grey values that are no finite numbers; save it with 8 or 16 bits a pixel")
+    return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _range_of_grey(image: Image.Image) -> tuple[float, float]:
+    """The values of black and white: those that a TIFF states, or of a file of 9 to 16 bits the smallest and largest.
+
+    Numbers of 32 bits, and negative ones, fill their range in hardly any file: without a statement they are refused.
+    """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, ...
+    low, high = (_number(tags.get(new, tags.get(old))) for new, old in ((340, 280), (341, 281)))  # Min, MaxSampleValue
+    if high is None and (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")) and image.mode != "F":
+        high = 2.0 ** (_number(tags.get(258)) or 16) - 1  # PIL brings a PGM's values to 16 bits
+    low = low or 0.0
+    if high is None or high <= low:
+        what = "floating-point numbers" if image.mode == "F" else "whole numbers of 32 bits or with a sign"
+        raise BadImage(
+            f"its grey values are {what} (mode {image.mode}), and no range of them is stated; save it with 8 or 16 "
+            "bits a pixel"
+        )
+    return (high, low) if tags.get(262) == 0 else (low, high)  # 0: WhiteIsZero
+
+
+def _number(value: Any) -> float | None:
+    """The number in a tag, which may be a tuple of one; None where there is none."""
+    value = value[0] if isinstance(value, tuple) and value else value
+    return float(value) if isinstance(value, numbers.Real) else None
+
+
 @functools.cache
 def image_extensions() -> tuple[str, ...]:
-    """Endings of the files that are taken for images, in lower case."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return tuple(IMG_EXTENSIONS)
+    """Endings, in lower case, of the files that are taken for images: of all formats that PIL decodes by itself."""
+    Image.init()
+    read = {*Image.OPEN, "MPO"} - _NOT_DECODED  # PIL opens MPO, the pictures of double cameras, as JPEG
+    return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in read))

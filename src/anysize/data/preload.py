@@ -1,16 +1,18 @@
 """Small image files decoded into memory once, so that training augments whole batches without worker processes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from anysize.data.decode import BadImage, decode_rgb
+from anysize.data.decode import BadImage
 from anysize.data.source import ArraySource, FileSource
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
+T = TypeVar("T")
 _CHUNK = 64  # files a thread decodes in one go
 
 
@@ -26,7 +28,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
         return None
     images: np.ndarray | None = None  # (N, H, W, 3)
     good: list[int] = []
-    for index, pixels in decode_all(source):
+    for index, pixels in decode_all(len(source), source.decode):
         if isinstance(pixels, BadImage):
             source.report_bad(index, str(pixels))
             continue
@@ -41,26 +43,28 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     if images is None:
         return None
     decoded, origins = torch.from_numpy(images[: len(good)]), [source.describe(i) for i in good]
-    return ArraySource(decoded, targets[good], source.classes, source.name, origins, source.bad_files)
+    held = ArraySource(decoded, targets[good], source.classes, source.name, origins, source.bad_files)
+    held.left_out = source.left_out
+    return held
 
 
-def decode_all(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImage]]:
-    """Every image of a source in order, uint8 (H, W, 3), or why it cannot be decoded; a few files ahead.
+def decode_all(count: int, read: Callable[[int], T]) -> Iterator[tuple[int, T | BadImage]]:
+    """What `read` makes of each of `count` images in order, or why one cannot be decoded; a few files ahead.
 
-    Threads decode them, since decoders release Python's lock. The first is decoded alone: a caller that needs no more
+    Threads read them, since decoders release Python's lock. The first is read alone: a caller that needs no more
     than this one has not paid for a whole chunk.
     """
 
-    def decode(indices: range) -> list[np.ndarray | BadImage]:
-        decoded: list[np.ndarray | BadImage] = []
+    def decode(indices: range) -> list[T | BadImage]:
+        decoded: list[T | BadImage] = []
         for index in indices:
             try:
-                decoded.append(decode_rgb(source.describe(index)))
+                decoded.append(read(index))
             except BadImage as error:
                 decoded.append(error)
         return decoded
 
-    count, threads = len(source), os.cpu_count() or 1
+    threads = os.cpu_count() or 1
     yield from enumerate(decode(range(min(1, count))))
     with ThreadPoolExecutor(threads) as pool:
         for start in range(1, count, 4 * threads * _CHUNK):

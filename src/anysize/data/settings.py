@@ -45,6 +45,7 @@ class DataSettings:
     on_bad_image: str = setting(
         "error", "an image that cannot be decoded stops the run or is left out", choices=("error", "skip")
     )
+    exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0)
 
 

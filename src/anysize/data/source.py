@@ -4,6 +4,7 @@ A source hands out undamaged uint8 images as they are stored; sizes and augmenta
 """
 
 import abc
+import copy
 import logging
 import os
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.data.decode import decode_rgb
+from anysize.data.decode import BadImage, decode_rgb, decode_with_orientation
+from anysize.data.left_out import LeftOut
 from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Source(abc.ABC):
         name: such as "cifar10 train".
         bad_files: files that were left out, with the reason.
 
-    `channels` is 1 (grey) or 3 (RGB).
+    `left_out` counts and names what is beside the images and was not taken. `channels` is 1 (grey) or 3 (RGB).
     """
 
     channels: int
@@ -61,6 +63,7 @@ class Source(abc.ABC):
         self.classes = classes
         self.name = name
         self.bad_files = {} if bad_files is None else bad_files
+        self.left_out = LeftOut()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -127,7 +130,15 @@ class ArraySource(Source):
 
     def subset(self, indices: np.ndarray) -> "ArraySource":
         images, targets = self.images[torch.from_numpy(indices)], self.targets[indices]
-        return ArraySource(images, targets, self.classes, self.name, self.origins[indices], self.bad_files)
+        subset = ArraySource(images, targets, self.classes, self.name, self.origins[indices], self.bad_files)
+        subset.left_out = self.left_out
+        return subset
+
+
+_EXIF_HINTS = {
+    False: "the image carries an EXIF rotation, and its mask is as viewers show it; set data.exif to true",
+    True: "the image carries an EXIF rotation, and its mask is as the image is stored; set data.exif to false",
+}
 
 
 class FileSource(Source):
@@ -137,6 +148,7 @@ class FileSource(Source):
         paths: one file an image.
         targets, classes, name, bad_files: as for `Source`.
         on_bad_image: "error": a damaged file stops whoever loads from this source; "skip": it is left out.
+        exif: turn images as their EXIF data say.
     """
 
     channels = 3
@@ -149,6 +161,7 @@ class FileSource(Source):
         name: str,
         on_bad_image: str = "error",
         bad_files: dict[str, str] | None = None,
+        exif: bool = False,
     ) -> None:
         assert len(paths) == len(targets)
         super().__init__(targets, classes, name, bad_files)
@@ -156,17 +169,36 @@ class FileSource(Source):
         # copy their memory page by page.
         self._paths = np.array([os.fsencode(path) for path in paths])
         self.on_bad_image = on_bad_image
+        self.exif = exif
+
+    def decode(self, index: int) -> np.ndarray:
+        """Decode the file: uint8 (H, W, 3). Raises `BadImage`."""
+        return decode_rgb(self.describe(index), self.exif)
 
     def image(self, index: int) -> Tensor:
         """Decode the file: uint8 (3, H, W), channels last in memory."""
-        return torch.from_numpy(decode_rgb(self.describe(index))).permute(2, 0, 1)
+        return torch.from_numpy(self.decode(index)).permute(2, 0, 1)
+
+    def target(self, index: int, shape: tuple[int, ...]) -> Tensor:
+        """The target of an image; where it would fit the image on its side, as EXIF has it, the error says so."""
+        try:
+            return super().target(index, shape)
+        except BadImage as error:
+            if decode_with_orientation(self.describe(index))[1] < 5:
+                raise
+            try:
+                super().target(index, shape[::-1])
+            except BadImage:
+                raise error from None
+            raise BadImage(f"{error}; {_EXIF_HINTS[self.exif]}") from error
 
     def describe(self, index: int) -> str:
         return os.fsdecode(bytes(self._paths[index]))
 
     def subset(self, indices: np.ndarray) -> "FileSource":
-        paths = [self.describe(i) for i in indices]
-        return FileSource(paths, self.targets[indices], self.classes, self.name, self.on_bad_image, self.bad_files)
+        subset = copy.copy(self)
+        subset._paths, subset.targets = self._paths[indices], self.targets[indices]
+        return subset
 
     def report_bad(self, index: int, reason: str) -> None:
         """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anysize.data.decode import image_extensions
-from anysize.data.formats.folders import images_below
+from anysize.data.formats.listing import EXPECTED, each_once, images_below
+from anysize.data.left_out import LeftOut, warn_of
 from anysize.data.source import FileSource
 from anysize.experiment.targets import kind_of
 from anysize.preprocessing import Preprocessing
@@ -28,7 +28,8 @@ def image_files(recipe: Recipe, preprocessing: Preprocessing, paths: list[str]) 
     """Image files as the recipe's network takes them, with unknown targets; none of them is looked at."""
     source = _GreyFiles if preprocessing.channels == 1 else FileSource
     targets = kind_of(recipe).unknown(len(paths))
-    return source(paths, targets, preprocessing.classes, "images", recipe.data.on_bad_image)
+    settings = recipe.data
+    return source(paths, targets, preprocessing.classes, "images", settings.on_bad_image, exif=settings.exif)
 
 
 def images_in(folder: Path) -> list[str]:
@@ -39,7 +40,11 @@ def images_in(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
-    paths = sorted(images_below(folder))
+    left_out = LeftOut()
+    found = sorted(images_below(folder, left_out))
+    paths = [found[i] for i in each_once(found, folder, left_out)]
     if not paths:
-        raise UserError(f"{folder} holds no image; expected files ending in {' '.join(image_extensions())}")
+        there = f"; left out: {left_out}" if left_out else ""
+        raise UserError(f"{folder} holds no image; expected {EXPECTED}{there}")
+    warn_of(left_out, str(folder))
     return paths

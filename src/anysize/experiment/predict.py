@@ -20,6 +20,7 @@ from anysize.experiment.runs import check_takes, class_names, load_run
 from anysize.experiment.targets import build_task, eval_transform, kind_of
 from anysize.registry import UserError
 from anysize.reports import run_files
+from anysize.tasks.base import task_class
 
 TABLE = "predictions.csv"
 
@@ -65,8 +66,9 @@ def predict(
     loaded = load_run(run, checkpoint, overrides, runtime=runtime, threads=threads, size=size)
     (size,) = parse_sizes([loaded.preprocessing.image_size if size is None else size])
     check_takes(loaded, size)
-    names = find_images([images] if isinstance(images, (str, Path)) else images)
     folder = Path(out).expanduser() if out is not None else None
+    pictures = folder is not None and task_class(loaded.recipe.task.name).draws
+    names = find_images([images] if isinstance(images, (str, Path)) else images, pictures=pictures)
     if folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,11 +99,11 @@ def predict(
     return pd.DataFrame(rows)
 
 
-def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
+def find_images(given: Iterable[str | Path], *, pictures: bool = True) -> dict[str, Path]:
     """The image files that are given or lie in the given folders, each with the name of its prediction.
 
     The name is the file's, or its path below the folder that was given. A `UserError` says what is not there, holds no
-    image, or would have one name.
+    image, or, where `pictures` are written, would have one name.
     """
     found: dict[str, Path] = {}
     for item in map(Path, given):
@@ -115,12 +117,14 @@ def find_images(given: Iterable[str | Path]) -> dict[str, Path]:
     if not found:
         raise UserError("no image given; expected image files or folders of them")
     owners: dict[Path, str] = {}
-    for path, name in found.items():
-        other = owners.setdefault(name.with_suffix(""), path)
+    for path, name in found.items() if pictures else ():
+        stem = name.with_suffix("")
+        other = owners.setdefault(stem, path)
         if other != path:
+            renamed = [f"{stem.name}-{i}{Path(each).suffix}" for i, each in enumerate((other, path), start=1)]
             raise UserError(
-                f"{other} and {path} would both be written as {name.with_suffix('')}; rename one, or predict for them "
-                "one after the other into two folders"
+                f"{other} and {path} would both be written as {stem}; rename one or both, such as to "
+                f"{' and '.join(renamed)}, or predict for them one after the other into two folders"
             )
     return found
 

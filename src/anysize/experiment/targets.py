@@ -9,6 +9,7 @@ from anysize.data.augment.transform import Transform
 from anysize.data.catalog import dataset_info, load_dataset, resolve_augment
 from anysize.data.dataset import DatasetInfo, Split
 from anysize.data.kinds.base import TargetKind, create_kind
+from anysize.data.left_out import warn_of
 from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
 from anysize.evaluation.evaluator import Evaluator
@@ -31,7 +32,9 @@ def info_of(recipe: Recipe) -> DatasetInfo:
 
 def open_split(recipe: Recipe, split: Split) -> Source:
     """The images of a split with the targets of the task."""
-    return load_dataset(recipe.data, split, task_class(recipe.task.name).targets)
+    source = load_dataset(recipe.data, split, task_class(recipe.task.name).targets)
+    warn_of(source.left_out, source.name)
+    return source
 
 
 def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:

@@ -74,6 +74,8 @@ class Task(Protocol):
     name: str
     best: str
     """Name of the metric, higher is better, that chooses the best checkpoint."""
+    draws: ClassVar[bool]
+    """Whether `render` makes pictures."""
     targets: ClassVar[str]
     """The kind of targets it learns."""
     settings: ClassVar[tuple[str, ...]]

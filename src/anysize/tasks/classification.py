@@ -43,6 +43,7 @@ class Classification:
 
     name = "classification"
     best = "top1"
+    draws: ClassVar[bool] = False
     targets: ClassVar[str] = "class"
     settings: ClassVar[tuple[str, ...]] = (
         "task.label_smoothing",

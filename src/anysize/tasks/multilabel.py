@@ -81,6 +81,7 @@ class MultiLabel:
 
     name = "multilabel"
     best = "map"
+    draws: ClassVar[bool] = False
     targets: ClassVar[str] = "labels"
     settings: ClassVar[tuple[str, ...]] = (
         "task.loss",

@@ -81,6 +81,7 @@ class Segmentation:
 
     name = "segmentation"
     best = "mean_iou"
+    draws: ClassVar[bool] = True
     targets: ClassVar[str] = "masks"
     settings: ClassVar[tuple[str, ...]] = (
         "task.auxiliary_weight",

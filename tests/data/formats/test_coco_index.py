@@ -169,7 +169,7 @@ LISTS = [
 KEYS = [
     *(
         (lambda c, key=key: without(c, "annotations", key), rf"annotation number 1 \(id 2\) has no '{key}'")
-        for key in ("image_id", "category_id", "area", "bbox")
+        for key in ("image_id", "category_id")
     ),
     *(
         (lambda c, key=key: without(c, "images", key), f"image number 1 has no '{key}'")

@@ -182,3 +182,66 @@ def test_files_that_are_not_there_are_named(tmp_path: Path):
     (tmp_path / "labels.csv").write_bytes(b"image,labels\na.jpg,\xff\n")
     with pytest.raises(UserError, match=r"labels.csv is no text in UTF-8 \(byte 19\)"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a.jpg,"dog,cat"\nb.jpg,cat\n',
+        'a.jpg,"dog, cat"\nb.jpg,cat\n',
+        'a.jpg, "dog ,cat,"\nb.jpg, cat\n',
+        "a.jpg,dog ; cat\nb.jpg,cat;\n",
+        "a.jpg, dog | cat \nb.jpg,cat\n",
+        "a.jpg,dog  cat\nb.jpg,cat\n",
+        'a.jpg,"dog\tcat"\nb.jpg,cat\n',
+    ],
+)
+def test_usual_ways_to_separate_labels_are_split_rightly(root: Path, text: str):
+    (root / "train.csv").write_text("image,labels\n" + text)
+    source = load(root)
+    assert source.classes == ("cat", "dog")
+    assert source.targets.tolist() == [[[1, 1]], [[1, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("a.jpg,\"['dog', 'cat']\"\nb.jpg,cat\n", r"\['dog'"),
+        ('a.jpg,dog;cat\nb.jpg,"dog,cat"\n', "dog,cat"),
+        ('a.jpg,dog;cat\nb.jpg,"dog,emu"\n', "dog,emu"),
+        ("a.jpg,dog;cat\nb.jpg,dog cat\n", "dog cat"),
+        ("a.jpg,dog;cat\nb.jpg,dog|cat\n", r"dog\|cat"),
+        ('a.jpg,"dog,cat"\nb.jpg,dog cat\n', "dog cat"),
+        ("a.jpg,dog / cat\nb.jpg,cat\n", "/"),
+        ("a.jpg,dog;'cat'\nb.jpg,cat\n", "'cat'"),
+        ("a.jpg,-\nb.jpg,cat\n", "-"),
+    ],
+)
+def test_labels_that_are_written_otherwise_are_refused_with_their_line(root: Path, text: str, label: str):
+    (root / "train.csv").write_text("image,labels\n" + text)
+    with pytest.raises(
+        UserError, match=rf"train.csv line [23] has the label ['\"]{label}['\"], which (may|is) .*classes"
+    ):
+        load(root)
+    (root / "val.csv").write_text("image,labels\n" + 'v.jpg,"dog,cat"\n')
+    (root / "train.csv").write_text("image,labels\na.jpg,dog;cat\n")
+    with pytest.raises(UserError, match=r"val.csv line 2 has the label 'dog,cat', which .*train.csv does not have"):
+        load(root, "validation")
+
+
+def test_names_with_commas_and_spaces_need_a_semicolon_or_classes_txt(root: Path):
+    (root / "train.csv").write_text('image,labels\na.jpg,"tench, Tinca tinca;hot dog"\nb.jpg,dog;\n')
+    assert load(root).classes == ("dog", "hot dog", "tench, Tinca tinca")
+    (root / "train.csv").write_text("image,labels\na.jpg,hot;dog\nb.jpg,hot dog\n")
+    (root / "classes.txt").write_text("hot\ndog\nhot dog\n")
+    assert load(root).targets.tolist() == [[[1, 1, 0]], [[0, 0, 1]]]
+
+
+@pytest.mark.parametrize("text", ["0 dog\n1 cat\n", "1: cat\n2: dog\n", "dog,cat\n", "dog,\ncat\n", '"dog"\n"cat"\n'])
+def test_a_list_of_classes_holds_names_alone(root: Path, text: str):
+    (root / "train.csv").write_text("image,labels\na.jpg,dog;cat\n")
+    (root / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=r"classes.txt line 1 is .*; expected the name of one class alone"):
+        load(root)
+    (root / "classes.txt").write_text("10 cats\ndog\ncat\n7, up\n")
+    assert load(root).classes == ("10 cats", "dog", "cat", "7, up")

@@ -1,5 +1,6 @@
 """Masks in files: the numbers that are stored come out, whatever the colours, and what is no mask is named."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,24 @@ def test_what_is_no_mask_is_named(tmp_path: Path):
         with pytest.raises(BadImage, match=message) as error:
             MaskFiles([path], 21).read(0, (30, 40))
         assert f"its mask {path}" in str(error.value)
+
+
+def write_tiff(path: Path, values: np.ndarray, bits: int, zero_is_white: bool = False) -> None:
+    """A grey TIFF with 1, 2, 4 or 8 bits a pixel, written out by hand: PIL writes no such files."""
+    weights = 2 ** (bits * np.arange(8 // bits)[::-1])
+    data = (values.reshape(len(values), -1, 8 // bits).astype(int) @ weights).astype(np.uint8).tobytes()
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not zero_is_white), 273: 0, 277: 1, 278: height}
+    tags |= {273: 14 + 12 * 9, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data)
+
+
+def test_numbers_in_tiffs_are_those_that_are_stored(tmp_path: Path):
+    values = np.arange(64).reshape(4, 16)
+    for bits in (1, 2, 4, 8):
+        write_tiff(tmp_path / "mask.tif", values % 2**bits, bits)
+        assert (read_mask(str(tmp_path / "mask.tif")) == values % 2**bits).all()
+        write_tiff(tmp_path / "mask.tif", values % 2**bits, bits, zero_is_white=True)
+        with pytest.raises(BadImage, match="is a TIFF whose 0 is white"):
+            read_mask(str(tmp_path / "mask.tif"))

@@ -166,3 +166,30 @@ def test_a_root_without_voc_is_refused(tmp_path: Path):
     (tmp_path / "VOC2012").mkdir()
     with pytest.raises(UserError, match="VOC2012 has no folder 'JPEGImages'"):
         load(tmp_path)
+
+
+def test_names_may_have_spaces_and_images_any_ending(tmp_path: Path):
+    names = {"a": "jpg", "b c": "png", "d": "JPG", "e": "jpeg", "f  g": "tif", "below/h": "gif"}
+    for i, (name, ending) in enumerate(names.items()):
+        save_image(tmp_path / f"JPEGImages/{name}.{ending}", i)
+        save_palette(tmp_path / f"SegmentationClass/{name}.png", mask_of(0, i + 1))
+    save_image(tmp_path / "JPEGImages/a.png")  # beside a.jpg, which is VOC's own
+    save_palette(tmp_path / "SegmentationClass/d.PNG", mask_of(0, 9))
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    path = tmp_path / "ImageSets/Segmentation/train.txt"
+    path.write_text("".join(f"{name} \n" for name in names) + "a\n")
+    source = load(tmp_path)
+    found = [Path(source.describe(i)).relative_to(tmp_path / "JPEGImages").as_posix() for i in range(len(source))]
+    assert found == [f"{name}.{ending}" for name, ending in names.items()]
+    assert [int(source.read(i)[1].max()) for i in range(len(source))] == [1, 2, 3, 4, 5, 6]
+    assert str(source.left_out) == f"1 naming a file that is taken already ({tmp_path}/JPEGImages/a.jpg)"
+    assert dataset_info(settings(tmp_path), "masks").num_classes == 21
+    path.write_text("b c\nx y\n")  # a missing image is one that is not there
+    with pytest.raises(UserError, match=r"train.txt line 2 names .*JPEGImages/x y.jpg, which is not there"):
+        load(tmp_path)
+    assert stems(load(tmp_path, on_bad_image="skip")) == ["b c"]
+    path.write_text("/JPEGImages/b c.png   /SegmentationClass/b c.png\n")
+    assert int(load(tmp_path).read(0)[1].max()) == 2
+    save_image(tmp_path / "JPEGImages/e.bmp")
+    with pytest.raises(UserError, match=r"e.bmp and .*e.jpeg have one name"):
+        load(tmp_path)

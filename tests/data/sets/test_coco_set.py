@@ -243,3 +243,54 @@ def test_its_use_is_known_without_its_files():
     assert dataclasses.replace(masks, **alike) == dataclasses.replace(info, **alike)
     code = "import anysize.data.formats.coco.index, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The file without some keys of its annotations."""
+    return {**content, "annotations": [{k: v for k, v in a.items() if k not in keys} for a in content["annotations"]]}
+
+
+def test_labels_and_masks_need_neither_areas_nor_boxes(tmp_path: Path):
+    write_coco(tmp_path)
+    whole, masks = (load_dataset(settings(tmp_path), "validation", kind) for kind in ("labels", "masks"))
+    content = without(coco_dict(), "area", "bbox")
+    rewrite(tmp_path, content)
+    for _ in range(2):  # from the file, and from its index
+        source = load_dataset(settings(tmp_path), "train", "labels")
+        assert source.targets.shape == (4, 1, 3)
+        assert (source.targets[:, 0] == whole.targets.max(1)).all()
+    plain = load_dataset(settings(tmp_path), "train", "masks")  # larger objects are painted first all the same
+    assert (plain.read(0)[1] == masks.read(0)[1]).all()
+    assert (int(plain.read(2)[1][20, 23]), int(masks.read(2)[1][20, 23])) == (1, 2)  # the file states odd areas
+    with pytest.raises(UserError, match=r"data.areas is set, but 9 of the 9 annotations .* have no 'area'; add it"):
+        load_dataset(settings(tmp_path, areas=(4.0, 9.0)), "train", "labels")
+    boxes = without(coco_dict(), "area", "segmentation")
+    rewrite(tmp_path, boxes)
+    assert load_dataset(settings(tmp_path), "train", "labels").targets.shape == (4, 1, 3)
+
+
+@pytest.mark.parametrize("root_name", ["animals", "cat"])  # Roboflow's root, also of the name of a class
+def test_a_category_that_only_stands_for_others_is_no_class(tmp_path: Path, root_name: str):
+    write_coco(tmp_path)
+    content = coco_dict()
+    children = [{**category, "supercategory": root_name} for category in content["categories"]]
+    rewrite(tmp_path, {**content, "categories": [{"id": 0, "name": root_name, "supercategory": "none"}, *children]})
+    plain = load_dataset(settings(tmp_path), "validation", "masks")
+    for _ in range(2):
+        source = load_dataset(settings(tmp_path), "train", "masks")
+        assert source.classes == ("background", *CLASSES)
+        assert (source.read(0)[1] == plain.read(0)[1]).all()
+        assert root_name in str(source.left_out)
+    assert load_dataset(settings(tmp_path), "train", "labels").classes == CLASSES
+    lone = [*content["categories"], {"id": 5, "name": "emu", "supercategory": "animal"}]
+    rewrite(tmp_path, {**content, "categories": lone})  # a class of which there is none stays
+    assert load_dataset(settings(tmp_path), "train", "labels").classes == (*CLASSES, "emu")
+
+
+def test_an_image_that_the_file_names_twice_is_refused(tmp_path: Path):
+    write_coco(tmp_path)
+    content = coco_dict()
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    path = rewrite(tmp_path, content)
+    with pytest.raises(UserError, match=rf"{path}: 1 file names are there more than once"):
+        load_dataset(settings(tmp_path), "train", "labels")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from anysize.registry import UserError, did_you_mean
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
+_NUMBERED = re.compile(r"(\d{1,6})[\s:,;=.)]+\S")
 
 
 def mask_source(
@@ -42,7 +44,8 @@ def mask_source(
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
     images, masks = zip(*pairs, strict=True)
     files = MaskFiles(masks, len(classes), numbers)
-    return FileSource(images, files, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
+    name = f"{settings.name} {split}"
+    return FileSource(images, files, kept, name, settings.on_bad_image, missing, settings.exif)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:
@@ -95,10 +98,23 @@ def keep_present(
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names in a text file, one a line; empty lines are left out, a name may not stand there twice."""
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    """The names in a text file, one a line; empty lines are left out, a name may not stand there twice.
+
+    Raises a `UserError`, too, for lines that hold something else besides a name: numbers, quotes, separators.
+    """
+    lines = {number: line.strip() for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()}
+    names = list(lines.values())
     if not names:
         raise UserError(f"{path} is empty; expected the name of a class in each line")
+    count, numbers = len(names), sorted(int(match[1]) for match in map(_NUMBERED.match, names) if match)
+    numbered = count > 1 and numbers in (list(range(count)), list(range(1, count + 1)))
+    for number, name in lines.items():
+        alone = count == 1 and any(mark in name for mark in ",;|\t")
+        if numbered or alone or name[-1] in ",;" or (name[0] == name[-1] and name[0] in "'\""):
+            raise UserError(
+                f"{path} line {number} is {name[:80]!r}; expected the name of one class alone, without numbers, quotes "
+                "and separators: the line says its number, the first is 0"
+            )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path} names the class {twice!r} twice; expected each class once")

@@ -1,8 +1,8 @@
 """Image folders: which files belong to which class and split."""
 
 import contextlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.decode import image_extensions
+from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
+from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -34,26 +35,41 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
             "expected the same class folders in both"
         )
     whole = folder == root
+    left_out = LeftOut()
+    folders_in(folder, left_out)
     paths: list[str] = []
     targets: list[int] = []
-    for target, name in enumerate(classes):
-        files = sorted(images_below(folder / name))
+    for target, (name, own) in enumerate(zip(classes, _files_of(folder, classes, left_out), strict=True)):
         if whole:
-            files = hold_out(files, split)
-        if not files:
+            own = hold_out(own, split)
+        if not own:
+            there = f"; left out: {left_out}" if left_out else ""
             raise UserError(
-                f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected files ending in "
-                f"{' '.join(image_extensions())}: add some, or remove the folder"
+                f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected "
+                f"{EXPECTED}: add some, or remove the folder{there}"
             )
-        paths += files
-        targets += [target] * len(files)
-    return FileSource(paths, np.array(targets, np.int64), classes, f"{settings.name} {split}", settings.on_bad_image)
+        paths += own
+        targets += [target] * len(own)
+    labels, name = np.array(targets, np.int64), f"{settings.name} {split}"
+    source = FileSource(paths, labels, classes, name, settings.on_bad_image, exif=settings.exif)
+    if not whole or split == "train":  # the two splits of a whole folder leave out the same: it is told once
+        source.left_out = left_out
+    return source
+
+
+def _files_of(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list[list[str]]:
+    """The image files of each class, sorted; a file with several names is taken once, in one class."""
+    found = [sorted(images_below(folder / name, left_out)) for name in classes]
+    flat = [path for files in found for path in files]
+    kept = each_once(flat, folder, left_out)
+    bounds = np.searchsorted(kept, np.cumsum([0, *map(len, found)])).tolist()
+    return [[flat[i] for i in kept[start:end]] for start, end in itertools.pairwise(bounds)]
 
 
 def first_image_size(root: Path, expected: str) -> tuple[int, int]:
     """Width and height of the first readable image, of the training split if it is there, from its header."""
     folder, classes = _class_folders(root, telling_split(root), expected)
-    return first_readable((path for name in classes for path in images_below(folder / name)), folder)
+    return first_readable((path for name in classes for path in images_below(folder / name, LeftOut())), folder)
 
 
 def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
@@ -68,7 +84,7 @@ def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple
     """The folder with a split's classes, which is root itself where it holds all images, and the classes."""
     splits = any((root / name).is_dir() for names in _NAMES.values() for name in names)
     folder = find_split(root, split, expected) if splits else root
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = folders_in(folder, LeftOut())
     if not names:
         raise UserError(f"{folder} holds no class folders; expected CLASS/IMAGE in it")
     return folder, tuple(names)
@@ -90,19 +106,6 @@ def find_split(root: Path, split: Split, expected: str, ending: str = "") -> Pat
         if (root / name).exists():
             return root / name
     raise MissingSplit(f"{root} has no {'' if ending else 'folder '}{' or '.join(names)}; expected {expected}")
-
-
-def images_below(folder: Path, endings: tuple[str, ...] = ()) -> Iterator[str]:
-    """Image files in a folder and below it, in no particular order between folders; hidden ones are left alone.
-
-    Files with these `endings` (in lower case) are taken, by default all that image files have.
-    """
-    endings = endings or image_extensions()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(endings) and not name.startswith("."):
-                yield os.path.join(parent, name)
 
 
 def hold_out(items: Sequence[_T], split: Split) -> list[_T]:

@@ -12,13 +12,17 @@ import numpy as np
 from anysize.data.dataset import Split
 from anysize.data.formats.file_lists import choose_classes, keep_present, read_class_names, read_text
 from anysize.data.formats.folders import find_split, hold_out, telling_split
+from anysize.data.formats.listing import each_once
+from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError, did_you_mean
 
 _WHOLE = "labels.csv"
 _CLASSES = "classes.txt"
+_MARKS = ";|,"  # what separates labels, the first that occurs; where none does, spaces
 _VALUES = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
+_WRAPPING = "'\"`[]{}"  # what begins or ends a label only where a program wrote a list or a quoted text
 _FORMS = "expected 'image,labels', or 'image' and a column a class"
 
 
@@ -33,7 +37,7 @@ class _Row(NamedTuple):
 class _Table(NamedTuple):
     """A CSV file. `columns` are the classes that its header names; empty where rows name them.
 
-    `separator` is what separates labels: ';' if any line has it, or else '|', or else spaces (None).
+    `separator` is what separates labels: ';' if any line has it, or else '|', or else ',', or else spaces (None).
     """
 
     path: Path
@@ -49,10 +53,12 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     training = table = _read(root / _WHOLE if whole else find_split(root, telling, expected, ".csv"))
     if not whole and split != telling:
         table = _read(find_split(root, split, expected, ".csv"), training)
-    classes = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels}))
-    origin = training.path
     if (root / _CLASSES).is_file():
         classes, origin = read_class_names(root / _CLASSES), root / _CLASSES
+    else:
+        classes = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels}))
+        origin = training.path
+        _check_written(training)
     if not classes:
         raise UserError(f"{training.path} names no label in any line; expected labels in some of them")
     _check_classes(training, classes, origin)
@@ -63,13 +69,18 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
         raise UserError(f"{table.path} has one image; expected two at least: a tenth is held out for validation")
     files = [(_image_file(root, row.image),) for row in rows]
     good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
+    left_out = LeftOut()
+    good = good[each_once([files[i][0] for i in good], root, left_out)]
     kept = choose_classes(settings.categories, classes, str(origin)) or classes
     number = {name: i for i, name in enumerate(kept)}
     targets = np.zeros((len(good), 1, len(kept)), dtype=np.uint8)
     for place, i in enumerate(good):
         targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
-    return FileSource(paths, targets, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
+    called = f"{settings.name} {split}"
+    source = FileSource(paths, targets, kept, called, settings.on_bad_image, missing, settings.exif)
+    source.left_out = left_out
+    return source
 
 
 def _image_file(root: Path, name: str) -> str:
@@ -99,8 +110,8 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
     for line, (image, *values) in cells:
         if len(values) != len(names) - 1:
             raise UserError(
-                f"{path} line {line} has {len(values) + 1} values; expected {len(names)} as in the header (labels "
-                "are separated by ';')"
+                f"{path} line {line} has {len(values) + 1} values; expected {len(names)} as in the header (several "
+                "labels are separated by ';')"
             )
         if not image:
             raise UserError(f"{path} line {line} names no image; expected one in the first column")
@@ -111,7 +122,7 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
     if [name.lower() for name in columns] != ["labels"]:
         rows = [_Row(image, line, list(_chosen(path, line, columns, values))) for line, (image, *values) in cells]
         return _Table(path, columns, rows, None)
-    mark = training.separator if training else next((m for m in ";|" if any(m in row[1] for _, row in cells)), None)
+    mark = training.separator if training else next((m for m in _MARKS if any(m in row[1] for _, row in cells)), None)
     labels = [[part.strip() for part in text.split(mark) if part.strip()] for _, (_, text) in cells]
     rows = [_Row(image, line, each) for (line, (image, _)), each in zip(cells, labels, strict=True)]
     return _Table(path, (), rows, mark)
@@ -119,7 +130,7 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file that are not empty, stripped, each with the number of the line that it ends in."""
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path)), strict=True, skipinitialspace=True)
     try:
         for row in reader:
             if any(cells := [cell.strip() for cell in row]):
@@ -135,6 +146,29 @@ def _chosen(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
             raise UserError(f"{path} line {line} has {value!r} in column {name!r}; expected 0 or 1 (or false or true)")
         if _VALUES[value.lower()]:
             yield name
+
+
+def _check_written(table: _Table) -> None:
+    """Refuse a label that is written as several labels may be, or not as a name, where no file says that it is one."""
+    if table.columns:
+        return
+    labels = {label for row in table.rows for label in row.labels}
+    marks = [mark for mark in _MARKS if mark != table.separator]
+    for row in table.rows:
+        for label in row.labels:
+            parts = [part.strip() for mark in marks if mark in label for part in label.split(mark)]
+            words = label.split()
+            if any(part in labels for part in parts) or (len(words) > 1 and labels.issuperset(words)):
+                fault = "may be several"
+            elif label[0] in _WRAPPING or label[-1] in _WRAPPING or not any(map(str.isalnum, label)):
+                fault = "is not written as a name"
+            else:
+                continue
+            used = f"{table.separator!r}" if table.separator else "spaces"
+            raise UserError(
+                f"{table.path} line {row.line} has the label {label!r}, which {fault}; expected names separated by "
+                f"{used}, as in the rest of the file, or a {_CLASSES} that has this name"
+            )
 
 
 def _check_classes(table: _Table, classes: Sequence[str], origin: Path) -> None:

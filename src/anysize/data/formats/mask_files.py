@@ -10,7 +10,7 @@ from anysize.data.decode import BadImage
 from anysize.data.source import VOID
 
 MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # endings of the files that are taken for masks: none is lossy
-_NARROW_GREY = {2: 85, 4: 17}  # by how much PIL multiplies the values of a grey PNG with so many bits
+_NARROW_GREY = {2: 85, 4: 17}  # by how much PIL multiplies the values of a grey PNG or TIFF with so many bits
 
 
 class MaskFiles:
@@ -71,6 +71,9 @@ def read_mask(path: str) -> np.ndarray:
         with Image.open(path) as image:
             if image.format in ("JPEG", "WEBP"):
                 raise BadImage(f"its mask {path} is a {image.format} file, which does not keep class numbers; use PNG")
+            tags = getattr(image, "tag_v2", {})
+            if image.mode in ("1", "L") and tags.get(262) == 0:  # WhiteIsZero: PIL turns the numbers round
+                raise BadImage(f"its mask {path} is a TIFF whose 0 is white; save it as PNG, or with black as 0")
             bits = _bits_of_grey(image, path)
             mode, values = image.mode, np.array(image)
     except FileNotFoundError as error:
@@ -94,7 +97,9 @@ def read_mask(path: str) -> np.ndarray:
 
 
 def _bits_of_grey(image: Image.Image, path: str) -> int:
-    """Bits a pixel of a grey PNG, 0 for other files. PIL does not tell them: it spreads 2 and 4 bits over 0 to 255."""
+    """Bits a pixel of a grey PNG or TIFF, 0 for other files. PIL spreads 2 and 4 bits over 0 to 255."""
+    if image.mode == "L" and image.format == "TIFF":
+        return int(image.tag_v2.get(258, (8,))[0])  # type: ignore[attr-defined]
     if image.format != "PNG" or image.mode != "L":
         return 0
     with open(path, "rb") as file:

@@ -11,8 +11,10 @@ from pathlib import Path
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
 from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
-from anysize.data.formats.folders import find_split, first_readable, hold_out, images_below, telling_split
+from anysize.data.formats.folders import find_split, first_readable, hold_out, telling_split
+from anysize.data.formats.listing import EXPECTED, each_once, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
+from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError
@@ -24,14 +26,20 @@ _CLASSES = "classes.txt"
 
 def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their masks."""
-    pairs = _pairs(root, split, expected)
+    left_out = LeftOut()
+    pairs = _pairs(root, split, expected, left_out)
     names = root / _CLASSES
     if names.is_file():
-        return mask_source(pairs, read_class_names(names), settings, split, str(names))
-    masks = [mask for _, mask in (pairs if split == _telling(root) else _pairs(root, _telling(root), expected))]
-    largest = _largest_number(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
-    classes = (BACKGROUND, *map(str, range(1, max(2, largest + 1))))
-    return mask_source(pairs, classes, settings, split, f"the numbering of {root} (it has no {_CLASSES})")
+        classes, origin = read_class_names(names), str(names)
+    else:
+        masks = [mask for _, mask in (pairs if split == _telling(root) else _pairs(root, _telling(root), expected))]
+        largest = _largest_number(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
+        classes = (BACKGROUND, *map(str, range(1, max(2, largest + 1))))
+        origin = f"the numbering of {root} (it has no {_CLASSES})"
+    source = mask_source(pairs, classes, settings, split, origin)
+    if not _whole(root) or split == "train":  # the two splits of a whole folder leave out the same: it is told once
+        source.left_out = left_out
+    return source
 
 
 def first_longer_side(root: Path, expected: str) -> int:
@@ -48,20 +56,21 @@ def _whole(root: Path) -> bool:
     return (root / "images").is_dir() and not (root / "train").is_dir()
 
 
-def _pairs(root: Path, split: Split, expected: str) -> list[tuple[str, str]]:
+def _pairs(root: Path, split: Split, expected: str, left_out: LeftOut | None = None) -> list[tuple[str, str]]:
     """Images and masks of a split, sorted by name."""
+    left_out = LeftOut() if left_out is None else left_out
     if not _whole(root):
-        return _match(find_split(root, split, expected))
-    chosen = hold_out(_match(root), split)
+        return _match(find_split(root, split, expected), left_out)
+    chosen = hold_out(_match(root, left_out), split)
     if not chosen:
         raise UserError(f"{root / 'images'} has one image; expected two at least: a tenth is held out for validation")
     return chosen
 
 
-def _match(folder: Path) -> list[tuple[str, str]]:
+def _match(folder: Path, left_out: LeftOut) -> list[tuple[str, str]]:
     """Each image of `folder/images` with the mask of the same name, up to the ending, in `folder/masks`."""
-    images = _by_stem(folder / "images", (), "image")
-    masks = _by_stem(folder / "masks", MASK_EXTENSIONS, "mask")
+    images = _by_stem(folder / "images", (), "image", left_out)
+    masks = _by_stem(folder / "masks", MASK_EXTENSIONS, "mask", left_out)
     for name, path in images.items():
         if name not in masks:
             raise UserError(f"{path} has no mask; expected {folder / 'masks' / name}.png: add it, or remove the image")
@@ -70,21 +79,24 @@ def _match(folder: Path) -> list[tuple[str, str]]:
             raise UserError(
                 f"{path} has no image; expected {folder / 'images' / name}.jpg (png, ...): add it, or remove the mask"
             )
-    return [(images[name], masks[name]) for name in sorted(images)]
+    pairs = [(images[name], masks[name]) for name in sorted(images)]
+    return [pairs[i] for i in each_once([image for image, _ in pairs], folder, left_out)]  # images may share a mask
 
 
-def _by_stem(folder: Path, endings: tuple[str, ...], kind: str) -> dict[str, str]:
+def _by_stem(folder: Path, endings: tuple[str, ...], kind: str, left_out: LeftOut) -> dict[str, str]:
     """Files below a folder by their path in it without the ending."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; expected one with {kind}s, beside it the other of images and masks")
     found: dict[str, str] = {}
-    for path in images_below(folder, endings):
+    for path in images_below(folder, left_out, endings):
         stem = os.path.splitext(os.path.relpath(path, folder))[0]
         if stem in found:
             raise UserError(f"{found[stem]} and {path} have one name; expected one {kind} of each name: remove one")
         found[stem] = path
     if not found:
-        raise UserError(f"{folder} holds no {kind}s; expected files ending in {' '.join(endings) or 'jpg, png, ...'}")
+        there = f"; left out: {left_out}" if left_out else ""
+        wanted = f"files ending in {' '.join(endings)}" if endings else EXPECTED
+        raise UserError(f"{folder} holds no {kind}s; expected {wanted}{there}")
     return found
 
 

@@ -1,10 +1,15 @@
 """PASCAL VOC's folders: which list makes a split, and the image and mask that each of its lines names."""
 
 import os
+import re
 from pathlib import Path
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.decode import image_extensions
 from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
+from anysize.data.formats.listing import each_once, images_below
+from anysize.data.formats.mask_files import MASK_EXTENSIONS
+from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -17,6 +22,7 @@ CLASSES = (
 """VOC's own names, in the order of the numbers in its masks."""
 
 _AUGMENTED = "train_aug"
+_TWO_PATHS = re.compile(r"\s+(?=/)")
 
 
 def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
@@ -24,11 +30,16 @@ def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     year = find_year(root)
     image_set = (settings.image_set or "train") if split == "train" else "val"
     path = _list_file(year, image_set)
-    lines = _read_list(path, year, "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass")
+    left_out = LeftOut()
+    masks = "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass"
+    lines = _read_list(path, year, masks)
     pairs = list(lines.values())
     good, missing = keep_present(pairs, list(lines), settings.on_bad_image)
+    once = each_once([pairs[i][0] for i in good], year, left_out)
     classes, origin = class_names(year)
-    return mask_source([pairs[i] for i in good], classes, settings, split, origin, missing)
+    source = mask_source([pairs[i] for i in good[once]], classes, settings, split, origin, missing)
+    source.left_out = left_out
+    return source
 
 
 def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
@@ -36,7 +47,7 @@ def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
 
     def count(image_set: str) -> int:
         try:
-            return len(_read_list(_list_file(year, image_set), year, ""))
+            return len(_read_list(_list_file(year, image_set), year, "SegmentationClass"))
         except MissingSplit:
             return 0
 
@@ -76,25 +87,49 @@ def _list_file(year: Path, image_set: str) -> Path:
     raise MissingSplit(f"{year} has no list of the images of {image_set!r}; expected {' or '.join(names)}{hint}")
 
 
+class _Named:
+    """The files of a folder by their names without the ending; one with the usual ending goes before others."""
+
+    def __init__(self, folder: Path, usual: str, endings: tuple[str, ...]) -> None:
+        self.folder, self.usual = folder, usual
+        self.paths: dict[str, str] = {}
+        for path in sorted(images_below(folder, LeftOut(), endings)) if folder.is_dir() else ():
+            stem, ending = os.path.splitext(path[len(os.path.join(folder, "")) :])
+            other = self.paths.setdefault(stem, path)
+            if other != path and ending == usual:
+                self.paths[stem] = path
+            elif other != path and not other.endswith(usual):
+                raise UserError(f"{other} and {path} have one name; expected one file of each name: remove one")
+
+    def path(self, name: str) -> str:
+        """The file of this name, or where it should be."""
+        return self.paths.get(name) or os.path.join(self.folder, name + self.usual)
+
+
 def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]:
     """The image and the mask of each line, by what names the line in messages.
 
-    A line is the name of an image, or two paths that begin at the folder of the year.
+    A line is the name of an image, or two paths that begin at the folder of the year; either may have spaces in it.
     """
     lines: dict[str, tuple[str, str]] = {}
     folder = os.fspath(year)
+    images = _Named(year / "JPEGImages", ".jpg", image_extensions())
+    numbers = _Named(year / masks, ".png", MASK_EXTENSIONS)
+    spaced = any(" " in name for name in images.paths)
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        words, origin = line.split(), f"{path} line {number}"
-        if len(words) == 1 and not words[0].startswith("/"):
-            image, mask = f"JPEGImages/{words[0]}.jpg", f"{masks}/{words[0]}.png"
-            lines[origin] = os.path.join(folder, image), os.path.join(folder, mask)
-        elif len(words) == 2 and all(word.startswith("/") for word in words):
-            lines[origin] = folder + words[0], folder + words[1]
-        elif words:
+        name, origin = line.strip(), f"{path} line {number}"
+        if not name:
+            continue
+        if not name.startswith("/") and (spaced or len(name.split()) == 1):
+            pair = images.path(name), numbers.path(name)
+        elif len(paths := _TWO_PATHS.split(name)) == 2 and name.startswith("/"):
+            pair = folder + paths[0], folder + paths[1]
+        else:
             raise UserError(
-                f"{origin} is {line.strip()[:80]!r}; expected the name of an image, or the paths of an image and a "
+                f"{origin} is {name[:80]!r}; expected the name of an image, or the paths of an image and a "
                 "mask that begin with '/' in the folder of the year"
             )
+        lines[origin] = pair
     if not lines:
         raise UserError(f"{path} names no images; expected one a line")
     return lines

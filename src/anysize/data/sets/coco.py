@@ -24,8 +24,9 @@ class Coco(DataSet):
     like. `data.image_set` is the year; by default the one whose files are there, 2017 where both are.
 
     All images are used, those without annotations too. Labels: an image holds a class in the row of small, medium or
-    large objects by the area in the file, crowds included; evaluation sees whole images, stretched to a square, as in
-    ELASTIC's protocol. Masks: painted from the segmentations (the extra `coco`), crowds are void.
+    large objects by the area in the file (in one row where areas are missing), crowds included; evaluation sees whole
+    images, stretched to a square, as in ELASTIC's protocol. Masks: painted from the segmentations (the extra `coco`),
+    crowds are void.
     """
 
     # The number of classes depends on the file, and reading it takes half a minute the first time.

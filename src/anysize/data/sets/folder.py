@@ -15,9 +15,10 @@ _SMALL = 96  # pixels
 class Folder(DataSet):
     """Your own images as train/CLASS/IMAGE and validation/CLASS/IMAGE, or as CLASS/IMAGE alone.
 
-    Any image that PIL reads is converted to RGB; images may lie deeper below the class's folder; hidden files are
-    left alone. Without a folder `train`, root holds the classes itself, and a tenth of each class, chosen by a fixed
-    permutation of the sorted file names, becomes the validation split.
+    Any image that PIL decodes is converted to RGB; images may lie deeper below the class's folder. Hidden files, what
+    systems make, and other names of a file that is taken are left out and named. Without a folder `train`, root holds
+    the classes itself, and a tenth of each class, chosen by a fixed permutation of the sorted file names, becomes the
+    validation split.
 
     Where the first image is a small square (up to 96 px), images are used as CIFAR's are: its size is the base size,
     random crop after padding, evaluated whole. Otherwise as ImageNet's: base 224, random resized crop, centre crop.

@@ -17,10 +17,10 @@ class FolderLabels(DataSet):
     """Your own images with labels in train.csv and validation.csv, or in labels.csv alone.
 
     The first column is `image`, a path in root or in root/images. Either a second column `labels` lists the labels,
-    separated by ';' if any line of the training file has one, or else by '|', or else by spaces; or there is a column
-    a class with 0 or 1 (false or true). An image may have no label at all. Without train.csv a tenth of labels.csv,
-    chosen by a fixed permutation of its lines, becomes the validation split. classes.txt in root says the order of the
-    classes, a name a line; without it they are sorted.
+    separated by ';' if any line of the training file has one, or else by '|', or else by ',', or else by spaces; or
+    there is a column a class with 0 or 1 (false or true). An image may have no label at all. Without train.csv a tenth
+    of labels.csv, chosen by a fixed permutation of its lines, becomes the validation split. classes.txt in root says
+    the order of the classes, a name a line; without it they are sorted.
 
     Images are used as COCO's are: base 224, random resized crop, evaluated whole, stretched to a square.
     """

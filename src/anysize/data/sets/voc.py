@@ -18,7 +18,8 @@ class Voc(DataSet):
     """PASCAL VOC 2012 (or another year): 1,464 + 1,449 colour images with masks, 20 classes and background.
 
     Root is the folder that holds VOCdevkit, VOCdevkit itself, or the folder of a year; of several years 2012 is taken.
-    Masks are SegmentationClass/NAME.png, palette PNGs with 255 along the borders of objects, which is not counted.
+    Images are JPEGImages/NAME.jpg, or with another ending. Masks are SegmentationClass/NAME.png, palette PNGs with 255
+    along the borders of objects, which is not counted.
 
     `data.image_set` is the list of training images: train (usual), trainval, which holds the validation images too, or
     train_aug, the 10,582 images of the augmented training set: ImageSets/Segmentation/train_aug.txt (or trainaug.txt)

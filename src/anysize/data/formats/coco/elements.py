@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anysize.data.formats.coco.json_stream import Element
+from anysize.data.formats.coco.run_lengths import estimated_area
 from anysize.registry import UserError
 
 EXPECTED = "expected object instances, as in COCO's instances_*.json"
 _OTHERS = {"caption": "captions", "segments_info": "panoptic segments", "score": "results"}  # other COCO files' keys
-_COLUMNS = ("image_id", "category_id", "area", "crowd", "segmented", "offset", "length")
-_CODES = "qqdbbqq"  # of their values, for `array.array`
+_COLUMNS = ("image_id", "category_id", "area", "sized", "crowd", "segmented", "offset", "length")
+_CODES = "qqdbbbqq"  # of their values, for `array.array`
 
 
 class _Valid(NamedTuple):
@@ -45,7 +46,6 @@ _TEXT = _Valid(_is_text, "a text")
 _AREA = _Valid(lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of pixels")  # nor NaN
 _CROWD = _Valid(lambda value: value in (0, 1), "0 or 1")
 _SEGMENTATION = _Valid(_is_segmentation, "a list of polygons [x, y, ...], or {'size', 'counts'}")
-_ANY = _Valid(lambda value: True, "")
 _IMAGE = {"id": _WHOLE, "file_name": _TEXT, "height": _SIDE, "width": _SIDE}
 
 
@@ -54,8 +54,8 @@ def _read_images(elements: Iterator[Element], path: str) -> dict[str, Any]:
     rows = [[take(image, key, valid) for key, valid in _IMAGE.items()] for image, _, _ in map(take.next, elements)]
     ids, names, heights, widths = zip(*rows, strict=True) if rows else ((),) * 4
     return {
-        "image_ids": _unique(path, "image ids", np.array(ids, np.int64)),
-        "file_names": np.array([name.encode() for name in names], np.bytes_),
+        "image_ids": unique(path, "image ids", np.array(ids, np.int64)),
+        "file_names": unique(path, "file names", np.array([name.encode() for name in names], np.bytes_)),
         "heights": np.array(heights, np.int32),
         "widths": np.array(widths, np.int32),
     }
@@ -63,31 +63,39 @@ def _read_images(elements: Iterator[Element], path: str) -> dict[str, Any]:
 
 def _read_categories(elements: Iterator[Element], path: str) -> dict[str, Any]:
     take = _Taker(path, "category")
-    rows = [(take(each, "id", _WHOLE), take(each, "name", _TEXT)) for each, _, _ in map(take.next, elements)]
-    ids, names = zip(*rows, strict=True) if rows else ((),) * 2
-    _unique(path, "category names", np.array(names, np.str_))
-    return {"category_ids": _unique(path, "category ids", np.array(ids, np.int64)), "category_names": tuple(names)}
+    rows = [
+        (take(each, "id", _WHOLE), take(each, "name", _TEXT), each.get("supercategory"))
+        for each, _, _ in map(take.next, elements)
+    ]
+    ids, names, parents = zip(*rows, strict=True) if rows else ((),) * 3
+    return {
+        "category_ids": unique(path, "category ids", np.array(ids, np.int64)),
+        "category_names": tuple(names),
+        "category_parents": tuple(parent if _is_text(parent) else "" for parent in parents),
+    }
 
 
 def _read_annotations(elements: Iterator[Element], path: str) -> dict[str, Any]:
     take = _Taker(path, "annotation")
     # Arrays of the standard library grow in place and hold numbers, not Python objects.
     columns = {name: array.array(code) for name, code in zip(_COLUMNS, _CODES, strict=True)}
-    image, category, area, crowd, segmented, offset, length = (column.append for column in columns.values())
+    image, category, area, sized, crowd, segmented, offset, length = (column.append for column in columns.values())
     for annotation, start, size in map(take.next, elements):
         image(take(annotation, "image_id", _WHOLE))
         category(take(annotation, "category_id", _WHOLE))
-        area(take(annotation, "area", _AREA))
-        take(annotation, "bbox", _ANY)
         annotation.setdefault("iscrowd", 0)
         annotation.setdefault("segmentation", None)
         crowd(int(take(annotation, "iscrowd", _CROWD)))
         shape = take(annotation, "segmentation", _SEGMENTATION)
+        given = "area" in annotation or any(key in annotation for key in _OTHERS)  # of another kind of file: refused
+        pixels: Any = take(annotation, "area", _AREA) if given else estimated_area(shape, annotation.get("bbox"))
+        area(pixels)
+        sized(given)
         segmented(bool(shape["counts"]) if isinstance(shape, dict) else any(shape or ()))
         offset(start)
         length(size)
     arrays: dict[str, Any] = {name: np.array(values) for name, values in columns.items()}
-    return {**arrays, "crowd": arrays["crowd"].astype(bool), "segmented": arrays["segmented"].astype(bool)}
+    return {**arrays, **{name: arrays[name].astype(bool) for name in ("sized", "crowd", "segmented")}}
 
 
 READERS = {"images": _read_images, "categories": _read_categories, "annotations": _read_annotations}
@@ -129,7 +137,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _unique(path: str, what: str, values: np.ndarray) -> np.ndarray:
+def unique(path: str, what: str, values: np.ndarray) -> np.ndarray:
+    """The values, or a `UserError` where there are none, or one twice."""
     if not len(values):
         raise UserError(f"{path} has no {what}: its list is empty; {EXPECTED}")
     different, counts = np.unique(values, return_counts=True)

@@ -1,7 +1,7 @@
 """The index of a COCO annotation file: what is in it, as arrays, and where each annotation's JSON lies.
 
 `instances_train2017.json` has 860,001 annotations in 450 MB. As Python objects they take gigabytes, which every worker
-process would copy page by page. The index takes some 35 bytes an annotation; its polygons are read again from the file
+process would copy page by page. The index takes some 36 bytes an annotation; its polygons are read again from the file
 when a mask is painted. The index is kept beside the file, which is therefore read through only once.
 
 Format: https://cocodataset.org/#format-data, "Object Detection".
@@ -11,20 +11,21 @@ import contextlib
 import dataclasses
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anysize.data.dataset import MissingSplit
-from anysize.data.formats.coco.elements import EXPECTED, READERS
+from anysize.data.formats.coco.elements import EXPECTED, READERS, unique
 from anysize.data.formats.coco.json_stream import read_members
 from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
 _CACHE = ".anysize.npz"  # what the name of the cache has behind that of the file
-_VERSION = 1  # of the arrays in it
+_VERSION = 2  # of the arrays in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +46,28 @@ class CocoIndex:
     widths: np.ndarray
     category_ids: np.ndarray  # int64 (K,)
     category_names: tuple[str, ...]
+    category_parents: tuple[str, ...]  # the supercategory of each; empty where none is named
     image: np.ndarray  # int32 (A,)
     category: np.ndarray  # int32 (A,)
-    area: np.ndarray  # float64 (A,), pixels
+    area: np.ndarray  # float64 (A,), pixels; estimated where the file does not state it
+    sized: np.ndarray  # bool (A,), whether it does
     crowd: np.ndarray  # bool (A,)
     segmented: np.ndarray  # bool (A,)
     offset: np.ndarray  # int64 (A,)
     length: np.ndarray  # int64 (A,)
 
+    def roots(self) -> np.ndarray:
+        """The categories that own no annotation and are the supercategory of others, such as Roboflow's: bool (K,)."""
+        children = Counter(self.category_parents)
+        for name, parent in zip(self.category_names, self.category_parents, strict=True):
+            children[name] -= name == parent
+        owns_none = ~np.isin(np.arange(len(self.category_names)), self.category)
+        roots: np.ndarray = owns_none & np.array([children[name] > 0 for name in self.category_names])
+        return roots
+
 
 _ARRAYS = tuple(field.name for field in dataclasses.fields(CocoIndex) if field.type is np.ndarray)
+_TEXTS = ("category_names", "category_parents")
 
 
 def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
@@ -106,7 +119,7 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
             there = ", ".join([*found, *others][:8]) or "nothing"
             raise UserError(f"{path} has no {name!r}, but {there}; {EXPECTED}")
     images, categories, annotations = (found[name] for name in READERS)
-    return CocoIndex(
+    index = CocoIndex(
         path=path,
         size=size,
         modified=modified,
@@ -116,6 +129,9 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
         category=_rows(path, "category", annotations.pop("category_id"), categories["category_ids"]),
         **annotations,
     )
+    names = np.array(index.category_names, np.str_)
+    unique(path, "category names", names[~index.roots()] if index.roots().any() else names)
+    return index
 
 
 def file_stamp(path: str) -> tuple[int, int]:
@@ -163,19 +179,19 @@ def _read_cache(path: str) -> CocoIndex | None:
             if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
                 return None
             arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
-            names = tuple(stored["category_names"].tolist())
+            arrays |= {name: tuple(stored[name].tolist()) for name in _TEXTS}
     except Exception:  # there is none, or it is damaged: zipfile and numpy have many errors for that
         return None
-    return CocoIndex(path, *stamp, category_names=names, **arrays)
+    return CocoIndex(path, *stamp, **arrays)
 
 
 def _write_cache(index: CocoIndex) -> None:
     beside = f"{index.path}{_CACHE}.{os.getpid()}.tmp"
-    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(index, name)) for name in (*_ARRAYS, *_TEXTS)}
     key = np.array([_VERSION, index.size, index.modified])
     try:
         with open(beside, "wb") as file:
-            np.savez(file, key=key, category_names=np.array(index.category_names), **arrays)
+            np.savez(file, key=key, **arrays)
         os.replace(beside, index.path + _CACHE)
     except OSError as error:  # the folder may not be written, or the disk is full: the file is read again next time
         logger.info("no index was kept beside %s (%s)", index.path, error.strerror)

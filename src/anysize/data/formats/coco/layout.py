@@ -9,6 +9,8 @@ import numpy as np
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
 from anysize.data.formats.file_lists import BACKGROUND, choose_classes
+from anysize.data.formats.listing import each_once
+from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError
@@ -30,12 +32,14 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     year = settings.image_set or _year(root)
     folder_name = f"{_NAMES[split]}{year}"
     index = read_coco_index(_annotation_file(root, f"instances_{folder_name}.json"))
-    known = index.category_names
-    classes = choose_classes(settings.categories or known, known, index.path)
+    known, left_out = index.category_names, LeftOut()
+    classes = choose_classes(settings.categories, known, index.path) or _categories(index, left_out)
     numbers = np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)  # -1: left out
     folder = os.fspath(_image_folder(root, folder_name))
     images, missing = _present(index, folder, settings.on_bad_image)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
+    once = each_once(paths, folder, left_out)
+    images, paths = images[once], [paths[i] for i in once]
     name = f"{settings.name} {split}"
     if targets == "masks":
         from anysize.data.formats.coco.painting import CocoMasks
@@ -48,9 +52,36 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
         if len(index.segmented) and not index.segmented.any():
             raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
         masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
-        return FileSource(paths, masks, (BACKGROUND, *classes), name, settings.on_bad_image, missing)
-    labels = object_labels(index, numbers, len(classes), areas)[images]
-    return FileSource(paths, labels, classes, name, settings.on_bad_image, missing)
+        classes = (BACKGROUND, *classes)
+        source = FileSource(paths, masks, classes, name, settings.on_bad_image, missing, settings.exif)
+    else:
+        labels = object_labels(index, numbers, len(classes), _areas(index, settings, areas))[images]
+        source = FileSource(paths, labels, classes, name, settings.on_bad_image, missing, settings.exif)
+    source.left_out = left_out
+    return source
+
+
+def _categories(index: CocoIndex, left_out: LeftOut) -> tuple[str, ...]:
+    """The names of the categories, without those that only stand for others."""
+    kept = []
+    for name, root in zip(index.category_names, index.roots().tolist(), strict=True):
+        if root:
+            left_out.add("category without annotations that stands for others", name)
+        else:
+            kept.append(name)
+    return tuple(kept)
+
+
+def _areas(index: CocoIndex, settings: DataSettings, areas: tuple[float, ...]) -> tuple[float, ...]:
+    """The limits of small and medium objects; none where the file does not say how large each object is."""
+    unsized = int((~index.sized).sum())
+    if not unsized:
+        return areas
+    fault = f"{unsized:,} of the {len(index.sized):,} annotations in {index.path} have no 'area'"
+    if settings.areas:
+        raise UserError(f"data.areas is set, but {fault}; add it to each, or remove data.areas")
+    logger.info("%s: there are no measures by object size", fault)
+    return ()
 
 
 def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:

@@ -7,7 +7,6 @@ It is given only polygons that it can take: others make it crash.
 import copy
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from anysize.data.decode import BadImage
 from anysize.data.formats.coco.index import CocoIndex, file_stamp
+from anysize.data.formats.coco.run_lengths import expand_counts
 from anysize.data.formats.mask_files import check_shape
 from anysize.data.source import VOID
 from anysize.registry import UserError
@@ -148,25 +148,3 @@ def _polygon(polygon: Sequence[Any], height: int, width: int) -> Sequence[float]
         if type(value) not in (int, float) or not abs(value) <= far:  # also not NaN
             raise ValueError(f"has {value!r} in a polygon; expected numbers in or near its {height} x {width} pixels")
     return polygon
-
-
-def expand_counts(text: str) -> list[int]:
-    """The run lengths in COCO's compressed text, as of pycocotools' `encode`.
-
-    A number is written in groups of five bits, the lowest first, as the character with code 48 + group, + 32 where
-    another group follows; the last group's highest bit is the sign. From the fourth number on it is the difference to
-    the number two places before (maskApi.c, rleToString). Raises a `ValueError` for any other text.
-
-    >>> expand_counts("52203")
-    [5, 2, 2, 2, 5]
-    """
-    if not re.fullmatch(r"(?:[P-o]{0,6}[0-O])*", text):
-        raise ValueError("has counts that are no run lengths; expected COCO's compressed text")
-    counts: list[int] = []
-    for number in re.findall(r"[P-o]*[0-O]", text):
-        groups = [(ord(character) - 48) & 31 for character in number]
-        value = sum(group << 5 * place for place, group in enumerate(groups))
-        if groups[-1] & 16:
-            value -= 1 << 5 * len(groups)
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-    return counts
