@@ -37,12 +37,12 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     paths: list[str] = []
     targets: list[int] = []
     for target, name in enumerate(classes):
-        files = sorted(images_below(folder / name))
+        files = there = sorted(images_below(folder / name))
         if whole:
             files = hold_out(files, split)
         if not files:
             raise UserError(
-                f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected files ending in "
+                f"class {name!r} has no {'second ' if there else ''}image in {folder / name}; expected files ending in "
                 f"{' '.join(image_extensions())}: add some, or remove the folder"
             )
         paths += files
