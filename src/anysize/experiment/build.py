@@ -29,6 +29,7 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
+from anysize.training.decay import freeze
 from anysize.world import World
 
 
@@ -90,6 +91,7 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
     torch.manual_seed(recipe.training.seed)
     spec = model_spec(recipe, preprocessing)
     model = start_from(spec, weights, partial=recipe.model.partial_weights) if weights else spec.build()
+    freeze(model, recipe.optimizer.freeze)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.model.checkpoint_segments:

@@ -240,6 +240,19 @@ def describe_batch(settings: OptimizerSettings, batch_size: int, processes: int)
     return f"{said} (optimizer.batch_rule)"
 
 
+def too_fast_for_weights(settings: OptimizerSettings, batch_size: int) -> float:
+    """The largest learning rate, where it is one for training from scratch; 0 where weights may start with it.
+
+    A rule of thumb for batches of 64 and below, which grows with larger ones: 0.02 for sgd, 0.0005 for the others.
+
+    >>> too_fast_for_weights(OptimizerSettings(), 64), too_fast_for_weights(OptimizerSettings(lr=constant(0.005)), 64)
+    (0.1, 0.0)
+    """
+    slow = 0.02 if all(point.value == "sgd" for point in settings.name) else 5e-4
+    peak = _peak(settings, batch_size)
+    return peak if peak > slow * max(1.0, batch_size / 64) else 0.0
+
+
 def _peak(settings: OptimizerSettings, batch_size: int = 0) -> float:
     points = [point.epoch for value in vars(settings).values() if is_schedule(value) for point in value]
     warming_up = [settings.warmup_epochs * share / 100 for share in range(101)]
