@@ -25,7 +25,7 @@ from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
@@ -158,7 +158,8 @@ def check_phases(schedule: SizeSchedule, epochs: int) -> None:
     for phase in schedule.phases:
         if phase.epoch >= epochs:
             raise UserError(
-                f"the size phase at epoch {phase.epoch} never starts: the run makes {epochs} passes over the images; "
+                f"the size phase at epoch {phase.epoch} never starts: the run makes {counted(epochs, 'pass')} over "
+                "the images; "
                 "start it earlier (with training.equal_flops the FLOPs decide the number of passes: `anysize plan`)"
             )
 

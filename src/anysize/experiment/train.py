@@ -24,7 +24,7 @@ from anysize.experiment.run_folder import (
     warnings_into,
 )
 from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
-from anysize.recipe import Recipe, dump, origins
+from anysize.recipe import Recipe, dump, load_recipe, origins
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.reports.columns import show
@@ -177,6 +177,11 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     write_report_of(folder)
 
 
+def _says(recipe: Path, who: str) -> bool:
+    """Whether a run's recipe begins with this sentence on who trains it."""
+    return recipe.is_file() and recipe.read_text(encoding="utf-8").startswith(f"# {who}\n")
+
+
 def _introduce(
     parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool, told: dict[str, str] | None
 ) -> None:
@@ -192,7 +197,10 @@ def _introduce(
     )
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
-    run_files.write_atomically(folder / run_files.RECIPE, f"# {who}\n\n{dump(recipe, told)}")
+    written = folder / run_files.RECIPE
+    # A run that goes on by its own recipe keeps what that says of where each setting is from.
+    if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
+        run_files.write_atomically(written, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, counted, did_you_mean
 from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
 from anysize.training.decay import parameter_groups
 from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at
@@ -226,7 +226,11 @@ def describe_batch(settings: OptimizerSettings, batch_size: int, processes: int)
     '2 processes with 64 images each make batches of 128; the learning rate, at its largest 0.1 for batches of 256, ...
     """
     total = batch_size * processes
-    who = f"{processes} processes with {batch_size} images each make" if processes > 1 else "a single process makes"
+    who = (
+        f"{processes} processes with {counted(batch_size, 'image')} each make"
+        if processes > 1
+        else "a single process makes"
+    )
     said = f"{who} batches of {total}; the learning rate, at its largest "
     if not is_scaled(settings, total):
         return f"{said}{_peak(settings):g}, is not scaled to the batch ({why_not_scaled(settings)})"
