@@ -170,6 +170,6 @@ def _ours(folder: Path) -> Weights:
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     if spec.is_quantized:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
-    note = f"weights: {folder}, a checkpoint of {spec.name} with {counted(spec.num_classes, 'class')}"
+    note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
     return Weights(checkpoint.weights, preprocessing, str(folder), [note])
