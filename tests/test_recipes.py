@@ -77,7 +77,7 @@ def test_header_is_whole_and_its_command_trains_this_recipe(name):
 
 
 QUICK = (
-    *("quick", "mnist", "fashion", "folder", "mixsize/cifar10-resnet44", "online_norm/cifar10-resnet20-on"),
+    *("quick", "mnist", "fashion", "folder", "finetune", "mixsize/cifar10-resnet44", "online_norm/cifar10-resnet20-on"),
     *("torchvision/vgg", "torchvision/resnet18"),
 )
 ONE_A_FAMILY = (

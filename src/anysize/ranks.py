@@ -17,9 +17,18 @@ def main_process() -> bool:
     True
     """
     variables = os.environ
-    if int(variables.get("WORLD_SIZE", variables.get("SLURM_STEP_NUM_TASKS", 1))) < 2:
+    if not launched_together():
         return True  # a number that some other program has left: this process is alone
     return int(variables.get("RANK", variables.get("SLURM_PROCID", 0))) == 0
+
+
+def launched_together() -> bool:
+    """Whether a launcher started several processes for one command.
+
+    >>> launched_together()
+    False
+    """
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1
 
 
 def mark_as_of_all(error: BaseException) -> None:

@@ -13,7 +13,10 @@ Imports no torch.
 """
 
 import dataclasses
+import difflib
 import functools
+import itertools
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +35,15 @@ from anysize.sizes.settings import SizeSettings
 from anysize.tasks.settings import TaskSettings
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
+_USUAL_NAMES = {
+    "arch": "model.name", "model": "model.name", "dataset": "data.name", "data_dir": "data.root", "data": "data.root",
+    "data_path": "data.root", "path": "data.root", "image_size": "sizes.base", "img_size": "sizes.base",
+    "imgsz": "sizes.base", "size": "sizes.base", "learning_rate": "optimizer.lr", "wd": "optimizer.weight_decay",
+    "opt": "optimizer.name", "optimizer": "optimizer.name", "batch": "training.batch_size",
+    "num_epochs": "training.epochs", "max_epochs": "training.epochs", "num_workers": "data.workers",
+    "j": "data.workers", "gpu": "training.device", "amp": "training.precision", "random_seed": "training.seed",
+}  # fmt: skip
+"""What other programs call a setting, that a message can name it."""
 _COLUMN = 36  # where the origin of a value stands, if the value leaves room
 
 
@@ -158,6 +170,41 @@ def documented_settings() -> list[tuple[str, Any, str, str]]:
     return rows
 
 
+def settings_near(word: str) -> list[str]:
+    """The settings that have a word like this in their name.
+
+    >>> settings_near("smothing")
+    ['optimizer.gradient_smoothing', 'task.label_smoothing']
+    """
+    words = {name: re.split(r"[._]", name) for name, *_ in documented_settings()}
+    near = difflib.get_close_matches(word.lower(), set(itertools.chain(*words.values())), n=1)
+    return sorted(name for name, parts in words.items() if near and near[0] in parts)
+
+
+def meant_setting(key: str) -> str:
+    """Which setting may be meant by a name that is none: those of this name in their sections, or one that is near.
+
+    >>> meant_setting("epochs")
+    "did you mean 'training.epochs' or 'optimizer.epochs'?"
+    >>> meant_setting("learning-rate")
+    "did you mean 'optimizer.lr'?"
+    """
+    known = [row[0] for row in documented_settings()]
+    last = key.replace("-", "_").split(".")[-1]
+    if "." not in key:
+        same = [setting for setting in known if setting.partition(".")[2] == last]
+        near = difflib.get_close_matches(last, [setting.partition(".")[2] for setting in known], n=1, cutoff=0.8)
+        usual = [_USUAL_NAMES[last]] if last in _USUAL_NAMES else []
+        found = same or usual or [setting for setting in known if setting.partition(".")[2] in near]
+        if found:
+            return f"did you mean {' or '.join(map(repr, found))}?"
+    same = [setting for setting in known if setting.split(".")[-1] == last]
+    hint = did_you_mean(key, same or known)
+    if "." not in key and hint.startswith("choose"):  # more likely an option of a command, misspelt
+        return "settings have a section, as training.epochs (`anysize settings`); --help lists a command's options"
+    return hint
+
+
 def _of_builder(files: Mapping[Path, dict[str, Any]], overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name of a builder of your own and its settings as a tree; empty where it has none, or they cannot count.
 
@@ -192,18 +239,14 @@ def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
     name = path[0].replace("-", "_")
     fields = {field.name: field for field in dataclasses.fields(node)}
     if name not in fields:
-        known = [row[0] for row in documented_settings()]
-        known = [setting for setting in known if setting.split(".")[-1] == key.split(".")[-1]] or known
-        hint = did_you_mean(key, known)
-        if "." not in key and hint.startswith("choose"):  # more likely an option of a command, misspelt
-            hint = "settings have a section, as training.epochs (`anysize settings`); --help lists a command's options"
-        raise UserError(f"--{key}: unknown setting: {hint}")
+        raise UserError(f"--{key}: unknown setting: {meant_setting(key)}")
     current = getattr(node, name)
     if len(path) > 1 and dataclasses.is_dataclass(current):
         return dataclasses.replace(node, **{name: _replace(current, path[1:], value, key)})
     if len(path) > 1 and isinstance(current, dict):
         value, path = {**current, ".".join(path[1:]): from_text(Any, value)}, path[:1]
     if len(path) > 1 or dataclasses.is_dataclass(current):
-        raise UserError(f"--{key}: is not a setting; `anysize settings` lists them")
+        hint = f"did you mean {_USUAL_NAMES[name]!r}? " if name in _USUAL_NAMES and len(path) == 1 else ""
+        raise UserError(f"--{key}: is not a setting; {hint}`anysize settings` lists them")
     value = from_text(type_hints(node.__class__)[name], value)
     return dataclasses.replace(node, **{name: check_value(type(node), fields[name], value, "", key)})

@@ -37,6 +37,18 @@ def did_you_mean(received: str, known: Iterable[str]) -> str:
     return f"choose one of: {shown}"
 
 
+def counted(number: int, what: str) -> str:
+    """A number with its noun, which stands in the plural where it is not one.
+
+    >>> counted(1, "epoch"), counted(1502, "image"), counted(0, "class"), counted(2, "category"), counted(2, "epoch")
+    ('1 epoch', '1,502 images', '0 classes', '2 categories', '2 epochs')
+    """
+    if number != 1:
+        ends = {"y": what[:-1] + "ies"} if what[-2:-1] not in tuple("aeiou") else {}
+        what = ends.get(what[-1]) or what + ("es" if what.endswith(("s", "x", "sh", "tch", "nch")) else "s")
+    return f"{number:,} {what}"
+
+
 class Registry(Generic[T]):
     """Builders by name.
 

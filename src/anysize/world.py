@@ -286,6 +286,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch says which devices it knows, or that CUDA is not there
         reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on with all that it knows
+        if reason.startswith("Expected one of"):  # two dozen kinds of devices
+            reason = "there is no such kind of device"
         raise UserError(
             f"training.device is {name!r}, which cannot be used: {reason}; expected auto, cpu, cuda or mps"
         ) from None

@@ -30,6 +30,34 @@ def test_asking_what_there_is_imports_no_torch() -> None:
         assert shown in done.stdout
 
 
+def test_a_typo_is_answered_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from anysize.cli import main\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "lines = ['train quikstart', 'train quickstart --lr 1', 'plan quikstart', 'evaluate nowhere', 'policy nowhere',"
+        " 'calibrate nowhere --size 8', 'quantize nowhere', 'predict nowhere a.png', 'settings zzz', 'recipes zzz']\n"
+        "for line in lines:\n"
+        "    sys.argv = ['anysize', *line.split()]\n"
+        "    try:\n        main()\n    except SystemExit as stop:\n        assert stop.code == 2, line\n"
+        "    assert 'torch' not in sys.modules, line"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("anysize: ") == 10
+
+
+def test_recipes_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    def listed(*pattern: str) -> list[str]:
+        build_app()(["recipes", *pattern], result_action="return_value")
+        return [line for line in capsys.readouterr().out.splitlines() if line[0] != " "]
+
+    assert listed("quickstart-") == ["quickstart-fixed", "quickstart-multilabel", "quickstart-segmentation"]
+    assert listed("elastic/voc*60x") == ["elastic/voc-dla60x"]
+    assert "finetune" in listed("fine-tuned")  # by its title
+    assert listed("list") == listed()
+
+
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, anysize; dir(anysize); anysize.SizeMix, anysize.load_recipe; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -51,6 +79,7 @@ def test_from_training_to_a_comparison(anysize: Anysize, tmp_path: Path) -> None
     again = anysize("train", "quickstart", *SMALL)
     assert "trained to its end already" in again.stdout
     relative = f"runs/{run.name}"
+    assert "trained to its end already" in anysize("train", relative).stdout
     shown = anysize("evaluate", relative, "--sizes", "14,28", "--budget", "10MFLOPs")
     assert shown.returncode == 0, shown.stderr
     assert "calibrated" in shown.stdout
@@ -66,7 +95,7 @@ def test_from_training_to_a_comparison(anysize: Anysize, tmp_path: Path) -> None
 def test_a_plan_is_printed(anysize: Anysize) -> None:
     shown = anysize("plan", "quickstart", "--sizes.mix", "D+", "--training.equal-flops", "false")
     assert shown.returncode == 0, shown.stderr
-    for expected in ("14 px", "42 px", "times training 6 epochs at 28 px", "PFLOPs", "GiB"):
+    for expected in ("14 px", "42 px", "times training 6 epochs at 28 px", "TFLOPs", "GiB"):
         assert expected in shown.stdout
 
 
@@ -75,6 +104,16 @@ def test_a_plan_is_printed(anysize: Anysize) -> None:
     [
         (["train", "quickstart", "--training.epoch", "3"], "did you mean 'training.epochs'?"),
         (["train", "quickstart", "--training.epochs"], "--training.epochs has no value"),
+        (["train", "quickstart", "--lr", "0.1"], "--lr: unknown setting: did you mean 'optimizer.lr'?"),
+        (["train", "quickstart", "--epochs", "3"], "did you mean 'training.epochs' or"),
+        (["train", "quickstart", "--batch-size", "3"], "did you mean 'training.batch_size' or"),
+        (["train", "quickstart", "--learning-rate", "3"], "did you mean 'optimizer.lr'?"),
+        (["train", "quickstart", "--model", "resnet18"], "did you mean 'model.name'?"),
+        (["train", "quickstart", "--training.device", "cpux"], "'cpux', which cannot be used: there is no such kind"),
+        (["train", "."], "train folder --data.root ."),
+        (["settings", "smothing"], "did you mean 'optimizer.gradient_smoothing' or 'task.label_smoothing'?"),
+        (["settings", "zzz"], "no setting has 'zzz' in its name or description"),
+        (["recipes", "zzz"], "no recipe has 'zzz' in its name or title"),
         (["train", "quickstart", "--siez", "3"], "--siez: unknown setting: settings have a section"),
         (["train", "quickstart", "--pretraind"], "--pretraind is no option of this command; --help lists them"),
         (["train", "quickstart", "--pretrained", "--model.weights", "a.pth"], "are both given; leave one of them out"),
@@ -88,13 +127,16 @@ def test_a_plan_is_printed(anysize: Anysize) -> None:
         (["recipes", "show", "elastic/coco-bass"], "unknown recipe 'elastic/coco-bass': did you mean"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_and_exit_status_2(anysize: Anysize, arguments: list[str], said: str) -> None:
+def test_what_is_wrong_is_one_sentence_and_exit_status_2(
+    anysize: Anysize, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     done = anysize(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.startswith("anysize: ")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # no run folder
 
 
 def test_settings_are_paired_up() -> None:

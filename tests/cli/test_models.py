@@ -26,7 +26,7 @@ def test_a_pattern_lists_the_models_with_their_figures(capsys):
     lines = run(capsys, "models", "resnext*_elastic").splitlines()
     assert [line.split()[0] for line in lines if "elastic" in line] == ["resnext101_elastic", "resnext50_elastic"]
     (line,) = [line for line in run(capsys, "models", "resnet20").splitlines() if line.startswith(" resnet20 ")]
-    assert line.split()[1:9] == ["0.27", "M", "0.082", "G", "32", "px", "1", "px"]
+    assert line.split()[1:9] == ["0.27", "M", "81.6", "MFLOPs", "32", "px", "1", "px"]
 
 
 def test_the_list_needs_no_torch():
@@ -51,7 +51,7 @@ def test_show_prints_the_stages_at_a_size(capsys):
     text = run(capsys, "models", "show", "resnet20", "--size", "64")
     assert "resnet20 at 64 px" in text
     (line,) = [line for line in text.splitlines() if "layer2" in line]
-    assert line.split() == ["layer2", "Sequential", "32", "x", "32", "x", "32", "51,648", "104.9", "32.1%"]
+    assert line.split() == ["layer2", "Sequential", "32", "x", "32", "x", "32", "51,648", "105", "MFLOPs", "32.1%"]
     assert "expects 3 channels, 64 px (stretch, bilinear, crop ratio 1); the smallest it takes is 1 px" in text
     assert "272,474" in text
 
@@ -60,7 +60,7 @@ def test_show_takes_the_settings_of_a_model(capsys):
     options = ["--norm", "online", "--model.options.depth", "8", "--channels", "1"]
     text = run(capsys, "models", "show", "cifar_resnet", *options)
     assert "OnlineNorm2d" in text
-    assert "expects 1 channels" in text
+    assert "expects 1 channel," in text
     with pytest.raises(UserError, match=r"--training.epochs says nothing here; expected settings of model.options"):
         run(capsys, "models", "show", "cifar_resnet", "--training.epochs", "3")
     with pytest.raises(UserError, match=r"cannot take images of 20 pixels: .*; the smallest it takes is 75"):

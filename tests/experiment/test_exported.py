@@ -92,7 +92,7 @@ def test_a_foreign_file_needs_its_preprocessing(run: Path, pixels_file: Path, pi
     path.write_bytes(model.SerializeToString())
     with pytest.raises(UserError, match=r"give --data\.mean and --data\.std and --size or --sizes"):
         predict(path, picture)
-    with pytest.raises(UserError, match=r"takes images of 1 channels, and data\.mean has 3 values"):
+    with pytest.raises(UserError, match=r"takes images of 1 channel, and data\.mean has 3 values"):
         predict(path, picture, size=28, overrides={"data.mean": "0.5,0.5,0.5", "data.std": "1,1,1"})
     recipe, expected = load_run(run).recipe, load_run(run).preprocessing
     given = {

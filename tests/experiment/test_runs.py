@@ -121,8 +121,10 @@ def test_the_best_size_for_a_budget() -> None:
     assert best_for_budget(table, "1GFLOPs")["size"] == 24
     assert best_for_budget(table, "20 MFLOPs")["size"] == 16
     assert best_for_budget(table, "5ms")["size"] == 24
-    with pytest.raises(UserError, match="the cheapest takes 10 MFLOPs"):
+    with pytest.raises(UserError, match=r"the cheapest takes 10\.0 MFLOPs"):
         best_for_budget(table, "5MFLOPs")
+    with pytest.raises(UserError, match=r"the cheapest takes 10\.0 MFLOPs"):  # and not 1e+04 kFLOPs
+        best_for_budget(table, "5kFLOPs")
     with pytest.raises(UserError, match="expected FLOPs or time"):
         best_for_budget(table, "5 bananas")
 

@@ -336,7 +336,7 @@ def test_out_of_memory_is_met_before_the_first_epoch_and_names_the_step(tiny: Ma
         "    return Greedy(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))\n"
     )
     recipe = tiny(model__name=f"{model}:build", model__options={}, training__batch_size=64)
-    with pytest.raises(UserError, match=r"out of memory in the largest step .* 28 samples x 1 copies at 42 px"):
+    with pytest.raises(UserError, match=r"out of memory in the largest step .* 28 samples x 1 copy at 42 px"):
         train(recipe, run=tmp_path / "run")
 
 

@@ -192,3 +192,30 @@ def test_building_without_weights_is_as_before(recipe: Recipe) -> None:
     torch.manual_seed(untrained.training.seed)
     expected = create_model("cifar_resnet", 10, 1, **MODEL)
     assert torch.equal(build_model(untrained, preprocessing).conv1.weight, expected.conv1.weight)
+
+
+def test_a_rate_for_training_from_scratch_is_remarked_on(recipe: Recipe) -> None:
+    """Where there are weights to lose, whatever the optimizer; what the recipe finetune sets is slow enough."""
+
+    def remarks(**settings: Any) -> list[str]:
+        given = {"optimizer.epochs": 0, "optimizer.lr": 0.1, **settings}
+        return [note for note in prepare(override(recipe, given)).notes if "from scratch" in note]
+
+    (note,) = remarks()
+    assert note.startswith("the learning rate, at its largest 0.1, is one for training from scratch")
+    assert "anysize train finetune" in note
+    assert remarks(**{"optimizer.name": "adamw", "optimizer.lr": 0.01})
+    assert not remarks(**{"optimizer.name": "adamw", "optimizer.lr": 1e-4})
+    assert not remarks(**{"optimizer.lr": 0.1, "model.weights": ""})
+    slow = anysize.load_recipe("finetune").optimizer
+    assert not remarks(**{"optimizer.lr": slow.lr, "optimizer.epochs": slow.epochs})
+
+
+def test_frozen_parts_keep_their_weights(recipe: Recipe, network: nn.Module, tmp_path: Path) -> None:
+    settings = {"optimizer.freeze": "conv1,layer1.0", "optimizer.layer_decay": 0.5}
+    run = anysize.train(recipe, settings, run=tmp_path / "r")
+    trained = read_checkpoint(run / "checkpoints/last").model
+    moved = {name for name, value in network.named_parameters() if not torch.equal(trained[name], value.detach())}
+    assert {"layer2.0.bn2.weight", "fc.weight"} <= moved
+    assert not [name for name in moved if name.startswith(("conv1", "layer1.0"))]
+    assert anysize.train(recipe, settings, run=run) == run  # the optimizer's state is of the others alone

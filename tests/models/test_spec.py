@@ -107,7 +107,7 @@ def test_networks_with_auxiliary_heads_return_logits_alone_unless_asked_for_more
 def test_transform_input_is_for_three_colours(name: str) -> None:
     with torch.device("meta"):
         assert create_model(name, 4, transform_input=True).eval()(torch.empty(2, 3, 96, 96)).shape == (2, 4)
-        with pytest.raises(UserError, match=r"transform_input .* the images have 1 channels"):
+        with pytest.raises(UserError, match=r"transform_input .* the images have 1 channel;"):
             create_model(name, 4, in_channels=1, transform_input=True)
 
 

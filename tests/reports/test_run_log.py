@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,21 @@ def test_a_run_that_starts_again_has_no_rows(tmp_path: Path, metrics_row: Row) -
         assert not (tmp_path / run_files.METRICS).exists()
         log.epoch(metrics_row(1))
     assert len(pd.read_csv(tmp_path / run_files.METRICS)) == 1
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_the_live_line_fits(tmp_path: Path, clock: Clock, width: int) -> None:
+    """What matters least is left out, and nothing is cut; how far a validation is has the line in between."""
+    console = screen(terminal=True, width=width)
+    with RunLog(tmp_path, epochs=200, console=console) as log:
+        clock.now += 1
+        step(log, 412)
+        clock.now += 1
+        log.doing("evaluating at 24 px: 128 of 1,000 images")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(console))
+    assert "…" not in plain
+    assert all(len(part) <= width for part in re.split(r"[\r\n]+", plain))
+    assert "412/981  24 px  loss 0.512" in plain
+    assert ("lr 0.1" in plain) == (width >= 100)
+    assert "1:02:05 left" in plain
+    assert "128 of 1,000 images" in plain

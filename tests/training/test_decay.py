@@ -9,7 +9,7 @@ from anysize.models.spec import create_model
 from anysize.norms.factory import create_norm
 from anysize.recipe import load_recipe
 from anysize.registry import UserError
-from anysize.training.decay import weight_decays
+from anysize.training.decay import freeze, stage_depths, weight_decays
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.regime import parse_schedule
 from anysize.training.settings import OptimizerSettings
@@ -194,3 +194,44 @@ def test_a_decay_that_leads_nowhere_is_refused() -> None:
         RegimeOptimizer(model, OptimizerSettings(custom_weight_decay={"bias": -1.0}))
     recipe = load_recipe("quickstart", {"optimizer.custom_weight_decay.fc.bias": "0.5"})
     assert recipe.optimizer.custom_weight_decay == {"fc.bias": 0.5}
+
+
+def test_stages_learn_the_slower_the_nearer_they_are_to_the_images() -> None:
+    model = create_model("resnet8", num_classes=3)
+    optimizer = RegimeOptimizer(model, OptimizerSettings(lr=parse_schedule(0.1), head_lr=10.0, layer_decay=0.5))
+    optimizer.apply(0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = optimizer.torch.param_groups
+    rates = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rates) == len(names)
+    expected = {"fc": 1.0, "layer3": 0.05, "layer2": 0.025, "layer1": 0.0125, "conv1": 0.00625, "bn1": 0.00625}
+    for name, rate in rates.items():
+        assert rate == pytest.approx(expected[name.partition(".")[0]]), name
+
+
+def test_stages_of_a_network_in_one_container_are_its_parts() -> None:
+    with torch.device("meta"):
+        depths = stage_depths(create_model("efficientnet_b0"))
+        deep = stage_depths(create_model("vgg11_bn"))
+    wanted = ("features.0.0.weight", "features.8.0.weight", "classifier.1.weight")
+    assert [depths[name] for name in wanted] == [9, 1, 0]
+    assert (
+        deep["features.0.weight"] == deep["features.1.weight"] > deep["features.4.weight"] > deep["classifier.0.bias"]
+    )
+
+
+def test_parts_are_frozen_by_name_or_pattern() -> None:
+    model = create_model("resnet8", num_classes=3)
+    freeze(model, ["conv1", "layer2", "layer3.*.conv1.weight"])
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert {name.partition(".")[0] for name in frozen} == {"conv1", "layer2", "layer3"}
+    assert "layer3.0.conv1.weight" in frozen
+    assert "layer3.0.conv2.weight" not in frozen
+    assert len(RegimeOptimizer(model, OptimizerSettings(layer_decay=0.9)).parameters) == len(
+        [*model.parameters()]
+    ) - len(frozen)
+    with pytest.raises(UserError, match=r"optimizer.freeze has 'layer4', .* did you mean 'layer"):
+        freeze(model, ["layer4"])
+    freeze(model, ["*"])
+    with pytest.raises(UserError, match="no parameters to train"):
+        RegimeOptimizer(model, OptimizerSettings())

@@ -15,7 +15,7 @@ import cyclopts
 import anysize.cli
 from anysize import __version__
 from anysize.ranks import EndedElsewhere, speaks_of
-from anysize.registry import UserError
+from anysize.registry import UserError, did_you_mean
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
@@ -71,6 +71,41 @@ def split_images(tokens: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     """
     images = list(itertools.takewhile(lambda token: not token.startswith("--"), tokens))
     return images, parse_settings(tokens[len(images) :])
+
+
+def check_recipe(recipe: str, settings: dict[str, str]) -> None:
+    """Raise a `UserError` for a recipe or settings that are none, before torch is loaded, which takes seconds.
+
+    Where several processes were launched, they say it together later.
+    """
+    from pathlib import Path
+
+    from anysize.ranks import launched_together
+    from anysize.recipe import Recipe, load_recipe, override
+
+    if launched_together():
+        return
+    if Path(recipe).is_dir():
+        override(Recipe(), settings)
+    else:
+        load_recipe(recipe, settings)
+
+
+def check_run(run: str, settings: dict[str, str]) -> None:
+    """Raise a `UserError` for a run that is no folder, file or recipe, or settings that are none; as `check_recipe`."""
+    from pathlib import Path
+
+    from anysize.ranks import launched_together
+    from anysize.recipe import Recipe, override
+    from anysize.recipes import recipe_names
+
+    if launched_together():
+        return
+    if not Path(run).exists() and run not in recipe_names():
+        hint = did_you_mean(run, recipe_names())
+        hint = hint if hint.startswith("did") else "give a folder that anysize train wrote"
+        raise UserError(f"{run} is not a run folder: it has no recipe.toml; {hint}")
+    override(Recipe(), settings)
 
 
 def build_app() -> cyclopts.App:

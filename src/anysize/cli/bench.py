@@ -47,12 +47,11 @@ def command(
         runtime: measure inference by each of these in turn, such as torch,onnxruntime,openvino,inductor
     """
     import torch
-    from rich.console import Console
 
     from anysize.experiment.named import named_model
     from anysize.export.look import is_exported
     from anysize.models.measure.speed import bench
-    from anysize.reports.console import show_table
+    from anysize.reports.console import progress, show_table
     from anysize.reports.environment import describe_environment
     from anysize.reports.run_files import check_writable, write_atomically
     from anysize.reports.text_table import TextTable
@@ -74,13 +73,13 @@ def command(
     built, expected = named_model(model, given, task=task, size=max(sides, default=None))
     if csv:
         check_writable(Path(csv))  # before minutes are spent on the figures
-    with Console().status("measuring") as status:
+    with progress("measuring") as say:
         result = bench(
             built,
             sides or [expected.image_size],
             _numbers("batch", batch),
             in_channels=expected.channels,
-            on_row=lambda row: status.update(f"measured {row['mode']} at {row['size']} px, batch {row['batch']}"),
+            on_row=lambda row: say(f"measured {row['mode']} at {row['size']} px, batch {row['batch']}"),
             train=train,
             fold=fold,
             channels_last=channels_last,
@@ -117,14 +116,12 @@ def _bench_runtimes(
     model: str, names: list[str], settings: dict[str, str], task: str, sizes: list[int], batches: list[int],
     threads: int, repeats: int, csv: str,
 ) -> None:  # fmt: skip
-    from rich.console import Console
-
     from anysize.experiment.bench import in_runtimes
     from anysize.export.look import look_at
     from anysize.export.processor import int8_instructions
     from anysize.export.runtimes import FORMATS
     from anysize.models.measure.speed import bench_runtimes
-    from anysize.reports.console import show_table
+    from anysize.reports.console import progress, show_table
     from anysize.reports.environment import describe_environment
     from anysize.reports.run_files import write_atomically
     from anysize.reports.text_table import TextTable
@@ -132,7 +129,7 @@ def _bench_runtimes(
     names = names or [next(name for name, format in FORMATS.items() if model.endswith(f".{format}"))]
     largest = max(sizes, default=None)
     with (
-        Console().status("measuring") as status,
+        progress("measuring") as say,
         in_runtimes(model, names, settings, task=task, size=largest, threads=threads) as (ready, says, expected),
     ):
         if not sizes and expected is None:
@@ -143,7 +140,7 @@ def _bench_runtimes(
             batches,
             channels=expected.channels if expected else look_at(model).channels or 3,
             repeats=repeats,
-            on_row=lambda row: status.update(f"measured {row['runtime']} at {row['size']} px, batch {row['batch']}"),
+            on_row=lambda row: say(f"measured {row['runtime']} at {row['size']} px, batch {row['batch']}"),
         )
     rows = []
     for row in result.astype(object).to_dict("records"):

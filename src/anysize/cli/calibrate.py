@@ -1,6 +1,6 @@
 """`anysize calibrate RUN --size S`."""
 
-from anysize.cli import Settings, parse_settings, with_device
+from anysize.cli import Settings, check_run, parse_settings, with_device
 
 
 def command(
@@ -23,10 +23,19 @@ def command(
         out: folder to write; by default checkpoints/calibrated-SIZE in the run
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
-    from anysize.experiment.runs import calibrate
-
     overrides = with_device(parse_settings(settings), device)
-    folder = calibrate(
-        run, size, checkpoint=checkpoint, calibration=calibration or None, out=out or None, overrides=overrides
-    )
+    check_run(run, overrides)
+    from anysize.experiment.runs import calibrate
+    from anysize.reports.console import progress
+
+    with progress("calibrating") as say:
+        folder = calibrate(
+            run,
+            size,
+            checkpoint=checkpoint,
+            calibration=calibration or None,
+            out=out or None,
+            overrides=overrides,
+            on_progress=say,
+        )
     print(f"{folder} is calibrated for {size} px")

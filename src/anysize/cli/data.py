@@ -4,7 +4,7 @@ import sys
 from typing import Literal
 
 from anysize.cli import Settings, parse_settings
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 
 def command(
@@ -51,7 +51,7 @@ def command(
     splits = check_dataset(recipe.data, task_class(recipe.task.name).targets if "task.name" in given else "")
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
-        print(f"{split.split}: {split.images:,} images of {len(split.counts)} classes")
+        print(f"{split.split}: {counted(split.images, 'image')} of {counted(len(split.counts), 'class')}")
         print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
             print(f"  {count:>8,}  {each}")
@@ -64,7 +64,7 @@ def command(
     for path, reason in damaged.items():
         print(f"damaged: {path}: {reason}")
     if damaged:
-        print(f"{len(damaged)} damaged files: remove them, or train with --data.on_bad_image skip")
+        print(f"{counted(len(damaged), 'damaged file')}: remove them, or train with --data.on_bad_image skip")
         sys.exit(1)
 
 
@@ -76,17 +76,16 @@ def _export(
         raise UserError(f"{'no format is' if name else 'no data set is'} named; expected one, as in {usage}")
     if len(rest) != 1 or rest[0].startswith("--"):
         raise UserError(f"received {' '.join(rest) or 'no folder'}; expected one new folder, as in {usage}")
-    from rich.console import Console
-
     from anysize.data.export import export_dataset
+    from anysize.reports.console import progress
 
-    with Console(stderr=True).status("writing") as status:
+    with progress("writing") as say:
         written = export_dataset(
             name,
             format,
             rest[0],
             images=images,
             polygons=polygons,
-            on_image=lambda done, total: status.update(f"wrote {done:,} of {total:,} images"),
+            on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
         )
     print(f"{written} is written; use it with --data.name {format} --data.root {written}")

@@ -1,6 +1,6 @@
 """`anysize evaluate RUN|RECIPE|FILE`."""
 
-from anysize.cli import Settings, parse_settings, with_device
+from anysize.cli import Settings, check_run, parse_settings, with_device
 
 
 def command(
@@ -34,6 +34,8 @@ def command(
         runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
         threads: of the runtime; 0: as many as it chooses
     """
+    overrides = with_device(parse_settings(settings), device)
+    check_run(run, overrides)
     from rich.console import Console
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget
@@ -42,13 +44,12 @@ def command(
     from anysize.export.look import is_exported
     from anysize.ranks import main_process
     from anysize.reports.columns import label, show
-    from anysize.reports.console import show_table
+    from anysize.reports.console import progress, show_table
     from anysize.reports.tables import evaluation_metrics, evaluation_table
 
-    overrides = with_device(parse_settings(settings), device)
     if budget:
         parse_budget(budget)  # before an evaluation that takes minutes
-    with Console(quiet=not main_process()).status("evaluating") as status:
+    with progress("evaluating", Console(quiet=not main_process())) as say:
         table = evaluate(
             run,
             sizes or None,
@@ -56,7 +57,7 @@ def command(
             calibration=calibration or None,
             checkpoint=checkpoint,
             overrides=overrides,
-            on_row=lambda row: status.update(f"evaluated at {row['size']} px"),
+            on_progress=say,
             runtime=runtime,
             threads=threads,
         )
@@ -76,5 +77,5 @@ def command(
         how = "calibrated" if row["calibrated"] else "as trained"
         print(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
-            f"{row['flops'] / 1e6:.1f} MFLOPs and {1000 / row['images_per_second']:.2f} ms an image"
+            f"{show('flops', row['flops'])} and {1000 / row['images_per_second']:.2f} ms an image"
         )

@@ -29,13 +29,11 @@ def command(
         size: image size in pixels that it is traced at and checked around; by default the base size
         uint8_input: the file takes pixels (uint8), resized and cropped, and normalises them itself
     """
-    from rich.console import Console
-
     from anysize.experiment.export import export_run
-    from anysize.reports.console import show_table
+    from anysize.reports.console import progress, show_table
     from anysize.reports.text_table import TextTable
 
-    with Console().status("exporting"):
+    with progress("exporting"):
         exported = export_run(
             source,
             out or None,

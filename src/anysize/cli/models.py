@@ -3,6 +3,7 @@
 import cyclopts
 
 from anysize.cli import Settings, parse_settings
+from anysize.registry import UserError, counted, did_you_mean
 
 command = cyclopts.App(help="List the models, or show the structure of one.", help_format="plaintext")
 
@@ -17,7 +18,7 @@ def list_models(pattern: str = "", /) -> None:
         pattern: only names that contain this, or match it where it has * or ?
     """
     from anysize.models.measure.table import find_models, read_table
-    from anysize.registry import UserError, did_you_mean
+    from anysize.reports.columns import show as shown
     from anysize.reports.console import show_table
     from anysize.reports.text_table import TextTable
 
@@ -27,7 +28,7 @@ def list_models(pattern: str = "", /) -> None:
         raise UserError(f"no model's name has {pattern!r} in it: {hint}")
     rows = []
     for model in models:
-        costs = f"{model.parameters / 1e6:,.2f} M", f"{model.flops / 1e9:,.3f} G"
+        costs = f"{model.parameters / 1e6:,.2f} M", shown("flops", model.flops)
         rows.append([model.name, *costs, f"{model.image_size} px", f"{model.smallest} px", model.description])
     show_table(TextTable(["model", "parameters", "FLOPs", "at", "smallest", ""], rows, cut=[5]))
 
@@ -59,6 +60,7 @@ def show(
     from anysize.models.measure.input_size import smallest_size
     from anysize.models.measure.memory import activation_bytes
     from anysize.models.measure.structure import structure
+    from anysize.reports.columns import show as shown
     from anysize.reports.console import show_table
     from anysize.reports.text_table import TextTable
 
@@ -70,15 +72,15 @@ def show(
     rows = []
     for part in parts:
         output = " x ".join(map(str, part.output or ())) or "-"
-        costs = f"{part.parameters:,}", f"{part.flops / 1e6:,.1f}", f"{part.flops / max(flops, 1):.1%}"
+        costs = f"{part.parameters:,}", shown("flops", part.flops), f"{part.flops / max(flops, 1):.1%}"
         rows.append([part.name, part.kind, output, *costs])
-    header = "part", "module", "output", "parameters", "MFLOPs", "share"
-    total = "all", type(model).__name__, "", f"{parameters:,}", f"{flops / 1e6:,.1f}", ""
+    header = "part", "module", "output", "parameters", "FLOPs", "share"
+    total = "all", type(model).__name__, "", f"{parameters:,}", shown("flops", flops), ""
     title = f"{name} at {expected.image_size} px"
     show_table(TextTable(header, rows, labels=2, cut=[1], total=total, title=title))
     kept = activation_bytes(model, expected.image_size, channels) / 2**20
     print(
-        f"expects {channels} channels, {expected.image_size} px ({expected.resize}, {expected.interpolation}, crop "
-        f"ratio {expected.crop_ratio:.3g}); the smallest it takes is {smallest_size(model, channels)} px; training "
-        f"keeps {kept:,.1f} MiB an image between forward and backward"
+        f"expects {counted(channels, 'channel')}, {expected.image_size} px ({expected.resize}, "
+        f"{expected.interpolation}, crop ratio {expected.crop_ratio:.3g}); the smallest it takes is "
+        f"{smallest_size(model, channels)} px; training keeps {kept:,.1f} MiB an image between forward and backward"
     )

@@ -1,7 +1,7 @@
 """`anysize plan RECIPE`."""
 
-from anysize.cli import Settings, parse_settings
-from anysize.registry import UserError
+from anysize.cli import Settings, check_recipe, parse_settings
+from anysize.registry import UserError, counted
 
 
 def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int = 1, tflops: float = 0.0) -> None:
@@ -14,29 +14,34 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
         tflops: what a device computes in a second while it trains, in 10^12 FLOPs: says how long the run takes and
             how many images a second the loaders must give
     """
+    if tflops < 0:
+        raise UserError(f"--tflops is {tflops:g}; expected a number above 0, such as 50")
+    overrides = parse_settings(settings)
+    check_recipe(recipe, overrides)
     from anysize.experiment.planning import plan
+    from anysize.reports.columns import show
     from anysize.reports.console import show_table
     from anysize.reports.text_table import TextTable
 
-    if tflops < 0:
-        raise UserError(f"--tflops is {tflops:g}; expected a number above 0, such as 50")
-    result = plan(recipe, parse_settings(settings), images=images, devices=devices)
-    header = "size", "samples", "steps", "batch", "copies", "forward MFLOPs", "backward MFLOPs", "share of FLOPs"
+    result = plan(recipe, overrides, images=images, devices=devices)
+    header = "size", "samples", "steps", "batch", "copies", "forward", "backward", "share of FLOPs"
     rows, cost = [], result.cost
     for part in cost.sizes:
         often = f"{part.samples / cost.samples:.1%}", f"{part.steps / cost.steps:.1%}"
-        flops = f"{part.flops.forward / 1e6:,.1f}", f"{part.flops.backward / 1e6:,.1f}"
+        flops = show("flops", part.flops.forward), show("flops", part.flops.backward)
         share = f"{part.total_flops / cost.total_flops:.1%}"
         rows.append([f"{part.size} px", *often, str(part.batch_size), str(part.copies), *flops, share])
-    show_table(TextTable(header, rows, title=f"{recipe}: {result.length:,} training images, {result.epochs} epochs"))
+    title = f"{recipe}: {counted(result.length, 'training image')}, {counted(result.epochs, 'epoch')}"
+    show_table(TextTable(header, rows, title=title))
     print(
-        f"{result.steps:,} steps, {result.images:,} images, {result.flops / 1e15:.4g} PFLOPs: {result.ratio:.3f} times "
-        f"training {result.base_epochs} epochs at {result.base} px; about {result.memory / 2**30:.2f} GiB of memory"
+        f"{counted(result.steps, 'step')}, {counted(result.images, 'image')}, {show('flops', result.flops)}: "
+        f"{result.ratio:.3f} times training {counted(result.base_epochs, 'epoch')} at {result.base} px; about "
+        f"{result.memory / 2**30:.2f} GiB of memory"
     )
     if devices > 1:
         print(
-            f"{devices} devices: {result.total_batch:,} samples a step at {result.base} px, "
-            f"{result.total_batch // devices:,} a device; {result.steps:,} steps; about "
+            f"{devices} devices: {counted(result.total_batch, 'sample')} a step at {result.base} px, "
+            f"{result.total_batch // devices:,} a device; {counted(result.steps, 'step')}; about "
             f"{result.memory / 2**30:.2f} GiB of memory a device"
         )
     if tflops or devices > 1:

@@ -1,6 +1,6 @@
 """`anysize policy RUN [IMAGE ...]`."""
 
-from anysize.cli import Images, split_images, with_device
+from anysize.cli import Images, check_run, split_images, with_device
 
 
 def command(
@@ -24,12 +24,13 @@ def command(
         checkpoint: last, best, previous or calibrated-SIZE
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
+    paths, overrides = split_images(images)
+    overrides = with_device(overrides, device)
+    check_run(run, overrides)
     from anysize.experiment.policy import run_scale_policy
     from anysize.reports.console import show_table
     from anysize.reports.policy_report import images_table, summary_table
 
-    paths, overrides = split_images(images)
-    overrides = with_device(overrides, device)
     table = run_scale_policy(
         run, list(dict.fromkeys(paths)), size=size, limit=limit, checkpoint=checkpoint, overrides=overrides
     )

@@ -1,7 +1,7 @@
 """`anysize predict RUN|FILE IMAGE ... --out DIR`."""
 
-from anysize.cli import Images, split_images, with_device
-from anysize.registry import UserError
+from anysize.cli import Images, check_run, split_images, with_device
+from anysize.registry import UserError, counted
 
 _SHOWN = 20  # rows of the table on screen
 
@@ -31,19 +31,18 @@ def command(
         runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
         threads: of the runtime; 0: as many as it chooses
     """
-    from rich.console import Console
-
-    from anysize.experiment.predict import predict
-    from anysize.reports.console import show_table
-    from anysize.reports.predictions import with_most_probable
-    from anysize.reports.text_table import TextTable
-
     if top < 1:
         raise UserError(f"--top is {top}; expected at least 1 class")
     paths, overrides = split_images(images)
     overrides = with_device(overrides, device)
+    check_run(run, overrides)
+    from anysize.experiment.predict import predict
+    from anysize.reports.console import progress, show_table
+    from anysize.reports.predictions import with_most_probable
+    from anysize.reports.text_table import TextTable
+
     folder = out or f"{run.rstrip('/')}-predicted"
-    with Console().status("predicting") as status:
+    with progress("predicting") as say:
         table = predict(
             run,
             paths,
@@ -51,7 +50,7 @@ def command(
             size=size,
             checkpoint=checkpoint,
             overrides=overrides,
-            on_image=lambda done, of: status.update(f"predicted {done} of {of} images"),
+            on_image=lambda done, of: say(f"predicted {done:,} of {counted(of, 'image')}"),
             runtime=runtime,
             threads=threads,
         )

@@ -1,6 +1,6 @@
 """`anysize quantize RUN`."""
 
-from anysize.cli import Settings, parse_settings, with_device
+from anysize.cli import Settings, check_run, parse_settings, with_device
 
 
 def command(
@@ -45,19 +45,20 @@ def command(
         name: of the checkpoint; by default int8, with the sizes where they are not the base size
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
+    overrides = with_device(parse_settings(settings), device)
+    check_run(run, overrides)
     from rich.console import Console
 
     from anysize.experiment.compare_int8 import compare_with_original
     from anysize.experiment.quantize import quantize_run
     from anysize.quantize.after_training import QuantizeOptions
-    from anysize.reports.console import show_table
+    from anysize.reports.console import progress, show_table
     from anysize.reports.quantization import comparison_table, layers_table, speed_table
 
     kept = tuple(part.strip() for part in keep.split(",") if part.strip())
     options = QuantizeOptions(observer, rounding, bits, kept, correct_bias)
-    overrides = with_device(parse_settings(settings), device)
     console = Console()
-    with console.status("calibrating"):
+    with progress("calibrating", console):
         made = quantize_run(
             run,
             sizes or None,
@@ -73,7 +74,7 @@ def command(
             say=console.print,
         )
     if compare:
-        with console.status("comparing"):
+        with progress("comparing", console):
             result = compare_with_original(made, overrides, threads=threads)
         show_table(layers_table(result.layers))
         show_table(comparison_table(result.sizes))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from anysize.cli import Settings, parse_settings, with_device, with_short
+from anysize.cli import Settings, check_recipe, parse_settings, with_device, with_short
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
     Any field of the recipe is an option: --training.epochs 20 --data.root ~/data (`anysize settings` lists them).
 
     Args:
-        recipe: a recipe's name (`anysize recipes` lists them) or the path of a TOML file
+        recipe: a recipe's name (`anysize recipes` lists them), the path of a TOML file, or a run folder, which goes on
         out: the run folder; by default runs/RECIPE, with a short digest of the settings given here. --run is short
             for it where nothing else is launched: torchrun takes that word for an option of its own
         repeat: train this many runs, from the seeds training.seed, training.seed + 1, ..., in RUN/seed-K,
@@ -36,6 +36,10 @@ def command(
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
         max_hours: stop in time to be saved before so many hours are over; the same command goes on, for as long again
     """
+    overrides = with_device(parse_settings(settings), device)
+    if pretrained:
+        overrides = with_short(overrides, "--pretrained", "pretrained", "model.weights")
+    check_recipe(recipe, overrides)
     from anysize.experiment.repeat import repeat as train_repeatedly
     from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
@@ -43,9 +47,6 @@ def command(
     from anysize.reports.console import show_table
     from anysize.world import Interrupted, TimeOver
 
-    overrides = with_device(parse_settings(settings), device)
-    if pretrained:
-        overrides = with_short(overrides, "--pretrained", "pretrained", "model.weights")
     how: dict[str, Any] = {"run": out or None, "resume_from": resume, "allow_changes": allow_changes}
     try:
         if repeat is None:

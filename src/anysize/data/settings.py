@@ -64,6 +64,12 @@ class AugmentSettings:
     scale: tuple[float, float] = setting((0.08, 1.0), "share of the image's area for crop = random-resized")
     ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio for crop = random-resized")
     rescale: tuple[float, float] = setting((0.5, 2.0), "smallest and largest factor of the scale for crop = rescale")
+    rescale_interpolation: str = setting(
+        "",
+        "how crop = rescale resizes images: lanczos in the published training of the Elastic networks on VOC; "
+        "empty: as data.interpolation. Masks always take the nearest pixel",
+        choices=("", "nearest", "bilinear", "bicubic", "lanczos"),
+    )
     flip: float = setting(-1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=-1, high=1)
     autoaugment: str = setting(
         "",

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
@@ -50,6 +50,8 @@ class Evaluator:
     workers: int = 0
     world: World = dataclasses.field(default_factory=World)
     """The processes that share the images of an evaluation, and those of a calibration."""
+    say: Callable[[str], None] = lambda text: None
+    """Told how far an evaluation or a calibration is, at each batch."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -108,7 +110,9 @@ class Evaluator:
             yield False
             return
         batches = share_of(self.calibration_batches(model, size), self.world)
-        with calibrated(model, _until(self.loader.load(batches), stop), world=self.world):
+        with calibrated(
+            model, self._told(self.loader.load(batches), batches, f"calibrating at {size} px", stop), world=self.world
+        ):
             yield True
 
     @functools.cached_property
@@ -122,8 +126,9 @@ class Evaluator:
         Raises:
             Interrupted: a signal asked to stop.
         """
-        batches = self.validation_loader.load(share_of(self.validation_batches(size), self.world))
-        return evaluate_batches(model, self.task, _until(batches, stop), self.device, self.world)
+        batches = share_of(self.validation_batches(size), self.world)
+        loaded = self._told(self.validation_loader.load(batches), batches, f"evaluating at {size} px", stop)
+        return evaluate_batches(model, self.task, loaded, self.device, self.world)
 
     def alone(self) -> "Evaluator":
         """The same evaluator for this process alone, with all images."""
@@ -140,13 +145,18 @@ class Evaluator:
         batches = sequential_batches(len(self.validation), size, self.batch_size(size))
         return [dataclasses.replace(batch, copies=self.settings.copies) for batch in batches]
 
+    def _told(
+        self, loaded: Iterable[LoadedBatch], batches: Sequence[Batch], doing: str, stop: StopRequest | None
+    ) -> Iterator[LoadedBatch]:
+        """The `loaded` ones of these batches; says how far they are, until a signal asks to stop."""
+        done, total = 0, sum(map(_length, batches))
+        for batch in loaded:
+            if stop:
+                raise stop.interruption("saved; the validation starts again")
+            self.say(f"{doing}: {done:,} of {counted(total, 'image')}")
+            yield batch
+            done += len(batch.indices)
+
 
 def _length(batch: Batch) -> int:
     return len(batch.indices)
-
-
-def _until(batches: Iterable[LoadedBatch], stop: StopRequest | None) -> Iterator[LoadedBatch]:
-    for batch in batches:
-        if stop:
-            raise stop.interruption("saved; the validation starts again")
-        yield batch

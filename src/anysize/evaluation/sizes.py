@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from anysize.registry import UserError
+from anysize.reports.columns import show
 
 
 def parse_sizes(given: str | Iterable[int]) -> list[int]:
@@ -68,6 +69,6 @@ def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> p
     cost = table["flops"] if column == "flops" else 1 / table["images_per_second"]
     affordable = table[cost <= limit]
     if affordable.empty:
-        least = cost.min() / unit
-        raise UserError(f"no size meets the budget {budget}: the cheapest takes {least:.3g} {name}; add smaller ones")
+        least = show("flops", cost.min()) if column == "flops" else f"{show('lr', cost.min() / unit)} {name}"
+        raise UserError(f"no size meets the budget {budget}: the cheapest takes {least}; add smaller ones")
     return affordable.iloc[int(affordable[metric].argmax())]

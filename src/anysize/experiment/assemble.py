@@ -42,6 +42,7 @@ def assemble(
             f"{', '.join(data.train.classes[:5])}, ...; expected the same"
         )
     evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device, world)
+    evaluator.say = log.doing
     base, model = data.preprocessing.image_size, prepared.model
 
     fits = not recipe.evaluation.calibrate or evaluator.fits(plan, len(prepared.length.steps))

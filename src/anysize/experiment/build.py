@@ -25,10 +25,11 @@ from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
+from anysize.training.decay import freeze
 from anysize.world import World
 
 
@@ -90,6 +91,7 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
     torch.manual_seed(recipe.training.seed)
     spec = model_spec(recipe, preprocessing)
     model = start_from(spec, weights, partial=recipe.model.partial_weights) if weights else spec.build()
+    freeze(model, recipe.optimizer.freeze)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.model.checkpoint_segments:
@@ -156,7 +158,8 @@ def check_phases(schedule: SizeSchedule, epochs: int) -> None:
     for phase in schedule.phases:
         if phase.epoch >= epochs:
             raise UserError(
-                f"the size phase at epoch {phase.epoch} never starts: the run makes {epochs} passes over the images; "
+                f"the size phase at epoch {phase.epoch} never starts: the run makes {counted(epochs, 'pass')} over "
+                "the images; "
                 "start it earlier (with training.equal_flops the FLOPs decide the number of passes: `anysize plan`)"
             )
 

@@ -21,7 +21,7 @@ from anysize.models.spec import ModelSpec
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, override, to_dict
 from anysize.recipes.values import build_settings
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint
 
@@ -136,8 +136,8 @@ def _given(contents: Contents, recipe: Recipe, size: int | None) -> Preprocessin
         )
     if contents.channels not in (None, len(recipe.data.mean)):
         raise UserError(
-            f"{contents.path} takes images of {contents.channels} channels, and data.mean has {len(recipe.data.mean)} "
-            "values; expected one a channel"
+            f"{contents.path} takes images of {counted(contents.channels, 'channel')}, and data.mean has "
+            f"{counted(len(recipe.data.mean), 'value')}; expected one a channel"
         )
     if not contents.classes:
         raise UserError(f"{contents.path} does not tell how many classes it has; expected outputs (N, classes)")

@@ -30,7 +30,7 @@ from anysize.models.weights.int8 import Int8Checkpoint, load_int8, read_any
 from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 
@@ -85,7 +85,10 @@ def import_checkpoint(
     imported = convert(foreign, name, classes=classes, channels=channels, partial=partial, overrides=overrides)
     _write(folder, imported.checkpoint, imported.recipe)
     count = imported.checkpoint.state["model"]["num_classes"]
-    for line in (*imported.lines, f"{folder}: {name} with {count} classes, whose names the file does not tell"):
+    for line in (
+        *imported.lines,
+        f"{folder}: {name} with {counted(count, 'class')}, whose names the file does not tell",
+    ):
         say(line)
     return folder
 

@@ -19,6 +19,7 @@ from anysize.training.checkpoint.files import DamagedCheckpoint, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, with_remedy
 from anysize.training.guards import check_precision
 from anysize.training.length import RunLength, run_length
+from anysize.training.optimizer import stretch, too_fast_for_weights
 from anysize.training.precision import choose_precision
 from anysize.training.settings import TrainingSettings
 from anysize.world import World, pick_device
@@ -81,6 +82,13 @@ def prepare(
     length = run_length(plan, training, data.preprocessing.image_size, lambda size: flops(size).total)
     build.check_phases(plan.schedule, len(length.steps))
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
+    if weights and (lr := too_fast_for_weights(stretch(recipe.optimizer, recipe.training.epochs), plan.total_batch)):
+        notes.insert(
+            0,
+            f"the learning rate, at its largest {lr:.3g}, is one for training from scratch, which undoes much of what "
+            "the weights have learnt; the recipe finetune has rates for them (anysize train finetune), or lower "
+            "optimizer.lr",
+        )
     return Prepared(recipe, training, world, device, data, model.to(device), plan, length, notes)
 
 

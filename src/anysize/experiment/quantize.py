@@ -31,7 +31,7 @@ from anysize.models.surgery.quantization.fake import is_quantized, quantization_
 from anysize.quantize.after_training import QuantizeOptions, quantize_model, with_layers_in_float
 from anysize.quantize.aware import fixed_from_aware
 from anysize.quantize.by_layer import share_of_layers, worst_first
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_checkpoint, write_checkpoint
@@ -135,7 +135,7 @@ def quantize_run(
         model = quantize_model(original, images, options)
         sample = next(iter(loader.load(batches[:1]))).images[:_SAMPLE].to(loaded.device)
         say(
-            f"calibrated with {sum(len(batch.indices) for batch in batches):,} images at "
+            f"calibrated with {counted(sum(len(batch.indices) for batch in batches), 'image')} at "
             f"{', '.join(map(str, sorted(set(wanted))))} px"
         )
     if max_accuracy_drop is not None:
@@ -151,7 +151,8 @@ def quantize_run(
         say(f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.bytes / _float_bytes(original):.3f} of float32")
         say(f"checked at {len(exported.checks)} sizes and batches: {worst.says}")
     layers = len(quantization.placement.layers)
-    say(f"{folder}: {layers} layers in int8, {len(kept)} in float{' (' + ', '.join(kept) + ')' if kept else ''}")
+    names = f" ({', '.join(kept)})" if kept else ""
+    say(f"{folder}: {counted(layers, 'layer')} in int8, {len(kept)} in float{names}")
     return Quantized(folder, exported, model, original, list(wanted), kept, seconds)
 
 
@@ -198,7 +199,7 @@ def _within(
     current, count = model, 0
     while True:
         lost = max(target - own for target, own in zip(targets, accuracies(current), strict=True))
-        say(f"{count} layers in float: {lost:.2f} points of {metric} are lost")
+        say(f"{counted(count, 'layer')} in float: {lost:.2f} points of {metric} are lost")
         if lost <= limit:
             return current
         if count == len(order) - 1:

@@ -19,7 +19,8 @@ from anysize.experiment import build
 from anysize.experiment.together import joined_for, resolve
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
-from anysize.registry import UserError
+from anysize.recipes import recipe_names
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.text_table import TextTable
@@ -64,6 +65,11 @@ def repeat(
         table = anysize.repeat("quickstart", {"training.epochs": 4}, n=3)
         print(table.loc[table["at"] == "last", ["metric", "median", "min", "max"]])
     """
+    if not isinstance(recipe, Recipe) and Path(recipe).is_dir() and str(recipe) not in recipe_names():
+        raise UserError(
+            f"{recipe} is a folder, and a run is not repeated in itself; give a recipe, such as "
+            f"{Path(recipe) / run_files.RECIPE}, and a folder with --out"
+        )
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world):
@@ -92,7 +98,10 @@ def _repeat(
             world.agree(False)  # waits until the first process has written what all read
             finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
     if not finished:
-        raise UserError(f"all {n} runs in {folder} diverged; lower optimizer.lr or set optimizer.clip_norm")
+        raise UserError(
+            f"{f'all {n} runs' if n > 1 else 'the run'} in {folder} diverged; lower optimizer.lr or set "
+            "optimizer.clip_norm"
+        )
     table = summarize_repeats(finished)
     if world.main:
         run_files.write_rows(folder / run_files.REPEATS, table.to_dict("records"))
@@ -149,7 +158,7 @@ def repeats_table(summary: pd.DataFrame) -> TextTable:
         ["metric", "at epoch", "median", "min", "max", "sd"],
         rows,
         labels=2,
-        title=f"{summary['runs'].max()} runs" if len(summary) else "no validation",
+        title=counted(int(summary["runs"].max()), "run") if len(summary) else "no validation",
         caption="sd: sample standard deviation; best: the epoch of the best median, chosen on the validation images",
     )
 

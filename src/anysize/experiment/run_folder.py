@@ -24,15 +24,31 @@ _LOADERS_END = 20.0
 """Seconds in which the loaders of a process that was killed notice it."""
 
 
-def make_run_folder(folder: Path) -> None:
-    """Make the run folder, or say why it cannot be written."""
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make the run folder for the length of a block; what fails before it holds a recipe leaves nothing behind.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        there = set() if new else set(folder.iterdir())
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
     except OSError as error:
         raise UserError(
             f"cannot write the run folder {folder}: {error.strerror}; give another one with --out"
         ) from None
+    try:
+        yield
+    finally:
+        if not (folder / run_files.RECIPE).exists():
+            with contextlib.suppress(OSError):  # what others have put there stays
+                for path in {folder / name for name in (".lock", ".owner", run_files.LOG)} - there:
+                    path.unlink(missing_ok=True)
+                for path in new:
+                    path.rmdir()
 
 
 @contextlib.contextmanager

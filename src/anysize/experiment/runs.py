@@ -224,6 +224,7 @@ def evaluate(
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
     on_row: Callable[[dict[str, Any]], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
     runtime: str = "",
     threads: int = 0,
 ) -> pd.DataFrame:
@@ -247,6 +248,7 @@ def evaluate(
             size where the run mixes sizes.
         overrides: settings of the recipe to replace, such as `{"data.root": ..., "evaluation.crops": "10"}`.
         on_row: called with each row when it is measured.
+        on_progress: called at each batch with words on how far the evaluation is.
         runtime: computes the network: onnxruntime, openvino, torch or inductor; a run is exported for it. Empty:
             PyTorch for a run, the default of its format for a file.
         threads: of the runtime; 0: as many as it chooses.
@@ -280,6 +282,7 @@ def evaluate(
             for size in sorted(wanted):
                 check_takes(loaded, size)
             evaluator = make_evaluator(loaded, calibration, world)
+            evaluator.say = on_progress or evaluator.say
             if calibration is not None:
                 _check_has_statistics(loaded)
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
@@ -367,6 +370,7 @@ def calibrate(
     calibration: str | Path | None = None,
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a copy of a run's checkpoint whose norms are calibrated for an image size; returns its folder.
 
@@ -377,6 +381,7 @@ def calibrate(
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images.
         out: where to; by default `checkpoints/calibrated-SIZE` in the run, which other verbs then take by that name.
         overrides: settings of the recipe to replace.
+        on_progress: called at each batch with words on how far the calibration is.
 
     Raises:
         UserError: not a run, a size that the network cannot take, or a network without running statistics.
@@ -394,6 +399,7 @@ def calibrate(
     loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
     nothing = image_files(loaded.recipe, preprocessing, [])  # to validate on
     evaluator = build_evaluator(loaded.recipe, preprocessing, nothing, loader, loaded.device)
+    evaluator.say = on_progress or evaluator.say
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
     preprocessing = dataclasses.replace(
         loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size

@@ -15,9 +15,34 @@ import anysize
 from anysize.data.source import Source
 from anysize.launch import joined
 from anysize.recipe import Recipe, load_recipe, override, to_dict
+from anysize.recipes import recipe_names
 from anysize.registry import UserError
+from anysize.reports import run_files
 from anysize.training.settings import TrainingSettings
 from anysize.world import World
+
+
+def of_run_folder(
+    recipe: str | Path | Recipe, run: str | Path | None
+) -> tuple[str | Path | Recipe, str | Path | None, bool]:
+    """The recipe and the run folder that are meant where a run folder is given as the recipe; and whether it is.
+
+    With another folder as `run`, a new run is trained there by the recipe of the first.
+
+    Raises:
+        UserError: a folder that is no run.
+    """
+    if isinstance(recipe, Recipe) or not (folder := Path(recipe).expanduser()).is_dir():
+        return recipe, run, False
+    if str(recipe) in recipe_names():  # a folder of the same name is in the way
+        return recipe, run, False
+    file = folder / run_files.RECIPE
+    if not file.is_file():
+        raise UserError(
+            f"{recipe} is no run folder: it has no {run_files.RECIPE}; to train on the images in it: "
+            f"anysize train folder --data.root {recipe}"
+        )
+    return str(file), run or folder, True
 
 
 def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:

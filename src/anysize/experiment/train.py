@@ -20,13 +20,14 @@ from anysize.experiment.run_folder import (
     clear,
     forget_results,
     keep_precision,
-    make_run_folder,
+    made,
     warnings_into,
 )
-from anysize.experiment.together import check_alike, joined_for, resolve
-from anysize.recipe import Recipe, dump, origins
-from anysize.registry import UserError
+from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
+from anysize.recipe import Recipe, dump, load_recipe, origins
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
+from anysize.reports.columns import show
 from anysize.reports.environment import describe_environment
 from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
@@ -55,7 +56,7 @@ def train(
     """Train what a recipe says, or go on with it; returns the run folder.
 
     Args:
-        recipe: a recipe's name, the path of its TOML file, or a `Recipe`.
+        recipe: a recipe's name, the path of its TOML file, a `Recipe`, or a run folder: that run goes on.
         overrides: `{"section.field": value}`.
         run: the run folder; by default `runs/RECIPE`, with a digest of the overrides. Where it holds the same run
             unfinished, training goes on at the step where it was saved.
@@ -76,6 +77,7 @@ def train(
     started = time.monotonic()
     if max_hours is not None and not max_hours > 0:
         raise UserError(f"max_hours is {max_hours}; expected a number of hours above 0")
+    recipe, run, own = of_run_folder(recipe, run)
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
     with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world), contextlib.ExitStack() as stack:
@@ -90,7 +92,7 @@ def train(
         taken_over = ""
         with world.together():
             if world.main:
-                make_run_folder(folder)
+                stack.enter_context(made(folder))
                 taken_over = stack.enter_context(alone_in(folder))
         with world.together():
             epochs = resolved.training.epochs
@@ -121,7 +123,7 @@ def train(
             return folder
         with world.together():
             if world.main:
-                told = None if isinstance(recipe, Recipe) else origins(name, overrides)
+                told = None if isinstance(recipe, Recipe) or own else origins(name, overrides)
                 _introduce(parts, state, prepared, folder, goes_on, told)
             log.truncate(state.progress.epoch)
         if not world.main:
@@ -145,8 +147,8 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
     before, now = state.load(path)["images"], parts.description["images"]
     if before != now and not allow_changes:
         raise UserError(
-            f"the run was trained on {before:,} images and the data now has {now:,}; give the data it began with, or "
-            "go on with --allow-changes"
+            f"the run was trained on {counted(before, 'image')} and the data now has {now:,}; give the data it began "
+            "with, or go on with --allow-changes"
         )
     if resume_from == "previous" and parts.world.main:
         remove_newer(parts.checkpoints)
@@ -175,6 +177,11 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     write_report_of(folder)
 
 
+def _says(recipe: Path, who: str) -> bool:
+    """Whether a run's recipe begins with this sentence on who trains it."""
+    return recipe.is_file() and recipe.read_text(encoding="utf-8").startswith(f"# {who}\n")
+
+
 def _introduce(
     parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool, told: dict[str, str] | None
 ) -> None:
@@ -190,32 +197,37 @@ def _introduce(
     )
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
-    run_files.write_atomically(folder / run_files.RECIPE, f"# {who}\n\n{dump(recipe, told)}")
+    written = folder / run_files.RECIPE
+    # A run that goes on by its own recipe keeps what that says of where each setting is from.
+    if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
+        run_files.write_atomically(written, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
     sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})
     parts.log.message(
-        f"{recipe.model.name} ({parameters:,} parameters) on {recipe.data.name}: {plan.length:,} images of "
-        f"{len(prepared.data.preprocessing.classes)} classes, sizes {', '.join(map(str, sizes))} px, "
-        f"{length.total_steps:,} steps, {length.flops / 1e15:.3g} PFLOPs, on {prepared.device}; run folder {folder}"
+        f"{recipe.model.name} ({counted(parameters, 'parameter')}) on {recipe.data.name}: "
+        f"{counted(plan.length, 'image')} of {counted(len(prepared.data.preprocessing.classes), 'class')}, "
+        f"size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))} px, {counted(length.total_steps, 'step')}, "
+        f"{show('flops', length.flops)}, on {prepared.device}; run folder {folder}"
     )
     for size in sorted({part.size for epoch in counts for part, _, _ in epoch} - set(sizes)):
         parts.log.warning(
-            f"{size} px is never trained at: its share of {plan.length:,} images is less than two; use fewer sizes or "
-            "more images"
+            f"{size} px is never trained at: its share of {counted(plan.length, 'image')} is less than two; use "
+            "fewer sizes or more images"
         )
     for note in () if goes_on else prepared.notes:
         parts.log.message(note)
     if len(length.steps) != recipe.training.epochs:
+        base = f"{counted(recipe.training.epochs, 'epoch')} at {prepared.data.preprocessing.image_size} px"
         parts.log.message(
-            f"{len(length.steps)} passes over the images cost what {recipe.training.epochs} epochs at "
-            f"{prepared.data.preprocessing.image_size} px do"
+            f"the run computes as much as {base} would (training.equal_flops): at its own sizes that is enough for "
+            f"{counted(len(length.steps), 'epoch')}, the last of which may end early"
         )
     if recipe.optimizer.epochs not in (0, recipe.training.epochs):
         parts.log.message(
-            f"the optimizer's schedules, written for {recipe.optimizer.epochs} epochs, are stretched to "
+            f"the optimizer's schedules, written for {counted(recipe.optimizer.epochs, 'epoch')}, are stretched to "
             f"{recipe.training.epochs} (optimizer.epochs)"
         )
     if plan.world_size > 1 or is_scaled(recipe.optimizer, plan.total_batch):

@@ -14,7 +14,7 @@ from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_ten
 from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
 from anysize.preprocessing import Preprocessing
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import read_checkpoint
 from anysize.training.checkpoint.store import find_checkpoint
@@ -142,7 +142,8 @@ def describe_input(weights: Weights, used: Preprocessing) -> str:
         return "nothing is known of how images were prepared for the weights: mean and deviation are the data's"
     if wanted.channels != used.channels:
         return (
-            f"the weights are for images of {wanted.channels} channels, and these have {used.channels}: mean and "
+            f"the weights are for images of {counted(wanted.channels, 'channel')}, and these have {used.channels}: "
+            "mean and "
             "deviation are the data's"
         )
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (used.mean, used.std))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from anysize.export.check import random_pictures
 from anysize.export.runtimes import Runtime
 from anysize.preprocessing import Preprocessing
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 
 class RuntimeModel(nn.Module):
@@ -37,7 +37,7 @@ class RuntimeModel(nn.Module):
         except Exception as error:  # of the runtime, whichever it is
             size = " x ".join(map(str, images.shape[-2:]))
             raise UserError(
-                f"{self.runtime.contents.path} cannot take {len(images)} images of {size} pixels: "
+                f"{self.runtime.contents.path} cannot take {counted(len(images), 'image')} of {size} pixels: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
 
@@ -65,7 +65,8 @@ def measured(runtime: Runtime) -> Callable[[tuple[int, int, int, int]], tuple[Ca
             except Exception as error:  # of the runtime, whichever it is
                 size = " x ".join(map(str, shape[2:]))
                 raise UserError(
-                    f"{runtime.contents.path} cannot take {shape[0]} images of {shape[1]} channels and {size} pixels: "
+                    f"{runtime.contents.path} cannot take {counted(shape[0], 'image')} of "
+                    f"{counted(shape[1], 'channel')} and {size} pixels: "
                     f"{str(error).strip().splitlines()[0]}"
                 ) from error
 

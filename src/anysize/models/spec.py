@@ -26,7 +26,7 @@ from anysize.models.weights.fitting import fit_state_dict
 from anysize.models.weights.published import DEFAULT, pretrained_weights
 from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
-from anysize.registry import Registry, UserError
+from anysize.registry import Registry, UserError, counted
 
 # Off unless asked for: the auxiliary heads, with which the network returns a tuple in training, and the initialization
 # of the papers, which takes seconds.
@@ -281,8 +281,8 @@ def _network(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:
         return call_builder(name, builder, {"num_classes": classes, "in_channels": in_channels}, options)
     if options.get("transform_input") and in_channels != 3:
         raise UserError(
-            f"model {name!r}: transform_input changes the scale of three colours, and the images have {in_channels} "
-            "channels; leave it out"
+            f"model {name!r}: transform_input changes the scale of three colours, and the images have "
+            f"{counted(in_channels, 'channel')}; leave it out"
         )
     fixed = {"weights": None, "num_classes": spec.num_classes or 1000}
     model = call_builder(name, builder, fixed, {**_TORCHVISION_DEFAULTS.get(name, {}), **options})

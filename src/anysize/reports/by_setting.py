@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, counted, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
 from anysize.reports.reading import Run
@@ -136,7 +136,7 @@ def by_setting(
         where, which = (setting_value(run.settings, name, defaults) for name in (x, line))
         value = run.best(column)[0] if best else run.last(column)
         done, planned = _epochs(run)
-        progress = f"{run.name} ({done} of {planned} epochs)"
+        progress = f"{run.name} ({done} of {counted(planned, 'epoch')})"
         if done < planned and not unfinished:
             left_out.setdefault("not finished", []).append(progress)
         elif where is None:

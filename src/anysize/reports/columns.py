@@ -34,7 +34,7 @@ _LABELS = {
     "seconds": "training time",
 }
 _UNITS = {
-    "flops": ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs")),
+    "flops": ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs")),
     "images": ((1e6, "million"), (1e3, "thousand"), (1, "")),
     "seconds": ((3600, "h"), (60, "min"), (1, "s")),
 }
@@ -123,6 +123,8 @@ def show(column: str, value: float | None) -> str:
 
     >>> show("train_top1", 0.8125), show("loss", 0.51234), show("flops", 2.5e15), show("seconds", 3725.0)
     ('81.2%', '0.512', '2.50 PFLOPs', '1:02:05')
+    >>> show("flops", 3.448e18), show("flops", 11_100), show("flops", 0)
+    ('3,448 PFLOPs', '11.1 kFLOPs', '0 FLOPs')
     """
     if value is None or not math.isfinite(value):
         return "-" if value is None or math.isnan(value) else str(value)
@@ -131,7 +133,9 @@ def show(column: str, value: float | None) -> str:
         return f"{100 * value:.1f}%"
     if metric == "flops":
         divisor, unit = unit_of("flops", value)
-        return f"{value / divisor:#.3g}".removesuffix(".") + f" {unit}"
+        value /= divisor
+        few = value < 999.5 and divisor > 1  # else the exponent would be written
+        return (f"{value:#.3g}".removesuffix(".") if few else f"{value:,.0f}") + f" {unit}"
     if metric == "seconds":
         minutes, seconds = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)

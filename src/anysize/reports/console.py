@@ -1,6 +1,9 @@
-"""Tables on the console: of a table that is too wide the headings break, then it is drawn in parts."""
+"""The console: tables, of which those that are too wide are drawn in parts, and what is being done just now."""
 
+import contextlib
 import dataclasses
+import time
+from collections.abc import Callable, Iterator
 
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -11,6 +14,42 @@ from rich.text import Text
 from anysize.reports.text_table import TextTable
 
 _NAME, _CUT = 24, 5  # characters of a name and of a text for which there should be room; more folds or is cut
+
+
+_PLAIN_SECONDS = 10.0
+"""Between two lines of `progress` where there is no terminal."""
+
+
+@contextlib.contextmanager
+def progress(doing: str, console: Console | None = None) -> Iterator[Callable[[str], None]]:
+    """Show what is being done: yields a function that is told how far it is.
+
+    A terminal has a line that changes. Elsewhere, in a pipe or a file, standard error gets a line every ten seconds,
+    so that standard output holds the results alone.
+
+    Args:
+        doing: shown until something else is told.
+        console: of the results; None: standard output. A quiet one shows nothing.
+    """
+    console = console or Console()
+    if console.quiet:
+        yield lambda text: None
+        return
+    if not console.is_terminal:
+        console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(doing) as status:
+            yield status.update
+        return
+    shown = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= _PLAIN_SECONDS:
+            shown = time.monotonic()
+            console.print(Text(text), soft_wrap=True)
+
+    yield say
 
 
 def show_table(table: TextTable, console: Console | None = None) -> None:

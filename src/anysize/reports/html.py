@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+from anysize.registry import counted
 from anysize.reports import figures, run_files
 from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
@@ -99,7 +100,8 @@ def _scale_policy(run: Run) -> str:
         return ""
     images, size = frame["images"].max(), frame["size"].iloc[0]
     note = (
-        f"Part of the variation in the sum of both branches, over {images:,} images at {size} px; the bar is one "
+        f"Part of the variation in the sum of both branches, over {counted(int(images), 'image')} at {size} px; the "
+        "bar is one "
         "standard deviation over images to either side. 50 %: both contribute alike."
     )
     drawn = [plot("by block", policy_figure(frame), note)]

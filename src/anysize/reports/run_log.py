@@ -21,6 +21,8 @@ Value = SupportsFloat | Callable[[], SupportsFloat]
 
 _LIVE_SECONDS = 0.1
 _PLAIN_SECONDS = 10.0
+_BAR = (4, 16)  # the fewest and the most characters of the bar
+_GAP = 2
 
 
 class RunLog:
@@ -83,24 +85,43 @@ class RunLog:
             size: image size of the step in pixels.
             metrics: names (`top1`) to values of the epoch so far.
         """
-        now = time.monotonic()
-        if now < self._next:
+        if not self._due():
             return
-        self._next = now + self._seconds
         values = [f"{size} px"]
         values += [f"{label(name)} {show(name, _number(value))}" for name, value in {"loss": loss, **metrics}.items()]
         speed, left = show("images_per_second", _number(images_per_second)), show("seconds", _number(seconds_left))
         values += [f"{speed} img/s", f"{left} left", f"lr {show('lr', _number(lr))}"]
+        where = f"epoch {epoch}/{self.epochs}"
         if self._live is None:
-            self._print("  ".join([f"epoch {epoch}/{self.epochs}", f"step {step}/{steps}", *values]))
+            self._print("  ".join([where, f"step {step}/{steps}", *values]))
             return
-        line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_row(
-            f"epoch {epoch}/{self.epochs}",
-            ProgressBar(total=steps, completed=step, width=max(4, min(16, self.console.width - 90))),
-            Text("  ".join([f"{step}/{steps}", *values]), no_wrap=True, overflow="ellipsis"),
-        )
+        told = [f"{step}/{steps}", *values]
+        room = self.console.width - len(where) - 2 * _GAP
+        for least in (values[-1], values[-3], *values[-4:1:-1]):  # rate, speed, then metrics from the last on
+            if len("  ".join(told)) + _BAR[0] > room:
+                told.remove(least)
+        text = "  ".join(told)
+        bar = ProgressBar(total=steps, completed=step, width=min(_BAR[1], max(_BAR[0], room - len(text))))
+        line = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
+        line.add_row(where, bar, Text(text, no_wrap=True, overflow="ellipsis"))
         self._live.update(line, refresh=True)
+
+    def doing(self, text: str) -> None:
+        """Show what is done beside training, such as how far the validation is, as often as a step is shown."""
+        if not self._due():
+            return
+        if self._live is None:
+            self._print(text)
+        else:
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def _due(self) -> bool:
+        """Whether it is time to show another line."""
+        now = time.monotonic()
+        due = now >= self._next
+        if due:
+            self._next = now + self._seconds
+        return due
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Record an epoch: one more row of `metrics.csv` (in place of rows from this epoch on), and a line."""
@@ -174,7 +195,7 @@ class SilentLog(RunLog):
     def step(self, *where: Any, **values: Any) -> None:
         pass
 
-    message = epoch = truncate = close = step
+    message = epoch = truncate = close = doing = step
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

@@ -1,5 +1,7 @@
-"""Which parameters weight decay applies to, and how strongly: the optimizer's groups of parameters."""
+"""The optimizer's groups of parameters: how strongly each decays, how fast it learns, and which are left alone."""
 
+import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -9,9 +11,11 @@ from anysize.norms.convert.recognise import recognise
 from anysize.registry import UserError, did_you_mean
 from anysize.training.settings import OptimizerSettings
 
+_STAGES = 4
+
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The trainable parameters by their weight decay, and where the head has a learning rate of its own by that.
+    """The trainable parameters by their weight decay, and by their learning rate where not all have the same.
 
     Each group has its `params`, its `decay` (None: that of the regime) and `multiple`, the factor of its learning rate.
 
@@ -31,13 +35,78 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
                 f"optimizer.head_lr is {settings.head_lr:g}, and {type(model).__name__} has no head that is trained: "
                 "expected a last linear layer, or children named in its attribute head_modules; or leave it at 1"
             )
-    decays = weight_decays(model, settings)
+    decays, depths = weight_decays(model, settings), stage_depths(model) if settings.layer_decay != 1 else {}
     groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name in decays:
-            key = (decays[name], settings.head_lr if name in head else 1.0)
+            multiple = settings.head_lr if name in head else 1.0
+            key = (decays[name], multiple * settings.layer_decay ** depths.get(name, 0))
             groups.setdefault(key, []).append(parameter)
     return [{"params": params, "decay": decay, "multiple": multiple} for (decay, multiple), params in groups.items()]
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Let the weights of the named parts of `model` stay as they are, in place.
+
+    Args:
+        parts: names of modules or parameters, such as "layer1", or patterns of parameters, such as "layer1.*.conv*".
+
+    Raises:
+        UserError: a part that is not there.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> freeze(model, ["0"])
+    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    ['1.weight', '1.bias']
+    """
+    parameters = dict(model.named_parameters())
+    for part in parts:
+        found = [name for name in parameters if name == part or name.startswith(f"{part}.")]
+        found = found or fnmatch.filter(parameters, part)
+        if not found:
+            known = {name.rpartition(".")[0] for name in parameters} | {name.partition(".")[0] for name in parameters}
+            raise UserError(
+                f"optimizer.freeze has {part!r}, and the model has no part of this name with weights: "
+                f"{did_you_mean(part, known - {''})}"
+            )
+        for name in found:
+            parameters[name].requires_grad_(False)
+
+
+def stage_depths(model: nn.Module) -> dict[str, int]:
+    """How many stages each parameter lies before the head, by its name: 0 in the head, 1 in the last stage.
+
+    Stages are the children of the model, a norm belongs to what is before it. Where there are fewer than four beside
+    the head, the largest is opened: a network may lie in a single `features`.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    >>> stage_depths(model)["0.weight"], stage_depths(model)["1.weight"], stage_depths(model)["4.bias"]
+    (2, 2, 0)
+    """
+    head, parameters = head_parameters(model), dict(model.named_parameters())
+    stages: dict[str, list[str]] = {}
+    for name in parameters:
+        if name not in head:
+            stages.setdefault(name.partition(".")[0], []).append(name)
+    while len(stages) < _STAGES:
+        whole = [stage for stage, names in stages.items() if any("." in name[len(stage) + 1 :] for name in names)]
+        if not whole:
+            break
+        largest = max(whole, key=lambda stage: sum(parameters[name].numel() for name in stages[stage]))
+        opened: dict[str, list[str]] = {}
+        for stage, names in stages.items():
+            for name in names:
+                inside = name[len(stage) + 1 :].partition(".")[0]
+                opened.setdefault(f"{stage}.{inside}" if stage == largest else stage, []).append(name)
+        stages = opened
+    joined: list[list[str]] = []
+    for names in stages.values():
+        if joined and all(parameters[name].ndim < 2 for name in names):
+            joined[-1] += names
+        else:
+            joined.append(list(names))
+    depths = {name: len(joined) - i for i, names in enumerate(joined) for name in names}
+    return {name: depths.get(name, 0) for name in parameters}
 
 
 def weight_decays(model: nn.Module, settings: OptimizerSettings) -> dict[str, float | None]:

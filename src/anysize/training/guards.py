@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """What running out of memory may be raised as; `is_out_of_memory` tells it apart."""
@@ -66,8 +66,10 @@ def out_of_memory_says(size: int, samples: int, copies: int, chunks: int) -> Ite
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         short = OutOfMemory(
-            f"out of memory in the largest step of this run: {samples} samples x {copies} copies at {size} px in "
-            f"{chunks} chunks ({reason}); raise training.chunks, set training.micro_batches to auto, or lower "
+            f"out of memory in the largest step of this run: {counted(samples, 'sample')} x {counted(copies, 'copy')} "
+            f"at {size} px in "
+            f"{counted(chunks, 'chunk')} ({reason}); raise training.chunks, set training.micro_batches to auto, or "
+            "lower "
             "training.batch_size"
         )
         short.images = samples * copies

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 
 class MicroBatches:
@@ -52,7 +52,8 @@ class MicroBatches:
         chunks = self.chunks(images)
         if images // self._fewest <= chunks:
             raise UserError(
-                f"out of memory with a batch of {images} images in {min(chunks, images)} parts, and "
+                f"out of memory with a batch of {counted(images, 'image')} in {counted(min(chunks, images), 'part')}, "
+                "and "
                 "training.micro_batches cuts no smaller ones: use smaller images, a smaller network or "
                 "model.checkpoint_segments"
             )

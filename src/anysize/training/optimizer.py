@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, counted, did_you_mean
 from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
 from anysize.training.decay import parameter_groups
 from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at
@@ -226,7 +226,11 @@ def describe_batch(settings: OptimizerSettings, batch_size: int, processes: int)
     '2 processes with 64 images each make batches of 128; the learning rate, at its largest 0.1 for batches of 256, ...
     """
     total = batch_size * processes
-    who = f"{processes} processes with {batch_size} images each make" if processes > 1 else "a single process makes"
+    who = (
+        f"{processes} processes with {counted(batch_size, 'image')} each make"
+        if processes > 1
+        else "a single process makes"
+    )
     said = f"{who} batches of {total}; the learning rate, at its largest "
     if not is_scaled(settings, total):
         return f"{said}{_peak(settings):g}, is not scaled to the batch ({why_not_scaled(settings)})"
@@ -238,6 +242,19 @@ def describe_batch(settings: OptimizerSettings, batch_size: int, processes: int)
         before, after = (regime_at(settings, 0.0, size)[1]["momentum"] for size in (0, total))
         said += f", and the momentum, at first {before:g}, {after:.6g}"
     return f"{said} (optimizer.batch_rule)"
+
+
+def too_fast_for_weights(settings: OptimizerSettings, batch_size: int) -> float:
+    """The largest learning rate, where it is one for training from scratch; 0 where weights may start with it.
+
+    A rule of thumb for batches of 64 and below, which grows with larger ones: 0.02 for sgd, 0.0005 for the others.
+
+    >>> too_fast_for_weights(OptimizerSettings(), 64), too_fast_for_weights(OptimizerSettings(lr=constant(0.005)), 64)
+    (0.1, 0.0)
+    """
+    slow = 0.02 if all(point.value == "sgd" for point in settings.name) else 5e-4
+    peak = _peak(settings, batch_size)
+    return peak if peak > slow * max(1.0, batch_size / 64) else 0.0
 
 
 def _peak(settings: OptimizerSettings, batch_size: int = 0) -> float:

@@ -6,6 +6,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from anysize.registry import counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.guards import cpu_has
 from anysize.training.length import RunLength
@@ -49,7 +50,7 @@ def choose_precision(
     ratio = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if ratio >= _WORTH else "float32"
     return chosen, (
-        f"training.precision auto is {chosen}: a step with {images} images of {size} px takes "
+        f"training.precision auto is {chosen}: a step with {counted(images, 'image')} of {size} px takes "
         f"{1e3 * seconds['float32']:.3g} ms in float32 and {1e3 * seconds['bfloat16']:.3g} ms in bfloat16, which is "
         f"taken from {_WORTH:g} times as fast on"
     )

@@ -33,6 +33,18 @@ class OptimizerSettings:
         "the features",
         low=0,
     )
+    layer_decay: float = setting(
+        1.0,
+        "learning rate of each stage of the network as a multiple of that of the stage behind it, the head's being lr "
+        "times head_lr (0.7 to 0.9 are usual for fine-tuning); 1: all alike",
+        low=0.01,
+        high=1,
+    )
+    freeze: tuple[str, ...] = setting(
+        (),
+        "parts of the network whose weights stay as they are, such as conv1,bn1,layer1: names of modules or "
+        "parameters, or patterns of parameters with *; norms in them go on normalising by the batch",
+    )
     momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)")
     weight_decay: Schedule = setting(constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)")
     decay_on: str = setting(

@@ -95,11 +95,12 @@ def test_a_copy_depends_on_its_key_alone(crop: str):
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (64, 64), (31, 45), (200, 150)])
-@pytest.mark.parametrize("size", [64, 65])
-def test_rescale_is_resize_pad_crop_flip_as_written_down(height: int, width: int, size: int):
+@pytest.mark.parametrize(("size", "mode"), [(64, ""), (65, ""), (64, "lanczos")])
+def test_rescale_is_resize_pad_crop_flip_as_written_down(height: int, width: int, size: int, mode: str):
     """Each copy against PIL on the whole image: resize, pad half on both sides, crop, flip."""
     image, mask = photo(height, width), halves(height, width)[1]
-    sample = JointTrainTransform(RGB, RESCALE, seed=4).sample(image, mask, batch_of(size, 12, index=11))
+    augment = dataclasses.replace(RESCALE, rescale_interpolation=mode)
+    sample = JointTrainTransform(RGB, augment, seed=4).sample(image, mask, batch_of(size, 12, index=11))
     picture, labels = F.to_pil_image(image), Image.fromarray(mask.numpy())
     for copy in range(12):
         key = (4, 0, 11, copy)
@@ -107,12 +108,12 @@ def test_rescale_is_resize_pad_crop_flip_as_written_down(height: int, width: int
         high, wide = round(height * factor), round(width * factor)
         canvases = []
         pad = [max(0, -((side - size) // 2)) for side in (high, wide)]
-        for whole, mode, fill in (
-            (picture, Image.Resampling.BILINEAR, tuple(mean_colour(RGB))),
+        for whole, filter, fill in (
+            (picture, Image.Resampling[(mode or "bilinear").upper()], tuple(mean_colour(RGB))),
             (labels, Image.Resampling.NEAREST, VOID),
         ):
             canvas = Image.new(whole.mode, (wide + 2 * pad[1], high + 2 * pad[0]), fill)
-            canvas.paste(whole.resize((wide, high), mode), (pad[1], pad[0]))
+            canvas.paste(whole.resize((wide, high), filter), (pad[1], pad[0]))
             top = int(uniform(*key, Stream.TOP).item() * (canvas.height - size + 1))
             left = int(uniform(*key, Stream.LEFT).item() * (canvas.width - size + 1))
             part = canvas.crop((left, top, left + size, top + size))
@@ -268,6 +269,10 @@ def test_the_smallest_and_the_longest_images_pass():
         ({"crop": "pad"}, "crop pad is for images with a class; expected rescale, random-resized or none"),
         ({"autoaugment": "imagenet"}, "autoaugment is 'imagenet', but its policies move pixels"),
         ({"cutout": 8}, "cutout is 8; .* set it to 0 for masks"),
+        (
+            {"crop": "none", "rescale_interpolation": "lanczos"},
+            "rescale_interpolation is lanczos, and augment.crop none",
+        ),
         ({"rescale": (2.0, 0.5)}, r"augment.rescale is \[2.0, 0.5\]; expected two positive numbers"),
         ({"rescale": (0.0, 0.5)}, r"augment.rescale is \[0.0, 0.5\]"),
     ],

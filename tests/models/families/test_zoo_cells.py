@@ -14,6 +14,7 @@ from anysize.models.blocks.cells import FourWindows
 from anysize.models.families.inception_v2 import InceptionV2
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import create_model
+from anysize.models.weights.published import pretrained_weights
 from anysize.registry import UserError
 
 SMALL = {"init_channels": 4, "layers": 3}
@@ -138,7 +139,11 @@ def test_timms_networks_behind_our_names(monkeypatch: pytest.MonkeyPatch) -> Non
         assert parameters(create_model("mobilenet_v1")) == 4_231_976
         assert parameters(create_model("inception_resnet_v2")) == 55_843_464
     assert create_model("mobilenet_v1", 7, 1, drop_rate=0.1)(torch.zeros(2, 1, 33, 33)).shape == (2, 7)
-    with pytest.raises(UserError, match=r"mobilenetv1_100 does not take the options {'no_such_option': 1}"):
+    kinds = [{type(m) for m in create_model("mobilenet_v1", 2, **o).modules()} for o in ({}, {"act_layer": "relu6"})]
+    assert [(nn.ReLU in kind, nn.ReLU6 in kind) for kind in kinds] == [(True, False), (False, True)]
+    with pytest.raises(UserError, match=r"act_layer relu6; set that, or take the model timm:mobilenetv1_100"):
+        pretrained_weights("mobilenet_v1")  # are for ReLU6
+    with pytest.raises(UserError, match=r"mobilenetv1_100 does not take the options {.*'no_such_option': 1}"):
         create_model("mobilenet_v1", no_such_option=1)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"is not installed: pip install 'anysize\[zoo\]'"):

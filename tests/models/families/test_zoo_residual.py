@@ -218,3 +218,17 @@ def test_fixup_trains_without_norms() -> None:
 def test_options_that_do_not_go(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=f"model '{name}': {message}|model '{name}' {message}"):
         create_model(name, **options)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet_se", "cifar_resnext_se", "cifar_resnet_fixup_se"])
+def test_gates_start_as_linear_layers_do(name: str) -> None:
+    """Mix & Match's gates are linear layers, which its start of the convolutions leaves alone."""
+    torch.manual_seed(0)
+    tensors = dict(create_model(name, depth=44).named_parameters())
+    gates = [key for key in tensors if ".se.fc" in key and key.endswith("weight")]
+    assert len(gates) == 6
+    for key in gates:
+        weight, bias = tensors[key], tensors[key.replace("weight", "bias")]
+        bound = weight.shape[1] ** -0.5
+        assert max(weight.abs().max(), bias.abs().max()) <= bound + 1e-6
+        assert weight.numel() < 200 or weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)

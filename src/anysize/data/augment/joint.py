@@ -98,8 +98,9 @@ class JointTrainTransform(Augmentation, JointTransform):
             resized = geometry.scaled_size(height, width, scale)
             corner = geometry.random_start(resized[0], size, top), geometry.random_start(resized[1], size, left)
         return functools.partial(
-            geometry.resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing
-        )
+            geometry.resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing,
+            interpolation=self.augment.rescale_interpolation,
+        )  # fmt: skip
 
 
 class JointEvalTransform(JointTransform):

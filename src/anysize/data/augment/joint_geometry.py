@@ -51,17 +51,19 @@ def canvas_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def resize_into_frame(
-    picture: Tensor, resized: tuple[int, int], frame: tuple[int, int, int, int], preprocessing: Preprocessing
-) -> Tensor:
+    picture: Tensor, resized: tuple[int, int], frame: tuple[int, int, int, int], preprocessing: Preprocessing,
+    interpolation: str = "",
+) -> Tensor:  # fmt: skip
     """Resize a tv_tensor (C, H, W) to `resized` (height, width) and take the `frame` (top, left, height, width) of it.
 
     A frame may reach beyond the picture: there lies the mean colour, or 255 in a mask. Only the part that the frame
-    shows is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized.
+    shows is resized. It is within 1/32 of a pixel of where it would lie in the whole picture resized. `interpolation`
+    of images is that of `preprocessing` where it is empty.
 
     >>> resize_into_frame(tv_tensors.Mask([[[1, 2]]]), (2, 4), (0, 2, 2, 3), Preprocessing(2)).tolist()
     [[[2, 2, 255], [2, 2, 255]]]
     """
-    mode = _mode(picture, preprocessing)
+    mode = _mode(picture, interpolation or preprocessing.interpolation)
     rows = _span(picture.shape[-2], resized[0], frame[0], frame[2])
     columns = _span(picture.shape[-1], resized[1], frame[1], frame[3])
     picture = F.crop(picture, rows.source, columns.source, rows.source_length, columns.source_length)
@@ -78,13 +80,13 @@ def resized_crop(
 ) -> Tensor:
     """A part of a tv_tensor (C, H, W) resized to `size` x `size`."""
     part = F.crop(picture, top, left, height, width)
-    resized: Tensor = F.resize(part, [size, size], _mode(picture, preprocessing), antialias=True)
+    resized: Tensor = F.resize(part, [size, size], _mode(picture, preprocessing.interpolation), antialias=True)
     return resized
 
 
-def _mode(picture: Tensor, preprocessing: Preprocessing) -> InterpolationMode:
+def _mode(picture: Tensor, interpolation: str) -> InterpolationMode:
     is_mask = isinstance(picture, tv_tensors.Mask)
-    return InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode(preprocessing.interpolation)
+    return InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode(interpolation)
 
 
 class _Span(NamedTuple):

@@ -85,6 +85,11 @@ def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
             raise UserError(f"augment.{name} is [{low}, {high}]; expected two positive numbers, the smaller first")
     if augment.scale[1] > 1:
         raise UserError(f"augment.scale is {list(augment.scale)}; expected shares of the image's area, at most 1")
+    if augment.rescale_interpolation and augment.crop != "rescale":
+        raise UserError(
+            f"augment.rescale_interpolation is {augment.rescale_interpolation}, and augment.crop {augment.crop}, which "
+            "does not use it; set data.interpolation instead"
+        )
     for name, policy in (("magnitude", "randaugment"), ("severity", "augmix")):
         value = getattr(augment, name)
         if value != getattr(AugmentSettings(), name) and augment.autoaugment != policy:

@@ -39,13 +39,12 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     folders_in(folder, left_out)
     paths: list[str] = []
     targets: list[int] = []
-    for target, (name, own) in enumerate(zip(classes, _files_of(folder, classes, left_out), strict=True)):
-        if whole:
-            own = hold_out(own, split)
+    for target, (name, found) in enumerate(zip(classes, _files_of(folder, classes, left_out), strict=True)):
+        own = hold_out(found, split) if whole else found
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
             raise UserError(
-                f"class {name!r} has no {'second ' if whole else ''}image in {folder / name}; expected "
+                f"class {name!r} has no {'second ' if found else ''}image in {folder / name}; expected "
                 f"{EXPECTED}: add some, or remove the folder{there}"
             )
         paths += own

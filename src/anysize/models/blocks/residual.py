@@ -97,6 +97,14 @@ class SharedGate(nn.Module):
         return self.sigmoids[block](self.fc2(self.relus[block](self.fc1(self.pool(x))))) * x  # type: ignore[no-any-return]
 
 
+def start_gates(model: nn.Module) -> None:
+    """Start the layers of each gate as torch starts linear layers, which they are in Mix & Match's code."""
+    for module in model.modules():
+        if isinstance(module, SharedGate):
+            module.fc1.reset_parameters()
+            module.fc2.reset_parameters()
+
+
 class GatedStage(nn.Module):
     """Residual blocks that share one squeeze-excite gate on their shortcuts; blocks are named as in `nn.Sequential`."""
 
@@ -216,6 +224,7 @@ class ResidualNet(nn.Module):
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(inputs, num_classes)
         start_convolutions(self)
+        start_gates(self)
         for module in self.modules():
             if isinstance(module, ResidualBlock) and zero_init_residual:
                 nn.init.zeros_((module.bn3 if bottleneck else module.bn2).weight)

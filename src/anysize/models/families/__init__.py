@@ -40,13 +40,15 @@ class Published:
 
     `preprocessing` is its input, `others` the input by task where it was published for other tasks, too. `weights` is
     the network of torchvision's, or `timm:NAME`, whose published weights are its own (after `weights.names.map_names`),
-    `backbone` torchvision's classifier inside a network for segmentation.
+    `backbone` torchvision's classifier inside a network for segmentation. `weights_options` are those of our builder
+    that make the network of the weights, where its defaults make another one.
     """
 
     preprocessing: Preprocessing
     others: Mapping[str, Preprocessing]
     weights: str
     backbone: str
+    weights_options: Mapping[str, object]
 
 
 PUBLISHED: dict[str, Published] = {}
@@ -54,8 +56,8 @@ PUBLISHED: dict[str, Published] = {}
 
 def register(
     name: str, *, preprocessing: Preprocessing = IMAGENET, others: Mapping[str, Preprocessing] | None = None,
-    weights: str = "", backbone: str = "",
+    weights: str = "", backbone: str = "", weights_options: Mapping[str, object] | None = None,
 ) -> "Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]":  # fmt: skip
     """Register the decorated builder under `name`, with what its network was published with; see `Published`."""
-    PUBLISHED[name] = Published(preprocessing, others or {}, weights, backbone)
+    PUBLISHED[name] = Published(preprocessing, others or {}, weights, backbone, weights_options or {})
     return MODELS.register(name)

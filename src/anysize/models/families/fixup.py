@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.models.blocks.convolution import start_convolutions
-from anysize.models.blocks.residual import Gate, add_shortcut, add_stages
+from anysize.models.blocks.residual import Gate, add_shortcut, add_stages, start_gates
 from anysize.models.checks import whole_number, whole_numbers
 from anysize.models.families.resnet import register_depths
 
@@ -114,6 +114,7 @@ class FixupResNet(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
         self.fc = nn.Linear(inputs, num_classes)
         start_convolutions(self)
+        start_gates(self)
         for module in self.modules():
             if isinstance(module, FixupBlock):
                 *first, last = module.convolutions

@@ -7,7 +7,7 @@ from torch import nn
 
 from anysize.models.measure.meta import device_of, meta_copy
 from anysize.norms.synchronised import each_alone
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 
 def smallest_size(model: nn.Module, in_channels: int = 3, largest: int = 1024) -> int:
@@ -89,7 +89,8 @@ def _search(model: nn.Module, in_channels: int, training: bool = False, largest:
                 return probe, size
             refused = size
     raise UserError(
-        f"model {type(model).__name__} takes no images of {in_channels} channels, whatever their size up to {largest} "
+        f"model {type(model).__name__} takes no images of {counted(in_channels, 'channel')}, whatever their size up "
+        f"to {largest} "
         f"pixels: {_first_line(_refusal(probe, 224, in_channels))}"
     )
 

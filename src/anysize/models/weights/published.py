@@ -60,9 +60,17 @@ def pretrained_weights(name: str, which: str = DEFAULT, options: Mapping[str, An
 
     Raises:
         UserError: no published weights are known, an unknown name of weights, or they cannot be downloaded; the
-            message says which file is wanted and where it may be put.
+            message says which file is wanted and where it may be put. Or a network that `options` make another one
+            than that of the weights.
     """
     counterpart = PUBLISHED[name].weights if name in PUBLISHED else name
+    wanted = PUBLISHED[name].weights_options if name in PUBLISHED else {}
+    if any((options or {}).get(key) != value for key, value in wanted.items()):
+        given = " ".join(f"--model.options.{key} {value}" for key, value in wanted.items())
+        raise UserError(
+            f"the published weights of {name} are {counterpart}'s, which was trained with {given}; set that, or take "
+            f"the model {counterpart}"
+        )
     if counterpart.startswith("timm:"):
         if which != DEFAULT:
             raise UserError(
