@@ -90,10 +90,21 @@ def build_app() -> cyclopts.App:
     return app
 
 
+def _run(arguments: list[str]) -> None:
+    try:
+        build_app()(arguments)
+    except RuntimeError as error:  # torch tells of a worker that is gone at any moment, of another error's, too
+        if "DataLoader worker" not in str(error):
+            raise
+        from anysize.data.workers import of_lost_worker
+
+        raise of_lost_worker(error) or error from error
+
+
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
     try:
-        build_app()(sys.argv[1:])
+        _run(sys.argv[1:])
     except UserError as error:
         if speaks_of(error):
             print(f"anysize: {error}", file=sys.stderr)

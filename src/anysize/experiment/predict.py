@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files, images_in
@@ -24,6 +25,7 @@ from anysize.reports import run_files
 TABLE = "predictions.csv"
 
 
+@lost_workers()
 def predict(
     run: str | Path,
     images: str | Path | Iterable[str | Path],
