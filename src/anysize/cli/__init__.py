@@ -16,6 +16,7 @@ import anysize.cli
 from anysize import __version__
 from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError
+from anysize.signals import PATIENCE, watch_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
@@ -103,6 +104,7 @@ def _run(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
+    watch_signals(lambda: PATIENCE, lambda: False)  # of Ctrl-C; SIGTERM ends what does not train at once
     try:
         _run(sys.argv[1:])
     except UserError as error:

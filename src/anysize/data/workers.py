@@ -131,7 +131,7 @@ def _gone(how: str) -> UserError:
 def _make_whole(error: BaseException) -> None:
     """Give an iterator of torch's that failed half made what its end asks for, or that fails again, and is shown."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        half = frame.f_locals.get("self")
+        half: Any = frame.f_locals.get("self")
         if hasattr(half, "_workers") and not hasattr(half, "_workers_status"):
             half._workers_status = [True] * len(half._workers)
 

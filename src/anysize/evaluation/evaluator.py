@@ -23,7 +23,7 @@ from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary
-from anysize.world import StopRequest, World
+from anysize.world import StopRequest, StopWaiting, World
 
 
 @dataclasses.dataclass
@@ -146,7 +146,18 @@ def _length(batch: Batch) -> int:
 
 
 def _until(batches: Iterable[LoadedBatch], stop: StopRequest | None) -> Iterator[LoadedBatch]:
-    for batch in batches:
+    if stop is None:
+        yield from batches
+        return
+    loaded = iter(batches)
+    while True:
+        try:
+            with stop.waiting():
+                batch = next(loaded, None)
+        except StopWaiting:
+            batch = None
         if stop:
             raise stop.interruption("saved; the validation starts again")
+        if batch is None:
+            return
         yield batch
