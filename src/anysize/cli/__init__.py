@@ -4,6 +4,7 @@ A verb's file imports the library inside its function, so that `anysize --help` 
 """
 
 import importlib
+import io
 import itertools
 import pkgutil
 import signal
@@ -104,6 +105,9 @@ def _run(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the console cannot show ends no work
     watch_signals(lambda: PATIENCE, lambda: False)  # of Ctrl-C; SIGTERM ends what does not train at once
     try:
         _run(sys.argv[1:])

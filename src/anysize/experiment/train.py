@@ -190,7 +190,7 @@ def _introduce(
     )
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
-    run_files.write_atomically(folder / run_files.RECIPE, f"# {who}\n\n{dump(recipe, told)}")
+    run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -1,6 +1,7 @@
 """Tables on the console: of a table that is too wide the headings break, then it is drawn in parts."""
 
 import dataclasses
+import io
 
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -15,8 +16,22 @@ _NAME, _CUT = 24, 5  # characters of a name and of a text for which there should
 
 def show_table(table: TextTable, console: Console | None = None) -> None:
     """Print a table as wide as the console allows."""
-    console = console or Console()
+    console = tolerant(console or Console())
     console.print(draw_table(table, console.width))
+
+
+def tolerant(console: Console) -> Console:
+    """The console, whose file writes what it cannot encode as `\\xe9` from now on, where it raised an error.
+
+    >>> import io
+    >>> show = tolerant(Console(file=io.TextIOWrapper(io.BytesIO(), "ascii")))
+    >>> show.print("café")
+    >>> show.file.flush(), show.file.buffer.getvalue()
+    (None, b'caf\\xe9\\n')
+    """
+    if isinstance(console.file, io.TextIOWrapper) and console.file.errors in ("strict", "surrogateescape"):
+        console.file.reconfigure(errors="backslashreplace")
+    return console
 
 
 def draw_table(table: TextTable, width: int = 80) -> RenderableType:
