@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +23,7 @@ def decode_rgb(path: str) -> np.ndarray:
     JPEGs go through simplejpeg where it is installed; its pixels equal PIL's. Raises `BadImage`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             data = file.read()
         pixels = _decode_jpeg(data)
         if pixels is not None:
@@ -33,6 +34,11 @@ def decode_rgb(path: str) -> np.ndarray:
         raise BadImage("it cannot be decoded (it is in no image format that PIL knows)") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe of an image's name would wait for ever for somebody who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
