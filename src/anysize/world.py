@@ -27,6 +27,7 @@ from torch import Tensor
 
 from anysize.ranks import mark_as_after_sigterm, mark_as_of_all
 from anysize.registry import UserError
+from anysize.signals import PATIENCE, watched_signals
 
 _GROUPS: dict[Any, Any] = {}
 """The group over the CPUs that belongs to the default one."""
@@ -190,6 +191,10 @@ class TimeOver(Interrupted):
     """The time that a run was given is over; it ended as it was meant to."""
 
 
+class StopWaiting(Exception):
+    """A signal came while a run waited for images: it saves, and is interrupted."""
+
+
 class StopRequest:
     """Whether to stop: SIGTERM or the first Ctrl-C came, or the time is over. The loop looks at it after every step.
 
@@ -214,8 +219,14 @@ class StopRequest:
         self._slowest_save = slowest_save
         self._looked: float | None = None
         self._over = False
+        self._waits = False
+        self._heard = False
+        self._last_look, self._between_looks = self._since, 0.0
 
     def __bool__(self) -> bool:
+        now = time.monotonic()
+        self._last_look, self._between_looks = now, now - self._last_look
+        self._heard = self.signal is not None
         return self.signal is not None or self._time_is_over()
 
     def interruption(self, saved: str, world: World | None = None) -> Interrupted:
@@ -226,6 +237,44 @@ class StopRequest:
         if (world or World()).agree(self.signal is not None) or self._hours is None:
             return Interrupted(saved)
         return TimeOver(f"--max-hours {self._hours:g} is over: {saved}")
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let a signal end the waiting in this block, which is for something that may never come.
+
+        Raises:
+            StopWaiting: a signal came.
+        """
+        self._waits = True
+        try:
+            if self.signal is not None:
+                raise StopWaiting
+            yield
+        finally:
+            self._waits = False
+
+    def take(self, number: int) -> None:
+        """Take note of a signal; what handles signals calls it.
+
+        Raises:
+            StopWaiting: the process waits for what may never come.
+            KeyboardInterrupt: it is the second Ctrl-C.
+        """
+        if self.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+        if self._waits:
+            self._heard = True
+            raise StopWaiting
+
+    @property
+    def heard(self) -> bool:
+        """Whether the run has looked here since a signal came, and so is about to stop."""
+        return self._heard
+
+    def patience(self) -> float:
+        """Seconds in which a run looks here, unless it waits for what never comes: with its slowest save, and steps."""
+        return PATIENCE + 4 * self._between_looks + 2 * self._slowest_save()
 
     def _time_is_over(self) -> bool:
         if self._hours is None or self._over:
@@ -242,21 +291,21 @@ class StopRequest:
 def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Let SIGTERM and Ctrl-C set `request` while training; a second Ctrl-C interrupts at once.
 
+    A process that does not look at it in the time that it usually takes is ended: it waits for what never comes.
     Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
     """
     request = StopRequest() if request is None else request  # one that does not ask to stop is false
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
+        request.take(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield request
+        with watched_signals(request.patience, lambda: request.heard):
+            yield request
     except Exception as error:
         if request.signal == signal.SIGTERM:
             mark_as_after_sigterm(error)

@@ -4,6 +4,7 @@ A verb's file imports the library inside its function, so that `anysize --help` 
 """
 
 import importlib
+import io
 import itertools
 import pkgutil
 import signal
@@ -16,6 +17,7 @@ import anysize.cli
 from anysize import __version__
 from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError, did_you_mean
+from anysize.signals import PATIENCE, watch_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
@@ -125,10 +127,25 @@ def build_app() -> cyclopts.App:
     return app
 
 
+def _run(arguments: list[str]) -> None:
+    try:
+        build_app()(arguments)
+    except RuntimeError as error:  # torch tells of a worker that is gone at any moment, of another error's, too
+        if "DataLoader worker" not in str(error):
+            raise
+        from anysize.data.workers import of_lost_worker
+
+        raise of_lost_worker(error) or error from error
+
+
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the console cannot show ends no work
+    watch_signals(lambda: PATIENCE, lambda: False)  # of Ctrl-C; SIGTERM ends what does not train at once
     try:
-        build_app()(sys.argv[1:])
+        _run(sys.argv[1:])
     except UserError as error:
         if speaks_of(error):
             print(f"anysize: {error}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """`anysize predict RUN|FILE IMAGE ... --out DIR`."""
 
+import sys
+
 from anysize.cli import Images, check_run, split_images, with_device
 from anysize.registry import UserError, counted
 
@@ -54,14 +56,21 @@ def command(
             runtime=runtime,
             threads=threads,
         )
-    if top > 1:
+    if top > 1 and len(table):
         table = with_most_probable(table, top)
     columns = [name for name in table.columns if "(" not in name]  # not one a class
     rows = [
         [f"{value:.1%}" if isinstance(value, float) else str(value) for value in row]
         for row in table[columns].head(_SHOWN).to_numpy().tolist()
     ]
-    show_table(TextTable(columns, rows, labels=len(columns)))
+    if rows:
+        show_table(TextTable(columns, rows, labels=len(columns)))
     if len(table) > _SHOWN:
         print(f"... and {len(table) - _SHOWN} more")
-    print(f"{folder} holds predictions.csv and what pictures there are")
+    if rows:
+        print(f"{folder} holds predictions.csv and what pictures there are")
+    if left_out := table.attrs["left_out"]:
+        for path, reason in left_out.items():
+            print(f"left out: {path}: {reason}")
+        print(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
+        sys.exit(1)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import numbers
+import os
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _decode(path: str, exif: bool) -> tuple[np.ndarray, int]:
     """Pixels and orientation; without `exif` nobody looks for it, and it is 1."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             data = file.read()
         pixels = _decode_jpeg(data)
         if pixels is not None and not exif:
@@ -78,6 +79,11 @@ def _orientation(image: Image.Image) -> int:
     with contextlib.suppress(Exception):  # EXIF data that cannot be read tell nothing; PIL has many errors for that
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe of an image's name would wait for ever for somebody who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:

@@ -8,8 +8,6 @@ decodes straight to it.
 """
 
 import dataclasses
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from anysize.data.augment.transform import Collated, PlainTransform, Sample, Transform
 from anysize.data.decode import BadImage
 from anysize.data.source import ArraySource, FileSource, Source
+from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.sizes.batch_plan import Batch
 
 
@@ -63,7 +62,8 @@ class PlanLoader:
     The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason.
 
     Raises:
-        UserError: a damaged file, if the source's policy is "error" (from `load`).
+        UserError: workers in a daemonic process; from `load` a damaged file, if the source's policy is "error", and
+            workers that cannot be started, cannot deliver or are gone.
     """
 
     def __init__(
@@ -72,11 +72,8 @@ class PlanLoader:
         self.source = source
         self.transform = transform
         self.device = torch.device(device)
-        self.workers = 0
         by_pil = isinstance(transform, PlainTransform) and not transform.at_once
-        if isinstance(source, FileSource) or by_pil:
-            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the others have loaders, too
-            self.workers = workers if workers >= 0 else min(8, max(1, cores))
+        self.workers = worker_count(workers) if isinstance(source, FileSource) or by_pil else 0
         self.bad_files = source.bad_files
         self._images: Tensor | None = None
         self._queue: list[Batch] = []
@@ -117,13 +114,13 @@ class PlanLoader:
                 batch_size=None,
                 collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
                 num_workers=self.workers,
-                worker_init_fn=own_session,
+                worker_init_fn=start_worker,
                 persistent_workers=self.workers > 0,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # or each epoch would draw from the global one, the model's
             )
         self._queue[:] = batches
-        yield from self._files
+        yield from delivered(self._files)
 
 
 def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
@@ -166,13 +163,6 @@ class _Batches(Dataset[_Decoded]):
                 bad[index] = str(error)
         collated = self.transform.collate(samples) if samples else None
         return _Decoded(batch.at(good), bad, collated)
-
-
-def own_session(worker: int) -> None:
-    """Let Ctrl-C and a signal to the process group reach the main process alone, which saves and ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setsid"):
-        os.setsid()
 
 
 def _as_it_is(decoded: Any) -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from anysize.data.loader import own_session
 from anysize.data.random import Stream, seeded
+from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan, PlanSampler, SampleKey
 from anysize.sizes.mix import SizeMix
@@ -41,7 +41,7 @@ class MixedSizeLoader:
             first copy of all samples comes first, then the second of all, and so on.
         repeats: turns of each sample in an epoch that is no longer for it, as in `BatchPlan`.
         seed: order, sizes and whatever draws from torch's generator follow from it, not from the number of workers.
-        workers: processes that load, one set for all sizes and epochs.
+        workers: processes that load, one set for all sizes and epochs; -1 takes one a core, at most 8.
         transform: `transform(image, size)` makes the tensor (C, size, size). By default the image is resized
             (stretched, antialiased) and scaled to [0, 1]; the data set should then hand out its images as stored.
         rank, world_size: each process takes its own samples, all the same size at the same step.
@@ -81,9 +81,9 @@ class MixedSizeLoader:
         self._loader = DataLoader(
             _Sized(dataset, transform or _resize, seed),
             batch_sampler=self._sampler,
-            num_workers=workers,
-            worker_init_fn=own_session,
-            persistent_workers=workers > 0,
+            num_workers=worker_count(workers),
+            worker_init_fn=start_worker,
+            persistent_workers=worker_count(workers) > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or each epoch would draw from the global one, the model's
         )
@@ -95,7 +95,7 @@ class MixedSizeLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         self._sampler.set_epoch(self._next_epoch)
         self._next_epoch += 1
-        return iter(self._loader)
+        return delivered(self._loader)
 
     def __len__(self) -> int:
         """Steps of the epoch that the next iteration is of."""

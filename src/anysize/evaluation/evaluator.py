@@ -23,7 +23,7 @@ from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary
-from anysize.world import StopRequest, World
+from anysize.world import StopRequest, StopWaiting, World
 
 
 @dataclasses.dataclass
@@ -150,9 +150,7 @@ class Evaluator:
     ) -> Iterator[LoadedBatch]:
         """The `loaded` ones of these batches; says how far they are, until a signal asks to stop."""
         done, total = 0, sum(map(_length, batches))
-        for batch in loaded:
-            if stop:
-                raise stop.interruption("saved; the validation starts again")
+        for batch in _until(loaded, stop):
             self.say(f"{doing}: {done:,} of {counted(total, 'image')}")
             yield batch
             done += len(batch.indices)
@@ -160,3 +158,21 @@ class Evaluator:
 
 def _length(batch: Batch) -> int:
     return len(batch.indices)
+
+
+def _until(batches: Iterable[LoadedBatch], stop: StopRequest | None) -> Iterator[LoadedBatch]:
+    if stop is None:
+        yield from batches
+        return
+    loaded = iter(batches)
+    while True:
+        try:
+            with stop.waiting():
+                batch = next(loaded, None)
+        except StopWaiting:
+            batch = None
+        if stop:
+            raise stop.interruption("saved; the validation starts again")
+        if batch is None:
+            return
+        yield batch

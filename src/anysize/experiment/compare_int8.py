@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.experiment.exported import description_of
@@ -52,6 +53,7 @@ class Comparison:
     layers: pd.DataFrame
 
 
+@lost_workers()
 def compare_with_original(
     made: Quantized, overrides: Mapping[str, Any] | None = None, *, threads: int = 0
 ) -> Comparison:

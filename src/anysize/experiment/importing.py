@@ -203,7 +203,7 @@ def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
     try:
         write_checkpoint(checkpoints / "last", checkpoint)
         shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)
-        run_files.write_atomically(folder / run_files.RECIPE, dump(recipe))
+        run_files.write_recipe(folder, dump(recipe))
     except BaseException as error:  # an interruption, too
         shutil.rmtree(checkpoints, ignore_errors=True)
         if isinstance(error, (OSError, shutil.Error)):

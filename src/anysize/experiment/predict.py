@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files, images_in
@@ -25,6 +26,7 @@ from anysize.tasks.base import task_class
 TABLE = "predictions.csv"
 
 
+@lost_workers()
 def predict(
     run: str | Path,
     images: str | Path | Iterable[str | Path],
@@ -53,11 +55,11 @@ def predict(
 
     Returns:
         A row an image: `file`, then the class and the probabilities, the labels and the probabilities, or for
-        segmentation the share of each class in the pixels.
+        segmentation the share of each class in the pixels. `attrs["left_out"]` says which files cannot be read, and
+        why; with the override `{"data.on_bad_image": "error"}` the first of them is an error.
 
     Raises:
-        UserError: not a run, no images, two of one name, an image that cannot be read, or a size that the network
-            cannot take.
+        UserError: not a run, no images, two of one name, or a size that the network cannot take.
 
     Example::
 
@@ -77,6 +79,8 @@ def predict(
         run_files.check_writable(folder / TABLE)
     task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
     source = image_files(loaded.recipe, loaded.preprocessing, list(names))
+    if "data.on_bad_image" not in (overrides or {}):
+        source.on_bad_image = "skip"  # one file of many is no reason to leave out the others
     transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
     loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
@@ -96,7 +100,9 @@ def predict(
                     on_image(len(rows), len(source))
     if folder:
         run_files.write_rows(folder / TABLE, rows)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["left_out"] = dict(source.bad_files)
+    return table
 
 
 def find_images(given: Iterable[str | Path], *, pictures: bool = True) -> dict[str, Path]:

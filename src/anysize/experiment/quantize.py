@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
+from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
@@ -62,6 +63,7 @@ class Quantized:
     seconds: float
 
 
+@lost_workers()
 def quantize_run(
     run: str | Path,
     sizes: int | Sequence[int] | str | None = None,

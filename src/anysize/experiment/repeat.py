@@ -23,6 +23,7 @@ from anysize.recipes import recipe_names
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
+from anysize.reports.console import tolerant
 from anysize.reports.text_table import TextTable
 from anysize.training.guards import Diverged
 from anysize.world import World
@@ -76,7 +77,7 @@ def repeat(
         with world.together():
             if n < 1:
                 raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
-        console = console or Console(quiet=not world.main)
+        console = tolerant(console or Console(quiet=not world.main))
         how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
         return _repeat(resolved, n, folder, max_hours, world, how)
 

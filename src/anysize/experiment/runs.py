@@ -16,6 +16,7 @@ from anysize.data.catalog import resized_as_set
 from anysize.data.dataset import MissingSplit
 from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader
+from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
@@ -362,6 +363,7 @@ def default_sizes(base: int) -> list[int]:
     return [round(base * sixth / 6) for sixth in range(3, 10)]
 
 
+@lost_workers()
 def calibrate(
     run: str | Path,
     size: int,

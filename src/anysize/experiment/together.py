@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 import anysize
 from anysize.data.source import Source
+from anysize.data.workers import lost_workers
 from anysize.launch import joined
 from anysize.recipe import Recipe, load_recipe, override, to_dict
 from anysize.recipes import recipe_names
@@ -66,23 +66,8 @@ def joined_for(resolved: Callable[[], Recipe]) -> Iterator[tuple[Recipe, World]]
         with world.together():
             if error is not None:
                 raise error
-        with _lost_loaders():
+        with lost_workers():
             yield recipe, world
-
-
-@contextlib.contextmanager
-def _lost_loaders() -> Iterator[None]:
-    """Say what a loader process that was killed means; torch raises its end wherever the main process is just then."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", str(error).splitlines()[0])
-        if found is None:
-            raise
-        raise UserError(
-            f"a process that loads images (pid {found[1].strip()}) {found[2].rstrip('. ')}: where the system did it, "
-            "memory is short: lower data.workers; the checkpoints are as they were saved, and the same command goes on"
-        ) from error
 
 
 def check_alike(world: World, recipe: Recipe, images: Source) -> None:

@@ -200,7 +200,7 @@ def _introduce(
     written = folder / run_files.RECIPE
     # A run that goes on by its own recipe keeps what that says of where each setting is from.
     if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
-        run_files.write_atomically(written, f"# {who}\n\n{dump(recipe, told)}")
+        run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from anysize.export.extras import import_extra
+from anysize.export.saturation import onnx_file
 
 _RUNS = 5
 _FUSED = re.compile(r"_token_\d+$")  # what the runtime adds to the name of a node that it has fused
@@ -27,7 +28,7 @@ def time_by_node(path: Path, images: Tensor, threads: int = 0) -> dict[str, floa
     settings.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         settings.profile_file_prefix = str(Path(folder) / "profile")
-        session = library.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        session = library.InferenceSession(onnx_file(path), settings, providers=["CPUExecutionProvider"])
         feed = {session.get_inputs()[0].name: images.contiguous().numpy()}
         for _ in range(1 + _RUNS):
             session.run(None, feed)

@@ -174,8 +174,8 @@ def _inductor(contents: Contents, options: RuntimeOptions) -> Opener:
 
 
 def _program(contents: Contents) -> torch.nn.Module:
-    with quiet():
-        return torch.export.load(str(contents.path)).module()
+    with quiet(), contents.path.open("rb") as file:
+        return torch.export.load(file).module()
 
 
 def _called(module: Callable[[Tensor], Tensor], options: RuntimeOptions) -> Callable[[Tensor], Tensor]:

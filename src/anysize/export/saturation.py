@@ -5,6 +5,7 @@ a file then gives wrong values without a word, unless its weights have 7 bits or
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,12 +18,22 @@ Compute = Callable[[Tensor], Tensor]
 """Images to outputs."""
 OnnxFile = str | bytes
 """Its path or its bytes."""
+
 Start = Callable[[OnnxFile, Mapping[str, str]], Compute]
 """Given a file and settings of a runtime."""
 _LARGEST_SAFE = 64
 """Of a weight: two products of 255 and 64 are within 16 bits."""
 _CHANNELS, _SIDE = 16, 8
 _LARGEST = 255 * 127 * 9 * _CHANNELS
+
+
+def onnx_file(path: Path) -> OnnxFile:
+    """The path of a file, or its bytes where the path is no UTF-8, which runtimes do not take."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
 
 
 def start_without_saturation(
@@ -37,7 +48,7 @@ def start_without_saturation(
         ways: settings of the runtime by what is said of them; nothing is said of the first.
         start: the runtime.
     """
-    path = str(contents.path)
+    path = onnx_file(contents.path)
     if contents.largest_weight <= _LARGEST_SAFE:
         return [], start(path, next(iter(ways.values())))
     for says, settings in ways.items():

@@ -100,7 +100,8 @@ def export_program(
     with padded_for_export(wrapped):
         program = capture(wrapped, images, any_size=len(sizes) > 1)
     with _beside(Path(path)) as beside:
-        torch.export.save(program, beside, extra_files={MEMBER: description.to_json()})
+        with beside.open("wb") as file:  # torch takes no path that is no UTF-8
+            torch.export.save(program, file, extra_files={MEMBER: description.to_json()})
         return _checked(beside, path, model, description, check, sizes)
 
 

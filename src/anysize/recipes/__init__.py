@@ -56,7 +56,7 @@ def file_label(path: Path) -> str:
 
 def leading_comment(path: Path) -> str:
     """The comment of a recipe file before its first value."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _text(path).splitlines()
     return "\n".join(itertools.takewhile(lambda line: not line or line.startswith("#"), lines)).strip()
 
 
@@ -88,8 +88,8 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
     found: dict[Path, dict[str, Any]] = {}
     while path.resolve() not in map(Path.resolve, found):
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tree = tomllib.loads(_text(path))
+        except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path}: not a TOML file: {error}") from None
         found[path] = tree
         if "extends" not in tree:
@@ -103,6 +103,11 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
             raise UserError(f"{path}: extends: {error}") from None
     circle = " > ".join(map(file_label, [*found, path]))
     raise UserError(f"{recipe_path(name)}: extends goes in a circle, {circle}; take it out of one of these files")
+
+
+def _text(path: Path) -> str:
+    """A recipe file, in which a path may be no UTF-8."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,9 @@ def to_toml(value: Any) -> str:
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return "\n".join(["[", *(f"    {to_toml(item)}," for item in value), "]"])
-    return f"[{', '.join(map(to_toml, value))}]" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return f"[{', '.join(map(to_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON takes, and TOML does not
 
 
 def _convert(hint: Any, value: Any, file: str, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import time
 from collections.abc import Callable, Iterator
 
@@ -54,8 +55,23 @@ def progress(doing: str, console: Console | None = None) -> Iterator[Callable[[s
 
 def show_table(table: TextTable, console: Console | None = None) -> None:
     """Print a table as wide as the console allows."""
-    console = console or Console()
+    console = tolerant(console or Console())
     console.print(draw_table(table, console.width))
+
+
+def tolerant(console: Console) -> Console:
+    """The console, whose file writes what it cannot encode as `\\xe9` from now on, where it raised an error.
+
+    >>> import io
+    >>> show = tolerant(Console(file=io.TextIOWrapper(io.BytesIO(), "ascii")))
+    >>> show.print("café")
+    >>> show.file.flush()
+    >>> show.file.buffer.getvalue()
+    b'caf\\\\xe9\\n'
+    """
+    if isinstance(console.file, io.TextIOWrapper) and console.file.errors in ("strict", "surrogateescape"):
+        console.file.reconfigure(errors="backslashreplace")
+    return console
 
 
 def draw_table(table: TextTable, width: int = 80) -> RenderableType:

@@ -43,7 +43,7 @@ class Run:
             _read_table(folder / run_files.EVALUATION, "calibrated"),
             _read_table(folder / run_files.EVALUATION_TABLES, "calibrated", ("table", "row", "column"), missing=False),
             _read_table(folder / run_files.SCALE_POLICY, missing=False),
-            recipe.read_text(encoding="utf-8") if recipe.exists() else "",
+            recipe.read_text(encoding="utf-8", errors="surrogateescape") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
         )
 

@@ -54,15 +54,22 @@ REPORT = "report.html"
 REPEATS = "repeats.csv"
 
 
+def write_recipe(folder: Path, text: str) -> None:
+    """Write `recipe.toml`: a path that is no UTF-8 stands there with its own bytes, so that it is found again."""
+    write_atomically(folder / RECIPE, text.encode(errors="surrogateescape"))
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside `path` and rename it into place: `path` holds the old or the new content, never a part.
+
+    Text is written in UTF-8; what no UTF-8 is, as a file's name may be, stands there as in Python, such as `\\udce9`.
 
     Raises a `UserError` where the disk is full, or the folder is missing or may not be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # the rename must not reach the disk before the content does
         os.replace(beside, path)

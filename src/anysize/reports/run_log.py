@@ -15,6 +15,7 @@ from rich.text import Text
 
 from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
+from anysize.reports.console import tolerant
 
 # A number, a tensor of one element (its device is waited for only when the line is drawn), or a function giving one.
 Value = SupportsFloat | Callable[[], SupportsFloat]
@@ -44,8 +45,8 @@ class RunLog:
     def __init__(self, folder: Path, epochs: int, console: Console | None = None) -> None:
         self.folder = folder
         self.epochs = epochs
-        self.console = console or Console()
-        self._log = open(folder / run_files.LOG, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed by close()
+        self.console = tolerant(console or Console())
+        self._log = open(folder / run_files.LOG, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         self._live: Live | None = None
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -185,7 +186,7 @@ class SilentLog(RunLog):
 
     def __init__(self, folder: Path, epochs: int, console: Console | None = None, rank: int = 1) -> None:
         self.epochs = epochs
-        self.console = console or Console()
+        self.console = tolerant(console or Console())
         self.rank = rank
 
     def warning(self, text: str) -> None:

@@ -19,7 +19,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from anysize.training.replicas import share_statistics
 from anysize.training.shapes import too_few_images
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
-from anysize.world import Agreement, Interrupted, StopRequest
+from anysize.world import Agreement, Interrupted, StopRequest, StopWaiting
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
 
@@ -80,7 +80,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     start_epoch(parts, state)
     every = training.checkpoint_steps if training.checkpoint_minutes else 1
     saved, clock = time.monotonic(), time.perf_counter()
-    for number, batch in enumerate(whole_batches(parts, state, batches)):
+    for number, batch in enumerate(or_interrupted(parts, state, batches, stop)):
         if batch is None:
             continue
         regime_epoch = parts.length.regime_epoch(progress.epoch, progress.step_in_epoch)
@@ -105,12 +105,29 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             save(parts, state)
             stopping |= any(agreed.close()[:1])  # without the wish to save that was raised before this save
             if stopping:
-                finish_writing(parts)
-                raise stop.interruption(f"saved at epoch {progress.epoch + 1}, step {progress.step}", parts.world)
+                interrupt(parts, state, stop)
             saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
     agreed.close()
     settle(parts, state)
     record(progress, time.perf_counter() - clock)
+
+
+def or_interrupted(
+    parts: Parts, state: TrainState, batches: Sequence[Batch], stop: StopRequest
+) -> Iterator[LoadedBatch | None]:
+    """`whole_batches`; where a signal comes while one is waited for, the run is saved and interrupted."""
+    try:
+        yield from whole_batches(parts, state, batches, stop)
+    except StopWaiting:
+        save(parts, state)
+        interrupt(parts, state, stop)
+
+
+def interrupt(parts: Parts, state: TrainState, stop: StopRequest) -> NoReturn:
+    """End the run, which was saved, once that is written."""
+    finish_writing(parts)
+    saved = f"saved at epoch {state.progress.epoch + 1}, step {state.progress.step}"
+    raise stop.interruption(saved, parts.world)
 
 
 def start_epoch(parts: Parts, state: TrainState) -> None:
@@ -128,11 +145,13 @@ def step_seeds(seed: int, step: int, count: int, rank: int) -> Iterator[int]:
     return (int(bits) for bits in random_bits(seed, 0, steps, rank, Stream.STEP))
 
 
-def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> Iterator[LoadedBatch | None]:
+def whole_batches(
+    parts: Parts, state: TrainState, batches: Sequence[Batch], stop: StopRequest
+) -> Iterator[LoadedBatch | None]:
     """The batches in order, each loaded while the one before it is trained on; None for one that is passed over.
 
     A batch is passed over on all processes where damaged files leave too little of it on one. What one process cannot
-    load at all ends all of them, before that batch.
+    load at all ends all of them, before that batch; so does a signal while it is waited for.
     """
     ahead: collections.deque[tuple[LoadedBatch | None, Callable[[], Sequence[bool]]]] = collections.deque()
     loaded, following = parts.loader.load(batches), None
@@ -152,7 +171,8 @@ def whole_batches(parts: Parts, state: TrainState, batches: Sequence[Batch]) -> 
         batch, lacking = None, True
         if not errors:
             try:
-                following = following or next(loaded, None)
+                with stop.waiting():
+                    following = following or next(loaded, None)
                 if following and following.step == number:  # a batch of damaged files alone is not loaded
                     batch, following = following, None
                     complete = len(batch.indices) == len(planned.indices)

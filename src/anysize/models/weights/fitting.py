@@ -143,13 +143,14 @@ def check_fit(report: FitReport, own: Mapping[str, Tensor], source: str, model: 
         report.notes.append(f"only part of {source} fits: {wrong}; {len(report.tensors):,} of {len(own):,} are loaded")
         return
     remedy = (
-        "name the model that it was made for, or take what fits with partial (import: --partial, train: "
+        "give the model that it was made for, or take what fits with partial (import: --partial, train: "
         "--model.partial-weights)"
     )
     if any(name.endswith(".norm.m") for name in report.unexpected):
         remedy = "it has online norms: give --model.norm online"
     elif not weights:
-        remedy = "no weight fits: name the model that it was made for"
+        such = f", such as {report.unexpected[0]}" if report.unexpected else ""
+        remedy = f"no weight fits: it holds another network, or this one under names that are not known{such}"
     table = mismatch_table(report.missing, report.unexpected, report.shapes)
     raise UserError(f"{source} does not fit {model}: {wrong}; {remedy}\n{table}")
 

@@ -1,6 +1,7 @@
 """Foreign files to Python data: PyTorch's two formats and safetensors, without running code from the file."""
 
 import argparse
+import os
 import pathlib
 import pickle
 import pickletools
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
+import safetensors.torch
 import torch
 
 from anysize.models.weights.contents import ForeignCheckpoint, find_contents
@@ -152,6 +153,8 @@ def _is_safetensors(start: bytes) -> bool:
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
     try:
+        if str(path).encode(errors="replace") != os.fsencode(path):  # the library takes no other path than UTF-8
+            return {"state_dict": safetensors.torch.load(path.read_bytes())}
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return {**(file.metadata() or {}), "state_dict": tensors}

@@ -19,6 +19,11 @@ _BRANCH = re.compile(r"^(.*\.)?(conv[123]|bn[12])_d\.(\w+)$")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _SQUEEZE_EXCITE = re.compile(r"\.se\.fc([12])\.")
 _TREE = re.compile(r"^((?:base\.)?level\d+(?:\.tree[12])*)\.project\.")
+_WRAPPERS = ("_orig_mod", "module")
+"""What torch.compile and DataParallel put before the names of what they wrap."""
+_AVERAGED = ("ema", "averag", "teacher", "target", "momentum", "swa")
+"""Words in the names of a second network, of the same kind as the first."""
+_NAMED = 6  # of what is left out
 _AUXILIARY = re.compile(r"^(AuxLogits|aux\d*|aux_logits|auxiliary\w*|aux_head\w*|aux_classifier)\.")
 
 
@@ -71,6 +76,55 @@ def strip_prefix(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Te
     return {name.removeprefix(best): value for name, value in tensors.items()}, (
         f"the prefix {best!r} of every name is taken off"
     )
+
+
+def strip_inner_wrappers(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """Take out what a wrapped part of a network has in its names: `layer1._orig_mod.0.weight`, `net.module.fc.bias`."""
+    there, here = ({part for name in names for part in name.split(".")} for names in (tensors, own))
+    words = [word for word in _WRAPPERS if word in there - here]
+    plain = {name: ".".join(part for part in name.split(".") if part not in words) for name in tensors}
+    changed = sum(name != new for name, new in plain.items())
+    if not words or len(set(plain.values())) < len(plain):
+        return tensors, ""
+    return {plain[name]: value for name, value in tensors.items()}, (
+        f"{' and '.join(words)} in {changed:,} names: taken out"
+    )
+
+
+def take_network(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
+    """Take the network out of a training module, which holds it under a name beside a criterion, metrics or another.
+
+    Of the names under which at least half of the model is found, that with the least that is missing, of another shape
+    or not in the model; of two alike one that is no average or teacher.
+    """
+    wanted = sum(not name.endswith("num_batches_tracked") for name in own)
+    below: dict[str, list[str]] = {"": list(tensors)}
+    for name in tensors:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            below.setdefault(".".join(parts[:depth]) + ".", []).append(name)
+    found = {prefix: _misfit(prefix, names, tensors, own) for prefix, names in below.items()}
+    least = min(found, key=lambda prefix: found[prefix])
+    if found[least][0] >= found[""][0] or 2 * found[least][0] > wanted or put_under_backbone(tensors, own)[1]:
+        return tensors, ""
+    taken = {name.removeprefix(least): tensors[name] for name in below[least]}
+    first = least.split(".")[0]
+    others: dict[str, int] = {}
+    for name in tensors.keys() - set(below[least]):
+        other = ".".join(name.split(".")[: 2 if name.startswith(f"{first}.") else 1])
+        others[other] = others.get(other, 0) + 1
+    left = ", ".join(f"{other} ({count:,})" for other, count in sorted(others.items())[:_NAMED])
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return taken, f"the network is what is below {least!r}; left out: {left}{more}"
+
+
+def _misfit(prefix: str, names: list[str], tensors: Tensors, own: Tensors) -> tuple[int, int, int, bool]:
+    """How many tensors of the model are missing below a prefix, of another shape, not the model's; whether averaged."""
+    short = [name.removeprefix(prefix) for name in names if not name.endswith("num_batches_tracked")]
+    known = sum(_known(name, own) for name in short)
+    wanted = sum(not name.endswith("num_batches_tracked") for name in own)
+    other = sum(name in own and tensors[prefix + name].shape != own[name].shape for name in short)
+    return wanted - known, other, len(short) - known, any(word in prefix.lower() for word in _AVERAGED)
 
 
 def rename_old_densenet(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Tensor], str]:
@@ -172,7 +226,7 @@ def drop_unused(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Ten
 
 
 STEPS: tuple[Step, ...] = (
-    strip_prefix, rename_old_densenet, rename_last_norm, rename_squeeze_excite,
+    strip_inner_wrappers, strip_prefix, take_network, rename_old_densenet, rename_last_norm, rename_squeeze_excite,
     put_under_base, put_under_backbone, split_branches, drop_unused,
 )  # fmt: skip
 

@@ -1,0 +1,97 @@
+"""A signal ends a program within seconds, whatever its main thread waits for. Imports the standard library alone.
+
+Python hears of a signal between two of its own instructions: never in a call that does not come back, such as an
+exchange with a process that is gone. So a thread hears of each as well, and ends the process where that goes on as if
+none had come.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+PATIENCE = 10.0
+"""Seconds that a process has to hear of a signal."""
+
+_AGAIN = 5.0  # after a second Ctrl-C
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def watch_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> Callable[[], None]:
+    """From now on end this process `patience()` seconds after SIGTERM or Ctrl-C, unless it was `heard` by then.
+
+    A second Ctrl-C ends it in a few seconds in any case. Signals that have their default effect, or are ignored, are
+    not looked at. Returns a function that ends the watch. Outside the main thread there is none.
+
+    >>> watch_signals(lambda: 10.0, lambda: False)()
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    own, other = socket.socketpair()
+    other.setblocking(False)
+    before = signal.set_wakeup_fd(other.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(own, other, patience, heard), name="anysize_signals", daemon=True).start()
+
+    def end() -> None:
+        signal.set_wakeup_fd(before)
+        other.close()
+
+    return end
+
+
+@contextlib.contextmanager
+def watched_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> Iterator[None]:
+    """`watch_signals` for the length of a block."""
+    end = watch_signals(patience, heard)
+    try:
+        yield
+    finally:
+        end()
+
+
+def _watch(own: socket.socket, other: socket.socket, patience: Callable[[], float], heard: Callable[[], bool]) -> None:
+    """The thread: it reads the number of each signal that came, and nothing once `other` was closed."""
+    came: list[int] = []
+    deadline = math.inf
+    with own:
+        while True:
+            if select.select([own], [], [], None if deadline == math.inf else 0.1)[0]:
+                numbers = own.recv(64)
+                if not numbers:
+                    return
+                for number in (number for number in numbers if number in _ENDING):
+                    came.append(number)
+                    if len(came) == 1:
+                        deadline = time.monotonic() + patience()
+                    elif came.count(signal.SIGINT) > 1:
+                        deadline = min(deadline, time.monotonic() + _AGAIN)
+            if came.count(signal.SIGINT) < 2 and heard():
+                deadline = math.inf
+            if time.monotonic() > deadline:
+                _end(came[-1])
+
+
+def _end(number: int) -> None:
+    name = signal.Signals(number).name
+    for child in multiprocessing.active_children():  # one that waits for ever would outlive this process
+        child.kill()
+    with contextlib.suppress(OSError):
+        told = f"anysize: ended by {name}: the process did not come back from what it waited for; what was saved stands"
+        os.write(2, f"{told}\n".encode())
+    os._exit(128 + number)
+
+
+def _forget() -> None:
+    with contextlib.suppress(ValueError):
+        signal.set_wakeup_fd(-1)  # a signal to a child is none to its parent
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget)
