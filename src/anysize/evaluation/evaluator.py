@@ -108,7 +108,8 @@ class Evaluator:
             yield False
             return
         batches = share_of(self.calibration_batches(model, size), self.world)
-        with calibrated(model, _until(self.loader.load(batches), stop), world=self.world):
+        loaded = _until(self.loader.load(batches), stop)
+        with calibrated(model, loaded, world=self.world, describe=self.loader.source.describe):
             yield True
 
     @functools.cached_property
@@ -121,9 +122,12 @@ class Evaluator:
 
         Raises:
             Interrupted: a signal asked to stop.
+            NotFinite: outputs are NaN or infinite.
         """
         batches = self.validation_loader.load(share_of(self.validation_batches(size), self.world))
-        return evaluate_batches(model, self.task, _until(batches, stop), self.device, self.world)
+        return evaluate_batches(
+            model, self.task, _until(batches, stop), self.device, self.world, self.validation.describe
+        )
 
     def alone(self) -> "Evaluator":
         """The same evaluator for this process alone, with all images."""
