@@ -55,11 +55,14 @@ def command(
         print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
             print(f"  {count:>8,}  {each}")
+        for text in split.doubts.of_split(split.split):
+            print(f"warning: {text}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     for path, reason in damaged.items():
         print(f"damaged: {path}: {reason}")
     if damaged:
         print(f"{len(damaged)} damaged files: remove them, or train with --data.on_bad_image skip")
+    if damaged or splits[0].doubts.nothing:
         sys.exit(1)
 
 

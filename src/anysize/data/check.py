@@ -9,6 +9,7 @@ import numpy as np
 from anysize.data.catalog import DATASETS, load_dataset
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
+from anysize.data.doubts import Doubts
 from anysize.data.kinds.base import create_kind
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
@@ -20,7 +21,8 @@ class SplitCheck:
     """The contents of one split.
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
-    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason.
+    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason;
+    `doubts` says from what nothing can be learnt.
     """
 
     split: str
@@ -29,6 +31,7 @@ class SplitCheck:
     heights: tuple[int, int, int]
     widths: tuple[int, int, int]
     damaged: dict[str, str]
+    doubts: Doubts = dataclasses.field(default_factory=Doubts)
 
 
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
@@ -60,7 +63,8 @@ def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitChe
             damaged[source.describe(index)] = str(error)
     heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
     by_class = dict(zip(source.classes, counts.tolist(), strict=True))
-    return SplitCheck(split, len(shapes), by_class, _spread(heights), _spread(widths), damaged)
+    doubts = kind.doubts(source, counts, len(shapes)) if shapes else Doubts()
+    return SplitCheck(split, len(shapes), by_class, _spread(heights), _spread(widths), damaged, doubts)
 
 
 def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage]]:
