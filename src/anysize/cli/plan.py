@@ -33,6 +33,8 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
         f"{result.steps:,} steps, {result.images:,} images, {result.flops / 1e15:.4g} PFLOPs: {result.ratio:.3f} times "
         f"training {result.base_epochs} epochs at {result.base} px; about {result.memory / 2**30:.2f} GiB of memory"
     )
+    if cost.measured_flops:
+        print(f"{cost.measured_flops / result.flops:.1%} of the FLOPs measure gradients of copies (adapt_copies)")
     if devices > 1:
         print(
             f"{devices} devices: {result.total_batch:,} samples a step at {result.base} px, "
