@@ -86,7 +86,9 @@ def evaluate_batches(
                 unsound += images_not_finite(task, model, batch)
             images += len(batch.indices)
     total, seconds = world.sum([images, forward.seconds])
-    check_all_finite([index for each in world.gather(unsound) for index in each], int(total), describe, model)
+    found = [index for each in world.gather(unsound) for index in each]
+    with world.together():
+        check_all_finite(found, int(total), describe, model)
     _merge(metrics, world, device)
     summary = None
     with world.together(), torch.inference_mode():

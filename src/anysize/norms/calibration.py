@@ -117,11 +117,12 @@ def calibrate_batch_norm(
             raise UserError("calibration received no images; expected at least one batch")
         pools = _of_all(pools, world)
         odd = [name for name, pool in pools.items() if pool.count and not pool.is_finite()]
-        if odd:
-            raise NotFinite(
-                f"what {len(odd)} of {len(pools)} norms see of {used:,} images is NaN or infinite ({some_of(odd)}); "
-                "the network has diverged: calibrate another checkpoint, or train with a lower learning rate"
-            )
+        with world.together():
+            if odd:
+                raise NotFinite(
+                    f"what {len(odd)} of {len(pools)} norms see of {used:,} images is NaN or infinite "
+                    f"({some_of(odd)}): the network has diverged: calibrate another checkpoint, or train with a lower learning rate"
+                )
         keep({name: pool.statistics() for name, pool in pools.items() if pool.count})
     return used
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from anysize.registry import UserError, some_of
+from anysize.registry import NotFinite, UserError, some_of
 
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """What running out of memory may be raised as; `is_out_of_memory` tells it apart."""
@@ -17,7 +17,7 @@ class OutOfMemory(UserError):
     images = 0
 
 
-class Diverged(UserError):
+class Diverged(NotFinite):
     """The loss or the gradient is not finite; the weights were not touched by it."""
 
 
