@@ -121,7 +121,8 @@ def calibrate_batch_norm(
             if odd:
                 raise NotFinite(
                     f"what {len(odd)} of {len(pools)} norms see of {used:,} images is NaN or infinite "
-                    f"({some_of(odd)}): the network has diverged: calibrate another checkpoint, or train with a lower learning rate"
+                    f"({some_of(odd)}): the network has diverged; calibrate another checkpoint, or train with a lower "
+                    "learning rate"
                 )
         keep({name: pool.statistics() for name, pool in pools.items() if pool.count})
     return used
