@@ -8,7 +8,7 @@ This module imports the standard library alone.
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +16,19 @@ T = TypeVar("T")
 
 class UserError(ValueError):
     """An error that a user can put right: the message says what was received, what was expected, and the remedy."""
+
+
+class NotFinite(UserError):
+    """What a model gives is NaN or infinite, so that no figure, prediction or statistic of it means anything."""
+
+
+def some_of(names: Sequence[str], most: int = 8) -> str:
+    """The first of many names, and how many more there are.
+
+    >>> some_of(["a.jpg", "b.jpg", "c.jpg"], most=2)
+    'a.jpg, b.jpg and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def did_you_mean(received: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,11 +13,13 @@ import torch.nn.functional as F
 import anysize
 from anysize.data.catalog import load_dataset
 from anysize.evaluation.sizes import best_for_budget, parse_sizes
+from anysize.experiment import build
 from anysize.experiment.runs import calibrate, evaluate, load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.training import loop, step
 
 Make = Callable[..., Recipe]
 
@@ -148,18 +151,33 @@ def test_what_is_wrong_with_a_run_folder_is_said(run: Path, tmp_path: Path) -> N
         evaluate(run, [0])
 
 
-def test_the_plan_says_what_training_will_spend(tiny: Make, tmp_path: Path) -> None:
-    for mix, equal in (("B+", False), ("D+", False), ("B+", True)):
-        recipe = tiny(sizes__mix=mix, training__equal_flops=equal, data__limit=100)
+def test_the_plan_says_what_training_will_spend(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with the images that have gone through forward and backward passes, whatever they were for."""
+    computed: list[tuple[int, int]] = []
+    plain = step.backward
+
+    def backward(parts: Any, state: Any, images: torch.Tensor, *args: Any, **options: Any) -> Any:
+        computed.append((len(images), images.shape[-1]))
+        return plain(parts, state, images, *args, **options)
+
+    monkeypatch.setattr(step, "backward", backward)
+    monkeypatch.setattr(loop, "fit_into_memory", lambda *_: None)
+    for mix, equal, adapt in (("D+", False, 2), ("B+", True, 0), ("D+", True, 2)):
+        changes = {"optimizer__adapt_copies": adapt, "training__batch_size": 16, "data__limit": 100}
+        recipe = tiny(sizes__mix=mix, training__equal_flops=equal, **changes)
         cost = anysize.plan(recipe)
+        computed.clear()
         folder = train(recipe, run=tmp_path / f"{mix}{equal}")
         spent = pd.read_csv(folder / "metrics.csv").iloc[-1]
-        assert cost.flops == spent["flops"]
-        assert cost.steps == spent["step"]
+        flops = build.flops_by_size(load_run(folder, "last").model, 1)
+        assert cost.flops == spent["flops"] == sum(images * flops(size).total for images, size in computed)
+        assert cost.steps == spent["step"] == cost.cost.steps
         assert cost.epochs == spent["epoch"]
-        if not equal:
-            assert cost.images == spent["images"]
-            assert cost.ratio == pytest.approx(cost.cost.ratio)
+        assert cost.images == spent["images"] == cost.cost.images
+        assert cost.ratio == pytest.approx(cost.cost.ratio)
+        assert (cost.cost.measured_flops > 0) == bool(adapt)
+        if equal:
+            assert cost.ratio == pytest.approx(1, abs=0.15)
 
 
 def test_a_plan_needs_no_data() -> None:

@@ -149,3 +149,35 @@ def test_base_can_be_given_and_flops_are_asked_once_a_size() -> None:
     cost = plan_cost(plan, 100, lambda size: asked.append(size) or flops(size), base=32)  # type: ignore[func-returns-value]
     assert cost.ratio == pytest.approx(0.25)
     assert sorted(asked) == [16, 32]
+
+
+def test_a_run_that_is_cut_and_measures_copies_costs_what_its_steps_cost() -> None:
+    """Every second step of a size with copies computes its images twice more, and the last epoch has 20 steps."""
+    schedule = SizeSchedule.constant(SizeMix.named("B+D+", base=32))
+    plan, ranks = (
+        BatchPlan(503, schedule, batch_size=8, copies=2, world_size=2),
+        [BatchPlan(503, schedule, 8, copies=2, rank=rank, world_size=2) for rank in (0, 1)],
+    )
+    steps = [pair for epoch in range(3) for pair in zip(*(rank.batches(epoch) for rank in ranks), strict=True)]
+    steps = steps[: 20 - plan.steps(2) or None]
+    seen: dict[int, int] = {}
+    spent = measured = 0
+    for step in steps:
+        images, size = sum(batch.images for batch in step), step[0].size
+        spent += images * flops(size).total
+        if step[0].copies > 1:
+            measured += 0 if seen.get(size, 0) % 2 else 2 * images * flops(size).total
+            seen[size] = seen.get(size, 0) + 1
+    cost = plan_cost(plan, 3, flops, last_steps=20, adapt_copies=2)
+    assert (cost.steps, cost.images) == (len(steps), sum(batch.images for step in steps for batch in step))
+    assert (cost.total_flops, cost.measured_flops) == (spent + measured, measured)
+    without = plan_cost(plan, 3, flops, last_steps=20)
+    assert (without.steps, without.images, without.total_flops) == (cost.steps, cost.images, spent)
+    assert [part.size for part in without.sizes] == [part.size for part in cost.sizes]
+    assert measured > 0 < plan.steps(2) - 20
+
+
+def test_online_norm_costs_no_matrix_products() -> None:
+    """Its recurrence is solved by one, which is no work of the network."""
+    sizes = [count_flops(create_model("resnet8", norm=norm), 16) for norm in ("batch", "online")]
+    assert sizes[0] == sizes[1]

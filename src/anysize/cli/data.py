@@ -60,11 +60,14 @@ def command(
             print(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
         for line in split.left_out.lines():
             print(f"  left out: {line}")
+        for text in split.doubts.of_split(split.split):
+            print(f"warning: {text}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     for path, reason in damaged.items():
         print(f"damaged: {path}: {reason}")
     if damaged:
         print(f"{counted(len(damaged), 'damaged file')}: remove them, or train with --data.on_bad_image skip")
+    if damaged or splits[0].doubts.nothing:
         sys.exit(1)
 
 

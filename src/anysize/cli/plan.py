@@ -38,6 +38,8 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
         f"{result.ratio:.3f} times training {counted(result.base_epochs, 'epoch')} at {result.base} px; about "
         f"{result.memory / 2**30:.2f} GiB of memory"
     )
+    if cost.measured_flops:
+        print(f"{cost.measured_flops / result.flops:.1%} of the FLOPs measure gradients of copies (adapt_copies)")
     if devices > 1:
         print(
             f"{devices} devices: {counted(result.total_batch, 'sample')} a step at {result.base} px, "

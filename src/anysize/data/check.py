@@ -9,6 +9,7 @@ import numpy as np
 from anysize.data.catalog import DATASETS, load_dataset
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage, decode_with_orientation
+from anysize.data.doubts import Doubts
 from anysize.data.kinds.base import create_kind
 from anysize.data.left_out import LeftOut
 from anysize.data.preload import decode_all
@@ -22,7 +23,8 @@ class SplitCheck:
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
     are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason. `turned`
-    images carry an EXIF rotation or reflection; `left_out` is what lies beside the images.
+    images carry an EXIF rotation or reflection; `left_out` is what lies beside the images; `doubts` says from what
+    nothing can be learnt.
     """
 
     split: str
@@ -33,6 +35,7 @@ class SplitCheck:
     damaged: dict[str, str]
     turned: int
     left_out: LeftOut
+    doubts: Doubts
 
 
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
@@ -66,7 +69,9 @@ def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitChe
             damaged[source.describe(index)] = str(error)
     heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
     by_class = dict(zip(source.classes, counts.tolist(), strict=True))
-    return SplitCheck(split, len(shapes), by_class, _spread(heights), _spread(widths), damaged, turned, source.left_out)
+    doubts = kind.doubts(source, counts, len(shapes)) if shapes else Doubts()
+    spreads, left_out = (_spread(heights), _spread(widths)), source.left_out
+    return SplitCheck(split, len(shapes), by_class, *spreads, damaged, turned, left_out, doubts)
 
 
 def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage, int]]:

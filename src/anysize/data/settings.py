@@ -35,6 +35,11 @@ class DataSettings:
         "", "which of a data set's lists of training images: coco 2014 or 2017, voc train, train_aug or trainval"
     )
     categories: tuple[str, ...] = setting((), "keep these classes of labels or masks alone, by name; empty: all")
+    mask_values: tuple[int, ...] = setting(
+        (),
+        "values in mask files that stand for the classes, in their order, such as 0,255 (folder-masks, voc); 255 is "
+        "void unless it is one of them; empty: the numbers of the classes",
+    )
     areas: tuple[float, ...] = setting(
         (), "areas in pixels below which an object is small and medium; empty: as is usual for the data set"
     )

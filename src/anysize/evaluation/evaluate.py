@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from anysize.data.loader import LoadedBatch
+from anysize.evaluation.finite import check_all_finite, images_not_finite, is_finite
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
-from anysize.tasks.base import Outputs, Task
+from anysize.tasks.base import Outputs, Task, main_logits
 from anysize.tasks.records import Summary
 from anysize.world import World
 
@@ -32,11 +33,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class TimedForward:
-    """Calls a model and sums up the seconds inside it."""
+    """Calls a model, sums up the seconds inside it, and notes whether an output was not finite (`sound`)."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.seconds = 0.0
+        self.sound = True
 
     def __call__(self, images: Tensor) -> Outputs:
         started = time.perf_counter()
@@ -44,6 +46,7 @@ class TimedForward:
         if images.device.type == "cuda":
             torch.cuda.synchronize(images.device)
         self.seconds += time.perf_counter() - started
+        self.sound = self.sound and is_finite(main_logits(outputs))
         return outputs
 
 
@@ -53,6 +56,7 @@ def evaluate_batches(
     batches: Iterable[LoadedBatch],
     device: torch.device,
     world: World | None = None,
+    describe: Callable[[int], str] = "image {}".format,
 ) -> Summary:
     """Run `model` over `batches` and return the task's summary, with `images` and `images_per_second` in its values.
 
@@ -65,6 +69,7 @@ def evaluate_batches(
 
     Raises:
         UserError: there are no images.
+        NotFinite: outputs are NaN or infinite; it says of how many images, and names them as `describe` does.
     """
     world = world or World()
     metrics = task.metrics(device)
@@ -72,11 +77,18 @@ def evaluate_batches(
         metric.distributed_available_fn = _alone
     forward = TimedForward(model)
     images = 0
+    unsound: list[int] = []
     with world.together(), evaluating(model):
         for batch in batches:
-            task.measure(metrics, forward, on_device(batch, device))
+            batch, forward.sound = on_device(batch, device), True
+            task.measure(metrics, forward, batch)
+            if not forward.sound:
+                unsound += images_not_finite(task, model, batch)
             images += len(batch.indices)
     total, seconds = world.sum([images, forward.seconds])
+    found = [index for each in world.gather(unsound) for index in each]
+    with world.together():
+        check_all_finite(found, int(total), describe, model)
     _merge(metrics, world, device)
     summary = None
     with world.together(), torch.inference_mode():

@@ -110,9 +110,8 @@ class Evaluator:
             yield False
             return
         batches = share_of(self.calibration_batches(model, size), self.world)
-        with calibrated(
-            model, self._told(self.loader.load(batches), batches, f"calibrating at {size} px", stop), world=self.world
-        ):
+        loaded = self._told(self.loader.load(batches), batches, f"calibrating at {size} px", stop)
+        with calibrated(model, loaded, world=self.world, describe=self.loader.source.describe):
             yield True
 
     @functools.cached_property
@@ -125,10 +124,11 @@ class Evaluator:
 
         Raises:
             Interrupted: a signal asked to stop.
+            NotFinite: outputs are NaN or infinite.
         """
         batches = share_of(self.validation_batches(size), self.world)
         loaded = self._told(self.validation_loader.load(batches), batches, f"evaluating at {size} px", stop)
-        return evaluate_batches(model, self.task, loaded, self.device, self.world)
+        return evaluate_batches(model, self.task, loaded, self.device, self.world, self.validation.describe)
 
     def alone(self) -> "Evaluator":
         """The same evaluator for this process alone, with all images."""

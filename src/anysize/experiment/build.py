@@ -13,6 +13,7 @@ from torch import nn
 
 from anysize.data.augment.transform import Transform
 from anysize.data.catalog import build_preprocessing, resized_as_set
+from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
@@ -44,6 +45,18 @@ class Data:
     def loader(self, settings: DataSettings, device: torch.device) -> PlanLoader:
         """A loader that serves every size and epoch."""
         return PlanLoader(self.train, self.transform, device=device, workers=settings.workers)
+
+
+def check_targets(train: Source, validation: Source, kind: TargetKind, warn: Callable[[str], object]) -> None:
+    """Refuse training images from which nothing can be learnt; warn about classes that cannot be, or not be measured.
+
+    Raises:
+        UserError: all targets of the training images are alike.
+    """
+    doubts = kind.first_doubts(train)
+    doubts.check()
+    for text in [*doubts.of_split("train"), *kind.first_doubts(validation).of_split("validation")]:
+        warn(text)
 
 
 def base_size(recipe: Recipe) -> int:

@@ -15,6 +15,7 @@ from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
+from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.experiment.exported import description_of
 from anysize.experiment.pictures import displayed
 from anysize.experiment.quantize import Quantized
@@ -133,6 +134,7 @@ def compare_at(
     metrics = [task.metrics(evaluator.device) for _ in models]
     equal: list[float] = []
     indices: list[int] = []
+    unsound: tuple[list[int], list[int]] = ([], [])
     right: list[tuple[bool, bool]] = []
     with evaluating(original), evaluating(model):
         for batch in evaluator.validation_loader.load(evaluator.validation_batches(size)):
@@ -143,9 +145,13 @@ def compare_at(
             for row, (one, other) in enumerate(zip(*answers, strict=True)):
                 equal.append(_equal(task.name, one, other))
                 indices.append(int(batch.indices[row]))
+                for bad, output in zip(unsound, (one, other), strict=True):
+                    bad += [] if is_finite(output) else [indices[-1]]
                 if task.name == "classification":
                     target = int(batch.targets[row])
                     right.append((int(one.argmax()) == target, int(other.argmax()) == target))
+    for bad, model in zip(unsound, models, strict=True):
+        check_all_finite(bad, len(indices), evaluator.validation.describe, model)
     values = [100 * float(task.summary(each).values[task.best]) for each in metrics]
     changed = [index for index, share in zip(indices, equal, strict=True) if share < 0.5]
     differences = [100.0 * (one - other) for one, other in right]

@@ -11,6 +11,7 @@ from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
+from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.reports.predictions import Predictions, write_predictions
 from anysize.tasks.records import Shown
 
@@ -32,18 +33,23 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
     loader = PlanLoader(source, evaluator.transform(), device=evaluator.device)
     worst: list[tuple[float, int, Shown]] = []  # a heap: the best of the worst is on top
     seen = 0
+    unsound: list[int] = []
     with evaluating(model):
         for batch in loader.load(sequential_batches(len(source), size, evaluator.batch_size(size))):
             batch = on_device(batch, evaluator.device)
             for row, output in enumerate(evaluator.task.predictions(model, batch)):
                 index = int(batch.indices[row])
+                seen += 1
+                if not is_finite(output):
+                    unsound.append(index)
+                    continue
                 shown = evaluator.task.show(output.cpu(), kind.target_of(batch, row).cpu())
                 entry = (-shown.score, index, shown)
                 if len(worst) < wanted:
                     heapq.heappush(worst, entry)
                 else:
                     heapq.heappushpop(worst, entry)
-                seen += 1
+    check_all_finite(unsound, seen, source.describe, model)
     worst.sort(key=lambda entry: (-entry[0], entry[1]))
     images = [(source.describe(index), displayed(source, index), shown) for _, index, shown in worst]
     write_predictions(folder, Predictions(size, calibrated, seen, images))

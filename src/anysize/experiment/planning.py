@@ -22,7 +22,8 @@ class RunCost:
     """The cost of a run; FLOPs count forward and backward, a multiply-add as two.
 
     `cost` has the sizes one by one; `steps`, `images`, `flops` and `epochs` are those of the run, which equal_flops
-    may end in the middle of an epoch; `ratio` is its FLOPs over those of `base_epochs` epochs at the `base` size.
+    may end in the middle of an epoch; `flops` includes what optimizer.adapt_copies measures; `ratio` is its FLOPs over
+    those of `base_epochs` epochs at the `base` size.
     `memory` is that of one of the `devices`, in bytes.
     """
 
@@ -87,9 +88,12 @@ def plan(
     batches = build.build_plan(resolved, length, World(0, devices))
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
-    run = run_length(batches, resolved.training, base, lambda size: flops(size).total)
+    adapt = resolved.optimizer.adapt_copies
+    run = run_length(batches, resolved.training, base, lambda size: flops(size).total, adapt)
     build.check_phases(batches.schedule, len(run.steps))
-    cost = plan_cost(batches, len(run.steps), flops, base, resolved.training.epochs)
+    cost = plan_cost(
+        batches, len(run.steps), flops, base, resolved.training.epochs, last_steps=run.steps[-1], adapt_copies=adapt
+    )
     slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
     chunks = resolved.training.chunks
     parts = {
@@ -98,13 +102,12 @@ def plan(
         for part in batches.sizes(epoch)
     }
     memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=slots)
-    full = sum(batches.steps(epoch) for epoch in range(len(run.steps)))
     return RunCost(
         length=length,
         epochs=len(run.steps),
         cost=cost,
         steps=run.total_steps,
-        images=round(cost.images * run.total_steps / full),
+        images=cost.images,
         flops=run.flops,
         base=base,
         base_epochs=resolved.training.epochs,

@@ -14,6 +14,7 @@ from PIL import Image
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
+from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import displayed
@@ -60,6 +61,7 @@ def predict(
 
     Raises:
         UserError: not a run, no images, two of one name, or a size that the network cannot take.
+        NotFinite: outputs are NaN or infinite; the table has the rows of the other images.
 
     Example::
 
@@ -84,6 +86,7 @@ def predict(
     transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
     loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
+    unsound: list[int] = []
     own = 16 if kind_of(loaded.recipe).one_shape else 1
     batches = sequential_batches(len(source), size, loaded.recipe.evaluation.batch_size or own)
     with evaluating(loaded.model):
@@ -92,6 +95,9 @@ def predict(
             for index, output in zip(batch.indices.tolist(), task.predictions(loaded.model, batch), strict=True):
                 path = source.describe(index)
                 output = output.cpu()
+                if not is_finite(output):
+                    unsound.append(index)
+                    continue
                 rows.append({"file": path, **task.describe(output)})
                 if folder:
                     for below, picture in task.render(displayed(source, index), output).items():
@@ -100,6 +106,7 @@ def predict(
                     on_image(len(rows), len(source))
     if folder:
         run_files.write_rows(folder / TABLE, rows)
+    check_all_finite(unsound, len(source), source.describe, loaded.model)
     table = pd.DataFrame(rows)
     table.attrs["left_out"] = dict(source.bad_files)
     return table

@@ -79,7 +79,8 @@ def prepare(
     if recipe.quantize.aware:
         check_reached(model, data.preprocessing.image_size, data.preprocessing.channels)
     flops = build.flops_by_size(model, data.preprocessing.channels)
-    length = run_length(plan, training, data.preprocessing.image_size, lambda size: flops(size).total)
+    base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
+    length = run_length(plan, training, base, lambda size: flops(size).total, adapt)
     build.check_phases(plan.schedule, len(length.steps))
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
     if weights and (lr := too_fast_for_weights(stretch(recipe.optimizer, recipe.training.epochs), plan.total_batch)):

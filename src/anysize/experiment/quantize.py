@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
 from anysize.data.workers import lost_workers
+from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
+from anysize.evaluation.finite import check_all_finite, images_not_finite
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.published import run_folder
-from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
-from anysize.experiment.targets import eval_transform, open_split
+from anysize.experiment.runs import LoadedRun, class_names, load_run, make_evaluator
+from anysize.experiment.targets import build_task, eval_transform, open_split
 from anysize.export.check import Exported
 from anysize.export.extras import import_extra
 from anysize.export.look import is_exported
@@ -32,7 +34,7 @@ from anysize.models.surgery.quantization.fake import is_quantized, quantization_
 from anysize.quantize.after_training import QuantizeOptions, quantize_model, with_layers_in_float
 from anysize.quantize.aware import fixed_from_aware
 from anysize.quantize.by_layer import share_of_layers, worst_first
-from anysize.registry import UserError, counted
+from anysize.registry import NotFinite, UserError, counted
 from anysize.reports import run_files
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_checkpoint, write_checkpoint
@@ -99,6 +101,7 @@ def quantize_run(
     Raises:
         UserError: not a run, no images to calibrate with, a size that the network cannot take, a model without layers
             to quantize, or one that cannot be kept within `max_accuracy_drop`.
+        NotFinite: the network gives NaN or infinite values for images that calibrate it.
 
     Example::
 
@@ -134,7 +137,11 @@ def quantize_run(
         original = loaded.model
         loader, batches = calibration_plan(loaded, wanted, calibration, calibration_batches, calibration_batch_size)
         images = (batch.images.to(loaded.device) for batch in loader.load(batches))
-        model = quantize_model(original, images, options)
+        try:
+            model = quantize_model(original, images, options)
+        except NotFinite:
+            _name_not_finite(loaded, loader, batches)
+            raise
         sample = next(iter(loader.load(batches[:1]))).images[:_SAMPLE].to(loaded.device)
         say(
             f"calibrated with {counted(sum(len(batch.indices) for batch in batches), 'image')} at "
@@ -156,6 +163,17 @@ def quantize_run(
     names = f" ({', '.join(kept)})" if kept else ""
     say(f"{folder}: {counted(layers, 'layer')} in int8, {len(kept)} in float{names}")
     return Quantized(folder, exported, model, original, list(wanted), kept, seconds)
+
+
+def _name_not_finite(loaded: LoadedRun, loader: PlanLoader, batches: list[Batch]) -> None:
+    """Raise `NotFinite` with the names of the images of which the outputs are not finite, if there are any."""
+    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
+    found: list[int] = []
+    with evaluating(loaded.model):
+        for batch in loader.load(batches):
+            found += images_not_finite(task, loaded.model, on_device(batch, loaded.device))
+    images = sum(len(batch.indices) for batch in batches)
+    check_all_finite(found, images, loader.source.describe, loaded.model)
 
 
 def _of_aware(

@@ -20,12 +20,11 @@ from anysize.experiment.together import joined_for, resolve
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.recipes import recipe_names
-from anysize.registry import UserError, counted
+from anysize.registry import NotFinite, UserError, counted
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.console import tolerant
 from anysize.reports.text_table import TextTable
-from anysize.training.guards import Diverged
 from anysize.world import World
 
 
@@ -92,7 +91,7 @@ def _repeat(
         try:
             left = max_hours and max(max_hours - (time.monotonic() - started) / 3600, 1e-6)
             done = train(recipe, {"training.seed": seed}, run=folder / f"seed-{seed}", max_hours=left, **how)
-        except Diverged as error:  # the other seeds may not: their number says how reliable the recipe is
+        except NotFinite as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)
             console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
         else:

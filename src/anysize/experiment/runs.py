@@ -287,6 +287,8 @@ def evaluate(
             if calibration is not None:
                 _check_has_statistics(loaded)
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
+            if world.main and (nothing := evaluator.kind.first_doubts(evaluator.validation).nothing):
+                logger.warning("nothing can be measured with the validation images: %s", nothing)
         return _evaluate(loaded, checkpoint, wanted, evaluator, calibrate=calibrate, on_row=on_row)
 
 

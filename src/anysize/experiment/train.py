@@ -111,6 +111,8 @@ def train(
         with world.together():
             writer = stack.enter_context(CheckpointWriter(background=resolved.training.checkpoint_background))
             parts, state, evaluator = assemble(prepared, folder, log, writer)
+            if world.main:
+                build.check_targets(prepared.data.train, evaluator.validation, evaluator.kind, log.warning)
         parts = replicated(parts, prepared)
         with world.together():
             if resume_from == "never" and world.main:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anysize.data.augment.transform import normalize
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.preprocessing import Preprocessing
-from anysize.registry import UserError
+from anysize.registry import NotFinite, UserError
 from anysize.tasks.base import main_logits
 
 TOLERANCE = 1e-3
@@ -108,6 +108,11 @@ def check_file(
             with torch.inference_mode():
                 outputs = model(values)
             expected = main_logits(outputs)
+            if not expected.isfinite().all():
+                raise NotFinite(
+                    f"the outputs of the model at {height} x {width} px are NaN or infinite: it has diverged; export "
+                    "another checkpoint; no file is left"
+                )
             where = f"the exported file at {height} x {width} px, batch {images}:"
             try:
                 got = run(pixels if uint8_input else values)

@@ -1,7 +1,8 @@
-"""Checks of options and arguments that several families and functions share."""
+"""Checks of options, arguments and weights that several families and functions share."""
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from anysize.registry import UserError
@@ -20,6 +21,14 @@ def check_is_model(function: str, model: object) -> None:
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"{function} received {model!r}; expected a torch.nn.Module, such as create_model returns")
+
+
+def find_damaged(model: nn.Module) -> str | None:
+    """Name of the first parameter or buffer that holds a value that is not finite, if any."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
 
 
 def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils import _pytree as pytree
 
 from anysize.norms.online.backends import statistics_dtype
 from anysize.norms.running import is_online, is_synchronised, running_norms, statistics_of
-from anysize.registry import UserError
+from anysize.registry import NotFinite, UserError, some_of
 from anysize.world import World
 
 
@@ -35,7 +36,11 @@ def has_running_statistics(model: nn.Module) -> bool:
 
 
 def calibrate_batch_norm(
-    model: nn.Module, batches: Iterable[Any], max_images: int | None = None, world: World | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    max_images: int | None = None,
+    world: World | None = None,
+    describe: Callable[[int], str] = "image {}".format,
 ) -> int:
     """Replace the running statistics of every norm by the pooled statistics of the images of `batches`, in place.
 
@@ -64,6 +69,7 @@ def calibrate_batch_norm(
         batches: image tensors, tuples that start with one, or objects with one as `.images`.
         max_images: stop after this many images of this process, cutting the last batch.
         world: the processes that take part, all of which call this; None: this one alone.
+        describe: names an image in errors by its number: that in `.indices` of its batch, or else in all batches.
 
     Returns:
         Number of images used, in all processes; 0, and `batches` untouched, where no norm keeps running statistics.
@@ -71,6 +77,7 @@ def calibrate_batch_norm(
     Raises:
         UserError: no images in any process, something that is no image tensor, or a norm that sees one value a channel,
             which has no variance; in one process or another. The statistics are then as before.
+        NotFinite: outputs of the network, or the statistics, are NaN or infinite. They are as before, too.
 
     >>> norm = nn.BatchNorm2d(1)
     >>> calibrate_batch_norm(norm, torch.arange(8.0).reshape(4, 1, 1, 2).split(2))
@@ -86,26 +93,48 @@ def calibrate_batch_norm(
     world = world or World()
     pools = {name: _Pool(isinstance(norm, _InstanceNorm), is_online(norm)) for name, norm in norms.items()}
     used = 0
+    unsound: list[int] = []
     with _restored(norms) as keep, _batch_statistics(model, norms, pools), torch.no_grad():
         device = statistics_of(next(iter(norms.values())))[0].device
         with world.together():
             for batch in batches:
                 images = _images(batch)[: None if max_images is None else max_images - used]
-                model(images if images.device == device else images.to(device))
+                outputs = model(images if images.device == device else images.to(device))
+                numbers = None if isinstance(batch, (Tensor, tuple, list)) else getattr(batch, "indices", None)
+                rows = _rows_not_finite(outputs, len(images))
+                unsound += [used + row if numbers is None else int(numbers[row % len(numbers)]) for row in rows]
                 used += len(images)
                 if used == max_images:
                     break
+            if unsound:
+                raise NotFinite(
+                    f"the outputs of the network are NaN or infinite for {len(unsound):,} of {used:,} images that "
+                    f"calibrate it: {some_of([describe(number) for number in unsound])}; it has diverged, or these "
+                    "images are at fault: calibrate another checkpoint, or train with a lower learning rate"
+                )
         used = int(world.sum([used])[0])
         if not used:
             raise UserError("calibration received no images; expected at least one batch")
         pools = _of_all(pools, world)
+        odd = [name for name, pool in pools.items() if pool.count and not pool.is_finite()]
+        with world.together():
+            if odd:
+                raise NotFinite(
+                    f"what {len(odd)} of {len(pools)} norms see of {used:,} images is NaN or infinite "
+                    f"({some_of(odd)}): the network has diverged; calibrate another checkpoint, or train with a lower "
+                    "learning rate"
+                )
         keep({name: pool.statistics() for name, pool in pools.items() if pool.count})
     return used
 
 
 @contextlib.contextmanager
 def calibrated(
-    model: nn.Module, batches: Iterable[Any], max_images: int | None = None, world: World | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    max_images: int | None = None,
+    world: World | None = None,
+    describe: Callable[[int], str] = "image {}".format,
 ) -> Iterator[int]:
     """Calibrate `model` for the length of a `with` block, then put the training statistics back exactly.
 
@@ -117,7 +146,7 @@ def calibrated(
     tensor([5.])
     """
     with _restored(running_norms(model)):
-        yield calibrate_batch_norm(model, batches, max_images, world)
+        yield calibrate_batch_norm(model, batches, max_images, world, describe)
 
 
 @dataclasses.dataclass
@@ -139,6 +168,10 @@ class _Pool:
         self.var = self.var + share * (var - self.var)
         if not self.per_image:
             self.var = self.var + share * (1 - share) * shift**2
+
+    def is_finite(self) -> bool:
+        """Whether mean and variance are numbers, in the precision that norms store them in."""
+        return all(bool(torch.as_tensor(value).float().isfinite().all()) for value in (self.mean, self.var))
 
     def statistics(self) -> tuple[Any, Any]:
         """Mean and variance as the norm stores them."""
@@ -168,6 +201,17 @@ def _images(batch: Any) -> Tensor:
             "starts with one, or an object with one as .images"
         )
     return images
+
+
+def _rows_not_finite(outputs: Any, images: int) -> list[int]:
+    """The rows of a network's outputs, one an image, that hold a value that is NaN or infinite."""
+    found: set[int] = set()
+    for values in pytree.tree_leaves(outputs):
+        if isinstance(values, Tensor) and values.is_floating_point() and not values.isfinite().all():
+            if values.ndim < 2 or len(values) != images:
+                return list(range(images))  # who knows of which
+            found |= {*(~values.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()}
+    return sorted(found)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ from anysize.models.surgery.quantization.prepare import prepare
 from anysize.quantize.bias import correct_biases
 from anysize.quantize.moments import Moments
 from anysize.quantize.rounding import compensated, nearest
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import NotFinite, UserError, did_you_mean
+from anysize.tasks.base import main_logits
 
 ROUNDINGS = ("compensated", "nearest")
 _FOR_BIASES = 128
@@ -95,7 +96,7 @@ def quantize_model(
     seen, kept = 0, []
     with torch.no_grad():
         for images in itertools.chain([first], iterator):
-            quantized(images)
+            _finite("the output", main_logits(quantized(images)))
             if options.correct_bias and seen < _FOR_BIASES:
                 kept.append(images[: _FOR_BIASES - seen])
             seen += len(images)
@@ -111,7 +112,7 @@ def quantize_model(
 
 def _finite(name: str, values: Tensor) -> Tensor:
     if not all(end.isfinite() for end in values.aminmax()):
-        raise UserError(f"there are values that are not finite at {name}; expected a trained model and sound images")
+        raise NotFinite(f"there are values that are not finite at {name}; expected a trained model and sound images")
     return values
 
 

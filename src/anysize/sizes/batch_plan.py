@@ -178,10 +178,14 @@ class BatchPlan:
 
     def step_images(self, epoch: int) -> list[tuple[int, int]]:
         """(size, images of all ranks) of each step in the order of training, the same on every rank."""
-        steps: list[tuple[int, int]] = []
+        return [(part.size, samples * part.copies) for part, samples in self.step_parts(epoch)]
+
+    def step_parts(self, epoch: int) -> list[tuple[SizeBatch, int]]:
+        """Size and samples of all ranks of each step in the order of training, the same on every rank."""
+        steps: list[tuple[SizeBatch, int]] = []
         for part, count, samples in self.counts(epoch):
             larger = samples % count if count else 0  # as array_split cuts: the first ones take one more
-            steps += [(part.size, (samples // count + (i < larger)) * part.copies) for i in range(count)]
+            steps += [(part, samples // count + (i < larger)) for i in range(count)]
         return [steps[i] for i in self._order(epoch, len(steps))]
 
     def counts(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:

@@ -1,6 +1,7 @@
 """Tasks: each owns target, loss, metrics and pictures. A new one is one new file that registers itself in `TASKS`."""
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchvision.transforms import v2
 
 import anysize.tasks
@@ -45,6 +46,19 @@ def averaged(forward: Forward, batch: LoadedBatch) -> Tensor:
     """Logits in float32 (B, ...) of the samples of a batch, averaged over the copies or crops of each."""
     outputs = main_logits(forward(batch.images)).float()
     return outputs.reshape(batch.copies, -1, *outputs.shape[1:]).mean(dim=0)  # copy-major
+
+
+class Mean(MeanMetric):  # type: ignore[misc]
+    """The mean of all values: NaN where one is, which torchmetrics would leave out.
+
+    >>> mean = Mean()
+    >>> mean.update(torch.tensor([1.0, float("nan")]))
+    >>> mean.compute()
+    tensor(nan)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy=math.nan)
 
 
 def sample_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
+from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, sample_mixer
 from anysize.tasks.records import Shown, Summary
 
 _SHOWN = 5  # classes with the highest probabilities
 
 
-class MeanCrossEntropy(MeanMetric):  # type: ignore[misc]
+class MeanCrossEntropy(Mean):
     """Mean cross-entropy over images, without label smoothing, so that runs compare."""
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from anysize.tasks.base import Mean
 from anysize.tasks.records import OBJECT_SIZES, Table
 
 OVERALL = "all labels and by object size"
@@ -166,7 +167,7 @@ class LabelMetrics(Metric):  # type: ignore[misc]
         return label_tables(dim_zero_cat(self.logits).cpu(), dim_zero_cat(self.targets).cpu(), self.classes)
 
 
-class MeanBinaryCrossEntropy(MeanMetric):  # type: ignore[misc]
+class MeanBinaryCrossEntropy(Mean):
     """Binary cross-entropy summed over classes, mean over images, whatever loss is trained, so that runs compare."""
 
     def update(self, logits: Tensor, targets: Tensor) -> None:

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from anysize.data.loader import LoadedBatch
 from anysize.data.palette import colorize, legend, overlay, palette_image
 from anysize.data.source import VOID
 from anysize.registry import UserError
 from anysize.tasks import dense_inference
-from anysize.tasks.base import TASKS, Forward, Outputs, loss_with_auxiliary
+from anysize.tasks.base import TASKS, Forward, Mean, Outputs, loss_with_auxiliary
 from anysize.tasks.confusion import (
     MaskConfusion,
     class_accuracy,
@@ -47,7 +47,7 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != VOID).sum().clamp(min=1)
 
 
-class MeanPixelCrossEntropy(MeanMetric):  # type: ignore[misc]
+class MeanPixelCrossEntropy(Mean):
     """Mean cross-entropy over the pixels of all images that are not void."""
 
     def update(self, output: Tensor, target: Tensor) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from anysize.registry import UserError, counted
+from anysize.registry import NotFinite, UserError, counted, some_of
 
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """What running out of memory may be raised as; `is_out_of_memory` tells it apart."""
@@ -17,7 +17,7 @@ class OutOfMemory(UserError):
     images = 0
 
 
-class Diverged(UserError):
+class Diverged(NotFinite):
     """The loss or the gradient is not finite; the weights were not touched by it."""
 
 
@@ -33,11 +33,10 @@ def diverged(
         samples: names of those of the batch.
         where: the first tensor of the model that is not finite, such as the running statistics of a norm.
     """
-    shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
     first = f"; the first of the model that is not finite is {where}" if where else ""
     return Diverged(
-        f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {shown}{first}; the "
-        "weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "
+        f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {some_of(samples)}"
+        f"{first}; the weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "
         "optimizer.clip_norm and go on with --allow-changes, or look at these samples"
     )
 

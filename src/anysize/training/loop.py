@@ -25,9 +25,10 @@ import numpy as np
 
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
+from anysize.models.checks import find_damaged
 from anysize.quantize.aware import set_epoch, statistics_stand
 from anysize.sizes.batch_plan import Batch
-from anysize.training.checkpoint.files import Checkpoint, find_damaged
+from anysize.training.checkpoint.files import Checkpoint
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import diverged
 from anysize.training.memory import fit_into_memory

@@ -87,7 +87,7 @@ class OptimizerSettings:
     adapt_copies: int = setting(
         0,
         "every this many steps of a size with copies, measure how much smaller the gradient of all copies is than that "
-        "of one, and scale the loss up by it; 0: off",
+        "of one, and scale the loss up by it, for which its images are computed twice more; 0: off",
         low=0,
     )
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from anysize.models.checks import find_damaged
 from anysize.registry import UserError
 from anysize.training.averaging import AveragedWeights
 from anysize.training.checkpoint.files import (
     Checkpoint,
     DamagedCheckpoint,
-    find_damaged,
     load_model,
     read_checkpoint,
     write_checkpoint,

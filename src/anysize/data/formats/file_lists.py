@@ -11,7 +11,7 @@ from anysize.data.dataset import Split
 from anysize.data.formats.mask_files import MaskFiles
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, did_you_mean, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +32,26 @@ def mask_source(
     Args:
         pairs: the paths of each image and its mask.
         classes: names of the numbers in the files, the background first.
-        settings: `categories` keeps some classes and makes background of the others.
+        settings: `categories` keeps some classes and makes background of the others; `mask_values` are the values
+            in the files that stand for the classes.
         origin: the file or format that names the classes, for messages.
         missing: images that were left out, with the reason.
     """
     if len(classes) > VOID:
         raise UserError(f"{origin} has {len(classes)} classes; expected at most {VOID}, 255 is no class")
+    values = settings.mask_values
+    distinct = {value for value in values if 0 <= value <= VOID}
+    if values and not (len(values) == len(distinct) == len(classes)):
+        raise UserError(
+            f"data.mask_values is {list(values)}, and {origin} has {len(classes)} classes ({some_of(classes)}); "
+            f"expected the value from 0 to {VOID} of each class, in this order"
+        )
     numbers, kept = None, classes
     if settings.categories:
         kept = (classes[0], *choose_classes(settings.categories, classes[1:], origin))
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
     images, masks = zip(*pairs, strict=True)
-    files = MaskFiles(masks, len(classes), numbers)
+    files = MaskFiles(masks, len(classes), numbers, values)
     name = f"{settings.name} {split}"
     return FileSource(images, files, kept, name, settings.on_bad_image, missing, settings.exif)
 

@@ -1,5 +1,6 @@
 """Masks in image files: palette or grey PNGs whose values are class numbers, 255 where there is none."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from anysize.data.decode import BadImage
 from anysize.data.source import VOID
 
 MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # endings of the files that are taken for masks: none is lossy
+_LOOKED_AT = 50  # files that tell what masks hold
 _NARROW_GREY = {2: 85, 4: 17}  # by how much PIL multiplies the values of a grey PNG or TIFF with so many bits
 
 
@@ -18,18 +20,21 @@ class MaskFiles:
 
     Args:
         paths: one file an image.
-        num_classes: a file may hold 0 to `num_classes - 1`, and 255.
-        numbers: what each number of a file becomes, uint8 (num_classes,); by default itself.
+        num_classes: a file may hold so many values, and 255.
+        numbers: what the number of each class becomes, uint8 (num_classes,); by default itself.
+        values: the value that stands for each class in a file, (num_classes,), 255 may be one; empty: its number.
     """
 
-    def __init__(self, paths: Sequence[str], num_classes: int, numbers: np.ndarray | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], num_classes: int, numbers: np.ndarray | None = None, values: Sequence[int] = ()
+    ) -> None:
         assert num_classes <= VOID
         self._paths = np.array([os.fsencode(path) for path in paths])  # no Python objects: see `FileSource`
-        self.num_classes, self.numbers = num_classes, numbers
-        self._known = np.isin(np.arange(256), [*range(num_classes), VOID])
+        self.num_classes, self.numbers, self.values = num_classes, numbers, tuple(values)
+        own = list(values or range(num_classes))
+        self._known = np.isin(np.arange(256), [*own, VOID])
         self._table = np.arange(256, dtype=np.uint8)
-        if numbers is not None:
-            self._table[:num_classes] = numbers
+        self._table[own] = np.arange(num_classes) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -41,15 +46,35 @@ class MaskFiles:
         check_shape(mask, shape, path)
         known = self._known[mask]
         if not known.all():
+            odd = mask[~known].max()
+            if self.values:
+                listed = ", ".join(map(str, self.values))
+                raise BadImage(f"its mask {path} has the value {odd}; expected those of data.mask_values, {listed}")
             raise BadImage(
-                f"its mask {path} has the class number {mask[~known].max()}; expected 0 to {self.num_classes - 1}, or "
-                f"{VOID} where there is no class"
+                f"its mask {path} has the class number {odd}; expected 0 to {self.num_classes - 1}, or {VOID} where "
+                "there is no class (data.mask_values says which values stand for the classes)"
             )
-        return mask if self.numbers is None else self._table[mask]
+        return mask if self.numbers is None and not self.values else self._table[mask]
+
+    def cause(self) -> str:
+        """What values some of the files hold, and what may be wrong with them where nothing can be learnt of them."""
+        found: set[int] = set()
+        for path in self._paths[:: -(-len(self._paths) // _LOOKED_AT)]:
+            with contextlib.suppress(BadImage):
+                found |= {*np.unique(read_mask(os.fsdecode(bytes(path)))).tolist()}
+        says = f"the files hold the values {', '.join(map(str, sorted(found)))}"
+        if VOID not in found or VOID in self.values:
+            return says
+        listed = ",".join(map(str, sorted(found)))
+        return (
+            f"{says}, and {VOID} is void, which is neither learnt nor counted: if it stands for a class, set "
+            f"--data.mask_values {listed}"
+        )
 
     def __getitem__(self, indices: np.ndarray) -> "MaskFiles":
         """The masks of the images `indices` (int64), in that order."""
-        return MaskFiles([os.fsdecode(bytes(path)) for path in self._paths[indices]], self.num_classes, self.numbers)
+        paths = [os.fsdecode(bytes(path)) for path in self._paths[indices]]
+        return MaskFiles(paths, self.num_classes, self.numbers, self.values)
 
 
 def check_shape(mask: np.ndarray, shape: tuple[int, ...], path: str) -> None:

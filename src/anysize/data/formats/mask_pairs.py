@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from anysize.data.dataset import Split
 from anysize.data.decode import BadImage
 from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
@@ -17,7 +19,7 @@ from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
-from anysize.registry import UserError
+from anysize.registry import UserError, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,13 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
     names = root / _CLASSES
     if names.is_file():
         classes, origin = read_class_names(names), str(names)
+    elif settings.mask_values:
+        classes = (BACKGROUND, *map(str, range(1, max(2, len(settings.mask_values)))))
+        origin = f"{root}, which has no {_CLASSES},"
     else:
         masks = [mask for _, mask in (pairs if split == _telling(root) else _pairs(root, _telling(root), expected))]
-        largest = _largest_number(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
-        classes = (BACKGROUND, *map(str, range(1, max(2, largest + 1))))
+        numbers = _numbers(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
+        classes = (BACKGROUND, *map(str, range(1, max(2, max(numbers, default=0) + 1))))
         origin = f"the numbering of {root} (it has no {_CLASSES})"
     source = mask_source(pairs, classes, settings, split, origin)
     if not _whole(root) or split == "train":  # the two splits of a whole folder leave out the same: it is told once
@@ -101,15 +106,22 @@ def _by_stem(folder: Path, endings: tuple[str, ...], kind: str, left_out: LeftOu
 
 
 @functools.lru_cache(maxsize=4)  # training and validation ask for the same
-def _largest_number(masks: Sequence[str], _changed: int) -> int:
-    """The largest class number in the masks, but for 255; damaged ones are left to the policy when they are loaded."""
+def _numbers(masks: Sequence[str], _changed: int) -> list[int]:
+    """The class numbers in the masks, but for 255; damaged ones are left to the policy when they are loaded."""
     logger.info("no %s: reading %s training masks for the largest class number", _CLASSES, f"{len(masks):,}")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return max(pool.map(_largest_in, masks))
+        found = sorted(set().union(*pool.map(_numbers_in, masks)) - {VOID})
+    lacking = max(found, default=0) + 1 - len(found)
+    if lacking > 1:  # the background may be missing
+        logger.warning(
+            "the training masks hold the class numbers %s, and %d below the largest do not occur: if these are values "
+            "that stand for so many classes, set --data.mask_values %s, or name the classes in %s",
+            some_of(list(map(str, found))), lacking, ",".join(map(str, found)), _CLASSES,
+        )  # fmt: skip
+    return found
 
 
-def _largest_in(path: str) -> int:
+def _numbers_in(path: str) -> set[int]:
     with contextlib.suppress(BadImage):
-        mask = read_mask(path)
-        return int(mask[mask != VOID].max(initial=0))
-    return 0
+        return {*np.unique(read_mask(path)).tolist()}
+    return set()

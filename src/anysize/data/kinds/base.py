@@ -17,6 +17,7 @@ from anysize.data.augment.plain import TrainTransform
 from anysize.data.augment.square import EvalTransform
 from anysize.data.augment.transform import Transform
 from anysize.data.dataset import DataSet, DatasetInfo
+from anysize.data.doubts import Doubts
 from anysize.data.loader import LoadedBatch
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import FileTargets, Source
@@ -61,6 +62,14 @@ class TargetKind(abc.ABC):
     @abc.abstractmethod
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         """Tell which of the `count` classes an image with this target has: bool (count,)."""
+
+    def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
+        """What is odd about a split: so many of its `images` have each class, (classes,). None that are known of."""
+        return Doubts()
+
+    def first_doubts(self, source: Source) -> Doubts:
+        """The `doubts` that can be told soon, before a training begins."""
+        return Doubts()
 
     @abc.abstractmethod
     def unknown(self, images: int) -> np.ndarray | FileTargets:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from anysize.data.doubts import Doubts, of_classes
 from anysize.data.kinds.base import TARGET_KINDS, TargetKind
 from anysize.data.source import Source
 
@@ -21,6 +22,13 @@ class OneClass(TargetKind):
 
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         return np.asarray(np.arange(count) == target)
+
+    def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
+        return of_classes(source.classes, counts)
+
+    def first_doubts(self, source: Source) -> Doubts:
+        assert isinstance(source.targets, np.ndarray)
+        return of_classes(source.classes, np.bincount(source.targets, minlength=len(source.classes)))
 
     def unknown(self, images: int) -> np.ndarray:
         return np.zeros(images, dtype=np.int64)

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from anysize.data.doubts import Doubts, of_labels
 from anysize.data.kinds.base import TARGET_KINDS, TargetKind
+from anysize.data.source import Source
 
 
 @TARGET_KINDS.register("labels")
@@ -14,6 +16,13 @@ class Labels(TargetKind):
 
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         return np.asarray(target.any(axis=0))
+
+    def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
+        return of_labels(source.classes, counts, images)
+
+    def first_doubts(self, source: Source) -> Doubts:
+        assert isinstance(source.targets, np.ndarray)
+        return of_labels(source.classes, source.targets.any(1).sum(0), len(source))
 
     def unknown(self, images: int) -> np.ndarray:
         return np.zeros((images, 1, 1), dtype=np.uint8)

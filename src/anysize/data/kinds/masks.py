@@ -8,10 +8,12 @@ from torch import Tensor
 from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
 from anysize.data.augment.transform import Transform
 from anysize.data.dataset import DataSet, DatasetInfo
+from anysize.data.decode import BadImage
+from anysize.data.doubts import Doubts, of_masks
 from anysize.data.kinds.base import TARGET_KINDS, TargetKind
 from anysize.data.loader import LoadedBatch
 from anysize.data.settings import AugmentSettings
-from anysize.data.source import VOID
+from anysize.data.source import VOID, Source
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -50,6 +52,22 @@ class Masks(TargetKind):
 
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         return np.isin(np.arange(count), target[target != VOID])
+
+    def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
+        cause = getattr(source.targets, "cause", None) if (counts > 0).sum() < 2 else None
+        return of_masks(source.classes, counts, cause() if cause else "")
+
+    def first_doubts(self, source: Source) -> Doubts:
+        """Whether the masks hold two classes at all: they are read, in a fixed order, until there are two."""
+        counts, damaged = np.zeros(len(source.classes), dtype=np.int64), 0
+        for index in np.random.default_rng(0).permutation(len(source)).tolist():
+            try:
+                counts += self.classes_in(source.read(index)[1].numpy(), len(counts))
+            except BadImage:  # which is said when it is its turn to be trained on
+                damaged += 1
+            if (counts > 0).sum() > 1:
+                return Doubts()
+        return Doubts() if damaged == len(source) else self.doubts(source, counts, len(source) - damaged)
 
     def unknown(self, images: int) -> "VoidMasks":
         return VoidMasks(images)

@@ -17,7 +17,8 @@ class FolderMasks(DataSet):
     """Your own images and masks as train/images/NAME.jpg and train/masks/NAME.png, and validation alike.
 
     A mask has its image's name, up to the ending; both may lie in folders below. It is a palette or grey PNG (or BMP,
-    TIFF) whose values are class numbers, 0 for the background, 255 for what is not counted. Without a folder `train`,
+    TIFF) whose values are class numbers, 0 for the background, 255 for what is not counted, unless `data.mask_values`
+    says which values stand for the classes, such as 0,255. Without a folder `train`,
     root holds images and masks itself, and a tenth, chosen by a fixed permutation of the sorted names, becomes the
     validation split. classes.txt in root names the classes, a line each, the background first; without it they are
     numbered up to the largest number in the training masks, which are read for it.
@@ -25,6 +26,7 @@ class FolderMasks(DataSet):
 
     defaults = DatasetInfo(512, resize="pad", crop="rescale")
     offers = ("masks",)
+    mask_files = True
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """Base 512, or the longer side of the first image where that is smaller: reads its header where root is set."""

@@ -30,6 +30,7 @@ class Voc(DataSet):
 
     defaults = DatasetInfo(513, resize="pad", crop="rescale", num_classes=21, train_images=1464, validation_images=1449)
     offers = ("masks",)
+    mask_files = True
     image_sets = ("train", "train_aug", "trainval")
 
     def info(self, settings: DataSettings) -> DatasetInfo:

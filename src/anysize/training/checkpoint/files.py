@@ -169,14 +169,6 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
             value.copy_(tensors[name])
 
 
-def find_damaged(model: nn.Module) -> str | None:
-    """Name of the first parameter or buffer that holds a value that is not finite, if any."""
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            return name
-    return None
-
-
 def _serialise_state(state: dict[str, Any]) -> bytes:
     return json.dumps({"blake2b": _checksum(json.dumps(state).encode()), "state": state}, indent=1).encode()
 

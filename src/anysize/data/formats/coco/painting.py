@@ -88,6 +88,16 @@ class CocoMasks:
         check_shape(mask, shape, self._path)
         return mask
 
+    def cause(self) -> str:
+        """What may be wrong where the masks have nothing to learn from."""
+        if not len(self._values):
+            return f"{self._path} has no annotation with a segmentation for them"
+        crowds = int((self._values == VOID).sum())
+        return (
+            f"of {len(self._values):,} segmentations in {self._path} {crowds:,} are crowds, which are void, and the "
+            "others have no pixels: a polygon has at least three corners"
+        )
+
     def __getitem__(self, indices: np.ndarray) -> "CocoMasks":
         """The masks of the images `indices`, in that order; the annotations are shared."""
         subset = copy.copy(self)
