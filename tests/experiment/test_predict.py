@@ -168,9 +168,10 @@ def test_a_damaged_image_is_named_or_left_out(trained_scenes: Trained, images: P
     (images / "square.png").write_bytes(content[: len(content) // 2])
     options = {"data.workers": workers}
     with pytest.raises(UserError, match=rf"{images}/square\.png cannot be used: .*--data\.on_bad_image skip"):
-        predict(run, images, overrides=options)
-    table = predict(run, images, overrides=options | {"data.on_bad_image": "skip"})
+        predict(run, images, overrides=options | {"data.on_bad_image": "error"})
+    table = predict(run, images, overrides=options)
     assert len(table) == 3
+    assert list(table.attrs["left_out"]) == [str(images / "square.png")]
     assert str(images / "square.png") not in set(table["file"])
 
 
@@ -185,8 +186,8 @@ def test_what_is_no_image_is_refused(trained_scenes: Trained, images: Path, tmp_
         predict(run, [])
     with pytest.raises(UserError, match="is not a run folder"):
         predict(images, images)
-    with pytest.raises(UserError, match=r"notes\.txt cannot be used: .* in no image format"):
-        predict(run, images / "notes.txt")  # named by the user, so it is tried
+    table = predict(run, images / "notes.txt")  # named by the user, so it is tried
+    assert "in no image format" in table.attrs["left_out"][str(images / "notes.txt")]
     with pytest.raises(UserError, match="names no size of at least 1 pixel"):
         predict(run, images, size=0)
 
