@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiers import FEW, ONE_A_FAMILY, tiers
+from tiers import FEW, tiers
 
 import anysize
 from anysize.export.description import Description
@@ -40,7 +40,15 @@ NOT_QUANTIZED: dict[str, str] = {}
 """By name, why a model cannot be quantized and exported; docs/guides/quantization.md lists them, too."""
 
 
-@pytest.mark.parametrize("name", tiers(list_models(), fast=(), slow=(*FEW, *ONE_A_FAMILY)))
+SOME_FAMILIES = (
+    "cifar_resnet_fixup_se", "convnext_tiny", "googlenet", "lraspp_mobilenet_v3_large", "mnasnet0_5",
+    "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_elastic", "shufflenet_v2_x0_5", "squeezenet1_1",
+    "swin_t",
+)  # fmt: skip
+"""Those whose export takes less than a minute or so."""
+
+
+@pytest.mark.parametrize("name", tiers(list_models(), fast=(), slow=(*FEW, *SOME_FAMILIES)))
 def test_a_model_is_quantized_exported_and_checked(name: str, tmp_path: Path) -> None:
     expected = _expected(name)
     size, channels = expected.image_size, expected.channels
