@@ -15,6 +15,7 @@ from anysize.registry import NotFinite, UserError
 from anysize.tasks.base import main_logits
 
 TOLERANCE = 1e-3
+_TIMES_NOISE = 3
 BATCHES = (1, 3)
 
 Compare = Callable[[Tensor, Tensor], str]
@@ -65,10 +66,12 @@ def close(outputs: Tensor, expected: Tensor) -> str:
 
 
 def within_noise(model: nn.Module, preprocessing: Preprocessing) -> Compare:
-    """A comparison for a quantized model: what a file differs by is to be less than what rounding changes.
+    """A comparison for a quantized model: what a file differs by is to be within what rounding changes.
 
     A value that lies between two steps may be rounded to either, as the last bit of a sum falls, and what follows
-    from it differs by whole steps. Where a runtime computes wrongly, as where sums saturate, it differs by more.
+    from it differs by whole steps. In a deep network the two end as two ways of rounding do, which differ by 1.4 times
+    what each changes; at other sizes, and in a single image, that varies. Three times it is allowed. Where a runtime
+    computes wrongly, as where sums saturate, it differs by some ten times and more.
     """
     quantization = quantization_of(model)
     pictures = random_pictures((4, preprocessing.channels, preprocessing.image_size, preprocessing.image_size))
@@ -82,10 +85,10 @@ def within_noise(model: nn.Module, preprocessing: Preprocessing) -> Compare:
 
     def compare(outputs: Tensor, expected: Tensor) -> str:
         difference = (outputs - expected).square().mean().sqrt().item()
-        limit = noise + TOLERANCE * expected.abs().max().item()
+        limit = _TIMES_NOISE * noise + TOLERANCE * expected.abs().max().item()
         says = f"differs by {difference:.2g} on average, where rounding to int8 changes {noise:.2g}"
         if not difference <= limit:
-            raise UserError(f"{says}; expected less")
+            raise UserError(f"{says}; expected at most {_TIMES_NOISE} times that")
         return says
 
     return compare
