@@ -37,6 +37,8 @@ def dataset_info(settings: DataSettings, targets: str = "class") -> DatasetInfo:
 
     dataset = dataset_for(settings, targets)
     info = create_kind(targets).info(dataset.info(settings), dataset)
+    if settings.val_split:
+        info = dataclasses.replace(info, train_images=0, validation_images=0)  # known when the data is opened
     if settings.areas:
         info = dataclasses.replace(info, areas=(settings.areas[0], settings.areas[1]))
     return info
@@ -85,14 +87,18 @@ def load_dataset(settings: DataSettings, split: Split, targets: str = "class", *
     50
     """
     from anysize.data.kinds.base import create_kind
-    from anysize.data.preload import decode_to_memory
-    from anysize.data.source import FileSource
 
     source = dataset_for(settings, targets).open(settings, split, targets)
     source = create_kind(targets).first(source, settings.limit)
-    if preload and isinstance(source, FileSource):
-        return decode_to_memory(source, settings.memory_limit) or source
-    return source
+    return preloaded(source, settings) if preload else source
+
+
+def preloaded(source: "Source", settings: DataSettings) -> "Source":
+    """A source whose image files are decoded into memory where they are small, of one size, and few enough."""
+    from anysize.data.preload import decode_to_memory
+    from anysize.data.source import FileSource
+
+    return (isinstance(source, FileSource) and decode_to_memory(source, settings.memory_limit)) or source
 
 
 def build_preprocessing(

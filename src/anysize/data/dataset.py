@@ -25,7 +25,7 @@ from anysize.registry import Registry, UserError
 if TYPE_CHECKING:
     from anysize.data.source import Source
 
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,46 @@ class DataSet(abc.ABC):
     image_sets: ClassVar[tuple[str, ...]] = ()
     """The values that `data.image_set` may have; empty where there is only one list of training images."""
 
+    published: ClassVar[bool] = False
+    """Whether it has two published splits, of which the second, for tests, is taken for validation."""
+
     def info(self, settings: DataSettings) -> DatasetInfo:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
 
     def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
-        """Call `load`, which may lack `targets` where the data set offers classes alone."""
-        return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
+        """Call `load`, which may lack `targets` where the data set offers classes alone.
+
+        Of a `published` data set `data.val_split` holds out a part of the training images, and leaves the others for a
+        final test.
+        """
+
+        def load(split: Split) -> "Source":
+            return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
+
+        if not self.published:
+            return load(split)
+        if settings.renamed_classes:
+            raise UserError(f"data.renamed_classes is set, but the classes of {settings.name!r} are fixed; remove it")
+        if settings.val_split:
+            from anysize.data.formats.splits import hold_out_of
+
+            return load("validation") if split == "test" else hold_out_of(load("train"), split, settings)
+        if split == "test":
+            raise MissingSplit(
+                f"the test images of {settings.name!r} are its validation images; evaluate on those, or train with "
+                "--data.val_split 0.1, which holds out training images for validation"
+            )
+        return load(split)
+
+    def splits(self, settings: DataSettings) -> str:
+        """One sentence on what was taken for which split; empty where there is nothing to say."""
+        if settings.val_split:
+            return (
+                f"splits of {settings.name!r}: validation is a fixed {100 * settings.val_split:g}% of the training "
+                "images, and its test images are kept for `anysize evaluate RUN --split test`"
+            )
+        return f"splits of {settings.name!r}: validation is its test images" if settings.root else ""
 
     @abc.abstractmethod
     def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "Source":

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anysize.data.dataset import Split
-from anysize.data.formats.file_lists import choose_classes, keep_present, read_class_names, read_text
-from anysize.data.formats.folders import find_split, hold_out, telling_split
+from anysize.data.dataset import MissingSplit, Split
+from anysize.data.formats.file_lists import choose_classes, in_old_order, keep_present, read_class_names, read_text
+from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError, did_you_mean
@@ -44,13 +44,14 @@ class _Table(NamedTuple):
 
 def load_folder_labels(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their labels, uint8 (N, 1, classes), in the order of the file."""
-    whole = (root / _WHOLE).is_file() and not (root / "train.csv").is_file()
-    telling = telling_split(root, ".csv")
-    training = table = _read(root / _WHOLE if whole else find_split(root, telling, expected, ".csv"))
-    if not whole and split != telling:
-        table = _read(find_split(root, split, expected, ".csv"), training)
-    classes = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels}))
-    origin = training.path
+    splits = csv_splits(root, settings, expected)
+    path, part = splits.find(split)
+    told_by = splits.find(splits.telling)[0]
+    training = table = _read(root / _WHOLE if splits.whole else told_by)
+    if path != told_by:
+        table = _read(path, training)
+    sorted_names = sorted(training.columns or {name for row in training.rows for name in row.labels})
+    classes, origin = in_old_order(sorted_names, settings, str(training.path)), training.path
     if (root / _CLASSES).is_file():
         classes, origin = read_class_names(root / _CLASSES), root / _CLASSES
     if not classes:
@@ -58,7 +59,7 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     _check_classes(training, classes, origin)
     if table is not training:
         _check_classes(table, classes, origin)
-    rows = hold_out(table.rows, split) if whole else table.rows
+    rows = _rows_of(table, split, splits) if part else table.rows
     if not rows:
         raise UserError(f"{table.path} has one image; expected two at least: a tenth is held out for validation")
     files = [(_image_file(root, row.image),) for row in rows]
@@ -70,6 +71,28 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
         targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
     return FileSource(paths, targets, kept, f"{settings.name} {split}", settings.on_bad_image, missing)
+
+
+def csv_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
+    """Which CSV file of root holds which split; labels.csv holds all."""
+    named = find_names(root, (entry.name for entry in os.scandir(root) if entry.is_file()), ".csv")
+    if (root / _WHOLE).is_file() and "train" not in named:
+        return Splits(root, {}, settings, expected)
+    if not named:
+        raise MissingSplit(f"{root} has no train.csv (or training.csv); expected {expected}")
+    return Splits(root, named, settings, expected, "", ".csv")
+
+
+def _rows_of(table: _Table, split: Split, splits: Splits) -> list[_Row]:
+    """The rows that are held out of all for validation, or the others; refuses images in folders named as splits."""
+    folders = {row.image.removeprefix("images/").partition("/")[0] for row in table.rows if "/" in row.image}
+    named = sorted(name for name in folders if split_named(name))
+    if splits.whole and len({split_named(name) for name in named}) > 1:
+        raise UserError(
+            f"{table.path} names images in the folders {' and '.join(named)}, which are named as splits; expected a "
+            "CSV file a split: train.csv and validation.csv"
+        )
+    return splits.hold_out(table.rows, split)
 
 
 def _image_file(root: Path, name: str) -> str:

@@ -1,10 +1,19 @@
 """PASCAL VOC's folders: which list makes a split, and the image and mask that each of its lines names."""
 
+import contextlib
 import os
 from pathlib import Path
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
+from anysize.data.formats.file_lists import (
+    BACKGROUND,
+    in_old_order,
+    keep_present,
+    mask_source,
+    read_class_names,
+    read_text,
+)
+from anysize.data.formats.splits import Splits, find_names
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -17,30 +26,52 @@ CLASSES = (
 """VOC's own names, in the order of the numbers in its masks."""
 
 _AUGMENTED = "train_aug"
+_AUGMENTED_LISTS = (_AUGMENTED, "trainaug")
 
 
 def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     """The images of a split with their masks, in the order of its list."""
     year = find_year(root)
-    image_set = (settings.image_set or "train") if split == "train" else "val"
-    path = _list_file(year, image_set)
-    lines = _read_list(path, year, "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass")
-    pairs = list(lines.values())
-    good, missing = keep_present(pairs, list(lines), settings.on_bad_image)
+    splits = voc_splits(year, settings)
+    if split == "train" and split not in splits.names:
+        _list_file(year, settings.image_set or "train")  # says what is missing
+    path, part = splits.find(split)
+    lines = _read_list(path, year, "SegmentationClassAug" if path.stem in _AUGMENTED_LISTS else "SegmentationClass")
+    chosen = splits.hold_out(list(lines), split) if part else list(lines)
+    pairs = [lines[origin] for origin in chosen]
+    good, missing = keep_present(pairs, chosen, settings.on_bad_image)
     classes, origin = class_names(year)
+    in_old_order(classes, settings, origin)  # says what is wrong with data.renamed_classes; the file has the order
     return mask_source([pairs[i] for i in good], classes, settings, split, origin, missing)
+
+
+def voc_splits(year: Path, settings: DataSettings) -> Splits:
+    """Which list holds which split, in ImageSets/Segmentation or else in `list`; training is what `image_set` says."""
+    names: dict[Split, str] = {}
+    for folder in ("list", "ImageSets/Segmentation"):
+        entries = os.listdir(year / folder) if (year / folder).is_dir() else []
+        names |= {split: f"{folder}/{name}" for split, name in find_names(year / folder, entries, ".txt").items()}
+    if settings.image_set not in ("", "train"):
+        names.pop("train", None)
+        with contextlib.suppress(MissingSplit):
+            names["train"] = _list_file(year, settings.image_set).relative_to(year).as_posix()
+    if not names:
+        _list_file(year, settings.image_set or "train")  # says what is missing
+    return Splits(year, names, settings, "lists in ImageSets/Segmentation or list", "list of images ", ".txt")
 
 
 def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
     """Training and validation images that the lists in the folder of a year name; 0 without a list."""
 
-    def count(image_set: str) -> int:
+    def count(split: Split) -> int:
         try:
-            return len(_read_list(_list_file(year, image_set), year, ""))
+            path, part = voc_splits(year, settings).find(split)
+            lines = list(_read_list(path, year, ""))
+            return len(voc_splits(year, settings).hold_out(lines, split) if part else lines)
         except MissingSplit:
             return 0
 
-    return count(settings.image_set or "train"), count("val")
+    return count("train"), count("validation")
 
 
 def class_names(year: Path) -> tuple[tuple[str, ...], str]:
@@ -67,7 +98,7 @@ def find_year(root: Path) -> Path:
 
 
 def _list_file(year: Path, image_set: str) -> Path:
-    written = (image_set, "trainaug") if image_set == _AUGMENTED else (image_set,)
+    written = _AUGMENTED_LISTS if image_set == _AUGMENTED else (image_set,)
     names = [*(f"ImageSets/Segmentation/{name}.txt" for name in written), f"list/{image_set}.txt"]
     for name in names:
         if (year / name).is_file():
