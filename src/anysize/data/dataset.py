@@ -78,29 +78,8 @@ class DataSet(abc.ABC):
         return self.defaults
 
     def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
-        """Call `load`, which may lack `targets` where the data set offers classes alone.
-
-        Of a `published` data set `data.val_split` holds out a part of the training images, and leaves the others for a
-        final test.
-        """
-
-        def load(split: Split) -> "Source":
-            return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
-
-        if not self.published:
-            return load(split)
-        if settings.renamed_classes:
-            raise UserError(f"data.renamed_classes is set, but the classes of {settings.name!r} are fixed; remove it")
-        if settings.val_split:
-            from anysize.data.formats.splits import hold_out_of
-
-            return load("validation") if split == "test" else hold_out_of(load("train"), split, settings)
-        if split == "test":
-            raise MissingSplit(
-                f"the test images of {settings.name!r} are its validation images; evaluate on those, or train with "
-                "--data.val_split 0.1, which holds out training images for validation"
-            )
-        return load(split)
+        """Call `load`, which may lack `targets` where the data set offers classes alone."""
+        return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
 
     def splits(self, settings: DataSettings) -> str:
         """One sentence on what was taken for which split; empty where there is nothing to say."""

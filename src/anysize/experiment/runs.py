@@ -20,6 +20,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.exported import evaluation_files, flops_of, in_runtime, opened
+from anysize.experiment.identity import how_classes_differ, renamed
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.published import names_recipe, run_folder
@@ -151,10 +152,12 @@ def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None, wor
     validation = open_split(loaded.recipe, "validation")
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
+    preprocessing = dataclasses.replace(preprocessing, classes=renamed(preprocessing.classes, loaded.recipe.data))
     if validation.classes != preprocessing.classes:
         raise UserError(
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
-            f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
+            f"{', '.join(preprocessing.classes[:5])}, ...: "
+            f"{how_classes_differ(preprocessing.classes, validation.classes)}; other data are given with --data.root"
         )
     loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
     return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)

@@ -34,6 +34,12 @@ def open_split(recipe: Recipe, split: Split) -> Source:
     return load_dataset(recipe.data, split, task_class(recipe.task.name).targets)
 
 
+def open_sources(recipe: Recipe) -> dict[Split, Source]:
+    """The training and validation images, of which none is decoded."""
+    targets = task_class(recipe.task.name).targets
+    return {split: load_dataset(recipe.data, split, targets, preload=False) for split in ("train", "validation")}
+
+
 def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
     """Augmentation as the recipe says."""
     augment = resolve_augment(recipe.augment, info_of(recipe))

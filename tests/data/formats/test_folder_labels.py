@@ -175,7 +175,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path):
         load(tmp_path)
     images(tmp_path, "a.jpg")
     (tmp_path / "train.csv").write_text("image,labels\na.jpg,dog\n")
-    with pytest.raises(UserError, match=rr"has no validation.csv \(or val.csv"):
+    with pytest.raises(UserError, match=r"has no validation.csv \(or val.csv"):
         load(tmp_path, "validation")
     (tmp_path / "train.csv").rename(tmp_path / "labels.csv")
     with pytest.raises(UserError, match=r"labels\.csv has one image; expected two at least"):
