@@ -92,7 +92,8 @@ def train(
             if world.main:
                 identity = identity_of(sources, resolved.data)
                 folder = folder if run else folder_for(plain, identity, allow_changes=allow_changes)
-        folder, identity = world.share((folder, identity))
+        shared: tuple[Path, dict[str, Any]] = world.share((folder, identity))
+        folder, identity = shared
         with world.together():
             if resume_from != "never":
                 resolved = keep_precision(folder, resolved)
@@ -225,8 +226,8 @@ def _introduce(
             f"{size} px is never trained at: its share of {plan.length:,} images is less than two; use fewer sizes or "
             "more images"
         )
-    if told := DATASETS[recipe.data.name]().splits(recipe.data):
-        parts.log.message(told)
+    if splits := DATASETS[recipe.data.name]().splits(recipe.data):
+        parts.log.message(splits)
     for note in () if goes_on else prepared.notes:
         parts.log.message(note)
     if len(length.steps) != recipe.training.epochs:
