@@ -37,7 +37,8 @@ def test_runs_and_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     given = {**SETTINGS, "data.root": str(pets(tmp_path / "a"))}
     first = train("folder", given)
     other = train("folder", {**given, "data.root": str(pets(tmp_path / "b", ("apple", "pear"), 9))})
-    assert other != first and other.name.startswith(first.name)
+    assert other != first
+    assert other.name.startswith(first.name)
     assert load_run(other).preprocessing.classes == ("apple", "pear")
     shutil.move(tmp_path / "b", tmp_path / "moved")
     assert train("folder", {**given, "data.root": str(tmp_path / "moved")}) == other
@@ -80,7 +81,8 @@ def test_weights_of_other_classes_give_no_head(tmp_path: Path, capsys: pytest.Ca
     fruit = pets(tmp_path / "b", ("apple", "pear"))
     train("folder", {**given, "data.root": str(fruit), "model.weights": str(first)}, run=tmp_path / "fruit")
     out = " ".join(capsys.readouterr().out.split())
-    assert "the head fc is new, since the weights are for other classes" in out and "splits of" in out
+    assert "the head fc is new, since the weights are for other classes" in out
+    assert "splits of" in out
 
 
 def identity(**changes: Any) -> dict[str, Any]:
@@ -93,13 +95,15 @@ def identity(**changes: Any) -> dict[str, Any]:
 def test_identity_is_of_names_sizes_and_labels(tmp_path: Path) -> None:
     root = pets(tmp_path / "a")
     known = identity(name="folder", root=str(root))
-    assert known == identity(name="folder", root=f"{root}/") and known["train"]["images"] == 4
+    assert known == identity(name="folder", root=f"{root}/")
+    assert known["train"]["images"] == 4
     shutil.copytree(root, tmp_path / "copy")
     assert identity(name="folder", root=str(tmp_path / "copy")) == known
     with (root / "valid/dog/0.png").open("ab") as file:
         file.write(b"x")
     changed = identity(name="folder", root=str(root))
-    assert changed["train"] == known["train"] and changed["validation"] != known["validation"]
+    assert changed["train"] == known["train"]
+    assert changed["validation"] != known["validation"]
 
     for split in ("train", "valid"):
         (root / f"{split}.csv").write_text(f"image,labels\n{split}/cat/0.png,red\n{split}/cat/1.png,blue\n")

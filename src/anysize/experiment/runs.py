@@ -116,7 +116,8 @@ def load_run(
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
     preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
-    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
+    names = renamed(preprocessing.classes, recipe.data)
+    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)
     spec = ModelSpec.from_dict(loaded.state["model"])
     wanted = ModelSpec.from_settings(recipe.model).settings
     for key, held in spec.settings.items():
@@ -162,7 +163,6 @@ def make_evaluator(
     validation = open_split(loaded.recipe, split)
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
-    preprocessing = dataclasses.replace(preprocessing, classes=renamed(preprocessing.classes, loaded.recipe.data))
     if validation.classes != preprocessing.classes:
         raise UserError(
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "

@@ -70,7 +70,8 @@ def test_training_images_alone_can_be_split(tmp_path: Path) -> None:
     ]
     found = [[half.describe(i) for i in range(len(half))] for half in halves]
     assert [len(half) for half in found] == [14, 6, 6]
-    assert found[1] == found[2] and not set(found[0]) & set(found[1])
+    assert found[1] == found[2]
+    assert not set(found[0]) & set(found[1])
     classes(tmp_path, "valid")
     with pytest.raises(UserError, match=r"val_split is 0\.3, but .* has validation images in valid; leave one"):
         load_dataset(DataSettings(name="folder", root=str(tmp_path), val_split=0.3), "train")
