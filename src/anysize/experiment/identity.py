@@ -44,8 +44,7 @@ def _identity(source: Source, settings: DataSettings) -> dict[str, Any]:
             paths += targets.files()
         sizes = _sizes(paths)
         total = sum(sizes)
-        for path in paths:
-            digest.update(_name(path, settings) + b"\0")
+        digest.update(b"\0".join(_names(paths, settings)))
         digest.update(np.array(sizes, np.int64).tobytes())
     elif isinstance(source, ArraySource):
         step = -(-len(source) // _SAMPLED) or 1
@@ -55,11 +54,13 @@ def _identity(source: Source, settings: DataSettings) -> dict[str, Any]:
     return {"digest": digest.hexdigest(), "images": len(source), "bytes": total}
 
 
-def _name(path: str, settings: DataSettings) -> bytes:
-    """The path of a file below data.root, with the old names of classes that are renamed."""
-    parts = path.removeprefix(os.fspath(Path(settings.root).expanduser())).split(os.sep)
-    olds = {new: old for old, new in settings.renamed_classes.items()}
-    return os.fsencode("/".join(olds.get(part, part) for part in parts) if olds else "/".join(parts))
+def _names(paths: Sequence[str], settings: DataSettings) -> list[bytes]:
+    """The paths of files below data.root, with the old names of classes that are renamed."""
+    root = os.fspath(Path(settings.root).expanduser())
+    names = [path.removeprefix(root) for path in paths]
+    if olds := {new: old for old, new in settings.renamed_classes.items()}:
+        names = ["/".join(olds.get(part, part) for part in name.split("/")) for name in names]
+    return list(map(os.fsencode, names))
 
 
 def _sizes(paths: Sequence[str]) -> list[int]:
@@ -115,7 +116,8 @@ def check_same_data(
     """
     before = renamed(state["preprocessing"].get("classes", ()), settings)
     if before and before != tuple(classes):
-        raise UserError(f"the run has other classes than the data: {how_classes_differ(before, classes)}")
+        differ = how_classes_differ(before, classes)
+        raise UserError(f"the run has other classes than the data: {differ}, or give a new folder with --out")
     if allow_changes:
         return
     for split, held in state.get("data", {}).items():

@@ -72,6 +72,12 @@ def test_training_images_alone_can_be_split(tmp_path: Path) -> None:
     assert [len(half) for half in found] == [14, 6, 6]
     assert found[1] == found[2]
     assert not set(found[0]) & set(found[1])
+    images(tmp_path / "test")  # without classes
+    with pytest.raises(MissingSplit, match="val_split"):
+        load_dataset(settings, "validation")
+    images(tmp_path / "valid")
+    with pytest.raises(MissingSplit, match="valid holds no class folders"):
+        load_dataset(settings, "validation")
     classes(tmp_path, "valid")
     with pytest.raises(UserError, match=r"val_split is 0\.3, but .* has validation images in valid; leave one"):
         load_dataset(DataSettings(name="folder", root=str(tmp_path), val_split=0.3), "train")

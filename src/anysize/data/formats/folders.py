@@ -63,8 +63,11 @@ def folder_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
     entries = _subfolders(root)
     named = find_names(root, entries)
     filled = {split: name for split, name in named.items() if _subfolders(root / name)}
-    single = not filled and len(named) == 1 and len(entries) > 1
-    return Splits(root, {} if single else filled or named, settings, expected)
+    if not filled and len(named) == 1 and len(entries) > 1:
+        return Splits(root, {}, settings, expected)
+    if filled and "test" not in filled:  # images without classes, as Kaggle has them, are no test of a classifier
+        named.pop("test", None)
+    return Splits(root, named, settings, expected)
 
 
 def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple[int, int]:
