@@ -51,6 +51,10 @@ def command(
     missing = [run.name for run in read if not len(run.evaluation)]
     if missing and not setting:
         print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)")
+    made = {run.name: run.evaluated_with for run in read if len(run.evaluation)}
+    if len(set(made.values())) > 1 and not setting:
+        told = "; ".join(f"{name} with {how or 'the usual settings'}" for name, how in made.items())
+        print(f"not evaluated alike: {told}")
     for judged_by, evaluated in by_metric(read).items():
         show_table(comparison_table(accuracy_by_size(evaluated, judged_by)))
     print(f"the comparison is {path}")

@@ -42,12 +42,15 @@ def command(
         return
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
+    from anysize.data.catalog import DATASETS
     from anysize.data.check import check_dataset
     from anysize.recipe import Recipe, override
     from anysize.tasks.base import task_class
 
     given = parse_settings(settings)
     recipe = override(Recipe(), {**given, "data.name": name})
+    if told := DATASETS[name]().splits(recipe.data):
+        print(told)
     splits = check_dataset(recipe.data, task_class(recipe.task.name).targets if "task.name" in given else "")
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths

@@ -11,6 +11,7 @@ def command(
     calibrate: bool = True,
     calibration: str = "",
     checkpoint: str = "last",
+    split: str = "validation",
     budget: str = "",
     device: str = "",
     runtime: str = "",
@@ -18,7 +19,8 @@ def command(
 ) -> None:
     """Accuracy of a run by image size, as trained and calibrated for each size; or of an exported file.
 
-    Writes evaluation.csv and renews report.html in the run folder, or writes FILE.evaluation.csv.
+    Adds to evaluation.csv and renews report.html in the run folder, or adds to FILE.evaluation.csv: rows of other
+    sizes, checkpoints, splits and test-time settings stay there.
 
     Args:
         run: the run folder, a recipe whose published weights are evaluated, such as torchvision/resnet18, or an ONNX
@@ -29,6 +31,7 @@ def command(
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best;
             calibrated-SIZE: a copy written by `anysize calibrate`
+        split: the images: validation; test: for the final figure, where there are test images; or train
         budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
         runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
@@ -45,6 +48,7 @@ def command(
     from anysize.ranks import main_process
     from anysize.reports.columns import label, show
     from anysize.reports.console import progress, show_table
+    from anysize.reports.reading import Run
     from anysize.reports.tables import evaluation_metrics, evaluation_table
 
     if budget:
@@ -56,6 +60,7 @@ def command(
             calibrate=calibrate,
             calibration=calibration or None,
             checkpoint=checkpoint,
+            split=split,
             overrides=overrides,
             on_progress=say,
             runtime=runtime,
@@ -71,6 +76,9 @@ def command(
     else:
         folder = run_folder(run)
         print(f"{folder}/evaluation.csv and {folder}/report.html are written")
+        others = [what for what, rows in Run.read(folder).other_evaluations.items() if len(rows)]
+        if others:
+            print(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others)}")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)

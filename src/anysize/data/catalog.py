@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anysize.data.sets
 from anysize.data.dataset import DATASETS as DATASETS  # with all data sets in it, once this module is imported
-from anysize.data.dataset import DataSet, DatasetInfo, Split
+from anysize.data.dataset import DataSet, DatasetInfo, MissingSplit, Split
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
@@ -37,6 +37,8 @@ def dataset_info(settings: DataSettings, targets: str = "class") -> DatasetInfo:
 
     dataset = dataset_for(settings, targets)
     info = create_kind(targets).info(dataset.info(settings), dataset)
+    if settings.val_split:
+        info = dataclasses.replace(info, train_images=0, validation_images=0)  # known when the data is opened
     if settings.areas:
         info = dataclasses.replace(info, areas=(settings.areas[0], settings.areas[1]))
     return info
@@ -87,14 +89,38 @@ def load_dataset(settings: DataSettings, split: Split, targets: str = "class", *
     50
     """
     from anysize.data.kinds.base import create_kind
+
+    source = _open(dataset_for(settings, targets), settings, split, targets)
+    source = create_kind(targets).first(source, settings.limit)
+    return preloaded(source, settings) if preload else source
+
+
+def _open(dataset: DataSet, settings: DataSettings, split: Split, targets: str) -> "Source":
+    """A split; of a `published` data set data.val_split holds out training images, and leaves the tests for the end."""
+    if not dataset.published:
+        return dataset.open(settings, split, targets)
+    if settings.renamed_classes:
+        raise UserError(f"data.renamed_classes is set, but the classes of {settings.name!r} are fixed; remove it")
+    if settings.val_split:
+        from anysize.data.formats.splits import hold_out_of
+
+        if split != "test":
+            return hold_out_of(dataset.open(settings, "train", targets), split, settings)
+        return dataset.open(settings, "validation", targets)
+    if split == "test":
+        raise MissingSplit(
+            f"the test images of {settings.name!r} are its validation images; evaluate on those, or train with "
+            "--data.val_split 0.1, which holds out training images for validation"
+        )
+    return dataset.open(settings, split, targets)
+
+
+def preloaded(source: "Source", settings: DataSettings) -> "Source":
+    """A source whose image files are decoded into memory where they are small, of one size, and few enough."""
     from anysize.data.preload import decode_to_memory
     from anysize.data.source import FileSource
 
-    source = dataset_for(settings, targets).open(settings, split, targets)
-    source = create_kind(targets).first(source, settings.limit)
-    if preload and isinstance(source, FileSource):
-        return decode_to_memory(source, settings.memory_limit) or source
-    return source
+    return (isinstance(source, FileSource) and decode_to_memory(source, settings.memory_limit)) or source
 
 
 def build_preprocessing(

@@ -1,5 +1,6 @@
 """Look at every image of a data set: how many a class, how large, which are damaged."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import get_args
@@ -7,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from anysize.data.catalog import DATASETS, load_dataset
-from anysize.data.dataset import Split
+from anysize.data.dataset import MissingSplit, Split
 from anysize.data.decode import BadImage, decode_with_orientation
 from anysize.data.doubts import Doubts
 from anysize.data.kinds.base import create_kind
@@ -39,7 +40,7 @@ class SplitCheck:
 
 
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
-    """Decode every image of both splits; damaged ones are listed, whatever `settings.on_bad_image` says.
+    """Decode every image of all splits; damaged ones are listed, whatever `settings.on_bad_image` says.
 
     Targets that lie in files, such as masks, are read, too, and compared with their images. `targets` is their kind, by
     default the first that the data set offers. Raises a `UserError` where the data set cannot be opened at all, or has
@@ -49,11 +50,15 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
     10
     """
     targets = targets or DATASETS[settings.name]().offers[0]
-    return [_check_split(settings, split, targets) for split in get_args(Split)]
+    sources = [load_dataset(settings, split, targets, preload=False) for split in ("train", "validation")]
+    with contextlib.suppress(MissingSplit):
+        test = load_dataset(settings, "test", targets, preload=False)
+        sources += [test] if not len(test) or test.describe(0) != sources[1].describe(0) else []
+    return [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
 
 
-def _check_split(settings: DataSettings, split: Split, targets: str) -> SplitCheck:
-    source, kind = load_dataset(settings, split, targets, preload=False), create_kind(targets)
+def _check_split(source: Source, split: Split, targets: str) -> SplitCheck:
+    kind = create_kind(targets)
     damaged = dict(source.bad_files)
     shapes: list[tuple[int, ...]] = []  # of the undamaged images
     counts = np.zeros(len(source.classes), dtype=np.int64)

@@ -25,7 +25,7 @@ from anysize.registry import Registry, UserError
 if TYPE_CHECKING:
     from anysize.data.source import Source
 
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,9 @@ class DataSet(abc.ABC):
     image_sets: ClassVar[tuple[str, ...]] = ()
     """The values that `data.image_set` may have; empty where there is only one list of training images."""
 
+    published: ClassVar[bool] = False
+    """Whether it has two published splits, of which the second, for tests, is taken for validation."""
+
     def info(self, settings: DataSettings) -> DatasetInfo:
         """How the data set is usually used; reads no image unless the data set says so."""
         return self.defaults
@@ -79,6 +82,15 @@ class DataSet(abc.ABC):
     def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
         """Call `load`, which may lack `targets` where the data set offers classes alone."""
         return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
+
+    def splits(self, settings: DataSettings) -> str:
+        """One sentence on what was taken for which split; empty where there is nothing to say."""
+        if settings.val_split:
+            return (
+                f"splits of {settings.name!r}: validation is a fixed {100 * settings.val_split:g}% of the training "
+                "images, and its test images are kept for `anysize evaluate RUN --split test`"
+            )
+        return f"splits of {settings.name!r}: validation is its test images" if settings.root else ""
 
     @abc.abstractmethod
     def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "Source":

@@ -34,6 +34,16 @@ class DataSettings:
     image_set: str = setting(
         "", "which of a data set's lists of training images: coco 2014 or 2017, voc train, train_aug or trainval"
     )
+    val_split: float = setting(
+        0.0,
+        "share of the training images that is held out for validation where there are no validation images: of each "
+        "class by a fixed rule, such as 0.1; 0: none, but of data without splits a tenth",
+        low=0,
+        high=0.9,
+    )
+    renamed_classes: dict[str, str] = setting(
+        {}, "classes whose names have changed since the run or the weights were trained, {old = new}: outputs stay"
+    )
     categories: tuple[str, ...] = setting((), "keep these classes of labels or masks alone, by name; empty: all")
     mask_values: tuple[int, ...] = setting(
         (),

@@ -32,6 +32,9 @@ class FileTargets(Protocol):
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """The target of an image of this height and width. Raises `BadImage`, also where it does not fit the image."""
 
+    def files(self) -> list[str]:
+        """The files that the targets are read from."""
+
     def __getitem__(self, indices: np.ndarray) -> Self:
         """The targets of the images `indices` (int64), in that order."""
 

@@ -11,7 +11,7 @@ import torch
 from anysize.evaluation.evaluator import Evaluator
 from anysize.experiment import build
 from anysize.experiment.prepare import Prepared
-from anysize.experiment.targets import build_evaluator, open_split
+from anysize.experiment.targets import build_evaluator, ready
 from anysize.norms.synchronised import synchronise_anywhere
 from anysize.registry import UserError
 from anysize.reports import run_files
@@ -35,7 +35,7 @@ def assemble(
     recipe, data, device, world = prepared.recipe, prepared.data, prepared.device, prepared.world
     training, plan = prepared.training, prepared.plan
     loader = data.loader(recipe.data, device)
-    validation = open_split(recipe, "validation")
+    validation = ready(prepared.validation, recipe.data)
     if validation.classes != data.train.classes:
         raise UserError(
             f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
@@ -73,7 +73,7 @@ def assemble(
         length=prepared.length,
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
-        description=build.describe(recipe, data.preprocessing, len(data.train), plan.parts),
+        description=build.describe(recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity),
         log=log,
         describe=data.train.describe,
         report=now_and_then(_REPORT_SECONDS, lambda: write_report_of(folder)) if world.main else (lambda: None),

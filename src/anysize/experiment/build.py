@@ -17,7 +17,7 @@ from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
-from anysize.experiment.targets import info_of, open_split, train_transform
+from anysize.experiment.targets import info_of, open_split, ready, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
@@ -64,12 +64,13 @@ def base_size(recipe: Recipe) -> int:
     return recipe.sizes.base or info_of(recipe).image_size
 
 
-def build_data(recipe: Recipe, weights_want: Preprocessing | None = None) -> Data:
+def build_data(recipe: Recipe, weights_want: Preprocessing | None = None, opened: Source | None = None) -> Data:
     """Open the training images and settle how they are fed to the model.
 
-    `weights_want` is the input of the weights that the model starts from or has; see `feed_alike`.
+    `weights_want` is the input of the weights that the model starts from or has; see `feed_alike`. `opened` are the
+    training images where they are open already, and not decoded.
     """
-    source = open_split(recipe, "train")
+    source = ready(opened, recipe.data) if opened else open_split(recipe, "train")
     preprocessing = build_preprocessing(recipe.data, info_of(recipe), base_size(recipe), source.classes)
     preprocessing = feed_alike(preprocessing, weights_want, recipe.data)
     preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
@@ -189,15 +190,19 @@ def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
     )
 
 
-def describe(recipe: Recipe, preprocessing: Preprocessing, images: int, batches_a_step: int) -> dict[str, Any]:
+def describe(
+    recipe: Recipe, preprocessing: Preprocessing, images: int, batches_a_step: int, data: Mapping[str, Any]
+) -> dict[str, Any]:
     """The description that every checkpoint carries, enough to rebuild the model and feed it rightly.
 
-    `batches_a_step` of training.batch_size are the total batch of the run, which stands when it goes on.
+    `batches_a_step` of training.batch_size are the total batch of the run, which stands when it goes on. `data` is
+    the identity of its images (`anysize.experiment.identity`).
     """
     return {
         "model": model_spec(recipe, preprocessing).to_dict(),
         "task": recipe.task.name,
         "images": images,
+        "data": dict(data),
         "batches_a_step": batches_a_step,
         "preprocessing": preprocessing.to_dict(),
     }
@@ -206,7 +211,7 @@ def describe(recipe: Recipe, preprocessing: Preprocessing, images: int, batches_
 # Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on. So may
 # what is done about damaged images, of which a run that stopped at the first has trained on none.
 HARMLESS = (
-    "data.root", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
+    "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
     "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip

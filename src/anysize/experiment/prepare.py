@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
+from anysize.data.dataset import Split
+from anysize.data.source import Source
 from anysize.experiment import build
-from anysize.experiment.weights import describe_input, find_weights
+from anysize.experiment.targets import open_sources
+from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.preprocessing import Preprocessing
 from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
@@ -37,11 +40,14 @@ class Prepared:
     world: World
     device: torch.device
     data: build.Data
+    validation: Source
     model: torch.nn.Module
     plan: BatchPlan
     length: RunLength
     notes: list[str]
     """Sentences on where the first weights came from."""
+    identity: Mapping[str, Any]
+    """Of the images, as `identity_of` tells it."""
 
 
 def prepare(
@@ -50,11 +56,14 @@ def prepare(
     world: World | None = None,
     *,
     allow_changes: bool = False,
+    sources: Mapping[Split, Source] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Build and check all that a run needs, so that what is wrong is said before the first step.
 
     `resumed` is the state of a run that goes on: its weights are in its checkpoint, and model.weights is not read. Its
-    total batch stands, shared by the processes that there are now, unless `allow_changes`.
+    total batch stands, shared by the processes that there are now, unless `allow_changes`. `sources` are the images of
+    both splits and `identity` what they are, where that is known already.
     """
     world, resumed = world or World(), resumed or {}
     device = pick_device(recipe.training.device)
@@ -70,7 +79,10 @@ def prepare(
     elif recipe.model.weights:
         weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
         own_input = weights.preprocessing
-    data = build.build_data(recipe, own_input)
+    sources = sources or open_sources(recipe)
+    data = build.build_data(recipe, own_input, sources["train"])
+    if weights:
+        weights = for_classes(weights, build.model_spec(recipe, data.preprocessing), data.train.classes, recipe.data)
     model = build.build_model(recipe, data.preprocessing, weights)
     together = 0 if allow_changes else resumed.get("batches_a_step", 0)
     plan = build.build_plan(recipe, len(data.train), world, together)
@@ -90,7 +102,10 @@ def prepare(
             "the weights have learnt; the recipe finetune has rates for them (anysize train finetune), or lower "
             "optimizer.lr",
         )
-    return Prepared(recipe, training, world, device, data, model.to(device), plan, length, notes)
+    validation = sources["validation"]
+    return Prepared(
+        recipe, training, world, device, data, validation, model.to(device), plan, length, notes, identity or {}
+    )
 
 
 def settle_precision(prepared: Prepared) -> Prepared:

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from anysize.experiment import build
+from anysize.experiment.identity import folder_for, identity_of
+from anysize.experiment.targets import open_sources
 from anysize.experiment.together import joined_for, resolve
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
@@ -76,6 +78,10 @@ def repeat(
         with world.together():
             if n < 1:
                 raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
+            if world.main and not run:
+                identity = identity_of(open_sources(resolved), resolved.data)
+                folder = folder_for(folder, identity, allow_changes=allow_changes)
+        folder = world.share(folder)
         console = tolerant(console or Console(quiet=not world.main))
         how: dict[str, Any] = {"resume_from": resume_from, "allow_changes": allow_changes, "console": console}
         return _repeat(resolved, n, folder, max_hours, world, how)

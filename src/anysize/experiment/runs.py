@@ -6,21 +6,23 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import pandas as pd
 import torch
 from torch import nn
 
-from anysize.data.catalog import resized_as_set
-from anysize.data.dataset import MissingSplit
+from anysize.data.catalog import load_dataset, resized_as_set
+from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader
 from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluator import Evaluator
+from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment import build
 from anysize.experiment.exported import evaluation_files, flops_of, in_runtime, opened
+from anysize.experiment.identity import how_classes_differ, renamed
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.published import names_recipe, run_folder
@@ -32,12 +34,13 @@ from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, load_recipe, override
+from anysize.recipe import Recipe, differences, load_recipe, override
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.evaluation_tables import table_rows, write_tables
 from anysize.reports.html import write_report
-from anysize.reports.run_files import write_evaluation, write_rows
+from anysize.reports.run_files import add_rows, write_evaluation
+from anysize.tasks.base import task_class
 from anysize.training.checkpoint.files import (
     Checkpoint,
     load_model,
@@ -49,6 +52,12 @@ from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint
 from anysize.world import World, pick_device
 
 logger = logging.getLogger(__name__)
+
+_COMPUTED = (
+    "data.workers", "data.memory_limit", "data.download", "data.renamed_classes", "training.device",
+    "evaluation.pictures", "evaluation.calibrate",
+)  # fmt: skip
+"""Settings that say how an evaluation is computed, not what is measured; evaluation.calibrate is of training."""
 
 
 @dataclasses.dataclass
@@ -108,7 +117,8 @@ def load_run(
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
     loaded = read_checkpoint(path)
     preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
-    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
+    names = renamed(preprocessing.classes, recipe.data)
+    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)
     spec = ModelSpec.from_dict(loaded.state["model"])
     wanted = ModelSpec.from_settings(recipe.model).settings
     for key, held in spec.settings.items():
@@ -140,8 +150,10 @@ def check_takes(loaded: LoadedRun, size: int) -> None:
         check_size(loaded.model, size, loaded.preprocessing.channels)
 
 
-def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None, world: World | None = None) -> Evaluator:
-    """Open the data of a run to evaluate it.
+def make_evaluator(
+    loaded: LoadedRun, calibration: str | Path | None = None, world: World | None = None, split: Split = "validation"
+) -> Evaluator:
+    """Open the data of a run to evaluate it on the images of a split.
 
     Args:
         calibration: a folder of pictures to calibrate with; None: the training images.
@@ -149,13 +161,14 @@ def make_evaluator(loaded: LoadedRun, calibration: str | Path | None = None, wor
     """
     _check_data(loaded)
     preprocessing = _input(loaded)
-    validation = open_split(loaded.recipe, "validation")
+    validation = open_split(loaded.recipe, split)
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
     if validation.classes != preprocessing.classes:
         raise UserError(
             f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
-            f"{', '.join(preprocessing.classes[:5])}, ...; give the data set it was trained on with --data.root"
+            f"{', '.join(preprocessing.classes[:5])}, ...: "
+            f"{how_classes_differ(preprocessing.classes, validation.classes)}; other data are given with --data.root"
         )
     loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
     return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)
@@ -223,6 +236,7 @@ def evaluate(
     calibrate: bool = True,
     calibration: str | Path | None = None,
     checkpoint: str = "last",
+    split: str = "validation",
     overrides: Mapping[str, Any] | None = None,
     on_row: Callable[[dict[str, Any]], None] | None = None,
     on_progress: Callable[[str], None] | None = None,
@@ -230,6 +244,8 @@ def evaluate(
     threads: int = 0,
 ) -> pd.DataFrame:
     """Accuracy by image size; the table also goes into the run's `evaluation.csv` and report.
+
+    Rows that are there of other sizes, checkpoints, splits or test-time settings stay.
 
     What the task tells by class, by object size and the like goes into `evaluation_tables.csv`, and predictions at the
     base size, the worst first, into `predictions/`; the report shows both. An exported file, or a run that is computed
@@ -247,6 +263,7 @@ def evaluate(
             are then not needed.
         checkpoint: "last" has the running statistics of training ("as trained"); "best" was calibrated for the base
             size where the run mixes sizes.
+        split: "validation", "test" for the final figure on images that chose nothing, or "train".
         overrides: settings of the recipe to replace, such as `{"data.root": ..., "evaluation.crops": "10"}`.
         on_row: called with each row when it is measured.
         on_progress: called at each batch with words on how far the evaluation is.
@@ -255,8 +272,9 @@ def evaluate(
         threads: of the runtime; 0: as many as it chooses.
 
     Returns:
-        A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `size`, `calibrated`, the
-        task's metrics (such as top1, top5, loss), `images`, `images_per_second`, `flops` (of one image forward).
+        A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
+        time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
+        loss), `images`, `images_per_second`, `flops` (of one image forward).
 
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
@@ -282,19 +300,22 @@ def evaluate(
             wanted = given or parse_sizes([base] if of_recipe else default_sizes(base))
             for size in sorted(wanted):
                 check_takes(loaded, size)
-            evaluator = make_evaluator(loaded, calibration, world)
+            evaluator = make_evaluator(loaded, calibration, world, _check_split(split))
             evaluator.say = on_progress or evaluator.say
+            made = {"checkpoint": checkpoint, "split": split, "settings": _told_settings(loaded, calibration)}
+            if split == "test" and world.main and _validates(loaded, evaluator):
+                logger.warning("these test images were the validation images, too, which chose the best checkpoint")
             if calibration is not None:
                 _check_has_statistics(loaded)
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
             if world.main and (nothing := evaluator.kind.first_doubts(evaluator.validation).nothing):
-                logger.warning("nothing can be measured with the validation images: %s", nothing)
-        return _evaluate(loaded, checkpoint, wanted, evaluator, calibrate=calibrate, on_row=on_row)
+                logger.warning("nothing can be measured with the %s images: %s", split, nothing)
+        return _evaluate(loaded, made, wanted, evaluator, calibrate=calibrate, on_row=on_row)
 
 
 def _evaluate(
     loaded: LoadedRun,
-    checkpoint: str,
+    made: Mapping[str, str],
     sizes: Sequence[int],
     evaluator: Evaluator,
     *,
@@ -308,7 +329,7 @@ def _evaluate(
 
     def add(size: int, calibrated: bool) -> None:
         summary = evaluator.evaluate(model, size)
-        key = {"checkpoint": checkpoint, "size": size, "calibrated": calibrated}
+        key = {**made, "size": size, "calibrated": calibrated}
         rows.append({**key, **summary.values, "flops": flops(size)})
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
@@ -323,16 +344,43 @@ def _evaluate(
     if isinstance(model, RuntimeModel):
         if evaluator.world.main:
             for path, written in zip(evaluation_files(loaded), (rows, details), strict=True):
-                write_rows(path, written)
+                add_rows(path, written)
         return table
     with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
-        if evaluator.world.main:
+        if evaluator.world.main and made["split"] == "validation":
             picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
     if evaluator.world.main:
         write_evaluation(loaded.folder, table)
         write_tables(loaded.folder, details)
         write_report(loaded.folder)
     return table
+
+
+def _check_split(split: str) -> Split:
+    if split not in get_args(Split):
+        raise UserError(f"split is {split!r}: {did_you_mean(split, get_args(Split))}")
+    return cast(Split, split)
+
+
+def _validates(loaded: LoadedRun, evaluator: Evaluator) -> bool:
+    """Whether the images of an evaluator are the validation images of the run."""
+    targets = task_class(loaded.recipe.task.name).targets
+    with contextlib.suppress(UserError):
+        validation = load_dataset(loaded.recipe.data, "validation", targets, preload=False)
+        return validation.describe(0) == evaluator.validation.describe(0)
+    return False
+
+
+def _told_settings(loaded: LoadedRun, calibration: str | Path | None) -> str:
+    """The settings of test time that are not as usual, and those that are not the run's, in a line."""
+    path = loaded.folder / run_files.RECIPE
+    saved = load_recipe(str(path)) if path.is_file() else loaded.recipe
+    changed = {key: new for key, (_, new) in differences(saved, loaded.recipe).items() if key not in _COMPUTED}
+    usual = dataclasses.replace(loaded.recipe, evaluation=EvaluationSettings())
+    changed |= {key: new for key, (_, new) in differences(usual, loaded.recipe).items() if key not in _COMPUTED}
+    if calibration is not None:
+        changed["calibration"] = str(calibration)
+    return " ".join(f"{key}={value}" for key, value in sorted(changed.items()))
 
 
 def _check_has_statistics(loaded: LoadedRun) -> None:

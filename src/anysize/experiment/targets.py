@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from anysize.data.augment.transform import Transform
-from anysize.data.catalog import dataset_info, load_dataset, resolve_augment
+from anysize.data.catalog import dataset_info, load_dataset, preloaded, resolve_augment
 from anysize.data.dataset import DatasetInfo, Split
 from anysize.data.kinds.base import TargetKind, create_kind
 from anysize.data.left_out import warn_of
 from anysize.data.loader import PlanLoader
+from anysize.data.settings import DataSettings
 from anysize.data.source import Source
 from anysize.evaluation.evaluator import Evaluator
 from anysize.preprocessing import Preprocessing
@@ -32,9 +33,19 @@ def info_of(recipe: Recipe) -> DatasetInfo:
 
 def open_split(recipe: Recipe, split: Split) -> Source:
     """The images of a split with the targets of the task."""
-    source = load_dataset(recipe.data, split, task_class(recipe.task.name).targets)
+    return ready(load_dataset(recipe.data, split, task_class(recipe.task.name).targets, preload=False), recipe.data)
+
+
+def ready(source: Source, settings: DataSettings) -> Source:
+    """An opened source, decoded into memory where it fits; a warning names what was left out of it."""
     warn_of(source.left_out, source.name)
-    return source
+    return preloaded(source, settings)
+
+
+def open_sources(recipe: Recipe) -> dict[Split, Source]:
+    """The training and validation images, of which none is decoded."""
+    targets = task_class(recipe.task.name).targets
+    return {split: load_dataset(recipe.data, split, targets, preload=False) for split in ("train", "validation")}
 
 
 def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from anysize.data.catalog import DATASETS
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.assemble import assemble, replicated, write_report_of
+from anysize.experiment.identity import check_same_data, folder_for, identity_of, short
 from anysize.experiment.prepare import Prepared, prepare, resumed_state, settle_precision
 from anysize.experiment.run_folder import (
     alone_in,
@@ -23,6 +25,7 @@ from anysize.experiment.run_folder import (
     made,
     warnings_into,
 )
+from anysize.experiment.targets import open_sources
 from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
 from anysize.recipe import Recipe, dump, load_recipe, origins
 from anysize.registry import UserError, counted
@@ -58,8 +61,9 @@ def train(
     Args:
         recipe: a recipe's name, the path of its TOML file, a `Recipe`, or a run folder: that run goes on.
         overrides: `{"section.field": value}`.
-        run: the run folder; by default `runs/RECIPE`, with a digest of the overrides. Where it holds the same run
-            unfinished, training goes on at the step where it was saved.
+        run: the run folder; by default `runs/RECIPE`, with a digest of the overrides, and with one of the data where
+            that folder holds a run on others. Where it holds the same run unfinished, training goes on at the step
+            where it was saved.
         resume_from: "last", "previous" (the save before it) or "never" (start over; removes what the run had).
         allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
         max_hours: stop in time to be saved before so many hours are over, counted from here; the same call goes on.
@@ -79,11 +83,20 @@ def train(
         raise UserError(f"max_hours is {max_hours}; expected a number of hours above 0")
     recipe, run, own = of_run_folder(recipe, run)
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
-    folder = Path(run) if run else build.default_run_folder(name, overrides or {})
+    plain = build.default_run_folder(name, overrides or {})
     with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world), contextlib.ExitStack() as stack:
+        identity: dict[str, Any] = {}
+        folder = Path(run) if run else plain
         with world.together():
             if resume_from not in ("last", "previous", "never"):
                 raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
+            sources = open_sources(resolved)
+            if world.main:
+                identity = identity_of(sources, resolved.data)
+                folder = folder if run else folder_for(plain, identity, allow_changes=allow_changes)
+        shared: tuple[Path, dict[str, Any]] = world.share((folder, identity))
+        folder, identity = shared
+        with world.together():
             if resume_from != "never":
                 resolved = keep_precision(folder, resolved)
                 if not allow_changes:
@@ -100,11 +113,17 @@ def train(
             stack.enter_context(log)
         if world.main:  # what the others read before the first step, and what is wrong with it, is the same
             stack.enter_context(warnings_into(log))
+        if folder != plain and not run:
+            log.message(f"{plain} holds a run with these settings on other data; this one is in {folder}")
         if taken_over:
             log.warning(taken_over)
         with world.together():
             resumed = resumed_state(folder / run_files.CHECKPOINTS, resume_from)
-            prepared = prepare(resolved, resumed, world, allow_changes=allow_changes)
+            if resumed:
+                check_same_data(resumed, sources["train"].classes, identity, resolved.data, allow_changes=allow_changes)
+            prepared = prepare(
+                resolved, resumed, world, allow_changes=allow_changes, sources=sources, identity=identity
+            )
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
         prepared = settle_precision(prepared)
@@ -196,6 +215,7 @@ def _introduce(
         threads=torch.get_num_threads(),
         world_size=plan.world_size,
         total_batch=plan.total_batch,
+        **({"data": short(prepared.identity)} if prepared.identity else {}),
     )
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
@@ -219,6 +239,8 @@ def _introduce(
             f"{size} px is never trained at: its share of {counted(plan.length, 'image')} is less than two; use "
             "fewer sizes or more images"
         )
+    if splits := DATASETS[recipe.data.name]().splits(recipe.data):
+        parts.log.message(splits)
     for note in () if goes_on else prepared.notes:
         parts.log.message(note)
     if len(length.steps) != recipe.training.epochs:

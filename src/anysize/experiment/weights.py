@@ -2,13 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from anysize.data.settings import DataSettings
+from anysize.experiment.identity import how_classes_differ, renamed
 from anysize.models.checks import check_is_model
+from anysize.models.measure.meta import build_on_meta
 from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.weights.heads import find_first_convolution
@@ -119,6 +122,21 @@ def start_from(spec: ModelSpec, weights: Weights, *, partial: bool = False) -> n
     model = spec.build()
     load(model)
     return model
+
+
+def for_classes(weights: Weights, spec: ModelSpec, classes: Sequence[str], settings: DataSettings) -> Weights:
+    """The weights without their head where it was trained for as many classes of other names, or in another order."""
+    trained_for = renamed(weights.preprocessing.classes, settings) if weights.preprocessing else ()
+    if len(trained_for) != len(classes) or trained_for == tuple(classes):
+        return weights
+    head = find_head(build_on_meta(spec.build), spec.num_classes)
+    if head is None:
+        return weights
+    tensors = {name: value for name, value in weights.tensors.items() if name.rpartition(".")[0] != head}
+    note = (
+        f"the head {head} is new, since the weights are for other classes: {how_classes_differ(trained_for, classes)}"
+    )
+    return dataclasses.replace(weights, tensors=tensors, notes=[*weights.notes, note])
 
 
 def _share(report: FitReport) -> str:

@@ -12,7 +12,7 @@ from anysize.tasks.records import OBJECT_SIZES
 SPLITS = ("train", "validation")
 HOW_VALIDATED = ("validation_calibrated", "validation_size")  # say how validation was done, are no metrics
 # The columns of an evaluation that are no metrics.
-EVALUATION_FACTS = ("checkpoint", "size", "calibrated", "images", "images_per_second", "flops")
+EVALUATION_FACTS = ("checkpoint", "split", "settings", "size", "calibrated", "images", "images_per_second", "flops")
 
 _FRACTION = re.compile(
     r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*",

@@ -1,7 +1,7 @@
 """The tables of an evaluation by class, by object size and the like: their file in a run folder, and how they look.
 
-`evaluation_tables.csv` has a row a value: `checkpoint`, `size`, `calibrated`, then `table`, `row` and `column`, which
-say what the `value` is of.
+`evaluation_tables.csv` has a row a value: `checkpoint`, `split`, `settings`, `size`, `calibrated`, then `table`, `row`
+and `column`, which say what the `value` is of.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ def table_rows(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
 
 
 def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `evaluation_tables.csv`, in place of an earlier one; without rows there is none."""
-    run_files.write_rows(folder / run_files.EVALUATION_TABLES, rows)
+    """Write `evaluation_tables.csv`; rows of other sizes and settings stay."""
+    run_files.add_rows(folder / run_files.EVALUATION_TABLES, rows)
 
 
 def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, TextTable]]:

@@ -90,8 +90,10 @@ def _evaluation(run: Run) -> str:
     drawn = cards(*(plot(title, figure) for title, figure in by_size.items()))
     how, tables = tables_at(run.evaluation_tables, run.base_size)
     details = [card(f"{title}, {how}", table(cells), tall=True) for title, cells in tables.items()]
-    whole = cards(card("by image size", table(evaluation_table(frame, all_twice=True))))  # wider than half the page
-    return section("Evaluation by image size", drawn, whole, cards(*details) if details else "")
+    title = ", ".join(part for part in ("by image size", run.evaluated_with) if part)
+    whole = cards(card(title, table(evaluation_table(frame, all_twice=True))))  # wider than half the page
+    others = [card(what, table(evaluation_table(rows))) for what, rows in run.other_evaluations.items()]
+    return section("Evaluation by image size", drawn, whole, cards(*details, *others) if details or others else "")
 
 
 def _scale_policy(run: Run) -> str:

@@ -15,7 +15,11 @@ from anysize.reports.columns import error_of, lower_is_better, main_metric, metr
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """The content of a run folder; `metrics` (with errors added) and `evaluation` are empty without their file."""
+    """The content of a run folder; `metrics` (with errors added) and `evaluation` are empty without their file.
+
+    `evaluation` and `evaluation_tables` are those of one checkpoint, split and test-time settings: of the latest
+    evaluation on validation images. `other_evaluations` are the rest, by what they are of.
+    """
 
     folder: Path
     name: str
@@ -25,6 +29,7 @@ class Run:
     scale_policy: pd.DataFrame
     recipe: str
     environment: dict[str, Any]
+    other_evaluations: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path, name: str = "") -> "Run":
@@ -35,17 +40,31 @@ class Run:
             raise UserError(
                 f"{folder} {what} {run_files.RECIPE}, {run_files.METRICS}, {run_files.EVALUATION}; give a run's folder"
             )
+        evaluations = _by_settings(_read_table(folder / run_files.EVALUATION, "calibrated"))
+        tables = _read_table(
+            folder / run_files.EVALUATION_TABLES, "calibrated", ("table", "row", "column"), missing=False
+        )
+        shown = _latest(evaluations)
         recipe, environment = folder / run_files.RECIPE, folder / run_files.ENVIRONMENT
         return cls(
             folder,
             name or folder.resolve().name,
             _with_errors(_read_table(folder / run_files.METRICS, "validation_calibrated")),
-            _read_table(folder / run_files.EVALUATION, "calibrated"),
-            _read_table(folder / run_files.EVALUATION_TABLES, "calibrated", ("table", "row", "column"), missing=False),
+            evaluations.get(shown, pd.DataFrame()),
+            _by_settings(tables).get(shown, pd.DataFrame()) if "settings" in tables else tables,
             _read_table(folder / run_files.SCALE_POLICY, missing=False),
             recipe.read_text(encoding="utf-8", errors="surrogateescape") if recipe.exists() else "",
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
+            {_in_words(key): frame for key, frame in evaluations.items() if key != shown},
         )
+
+    @property
+    def evaluated_with(self) -> str:
+        """The split and the test-time settings of `evaluation` where they are not as usual; empty otherwise."""
+        if not len(self.evaluation):
+            return ""
+        made = self.evaluation.iloc[-1].reindex(["split", "settings"])
+        return ", ".join(str(each) for each in made if each not in ("", "validation") and not pd.isna(each))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -103,6 +122,32 @@ def _read_table(path: Path, boolean: str = "", text: tuple[str, ...] = (), *, mi
     if boolean in frame:
         frame[boolean] = frame[boolean].astype(str) == "True"
     return frame
+
+
+_Made = tuple[str, str, str]  # of which checkpoint, on which split, with which settings
+
+
+def _by_settings(frame: pd.DataFrame) -> dict[_Made, pd.DataFrame]:
+    """The rows of evaluations by how they were made, the latest last; files of earlier versions do not tell."""
+    if not len(frame):
+        return {}
+    told = frame.reindex(columns=["checkpoint", "split", "settings"]).astype(object)
+    told = told.where(told.notna(), "").astype(str)
+    made = pd.Series(list(told.itertuples(index=False, name=None)), index=frame.index, dtype=object)
+    latest_last = list(dict.fromkeys(reversed(made.tolist())))[::-1]
+    return {key: frame[[each == key for each in made]] for key in latest_last}
+
+
+def _latest(evaluations: dict[_Made, pd.DataFrame]) -> _Made:
+    """The latest of those on validation images, or else of all."""
+    every = list(evaluations)
+    return next((key for key in reversed(every) if key[1] in ("", "validation")), every[-1] if every else ("", "", ""))
+
+
+def _in_words(made: _Made) -> str:
+    checkpoint, split, settings = made
+    told = "unknown settings" if settings == "unknown" else settings
+    return ", ".join(part for part in (checkpoint, f"{split or 'validation'} images", told) if part)
 
 
 def _with_errors(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,8 @@ The folder of `train --repeat` holds such folders, and `repeats.csv` with the sp
 `metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
 of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
 images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
-validation was done. `evaluation.csv` has `checkpoint`, `size`, `calibrated`, `images`, `images_per_second`,
+validation was done. `evaluation.csv` has `checkpoint`, `split`, `settings`
+(those of test time that are not as usual, or not the run's), `size`, `calibrated`, `images`, `images_per_second`,
 `flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
 `images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
 comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
@@ -52,6 +53,9 @@ CHANGED = "int8_changed"
 LOG = "log.txt"
 REPORT = "report.html"
 REPEATS = "repeats.csv"
+
+EVALUATION_KEYS = ("checkpoint", "split", "settings", "size", "calibrated")
+"""What tells the rows of evaluations apart."""
 
 
 def write_recipe(folder: Path, text: str) -> None:
@@ -121,9 +125,21 @@ def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     write_atomically(path, text.getvalue())
 
 
+def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
+    """Add rows of an evaluation to a CSV file, in place of those with the same checkpoint, split, settings and size.
+
+    Rows that an earlier version wrote do not tell their settings, which are then "unknown".
+    """
+    new = {tuple(str(_cell(row.get(key, ""))) for key in EVALUATION_KEYS) for row in rows}
+    kept = [{"split": "validation", "settings": "unknown", **row} for row in read_rows(path)]
+    kept = [row for row in kept if tuple(row.get(key, "") for key in EVALUATION_KEYS) not in new]
+    columns = dict.fromkeys(column for row in (*rows, *kept) for column in row)
+    write_rows(path, [{column: row.get(column) for column in columns} for row in (*kept, *rows)])
+
+
 def write_evaluation(folder: Path, evaluation: "pd.DataFrame") -> None:
-    """Write `evaluation.csv`: a row an image size, as trained and calibrated, in place of an earlier evaluation."""
-    write_rows(folder / EVALUATION, evaluation.to_dict("records"))
+    """Write `evaluation.csv`: a row an image size, as trained and calibrated; other rows stay (`add_rows`)."""
+    add_rows(folder / EVALUATION, evaluation.to_dict("records"))
 
 
 def write_environment(folder: Path, environment: dict[str, Any]) -> None:

@@ -169,12 +169,13 @@ def test_an_image_that_is_nowhere_is_wanted_in_the_folder_of_images_where_there_
 
 def test_files_that_are_not_there_are_named(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"has no train.csv; expected train.csv and validation.csv .* or labels.csv alone"
+        UserError,
+        match=r"has no train.csv \(or training.csv\); expected train.csv and validation.csv .* or labels.csv alone",
     ):
         load(tmp_path)
     images(tmp_path, "a.jpg")
     (tmp_path / "train.csv").write_text("image,labels\na.jpg,dog\n")
-    with pytest.raises(UserError, match=r"has no validation.csv or val.csv or test.csv"):
+    with pytest.raises(UserError, match=r"has no validation.csv \(or val.csv"):
         load(tmp_path, "validation")
     (tmp_path / "train.csv").rename(tmp_path / "labels.csv")
     with pytest.raises(UserError, match=r"labels\.csv has one image; expected two at least"):

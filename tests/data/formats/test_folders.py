@@ -162,9 +162,11 @@ def test_what_is_missing_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="holds no class folders"):
         load_dataset(settings(tmp_path), "train")
     root = write_folder(tmp_path / "a", 1, splits=("train",))
-    with pytest.raises(UserError, match="has no folder validation or val or test; expected train/CLASS/IMAGE"):
+    with pytest.raises(
+        UserError, match=r"has no folder validation \(or val, valid, dev, test\); expected train/CLASS/IMAGE"
+    ):
         load_dataset(settings(root), "validation")
-    with pytest.raises(UserError, match="has no folder train; expected train/CLASS/IMAGE"):
+    with pytest.raises(UserError, match=r"has no folder train \(or training\); expected train/CLASS/IMAGE"):
         load_dataset(settings(write_folder(tmp_path / "b", 1, splits=("val",))), "train")
 
 

@@ -144,7 +144,9 @@ def test_what_is_not_a_pair_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"masks/y.png has no image; expected .*train/images/y.jpg"):
         load(tmp_path)
     (tmp_path / "train/masks/y.png").unlink()
-    with pytest.raises(UserError, match="has no folder validation or val or test; expected train/images"):
+    with pytest.raises(
+        UserError, match=r"has no folder validation \(or val, valid, dev, test\); expected train/images"
+    ):
         load(tmp_path, "validation")
     (tmp_path / "val/images").mkdir(parents=True)
     with pytest.raises(UserError, match="val/images holds no images"):
@@ -152,7 +154,7 @@ def test_what_is_not_a_pair_is_named(tmp_path: Path):
 
 
 def test_folders_that_are_not_as_expected_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="has no folder train; expected train/images"):
+    with pytest.raises(UserError, match=r"has no folder train \(or training\), nor images; expected train/images"):
         load(tmp_path)
     save_image(tmp_path / "images/a.jpg")
     with pytest.raises(UserError, match="masks is no folder; expected one with masks"):

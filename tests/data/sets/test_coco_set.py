@@ -134,7 +134,7 @@ def test_folders_that_are_missing_are_named(tmp_path: Path):
     ):
         load_dataset(settings(tmp_path), "train", "labels")
     write_coco(tmp_path)
-    os.rename(tmp_path / "train2017", tmp_path / "training")
+    os.rename(tmp_path / "train2017", tmp_path / "pictures")
     with pytest.raises(
         UserError, match=rf"{tmp_path} has no folder of images 'train2017'; expected train2017/IMAGE or"
     ):

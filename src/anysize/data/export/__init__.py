@@ -53,7 +53,7 @@ def export_dataset(
     """
     folder = Path(folder).expanduser().absolute()
     _check(name, format, images, polygons)
-    counts = {split: min(images, COUNTS[split]) if images else COUNTS[split] for split in get_args(Split)}
+    counts = {split: min(images, count) if images else count for split, count in COUNTS.items()}
     total, done = sum(counts.values()), itertools.count(1)
 
     def scenes(split: Split) -> Iterator[Scene]:

@@ -72,6 +72,23 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> 
     return tuple(wanted)
 
 
+def in_old_order(classes: Sequence[str], settings: DataSettings, origin: str) -> tuple[str, ...]:
+    """Classes that are sorted by name, each renamed one in the place of its old name (`data.renamed_classes`).
+
+    Raises a `UserError` where a new name is none of the classes, or an old one still is.
+
+    >>> in_old_order(("dog", "zebra"), DataSettings(renamed_classes={"cat": "zebra"}), "pets/train")
+    ('zebra', 'dog')
+    """
+    olds = {}
+    for old, new in settings.renamed_classes.items():
+        if new not in classes or old in classes:
+            still = f"{old!r} is still a class" if old in classes else f"{new!r} is none: {did_you_mean(new, classes)}"
+            raise UserError(f"data.renamed_classes says that {old!r} is {new!r} now, but in {origin} {still}")
+        olds[new] = old
+    return tuple(sorted(classes, key=lambda name: olds.get(name, name)))
+
+
 def keep_present(
     rows: Sequence[tuple[str, ...]], origins: Sequence[str], on_bad_image: str
 ) -> tuple[np.ndarray, dict[str, str]]:

@@ -2,23 +2,23 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.formats.file_lists import in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
+from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
 
-_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "test")}
-_HELD_OUT = 0.1  # of each class, where there is no validation folder
-_T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 
 def list_images(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
@@ -26,21 +26,25 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
 
     Raises a `UserError` where validation has other classes than training, or a class no image.
     """
-    folder, classes = _class_folders(root, split, expected)
-    training = classes if split == telling_split(root) else _class_folders(root, "train", expected)[1]
-    if classes != training:
-        odd = sorted(set(classes) ^ set(training))
+    splits = folder_splits(root, settings, expected)
+    folder, part = splits.find(split)
+    classes = _class_folders(folder)
+    training = splits.find(splits.telling)[0]
+    known = classes if folder == training else _class_folders(training)
+    if classes != known:
+        odd = sorted(set(classes) ^ set(known))
         raise UserError(
             f"{folder} has other classes than the train folder beside it: {', '.join(odd[:5])} in only one of them; "
             "expected the same class folders in both"
         )
-    whole = folder == root
+    _check_classes(folder, classes, warn=splits.whole and split == "train")
+    chosen = in_old_order(classes, settings, str(folder))
     left_out = LeftOut()
     folders_in(folder, left_out)
     paths: list[str] = []
     targets: list[int] = []
-    for target, (name, found) in enumerate(zip(classes, _files_of(folder, classes, left_out), strict=True)):
-        own = hold_out(found, split) if whole else found
+    for target, (name, found) in enumerate(zip(chosen, _files_of(folder, chosen, left_out), strict=True)):
+        own = splits.hold_out(found, split) if part else found
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
             raise UserError(
@@ -50,8 +54,8 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
         paths += own
         targets += [target] * len(own)
     labels, name = np.array(targets, np.int64), f"{settings.name} {split}"
-    source = FileSource(paths, labels, classes, name, settings.on_bad_image, exif=settings.exif)
-    if not whole or split == "train":  # the two splits of a whole folder leave out the same: it is told once
+    source = FileSource(paths, labels, chosen, name, settings.on_bad_image, exif=settings.exif)
+    if not part or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source
 
@@ -65,9 +69,27 @@ def _files_of(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list[l
     return [[flat[i] for i in kept[start:end]] for start, end in itertools.pairwise(bounds)]
 
 
-def first_image_size(root: Path, expected: str) -> tuple[int, int]:
+def folder_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
+    """Which folder of root holds which split.
+
+    One folder that is named as a split, but holds no class folders, is a class where others stand beside it: such as
+    `train` beside `bus`.
+    """
+    entries = _subfolders(root)
+    named = find_names(root, entries)
+    filled = {split: name for split, name in named.items() if _subfolders(root / name)}
+    if not filled and len(named) == 1 and len(entries) > 1:
+        return Splits(root, {}, settings, expected)
+    if filled and "test" not in filled:  # images without classes, as Kaggle has them, are no test of a classifier
+        named.pop("test", None)
+    return Splits(root, named, settings, expected)
+
+
+def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple[int, int]:
     """Width and height of the first readable image, of the training split if it is there, from its header."""
-    folder, classes = _class_folders(root, telling_split(root), expected)
+    splits = folder_splits(root, settings, expected)
+    folder = splits.find(splits.telling)[0]
+    classes = _class_folders(folder)
     return first_readable((path for name in classes for path in images_below(folder / name, LeftOut())), folder)
 
 
@@ -79,36 +101,30 @@ def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
     raise UserError(f"{folder} holds no image that can be read; expected at least one")
 
 
-def _class_folders(root: Path, split: Split, expected: str) -> tuple[Path, tuple[str, ...]]:
-    """The folder with a split's classes, which is root itself where it holds all images, and the classes."""
-    splits = any((root / name).is_dir() for names in _NAMES.values() for name in names)
-    folder = find_split(root, split, expected) if splits else root
-    names = folders_in(folder, LeftOut())
-    if not names:
-        raise UserError(f"{folder} holds no class folders; expected CLASS/IMAGE in it")
-    return folder, tuple(names)
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    """The classes in a folder."""
+    if names := _subfolders(folder):
+        return tuple(names)
+    raise MissingSplit(f"{folder} holds no class folders; expected CLASS/IMAGE in it")
 
 
-def telling_split(root: Path, ending: str = "") -> Split:
-    """The split that tells the classes and the kind of images: training, or validation where that alone is there."""
-    there = {split: any((root / (name + ending)).exists() for name in names) for split, names in _NAMES.items()}
-    return "validation" if there["validation"] and not there["train"] else "train"
+def _subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without those that are left out."""
+    return folders_in(folder, LeftOut())
 
 
-def find_split(root: Path, split: Split, expected: str, ending: str = "") -> Path:
-    """The folder of a split, or its file with this ending: the first of the usual names that is there.
-
-    Where there is none, the `MissingSplit` says that root should hold what is `expected`.
-    """
-    names = [name + ending for name in _NAMES[split]]
-    for name in names:
-        if (root / name).exists():
-            return root / name
-    raise MissingSplit(f"{root} has no {'' if ending else 'folder '}{' or '.join(names)}; expected {expected}")
-
-
-def hold_out(items: Sequence[_T], split: Split) -> list[_T]:
-    """A fixed tenth of the items (at least one), such as the files of a class, for validation, or the others."""
-    count = max(1, round(_HELD_OUT * len(items)))
-    held_out = set(np.random.default_rng(0).permutation(len(items))[:count].tolist())
-    return [item for i, item in enumerate(items) if (i in held_out) == (split == "validation")]
+def _check_classes(folder: Path, classes: Sequence[str], *, warn: bool) -> None:
+    """Refuse splits that lie below the classes; warn of classes that look like splits of unknown names."""
+    below = [_subfolders(folder / name) for name in classes]
+    for name, inner in zip(classes, below, strict=True):
+        named = [each for each in inner if split_named(each)]
+        if len({split_named(each) for each in named}) > 1:
+            raise UserError(
+                f"{folder / name} holds {' and '.join(named)}, which are named as splits; expected the splits above "
+                f"the classes, as in train/CLASS/IMAGE: move them there, or give {folder / name} as data.root"
+            )
+    if warn and len(classes) > 1 and len(below[0]) > 1 and all(inner == below[0] for inner in below):
+        logger.warning(
+            "%s are taken for classes, but each holds the folders %s: if they are splits, name them train and "
+            "validation", ", ".join(classes[:4]), ", ".join(below[0][:4]),
+        )  # fmt: skip

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anysize.data.dataset import Split
-from anysize.data.formats.file_lists import choose_classes, keep_present, read_class_names, read_text
-from anysize.data.formats.folders import find_split, hold_out, telling_split
+from anysize.data.dataset import MissingSplit, Split
+from anysize.data.formats.file_lists import choose_classes, in_old_order, keep_present, read_class_names, read_text
 from anysize.data.formats.listing import each_once
+from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
@@ -48,29 +48,34 @@ class _Table(NamedTuple):
 
 def load_folder_labels(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their labels, uint8 (N, 1, classes), in the order of the file."""
-    whole = (root / _WHOLE).is_file() and not (root / "train.csv").is_file()
-    telling = telling_split(root, ".csv")
-    training = table = _read(root / _WHOLE if whole else find_split(root, telling, expected, ".csv"))
-    if not whole and split != telling:
-        table = _read(find_split(root, split, expected, ".csv"), training)
+    splits = csv_splits(root, settings, expected)
+    path, part = splits.find(split)
+    told_by = splits.find(splits.telling)[0]
+    training = table = _read(root / _WHOLE if splits.whole else told_by)
+    if path != told_by:
+        table = _read(path, training)
     if (root / _CLASSES).is_file():
         classes, origin = read_class_names(root / _CLASSES), root / _CLASSES
+        in_old_order(classes, settings, str(origin))  # says what is wrong with data.renamed_classes
     else:
-        classes = tuple(sorted(training.columns or {name for row in training.rows for name in row.labels}))
-        origin = training.path
+        names = sorted(training.columns or {name for row in training.rows for name in row.labels})
+        classes, origin = in_old_order(names, settings, str(training.path)), training.path
         _check_written(training)
     if not classes:
         raise UserError(f"{training.path} names no label in any line; expected labels in some of them")
     _check_classes(training, classes, origin)
     if table is not training:
         _check_classes(table, classes, origin)
-    rows = hold_out(table.rows, split) if whole else table.rows
+    left_out = LeftOut()
+    once = each_once([_image_file(root, row.image) for row in table.rows], root, left_out)
+    rows = [table.rows[i] for i in once]
+    if part:
+        _check_whole(table, splits)
+        rows = splits.hold_out(rows, split)
     if not rows:
         raise UserError(f"{table.path} has one image; expected two at least: a tenth is held out for validation")
     files = [(_image_file(root, row.image),) for row in rows]
     good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
-    left_out = LeftOut()
-    good = good[each_once([files[i][0] for i in good], root, left_out)]
     kept = choose_classes(settings.categories, classes, str(origin)) or classes
     number = {name: i for i, name in enumerate(kept)}
     targets = np.zeros((len(good), 1, len(kept)), dtype=np.uint8)
@@ -79,8 +84,30 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     paths = [files[i][0] for i in good]
     called = f"{settings.name} {split}"
     source = FileSource(paths, targets, kept, called, settings.on_bad_image, missing, settings.exif)
-    source.left_out = left_out
+    if not part or split == "train":  # two parts of one file leave out the same: it is told once
+        source.left_out = left_out
     return source
+
+
+def csv_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
+    """Which CSV file of root holds which split; labels.csv holds all."""
+    named = find_names(root, (entry.name for entry in os.scandir(root) if entry.is_file()), ".csv")
+    if (root / _WHOLE).is_file() and "train" not in named:
+        return Splits(root, {}, settings, expected)
+    if not named:
+        raise MissingSplit(f"{root} has no train.csv (or training.csv); expected {expected}")
+    return Splits(root, named, settings, expected, "", ".csv")
+
+
+def _check_whole(table: _Table, splits: Splits) -> None:
+    """Refuse images in folders named as splits where a part of all images would be held out."""
+    folders = {row.image.removeprefix("images/").partition("/")[0] for row in table.rows if "/" in row.image}
+    named = sorted(name for name in folders if split_named(name))
+    if splits.whole and len({split_named(name) for name in named}) > 1:
+        raise UserError(
+            f"{table.path} names images in the folders {' and '.join(named)}, which are named as splits; expected a "
+            "CSV file a split: train.csv and validation.csv"
+        )
 
 
 def _image_file(root: Path, name: str) -> str:

@@ -78,7 +78,10 @@ def each_once(paths: Sequence[str], root: str | os.PathLike[str], left_out: Left
         return real, int(real != os.path.normpath(os.path.join(real_root, os.path.relpath(folder, root))))
 
     def several_names(path: str) -> bool:
-        status = os.lstat(path)
+        try:
+            status = os.lstat(path)
+        except OSError:  # a list may name what is not there
+            return False
         return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1 or place(path.rpartition(os.sep)[0])[1] > 0
 
     if len(set(paths)) == len(paths) and not any(map(several_names, paths)):

@@ -39,6 +39,9 @@ class MaskFiles:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def files(self) -> list[str]:
+        return [os.fsdecode(bytes(path)) for path in self._paths]
+
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Class numbers, uint8 `shape`. Raises `BadImage` as `read_mask`, and for another size or an unknown class."""
         path = os.fsdecode(bytes(self._paths[index]))

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anysize.data.dataset import Split
+from anysize.data.dataset import MissingSplit, Split
 from anysize.data.decode import BadImage
-from anysize.data.formats.file_lists import BACKGROUND, mask_source, read_class_names
-from anysize.data.formats.folders import find_split, first_readable, hold_out, telling_split
-from anysize.data.formats.listing import EXPECTED, each_once, images_below
+from anysize.data.formats.file_lists import BACKGROUND, in_old_order, mask_source, read_class_names
+from anysize.data.formats.folders import first_readable
+from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
+from anysize.data.formats.splits import Splits, find_names
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
@@ -28,64 +29,83 @@ _CLASSES = "classes.txt"
 
 def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their masks."""
+    splits = mask_splits(root, settings, expected)
     left_out = LeftOut()
-    pairs = _pairs(root, split, expected, left_out)
+    pairs = _pairs(splits, split, left_out)
     names = root / _CLASSES
     if names.is_file():
         classes, origin = read_class_names(names), str(names)
+        in_old_order(classes, settings, origin)  # says what is wrong with data.renamed_classes; the file has the order
     elif settings.mask_values:
         classes = (BACKGROUND, *map(str, range(1, max(2, len(settings.mask_values)))))
         origin = f"{root}, which has no {_CLASSES},"
     else:
-        masks = [mask for _, mask in (pairs if split == _telling(root) else _pairs(root, _telling(root), expected))]
+        telling = pairs if split == splits.telling else _pairs(splits, splits.telling, LeftOut())
+        masks = [mask for _, mask in telling]
         numbers = _numbers(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
         classes = (BACKGROUND, *map(str, range(1, max(2, max(numbers, default=0) + 1))))
         origin = f"the numbering of {root} (it has no {_CLASSES})"
     source = mask_source(pairs, classes, settings, split, origin)
-    if not _whole(root) or split == "train":  # the two splits of a whole folder leave out the same: it is told once
+    if not splits.find(split)[1] or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source
 
 
-def first_longer_side(root: Path, expected: str) -> int:
+def first_longer_side(root: Path, settings: DataSettings, expected: str) -> int:
     """The longer side (pixels) of the first readable image, of the training split if it is there, from its header."""
-    return max(first_readable((image for image, _ in _pairs(root, _telling(root), expected)), root))
+    splits = mask_splits(root, settings, expected)
+    return max(first_readable((image for image, _ in _pairs(splits, splits.telling, LeftOut())), root))
 
 
-def _telling(root: Path) -> Split:
-    return "train" if _whole(root) else telling_split(root)
+def mask_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
+    """Which folder holds which split: SPLIT/images, or images/SPLIT, or root itself with its images and masks."""
+    named = find_names(root, _folders(root))
+    if "train" in named or not (root / "images").is_dir():
+        if not named:
+            raise MissingSplit(f"{root} has no folder train (or training), nor images; expected {expected}")
+        return Splits(root, named, settings, expected)
+    below = find_names(root / "images", _folders(root / "images"))
+    if below and below != find_names(root / "masks", _folders(root / "masks")):
+        raise UserError(
+            f"{root / 'images'} holds folders that are named as splits ({', '.join(below.values())}), and "
+            f"{root / 'masks'} not the same; expected them in both, or {expected}"
+        )
+    return Splits(root / "images" if below else root, below, settings, expected)
 
 
-def _whole(root: Path) -> bool:
-    """Whether root holds images and masks itself."""
-    return (root / "images").is_dir() and not (root / "train").is_dir()
+def _folders(root: Path) -> list[str]:
+    return folders_in(root, LeftOut()) if root.is_dir() else []
 
 
-def _pairs(root: Path, split: Split, expected: str, left_out: LeftOut | None = None) -> list[tuple[str, str]]:
+def _pairs(splits: Splits, split: Split, left_out: LeftOut) -> list[tuple[str, str]]:
     """Images and masks of a split, sorted by name."""
-    left_out = LeftOut() if left_out is None else left_out
-    if not _whole(root):
-        return _match(find_split(root, split, expected), left_out)
-    chosen = hold_out(_match(root, left_out), split)
+    folder, part = splits.find(split)
+    by_kind = not splits.whole and splits.root.name == "images" and not (folder / "images").is_dir()
+    images, masks = (folder, splits.root.parent / "masks" / folder.name) if by_kind else (
+        folder / "images", folder / "masks"
+    )  # fmt: skip
+    pairs = _match(images, masks, left_out)
+    chosen = splits.hold_out(pairs, split) if part else pairs
     if not chosen:
-        raise UserError(f"{root / 'images'} has one image; expected two at least: a tenth is held out for validation")
+        raise UserError(f"{images} has one image; expected two at least: a tenth is held out for validation")
     return chosen
 
 
-def _match(folder: Path, left_out: LeftOut) -> list[tuple[str, str]]:
-    """Each image of `folder/images` with the mask of the same name, up to the ending, in `folder/masks`."""
-    images = _by_stem(folder / "images", (), "image", left_out)
-    masks = _by_stem(folder / "masks", MASK_EXTENSIONS, "mask", left_out)
+def _match(image_folder: Path, mask_folder: Path, left_out: LeftOut) -> list[tuple[str, str]]:
+    """Each image of a folder with the mask of the same name, up to the ending, in the other."""
+    images = _by_stem(image_folder, (), "image", left_out)
+    masks = _by_stem(mask_folder, MASK_EXTENSIONS, "mask", left_out)
     for name, path in images.items():
         if name not in masks:
-            raise UserError(f"{path} has no mask; expected {folder / 'masks' / name}.png: add it, or remove the image")
+            raise UserError(f"{path} has no mask; expected {mask_folder / name}.png: add it, or remove the image")
     for name, path in masks.items():
         if name not in images:
             raise UserError(
-                f"{path} has no image; expected {folder / 'images' / name}.jpg (png, ...): add it, or remove the mask"
+                f"{path} has no image; expected {image_folder / name}.jpg (png, ...): add it, or remove the mask"
             )
     pairs = [(images[name], masks[name]) for name in sorted(images)]
-    return [pairs[i] for i in each_once([image for image, _ in pairs], folder, left_out)]  # images may share a mask
+    once = each_once([image for image, _ in pairs], image_folder, left_out)  # images may share a mask
+    return [pairs[i] for i in once]
 
 
 def _by_stem(folder: Path, endings: tuple[str, ...], kind: str, left_out: LeftOut) -> dict[str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class TorchvisionSet(DataSet):
     """A data set that torchvision holds in memory; torchvision checks the files' published checksums."""
 
+    published = True
     torchvision_name: ClassVar[str]
     folder: ClassVar[str]
     """Where torchvision keeps the files within root."""
@@ -41,6 +42,7 @@ class TorchvisionSet(DataSet):
 class IdxSet(DataSet):
     """MNIST or a data set like it: IDX files, plain or gzipped, in root or where torchvision puts them."""
 
+    published = True
     torchvision_name: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
 

@@ -1,14 +1,23 @@
 """PASCAL VOC's folders: which list makes a split, and the image and mask that each of its lines names."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.decode import image_extensions
-from anysize.data.formats.file_lists import BACKGROUND, keep_present, mask_source, read_class_names, read_text
+from anysize.data.formats.file_lists import (
+    BACKGROUND,
+    in_old_order,
+    keep_present,
+    mask_source,
+    read_class_names,
+    read_text,
+)
 from anysize.data.formats.listing import each_once, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS
+from anysize.data.formats.splits import Splits, find_names
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
@@ -22,36 +31,64 @@ CLASSES = (
 """VOC's own names, in the order of the numbers in its masks."""
 
 _AUGMENTED = "train_aug"
+_AUGMENTED_LISTS = (_AUGMENTED, "trainaug")
 _TWO_PATHS = re.compile(r"\s+(?=/)")
 
 
 def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     """The images of a split with their masks, in the order of its list."""
     year = find_year(root)
-    image_set = (settings.image_set or "train") if split == "train" else "val"
-    path = _list_file(year, image_set)
+    splits = voc_splits(year, settings)
+    if split == "train" and split not in splits.names:
+        _list_file(year, settings.image_set or "train")  # says what is missing
     left_out = LeftOut()
-    masks = "SegmentationClassAug" if image_set == _AUGMENTED else "SegmentationClass"
-    lines = _read_list(path, year, masks)
+    lines = _lines_of(splits, split, left_out)
     pairs = list(lines.values())
     good, missing = keep_present(pairs, list(lines), settings.on_bad_image)
-    once = each_once([pairs[i][0] for i in good], year, left_out)
     classes, origin = class_names(year)
-    source = mask_source([pairs[i] for i in good[once]], classes, settings, split, origin, missing)
-    source.left_out = left_out
+    in_old_order(classes, settings, origin)  # says what is wrong with data.renamed_classes; the file has the order
+    source = mask_source([pairs[i] for i in good], classes, settings, split, origin, missing)
+    if not splits.find(split)[1] or split == "train":  # two parts of one list leave out the same: it is told once
+        source.left_out = left_out
     return source
+
+
+def _lines_of(splits: Splits, split: Split, left_out: LeftOut) -> dict[str, tuple[str, str]]:
+    """The image and the mask of each line of a split, each image once, by what names the line in messages."""
+    path, part = splits.find(split)
+    masks = "SegmentationClassAug" if path.stem in _AUGMENTED_LISTS else "SegmentationClass"
+    lines = _read_list(path, splits.root, masks)
+    origins = list(lines)
+    kept = each_once([image for image, _ in lines.values()], splits.root, left_out)
+    once = [origins[i] for i in kept]
+    return {origin: lines[origin] for origin in (splits.hold_out(once, split) if part else once)}
+
+
+def voc_splits(year: Path, settings: DataSettings) -> Splits:
+    """Which list holds which split, in ImageSets/Segmentation or else in `list`; training is what `image_set` says."""
+    names: dict[Split, str] = {}
+    for folder in ("list", "ImageSets/Segmentation"):
+        entries = os.listdir(year / folder) if (year / folder).is_dir() else []
+        names |= {split: f"{folder}/{name}" for split, name in find_names(year / folder, entries, ".txt").items()}
+    if settings.image_set not in ("", "train"):
+        names.pop("train", None)
+        with contextlib.suppress(MissingSplit):
+            names["train"] = _list_file(year, settings.image_set).relative_to(year).as_posix()
+    if not names:
+        _list_file(year, settings.image_set or "train")  # says what is missing
+    return Splits(year, names, settings, "lists in ImageSets/Segmentation or list", "list of images ", ".txt")
 
 
 def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
     """Training and validation images that the lists in the folder of a year name; 0 without a list."""
 
-    def count(image_set: str) -> int:
+    def count(split: Split) -> int:
         try:
-            return len(_read_list(_list_file(year, image_set), year, "SegmentationClass"))
+            return len(_lines_of(voc_splits(year, settings), split, LeftOut()))
         except MissingSplit:
             return 0
 
-    return count(settings.image_set or "train"), count("val")
+    return count("train"), count("validation")
 
 
 def class_names(year: Path) -> tuple[tuple[str, ...], str]:
@@ -78,7 +115,7 @@ def find_year(root: Path) -> Path:
 
 
 def _list_file(year: Path, image_set: str) -> Path:
-    written = (image_set, "trainaug") if image_set == _AUGMENTED else (image_set,)
+    written = _AUGMENTED_LISTS if image_set == _AUGMENTED else (image_set,)
     names = [*(f"ImageSets/Segmentation/{name}.txt" for name in written), f"list/{image_set}.txt"]
     for name in names:
         if (year / name).is_file():

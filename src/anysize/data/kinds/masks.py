@@ -82,6 +82,9 @@ class VoidMasks:
     def __len__(self) -> int:
         return self.images
 
+    def files(self) -> list[str]:
+        return []
+
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, VOID, np.uint8)
 

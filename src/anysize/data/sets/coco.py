@@ -21,7 +21,8 @@ class Coco(DataSet):
     """MS-COCO 2017 or 2014, or your own files in its format: labels by object size, and masks, of 80 classes.
 
     Files: annotations/instances_{train,val}{2017,2014}.json, and images in train2017 or images/train2017 and the
-    like. `data.image_set` is the year; by default the one whose files are there, 2017 where both are.
+    like. `data.image_set` is the year; by default the one whose files are there, 2017 where both are. Your own files
+    may have other usual names of splits, such as instances_valid.json; instances_test.json is for `--split test`.
 
     All images are used, those without annotations too. Labels: an image holds a class in the row of small, medium or
     large objects by the area in the file (in one row where areas are missing), crowds included; evaluation sees whole
@@ -48,3 +49,9 @@ class Coco(DataSet):
 
         root = data_root(settings, _EXPECTED)
         return load_coco(root, settings, split, targets, settings.areas or self.defaults.areas)
+
+    def splits(self, settings: DataSettings) -> str:
+        """Which files were taken for which splits."""
+        from anysize.data.formats.coco.layout import coco_splits
+
+        return coco_splits(data_root(settings, _EXPECTED), settings).told()

@@ -32,6 +32,7 @@ class FashionMnist(IdxSet):
 class FashionMini(DataSet):
     """Embedded in the package: 10,000 + 2,000 images of Fashion-MNIST, grey, 28 x 28, 10 classes."""
 
+    published = True
     defaults = dataclasses.replace(FashionMnist.defaults, train_images=10_000, validation_images=2_000)
 
     def load(self, settings: DataSettings, split: Split, targets: str = "class") -> "ArraySource":

@@ -20,7 +20,8 @@ class FolderLabels(DataSet):
     separated by ';' if any line of the training file has one, or else by '|', or else by ',', or else by spaces; or
     there is a column a class with 0 or 1 (false or true). An image may have no label at all. Without train.csv a tenth
     of labels.csv, chosen by a fixed permutation of its lines, becomes the validation split. classes.txt in root says
-    the order of the classes, a name a line; without it they are sorted.
+    the order of the classes, a name a line; without it they are sorted. The files' names may be any usual ones, as for
+    `folder`, and test.csv and `data.val_split` are used as there.
 
     Images are used as COCO's are: base 224, random resized crop, evaluated whole, stretched to a square.
     """
@@ -35,3 +36,9 @@ class FolderLabels(DataSet):
         if settings.areas:
             raise UserError("data.areas is set, but labels in CSV files say nothing of areas of objects; remove it")
         return load_folder_labels(data_root(settings, _EXPECTED), settings, split, _EXPECTED)
+
+    def splits(self, settings: DataSettings) -> str:
+        """Which files were taken for which splits."""
+        from anysize.data.formats.label_csv import csv_splits
+
+        return csv_splits(data_root(settings, _EXPECTED), settings, _EXPECTED).told("the lines")

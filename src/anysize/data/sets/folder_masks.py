@@ -18,7 +18,8 @@ class FolderMasks(DataSet):
 
     A mask has its image's name, up to the ending; both may lie in folders below. It is a palette or grey PNG (or BMP,
     TIFF) whose values are class numbers, 0 for the background, 255 for what is not counted, unless `data.mask_values`
-    says which values stand for the classes, such as 0,255. Without a folder `train`,
+    says which values stand for the classes, such as 0,255. images/train and masks/train are taken, too, and splits may
+    have any usual names, as for `folder`. Without folders of splits,
     root holds images and masks itself, and a tenth, chosen by a fixed permutation of the sorted names, becomes the
     validation split. classes.txt in root names the classes, a line each, the background first; without it they are
     numbered up to the largest number in the training masks, which are read for it.
@@ -34,7 +35,7 @@ class FolderMasks(DataSet):
             return self.defaults
         from anysize.data.formats.mask_pairs import first_longer_side
 
-        side = first_longer_side(data_root(settings, _EXPECTED), _EXPECTED)
+        side = first_longer_side(data_root(settings, _EXPECTED), settings, _EXPECTED)
         return dataclasses.replace(self.defaults, image_size=min(side, self.defaults.image_size))
 
     def load(self, settings: DataSettings, split: Split, targets: str = "masks") -> "FileSource":
@@ -42,3 +43,9 @@ class FolderMasks(DataSet):
         from anysize.data.formats.mask_pairs import load_folder_masks
 
         return load_folder_masks(data_root(settings, _EXPECTED), settings, split, _EXPECTED)
+
+    def splits(self, settings: DataSettings) -> str:
+        """Which folders were taken for which splits."""
+        from anysize.data.formats.mask_pairs import mask_splits
+
+        return mask_splits(data_root(settings, _EXPECTED), settings, _EXPECTED).told()

@@ -17,6 +17,7 @@ COUNTS: dict[Split, int] = {"train": 4000, "validation": 1000}
 class Scenes(DataSet):
     """Embedded: 4,000 + 1,000 pictures composed of several garments each, 128 x 128, labels and masks, 10 classes."""
 
+    published = True
     offers = ("labels", "masks")
     defaults = DatasetInfo(
         image_size=128,

@@ -24,8 +24,9 @@ class Voc(DataSet):
     `data.image_set` is the list of training images: train (usual), trainval, which holds the validation images too, or
     train_aug, the 10,582 images of the augmented training set: ImageSets/Segmentation/train_aug.txt (or trainaug.txt)
     with masks in SegmentationClassAug, or list/train_aug.txt with the paths of image and mask in each line. Validation
-    is val always. Your own images in this layout may have other classes: classes.txt beside JPEGImages names them, a
-    line each, the background first.
+    is val always (your own may be valid.txt and the like), and test.txt is for `anysize evaluate RUN --split test`.
+    Your own images in this layout may have other classes: classes.txt beside JPEGImages names them, a line each, the
+    background first.
     """
 
     defaults = DatasetInfo(513, resize="pad", crop="rescale", num_classes=21, train_images=1464, validation_images=1449)
@@ -50,3 +51,9 @@ class Voc(DataSet):
         from anysize.data.formats.voc_lists import load_voc
 
         return load_voc(data_root(settings, _EXPECTED), settings, split)
+
+    def splits(self, settings: DataSettings) -> str:
+        """Which lists were taken for which splits."""
+        from anysize.data.formats.voc_lists import find_year, voc_splits
+
+        return voc_splits(find_year(data_root(settings, _EXPECTED)), settings).told("the lines")

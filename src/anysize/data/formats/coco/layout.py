@@ -2,14 +2,16 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.coco.index import CocoIndex, read_coco_index
-from anysize.data.formats.file_lists import BACKGROUND, choose_classes
+from anysize.data.formats.file_lists import BACKGROUND, choose_classes, in_old_order
 from anysize.data.formats.listing import each_once
+from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
@@ -18,7 +20,8 @@ from anysize.registry import UserError
 logger = logging.getLogger(__name__)
 
 YEARS = ("2017", "2014")  # the preferred one first
-_NAMES: dict[Split, str] = {"train": "train", "validation": "val"}
+_NAMES: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
+_LAYOUT = "annotations/instances_train2017.json, instances_val2017.json and the like"
 
 
 def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, areas: tuple[float, ...]) -> FileSource:
@@ -29,16 +32,22 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
         settings: year (`image_set`), classes (`categories`), and what is done about missing images (`on_bad_image`).
         areas: pixels below which an object is small and medium.
     """
-    year = settings.image_set or _year(root)
-    folder_name = f"{_NAMES[split]}{year}"
-    index = read_coco_index(_annotation_file(root, f"instances_{folder_name}.json"))
+    splits = coco_splits(root, settings)
+    default = f"{_NAMES[split]}{settings.image_set or _year(root)}"
+    if not splits.names or (split == "train" and split not in splits.names):
+        read_coco_index(_annotation_file(root, f"instances_{default}.json"))  # says what is missing
+    path, part = splits.find(split)
+    folder_name = path.stem.removeprefix("instances_")
+    index = read_coco_index(path)
     known, left_out = index.category_names, LeftOut()
+    in_old_order(known, settings, index.path)  # says what is wrong with data.renamed_classes; the file has the order
     classes = choose_classes(settings.categories, known, index.path) or _categories(index, left_out)
     numbers = np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)  # -1: left out
     folder = os.fspath(_image_folder(root, folder_name))
     images, missing = _present(index, folder, settings.on_bad_image)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
     once = each_once(paths, folder, left_out)
+    once = splits.hold_out(once, split) if part else once
     images, paths = images[once], [paths[i] for i in once]
     name = f"{settings.name} {split}"
     if targets == "masks":
@@ -57,7 +66,8 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     else:
         labels = object_labels(index, numbers, len(classes), _areas(index, settings, areas))[images]
         source = FileSource(paths, labels, classes, name, settings.on_bad_image, missing, settings.exif)
-    source.left_out = left_out
+    if not part or split == "train":  # two parts of one file leave out the same: it is told once
+        source.left_out = left_out
     return source
 
 
@@ -84,6 +94,23 @@ def _areas(index: CocoIndex, settings: DataSettings, areas: tuple[float, ...]) -
     return ()
 
 
+def coco_splits(root: Path, settings: DataSettings) -> Splits:
+    """Which annotation file holds which split: instances_train2017.json and the like, of one year for all."""
+    folder, year = root / "annotations", settings.image_set or _year(root)
+    names = [path.name for path in folder.glob("instances_*.json")]
+    stems = {name: name.removeprefix("instances_").removesuffix(".json") for name in names}
+    ours = [name for name, stem in stems.items() if re.sub(r"\D", "", stem) == year]
+    found = find_names(folder, ours, ".json", "instances_")
+    return Splits(
+        root,
+        {split: f"annotations/{name}" for split, name in found.items()},
+        settings,
+        _LAYOUT,
+        "annotations/instances_",
+        ".json",
+    )
+
+
 def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tuple[float, ...]) -> np.ndarray:
     """Tell which classes each image holds small, medium and large: uint8 (N, len(areas) + 1, classes) of 0 and 1.
 
@@ -104,11 +131,13 @@ def object_labels(index: CocoIndex, numbers: np.ndarray, classes: int, areas: tu
 def _year(root: Path) -> str:
     """The year whose annotation files are there: one for both splits, since the files of two years share images."""
 
-    def found(year: str) -> tuple[bool, bool, bool]:
-        train, val = ((root / f"annotations/instances_{name}{year}.json").is_file() for name in ("train", "val"))
-        return train and val, train, val
+    stems = [path.stem.removeprefix("instances_") for path in (root / "annotations").glob("instances_*.json")]
 
-    return max(YEARS, key=found)  # of equal ones the first
+    def found(year: str) -> tuple[bool, bool, bool]:
+        there = {split_named(stem) for stem in stems if re.sub(r"\D", "", stem) == year}
+        return {"train", "validation"} <= there, "train" in there, bool(there - {None})
+
+    return max((*YEARS, ""), key=found)  # of equal ones the first
 
 
 def _annotation_file(root: Path, name: str) -> Path:
@@ -124,6 +153,11 @@ def _image_folder(root: Path, name: str) -> Path:
     for folder in (root / name, root / "images" / name):
         if folder.is_dir():
             return folder
+    for parent in (root, root / "images"):  # another usual name of the same split and year, or without a year
+        entries = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+        fitting = [entry for entry in entries if re.sub(r"\D", "", entry) in ("", re.sub(r"\D", "", name))]
+        if found := find_names(parent, fitting).get(split_named(name) or "train"):
+            return parent / found
     raise MissingSplit(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
 
 

@@ -63,6 +63,9 @@ class CocoMasks:
     def __len__(self) -> int:
         return len(self._images)
 
+    def files(self) -> list[str]:
+        return [self._path]
+
     def read(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Class numbers, uint8 `shape`.
 

@@ -1,0 +1,129 @@
+"""A run goes on with the data that it began with, wherever that lies, and with no other."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_files import smooth_image
+
+from anysize.data.settings import DataSettings
+from anysize.experiment.identity import check_same_data, folder_for, how_classes_differ, identity_of
+from anysize.experiment.runs import evaluate, load_run
+from anysize.experiment.targets import open_sources
+from anysize.experiment.train import train
+from anysize.recipe import Recipe, override
+from anysize.registry import UserError
+from anysize.reports.reading import Run
+
+SETTINGS = {
+    "data.workers": 0, "model.name": "cifar_resnet", "model.options": {"depth": 8, "widths": [8, 8, 8]},
+    "sizes.mix": "fixed", "training.epochs": 1, "training.equal_flops": False, "training.batch_size": 4,
+    "evaluation.pictures": 0,
+}  # fmt: skip
+
+
+def pets(root: Path, names: tuple[str, ...] = ("cat", "dog"), first: int = 0) -> Path:
+    for split in ("train", "valid", "test"):
+        for number, name in enumerate(names):
+            (root / split / name).mkdir(parents=True)
+            for i in range(2):
+                smooth_image(first + 2 * number + i, 12, 12).save(root / split / name / f"{i}.png")
+    return root
+
+
+def test_runs_and_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {**SETTINGS, "data.root": str(pets(tmp_path / "a"))}
+    for split in ("train", "valid"):
+        (tmp_path / f"a/{split}/dog/{split}.heic").write_bytes(b"")
+    first = train("folder", given)
+    log = (first / "log.txt").read_text()
+    assert [log.count(f"{split}.heic") for split in ("train", "valid")] == [1, 1]  # what was left out is named
+    other = train("folder", {**given, "data.root": str(pets(tmp_path / "b", ("apple", "pear"), 9))})
+    assert other != first
+    assert other.name.startswith(first.name)
+    assert load_run(other).preprocessing.classes == ("apple", "pear")
+    shutil.move(tmp_path / "b", tmp_path / "moved")
+    assert train("folder", {**given, "data.root": str(tmp_path / "moved")}) == other
+    assert train("folder", given) == first
+
+    longer = {**given, "training.epochs": 2}
+    (tmp_path / "a/train/cat/1.png").rename(tmp_path / "a/train/cat/2.png")  # another file of the same size
+    with pytest.raises(UserError, match="began with other train images: 4 in"):
+        train("folder", {**given}, run=first)
+    (tmp_path / "a/train/cat/2.png").rename(tmp_path / "a/train/cat/1.png")
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"a/{split}/cat").rename(tmp_path / f"a/{split}/zebra")
+    said = r"output 0 was trained as 'cat' and is 'dog' in the data .* --data.renamed_classes '{\"cat\": \"zebra\"}'"
+    with pytest.raises(UserError, match=said):
+        train("folder", longer, run=first, allow_changes=True)
+    with pytest.raises(UserError, match=said):
+        evaluate(first, [12])
+    renamed = {**longer, "data.renamed_classes": {"cat": "zebra"}}
+    assert train("folder", renamed, run=first, allow_changes=True) == first
+    assert load_run(first).preprocessing.classes == ("zebra", "dog")
+
+    evaluate(first, [12], calibrate=False)
+    evaluate(first, [16], calibrate=False)
+    tested = evaluate(first, [12], calibrate=False, split="test")
+    evaluate(first, [12], calibrate=False, overrides={"evaluation.copies": 2})
+    assert (tested["split"].tolist(), tested["settings"].tolist()) == (["test"], [""])
+    run = Run.read(first)
+    assert (run.evaluation["size"].tolist(), run.evaluated_with) == ([12], "evaluation.copies=2")
+    others = {what: rows["size"].tolist() for what, rows in run.other_evaluations.items()}
+    assert others == {"last, validation images": [12, 16], "last, test images": [12]}
+    with pytest.raises(UserError, match="split is 'tets': did you mean 'test'"):
+        evaluate(first, [12], split="tets")
+
+
+def test_weights_of_other_classes_give_no_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {**SETTINGS, "data.root": str(pets(tmp_path / "a"))}
+    first = train("folder", given, run=tmp_path / "first")
+    train("folder", {**given, "model.weights": str(first)}, run=tmp_path / "again")
+    assert "head" not in capsys.readouterr().out
+    fruit = pets(tmp_path / "b", ("apple", "pear"))
+    train("folder", {**given, "data.root": str(fruit), "model.weights": str(first)}, run=tmp_path / "fruit")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the head fc is new, since the weights are for other classes" in out
+    assert "splits of" in out
+
+
+def identity(**changes: Any) -> dict[str, Any]:
+    recipe = override(Recipe(), {f"data.{key}": value for key, value in changes.items()})
+    if recipe.data.name != "folder":
+        recipe = override(recipe, {"task.name": "multilabel"})
+    return identity_of(open_sources(recipe), recipe.data)
+
+
+def test_identity_is_of_names_sizes_and_labels(tmp_path: Path) -> None:
+    root = pets(tmp_path / "a")
+    known = identity(name="folder", root=str(root))
+    assert known == identity(name="folder", root=f"{root}/")
+    assert known["train"]["images"] == 4
+    shutil.copytree(root, tmp_path / "copy")
+    assert identity(name="folder", root=str(tmp_path / "copy")) == known
+    with (root / "valid/dog/0.png").open("ab") as file:
+        file.write(b"x")
+    changed = identity(name="folder", root=str(root))
+    assert changed["train"] == known["train"]
+    assert changed["validation"] != known["validation"]
+
+    for split in ("train", "valid"):
+        (root / f"{split}.csv").write_text(f"image,labels\n{split}/cat/0.png,red\n{split}/cat/1.png,blue\n")
+    labels = identity(name="folder-labels", root=str(root))
+    (root / "train.csv").write_text("image,labels\ntrain/cat/0.png,blue\ntrain/cat/1.png,red\n")
+    assert identity(name="folder-labels", root=str(root))["train"]["digest"] != labels["train"]["digest"]
+    assert identity(name="scenes", limit=2) == {}
+
+
+def test_what_a_checkpoint_of_an_earlier_version_does_not_tell_is_not_compared(tmp_path: Path) -> None:
+    held = {"preprocessing": {"classes": ["cat", "dog"]}}
+    check_same_data(held, ("cat", "dog"), {"train": {"digest": "x"}}, DataSettings(), allow_changes=False)
+    with pytest.raises(UserError, match=r"output 0 was trained as 'cat' and is 'dog' .* train a new head"):
+        check_same_data(held, ("dog", "cat"), {}, DataSettings(), allow_changes=True)
+    assert "output 2 was trained as none and is 'eel'" in how_classes_differ(("cat", "dog"), ("cat", "dog", "eel"))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "environment.json").write_text('{"python": "3"}')
+    assert folder_for(run, {"train": {"digest": "x"}}, allow_changes=False) == run
