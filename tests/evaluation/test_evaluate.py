@@ -36,6 +36,7 @@ class Network(nn.Module):
         return self.drop(images)
 
 
+@pytest.mark.slow
 def test_each_image_counts_once_however_the_batches_are_cut() -> None:
     logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     targets = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from gloo_group import in_group
@@ -74,6 +75,7 @@ def job(rank: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_figures_for_any_number_of_processes(tmp_path: Path) -> None:
     ranks = in_group(4, job, tmp_path)
     for task in ("classification", "multilabel", "segmentation"):

@@ -59,6 +59,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny: Make, tmp_path
         train(tiny(**{**settings, "training__repeats": 1}), run=tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_predictions_resize_as_the_overrides_say(tiny: Make, tmp_path: Path, image_folder: Path) -> None:
     folder = train(
         tiny(data__name="folder", data__root=str(image_folder), training__epochs=1, sizes__base=28, model__options={}),

@@ -101,6 +101,7 @@ def test_a_later_step_leaves_no_trace_of_the_pass_that_failed_and_is_resumed(
     assert_same(expected, last(train(recipe, run=tmp_path / "broken")))
 
 
+@pytest.mark.slow
 def test_what_fits_in_no_way_is_said(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy(monkeypatch, lambda images, size: False, ERRORS["cuda"])
     changes = {"sizes__mix": "fixed", "data__limit": 60, "training__micro_batches": "auto"}

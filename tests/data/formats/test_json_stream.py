@@ -36,6 +36,7 @@ def read(path: Path, window: int = 2**22) -> dict[str, Any]:
     ascii_only=st.booleans(),
     mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
+@pytest.mark.slow
 def test_elements_are_those_of_json_and_lie_where_it_says(tmp_path: Path, content, window, indent, ascii_only, mark):
     path = tmp_path / "file.json"
     written = mark + json.dumps(content, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
@@ -61,6 +62,7 @@ def test_what_is_not_taken_is_passed_over(tmp_path: Path):
     assert taken == {"a": 1, "c": {"x": []}}
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_window(tmp_path: Path):
     path = tmp_path / "file.json"
     path.write_text(json.dumps({"a": [{"number": i, "text": "x" * 100} for i in range(40_000)]}))

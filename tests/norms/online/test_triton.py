@@ -353,6 +353,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 
 @not_interpreted
+@pytest.mark.slow
 def test_all_kernels_compile_for_a_gpu(compiled: Callable[..., None]) -> None:
     from ahead_of_time import example
 
