@@ -24,8 +24,8 @@ from anysize import export_onnx, load_run, quantize_model
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.compare_int8 import compare_at
 from anysize.experiment.exported import description_of
+from anysize.experiment.loaded import LoadedRun, make_evaluator
 from anysize.experiment.quantize import calibration_plan
-from anysize.experiment.runs import LoadedRun, make_evaluator
 from anysize.export.extras import quiet
 from anysize.export.module import RuntimeModel
 from anysize.export.runtimes import open_runtime

@@ -51,7 +51,7 @@ _WHERE = {
     "list_models": "anysize.models.names",
     "load_model": "anysize.experiment.published",
     "load_recipe": "anysize.recipe",
-    "load_run": "anysize.experiment.runs",
+    "load_run": "anysize.experiment.loaded",
     "load_weights": "anysize.experiment.weights",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
     from anysize.experiment.export import export_run as export_run
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
+    from anysize.experiment.loaded import load_run as load_run
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from anysize.experiment.repeat import repeat as repeat
     from anysize.experiment.runs import calibrate as calibrate
     from anysize.experiment.runs import evaluate as evaluate
-    from anysize.experiment.runs import load_run as load_run
     from anysize.experiment.train import train as train
     from anysize.experiment.weights import load_weights as load_weights
     from anysize.export.runtimes import open_runtime as open_runtime

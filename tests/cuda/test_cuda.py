@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anysize.experiment.runs import evaluate, load_run
+from anysize.experiment.loaded import load_run
+from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe, override

@@ -9,7 +9,8 @@ from image_files import smooth_image
 
 from anysize.data.settings import DataSettings
 from anysize.experiment.identity import check_same_data, folder_for, how_classes_differ, identity_of
-from anysize.experiment.runs import evaluate, load_run
+from anysize.experiment.loaded import load_run
+from anysize.experiment.runs import evaluate
 from anysize.experiment.targets import open_sources
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, override

@@ -13,7 +13,7 @@ from torch import nn
 
 import anysize
 from anysize.experiment.build import build_data
-from anysize.experiment.runs import load_run, make_evaluator
+from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.models.spec import create_model
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError

@@ -14,8 +14,8 @@ import anysize
 from anysize.data.augment.transform import normalize
 from anysize.data.palette import overlay, voc_colors
 from anysize.data.sets.fashion_mnist import CLASSES
+from anysize.experiment.loaded import load_run
 from anysize.experiment.predict import find_images, predict
-from anysize.experiment.runs import load_run
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError

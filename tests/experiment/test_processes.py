@@ -19,7 +19,7 @@ from interruption import stopped_after
 from anysize.data.loader import PlanLoader
 from anysize.experiment import prepare as prepare_module
 from anysize.experiment import train as train_module
-from anysize.experiment.runs import load_run, make_evaluator
+from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.reports import html

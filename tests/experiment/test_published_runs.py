@@ -14,9 +14,9 @@ from PIL import Image
 
 import anysize
 from anysize.cli import build_app
+from anysize.experiment.loaded import load_run
 from anysize.experiment.published import published_address, run_folder
 from anysize.experiment.quantize import quantize_run
-from anysize.experiment.runs import load_run
 from anysize.export.description import Description
 from anysize.export.write import export_onnx
 from anysize.models.surgery.quantization.fake import is_quantized, quantization_of

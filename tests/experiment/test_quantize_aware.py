@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_train import assert_same_bits, stop_at, weights
 
-from anysize.experiment.runs import calibrate, evaluate, load_run, make_evaluator
+from anysize.experiment.loaded import load_run, make_evaluator
+from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.quantize.aware import fixed_from_aware
 from anysize.recipe import Recipe

@@ -14,7 +14,8 @@ import anysize
 from anysize.data.catalog import load_dataset
 from anysize.evaluation.sizes import best_for_budget, parse_sizes
 from anysize.experiment import build
-from anysize.experiment.runs import calibrate, evaluate, load_run, make_evaluator
+from anysize.experiment.loaded import load_run, make_evaluator
+from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe

@@ -11,8 +11,8 @@ from torch import nn
 
 import anysize
 from anysize.experiment.build import build_data, build_model
+from anysize.experiment.loaded import load_run
 from anysize.experiment.prepare import prepare
-from anysize.experiment.runs import load_run
 from anysize.experiment.weights import find_weights, load_weights
 from anysize.models.spec import create_model
 from anysize.models.weights.published import Pretrained

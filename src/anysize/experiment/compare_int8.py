@@ -17,9 +17,9 @@ from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.experiment.exported import description_of
+from anysize.experiment.loaded import LoadedRun, load_run, make_evaluator
 from anysize.experiment.pictures import displayed
 from anysize.experiment.quantize import Quantized
-from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
 from anysize.export.module import measured
 from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime

@@ -8,8 +8,8 @@ from typing import Any
 
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
+from anysize.experiment.loaded import load_run
 from anysize.experiment.named import named_spec
-from anysize.experiment.runs import load_run
 from anysize.export.check import Exported
 from anysize.export.description import Description
 from anysize.export.look import is_exported

@@ -26,7 +26,7 @@ from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint
 
 if TYPE_CHECKING:
-    from anysize.experiment.runs import LoadedRun
+    from anysize.experiment.loaded import LoadedRun
 
 
 def opened(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from anysize.experiment.runs import load_run
+from anysize.experiment.loaded import load_run
 from anysize.models.expected import expected_preprocessing
 from anysize.models.families import PUBLISHED_CLASSES
 from anysize.models.settings import ModelSettings

@@ -14,7 +14,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files
-from anysize.experiment.runs import LoadedRun, load_run, make_evaluator
+from anysize.experiment.loaded import LoadedRun, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform
 from anysize.models.measure.input_size import check_size
 from anysize.recipe import override

@@ -17,8 +17,8 @@ from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files, images_in
+from anysize.experiment.loaded import check_takes, class_names, load_run
 from anysize.experiment.pictures import displayed
-from anysize.experiment.runs import check_takes, class_names, load_run
 from anysize.experiment.targets import build_task, eval_transform, kind_of
 from anysize.registry import UserError
 from anysize.reports import run_files

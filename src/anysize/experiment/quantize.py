@@ -20,8 +20,8 @@ from anysize.evaluation.finite import check_all_finite, images_not_finite
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
 from anysize.experiment.image_files import image_files, images_in
+from anysize.experiment.loaded import LoadedRun, class_names, load_run, make_evaluator
 from anysize.experiment.published import run_folder
-from anysize.experiment.runs import LoadedRun, class_names, load_run, make_evaluator
 from anysize.experiment.targets import build_task, eval_transform, open_split
 from anysize.export.check import Exported
 from anysize.export.extras import import_extra

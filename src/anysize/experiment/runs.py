@@ -1,4 +1,4 @@
-"""Use a run folder: load its model, evaluate it at any size, calibrate it for one."""
+"""Use a run folder: evaluate its model at any size, calibrate it for one."""
 
 import contextlib
 import dataclasses
@@ -9,32 +9,34 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import pandas as pd
-import torch
-from torch import nn
 
-from anysize.data.catalog import load_dataset, resized_as_set
+from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
-from anysize.data.loader import PlanLoader
 from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
-from anysize.experiment import build
-from anysize.experiment.exported import evaluation_files, flops_of, in_runtime, opened
-from anysize.experiment.identity import how_classes_differ, renamed
-from anysize.experiment.image_files import image_files, images_in
+from anysize.experiment.exported import evaluation_files, flops_of
+from anysize.experiment.image_files import image_files
+from anysize.experiment.loaded import (
+    LoadedRun,
+    calibration_loader,
+    check_channels,
+    check_takes,
+    class_names,
+    input_of,
+    load_run,
+    make_evaluator,
+    recipe_of,
+)
 from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.published import names_recipe, run_folder
-from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
+from anysize.experiment.targets import build_evaluator
 from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
-from anysize.models.measure.input_size import check_size
-from anysize.models.spec import ModelSpec
 from anysize.norms.calibration import has_running_statistics
-from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, differences, load_recipe, override
+from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.evaluation_tables import table_rows, write_tables
@@ -43,13 +45,9 @@ from anysize.reports.run_files import add_rows, write_evaluation
 from anysize.tasks.base import task_class
 from anysize.training.checkpoint.files import (
     Checkpoint,
-    load_model,
     model_tensors,
-    read_checkpoint,
     write_checkpoint,
 )
-from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint
-from anysize.world import World, pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -58,175 +56,6 @@ _COMPUTED = (
     "evaluation.pictures", "evaluation.calibrate",
 )  # fmt: skip
 """Settings that say how an evaluation is computed, not what is measured; evaluation.calibrate is of training."""
-
-
-@dataclasses.dataclass
-class LoadedRun:
-    """A model with its weights and what it needs to be used rightly."""
-
-    folder: Path
-    recipe: Recipe
-    model: nn.Module
-    preprocessing: Preprocessing
-    checkpoint: Checkpoint
-    device: torch.device
-
-
-def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a run, with overrides. Raises a `UserError` for what is no run folder."""
-    path = Path(run) / run_files.RECIPE
-    if not path.is_file():
-        raise UserError(
-            f"{run} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
-        )
-    return override(load_recipe(str(path)), overrides or {})
-
-
-def load_run(
-    run: str | Path,
-    checkpoint: str = "best",
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    runtime: str = "",
-    threads: int = 0,
-    size: int | None = None,
-) -> LoadedRun:
-    """Load a run's model in evaluation mode.
-
-    Args:
-        run: the run folder, or an exported file.
-        checkpoint: "best", "last", "previous", or the name of a calibrated copy.
-        overrides: settings of the recipe to replace, such as `{"data.root": ...}`.
-        runtime: computes the file, or the run, which is exported for a while; empty: a run is computed by PyTorch, a
-            file by the default runtime of its format.
-        threads: of the runtime; 0: as many as it chooses.
-        size: pixels of the images, which a file of another program does not tell.
-
-    Raises:
-        UserError: not a run folder, no such checkpoint, or a damaged one; what cannot be exported, or is no good file.
-    """
-    if is_exported(run):
-        return LoadedRun(**opened(run, checkpoint, overrides or {}, runtime, threads, size))
-    if threads and not runtime:
-        raise UserError(f"threads is {threads}, and no runtime is named that would take it; give --runtime")
-    folder, recipe = Path(run), recipe_of(run, overrides)
-    path = find_checkpoint(folder / run_files.CHECKPOINTS, checkpoint)
-    if path is None:
-        known = checkpoint_names(folder / run_files.CHECKPOINTS)
-        hint = did_you_mean(checkpoint, known) if known else "train it first"
-        raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
-    loaded = read_checkpoint(path)
-    preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
-    names = renamed(preprocessing.classes, recipe.data)
-    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)
-    spec = ModelSpec.from_dict(loaded.state["model"])
-    wanted = ModelSpec.from_settings(recipe.model).settings
-    for key, held in spec.settings.items():
-        if held != wanted[key]:
-            raise UserError(
-                f"{path} is a checkpoint of another model: its model.{key} is {held!r}, the run's recipe says "
-                f"{wanted[key]!r}; give the run folder it comes from"
-            )
-    fixed = any(change.name == "quantized" for change in spec.changes)
-    if spec.aware != recipe.quantize.options and not fixed:
-        raise UserError(
-            f"{path} is a checkpoint of a model that is {'' if spec.aware else 'not '}trained for int8, and the "
-            "settings of [quantize] say otherwise; leave them out"
-        )
-    model = spec.build()
-    load_model(model, loaded.weights if recipe.evaluation.averaged else loaded.model, path)
-    device = pick_device(recipe.training.device)
-    if recipe.training.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    run_of_torch = LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
-    return in_runtime(run_of_torch, runtime, threads) if runtime else run_of_torch
-
-
-def check_takes(loaded: LoadedRun, size: int) -> None:
-    """Raise a `UserError` where the network does not take images of `size` pixels."""
-    if isinstance(loaded.model, RuntimeModel):
-        loaded.model.check_size(size)
-    else:
-        check_size(loaded.model, size, loaded.preprocessing.channels)
-
-
-def make_evaluator(
-    loaded: LoadedRun, calibration: str | Path | None = None, world: World | None = None, split: Split = "validation"
-) -> Evaluator:
-    """Open the data of a run to evaluate it on the images of a split.
-
-    Args:
-        calibration: a folder of pictures to calibrate with; None: the training images.
-        world: the processes that evaluate it together; None: this one alone.
-    """
-    _check_data(loaded)
-    preprocessing = _input(loaded)
-    validation = open_split(loaded.recipe, split)
-    if not preprocessing.classes:
-        preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
-    if validation.classes != preprocessing.classes:
-        raise UserError(
-            f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
-            f"{', '.join(preprocessing.classes[:5])}, ...: "
-            f"{how_classes_differ(preprocessing.classes, validation.classes)}; other data are given with --data.root"
-        )
-    loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
-    return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)
-
-
-def _input(loaded: LoadedRun) -> Preprocessing:
-    """The preparation of images, as the recipe or its overrides want it."""
-    preprocessing = loaded.preprocessing
-    for key in ("mean", "std"):
-        wanted, own = getattr(loaded.recipe.data, key), getattr(preprocessing, key)
-        if wanted and tuple(wanted) != own:
-            raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
-    return preprocessing
-
-
-def _check_data(loaded: LoadedRun) -> None:
-    """Raise a `UserError` where the images have not the channels of the model."""
-    channels, wanted = info_of(loaded.recipe).channels, loaded.preprocessing.channels
-    if channels != wanted:
-        raise UserError(
-            f"the images of {loaded.recipe.data.name!r} have {channels} channel{'s' * (channels != 1)} and the model "
-            f"takes {wanted}; give other data with --data.name, or train the model for these images with "
-            f"--model.weights {loaded.folder}"
-        )
-
-
-def _calibration_loader(loaded: LoadedRun, preprocessing: Preprocessing, folder: str | Path | None) -> PlanLoader:
-    """Loads the training images, or those in `folder`, augmented as in training."""
-    recipe = loaded.recipe
-    if folder is None:
-        try:
-            return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
-        except MissingSplit as error:
-            raise MissingSplit(
-                f"calibration needs training images, or any folder of pictures with --calibration DIR ({error})"
-            ) from None
-    source = image_files(recipe, preprocessing, images_in(Path(folder).expanduser()))
-    at_base = dataclasses.replace(preprocessing, image_size=preprocessing.own_size, trained_size=0)
-    transform = train_transform(recipe, at_base)
-    return PlanLoader(source, transform, device=loaded.device, workers=recipe.data.workers)
-
-
-def class_names(loaded: LoadedRun) -> tuple[str, ...]:
-    """The names of the run's classes; weights that were imported do not tell them: VOC's, or their numbers."""
-    count = loaded.checkpoint.state["model"]["num_classes"]
-    voc = loaded.recipe.data.name == "voc" and count == len(VOC_CLASSES)
-    return loaded.preprocessing.classes or (VOC_CLASSES if voc else tuple(map(str, range(count))))
-
-
-def _unnamed_classes(loaded: LoadedRun, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The data's classes for weights that were imported without names, where they are as many."""
-    wanted = loaded.checkpoint.state["model"]["num_classes"]
-    if len(names) != wanted:
-        raise UserError(
-            f"the data has {len(names)} classes and the weights, imported without names of classes, are for {wanted}; "
-            f"give data with these classes, in the same order, or train a new head: --model.weights {loaded.folder}"
-        )
-    return names
 
 
 def evaluate(
@@ -445,10 +274,10 @@ def calibrate(
     folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
     if folder.exists() and not (folder / "state.json").is_file():
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
-    preprocessing = dataclasses.replace(_input(loaded), classes=class_names(loaded))
+    preprocessing = dataclasses.replace(input_of(loaded), classes=class_names(loaded))
     if calibration is None:
-        _check_data(loaded)
-    loader = functools.partial(_calibration_loader, loaded, preprocessing, calibration)
+        check_channels(loaded)
+    loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)
     nothing = image_files(loaded.recipe, preprocessing, [])  # to validate on
     evaluator = build_evaluator(loaded.recipe, preprocessing, nothing, loader, loaded.device)
     evaluator.say = on_progress or evaluator.say
