@@ -47,6 +47,7 @@ def test_a_run_is_trained_and_evaluated_as_its_recipe_says(tiny: Make, tmp_path:
         assert loader.transform.preprocessing == dataclasses.replace(own, backend="tensor", interpolation="bilinear")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny: Make, tmp_path: Path) -> None:
     settings = {**ALL, "augment__autoaugment": "augmix", "data__interpolation": "bilinear", "training__repeats": 3}
     recipe = tiny(**settings, data__limit=64, training__epochs=2, training__batch_size=8)

@@ -59,6 +59,7 @@ def put_int8(hub: Path, file: str, name: str = "shufflenet_v2_x1_0") -> None:
     torch.save(model.state_dict(), hub / file)
 
 
+@pytest.mark.slow
 def test_a_recipe_s_name_stands_for_the_weights_that_it_names(
     offline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_what_is_wrong_with_a_run_folder_is_said(run: Path, tmp_path: Path) -> N
         evaluate(run, [0])
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_training_will_spend(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared with the images that have gone through forward and backward passes, whatever they were for."""
     computed: list[tuple[int, int]] = []

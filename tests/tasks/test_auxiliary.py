@@ -47,6 +47,7 @@ def test_cost_of_auxiliary_classifiers_is_counted() -> None:
     assert activation_bytes(model, 32) > activation_bytes(plain, 32)
 
 
+@pytest.mark.slow
 def test_a_model_with_auxiliary_classifiers_trains_and_is_evaluated(
     tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:

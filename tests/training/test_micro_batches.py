@@ -68,7 +68,7 @@ def test_the_largest_step_is_cut_until_it_fits(
     assert_same(last(train(tiny(**changes, training__chunks=4), run=tmp_path / "chunks")), last(run))
 
 
-@pytest.mark.parametrize("norm", ["batch", "online"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("online", marks=pytest.mark.slow)])
 def test_a_later_step_leaves_no_trace_of_the_pass_that_failed_and_is_resumed(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:

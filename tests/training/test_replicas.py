@@ -25,6 +25,7 @@ def job(rank: int) -> dict[str, Any]:
     return {"unit": new.control.unit, "mean": new.models["model"][0].running_mean}
 
 
+@pytest.mark.slow
 def test_each_process_gets_its_own_buffers_and_unit_back(tmp_path: Path) -> None:
     for rank, found in enumerate(in_group(2, job, tmp_path)):
         assert found["unit"] == 0.5 + rank

@@ -86,6 +86,7 @@ def test_training_compiled_by_inductor() -> None:
     check_training(Network(), Network(), tolerance=2e-5)
 
 
+@pytest.mark.slow
 def test_other_sizes_go_on_with_the_same_state() -> None:
     # as training on a mixture of image sizes and a last batch that is not full do
     model, compiled = Network().first, Network().first
