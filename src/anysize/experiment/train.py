@@ -200,7 +200,7 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
 
 def _says(recipe: Path, who: str) -> bool:
     """Whether a run's recipe begins with this sentence on who trains it."""
-    return recipe.is_file() and recipe.read_text(encoding="utf-8").startswith(f"# {who}\n")
+    return recipe.is_file() and recipe.read_text("utf-8", "surrogateescape").startswith(f"# {who}\n")
 
 
 def _introduce(
