@@ -37,11 +37,15 @@ def watch_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> C
     own, other = socket.socketpair()
     other.setblocking(False)
     before = signal.set_wakeup_fd(other.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(own, other, patience, heard), name="anysize_signals", daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(own, other, patience, heard), name="anysize_signals", daemon=True)
+    watch.start()
 
     def end() -> None:
         signal.set_wakeup_fd(before)
+        with contextlib.suppress(OSError):
+            other.shutdown(socket.SHUT_WR)  # a forked process may hold the other end, too
         other.close()
+        watch.join(1)  # no thread is left that a program could end under
 
     return end
 
@@ -57,7 +61,7 @@ def watched_signals(patience: Callable[[], float], heard: Callable[[], bool]) ->
 
 
 def _watch(own: socket.socket, other: socket.socket, patience: Callable[[], float], heard: Callable[[], bool]) -> None:
-    """The thread: it reads the number of each signal that came, and nothing once `other` was closed."""
+    """The thread: it reads the number of each signal that came, and nothing once `other`, held here, was shut."""
     came: list[int] = []
     deadline = math.inf
     with own:

@@ -17,7 +17,7 @@ import anysize.cli
 from anysize import __version__
 from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError, did_you_mean
-from anysize.signals import PATIENCE, watch_signals
+from anysize.signals import PATIENCE, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
@@ -143,7 +143,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the console cannot show ends no work
-    watch_signals(lambda: PATIENCE, lambda: False)  # of Ctrl-C; SIGTERM ends what does not train at once
+    with watched_signals(lambda: PATIENCE, lambda: False):  # of Ctrl-C; SIGTERM ends what does not train at once
+        _main()
+
+
+def _main() -> None:
     try:
         _run(sys.argv[1:])
     except UserError as error:
