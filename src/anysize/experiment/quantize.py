@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ class Quantized:
         original: the model in float.
         sizes: of the images that calibrated it.
         kept: the layers that stay in float, with the reason.
-        seconds: that calibration and rounding took.
     """
 
     checkpoint: Path
@@ -62,7 +60,6 @@ class Quantized:
     original: nn.Module
     sizes: list[int]
     kept: dict[str, str]
-    seconds: float
 
 
 @lost_workers()
@@ -127,7 +124,6 @@ def quantize_run(
     if onnx:  # before minutes are spent
         for extra in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(extra, "quantize")
-    started = time.monotonic()
     if is_aware(loaded.model):
         model, original, sample = _of_aware(loaded, wanted[0], calibration, options)
         settings = loaded.recipe.quantize
@@ -151,7 +147,6 @@ def quantize_run(
         model = _within(original, model, sample, options, max_accuracy_drop, make_evaluator(loaded), wanted, say)
     quantization = quantization_of(model)
     kept = dict(quantization.placement.kept)
-    seconds = time.monotonic() - started
     folder = loaded.folder / run_files.CHECKPOINTS / name
     _write(folder, loaded, model, options, checkpoint, wanted)
     exported = _export(loaded.folder, name) if onnx else None
@@ -162,7 +157,7 @@ def quantize_run(
     layers = len(quantization.placement.layers)
     names = f" ({', '.join(kept)})" if kept else ""
     say(f"{folder}: {counted(layers, 'layer')} in int8, {len(kept)} in float{names}")
-    return Quantized(folder, exported, model, original, list(wanted), kept, seconds)
+    return Quantized(folder, exported, model, original, list(wanted), kept)
 
 
 def _name_not_finite(loaded: LoadedRun, loader: PlanLoader, batches: list[Batch]) -> None:
