@@ -109,12 +109,15 @@ def measure(loaded: LoadedRun, size: int, options: argparse.Namespace, folder: P
 def main() -> None:
     """Print a line for each run, size, maker and runtime."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("runs", nargs="+")
+    parser.add_argument("runs", nargs="*", help="trained runs; without any, as in `make bench`, nothing is measured")
     parser.add_argument("--sizes", default="", help="by default the base size")
     parser.add_argument("--calibration", help="a folder of images in place of the training images")
     parser.add_argument("--bits", type=int, nargs="+", default=[8])
     parser.add_argument("--entropy", type=int, default=0, help="images")
     options = parser.parse_args()
+    if not options.runs:
+        print("int8_accuracy.py measures trained runs; give some")
+        return
     print_environment()
     for run in options.runs:
         loaded = load_run(run, "best")
