@@ -8,10 +8,14 @@ This module imports the standard library alone.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but for tab and newline, and those that turn the direction of writing."""
 
 
 class UserError(ValueError):
@@ -20,6 +24,15 @@ class UserError(ValueError):
 
 class NotFinite(UserError):
     """What a model gives is NaN or infinite, so that no figure, prediction or statistic of it means anything."""
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are escaped, so that a name from elsewhere does not steer the terminal.
+
+    >>> print(printable("cat\x1b[2J.png"))
+    cat\\x1b[2J.png
+    """
+    return _STEERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def some_of(names: Sequence[str], most: int = 8) -> str:
