@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from anysize.data.decode import BadImage
+from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers

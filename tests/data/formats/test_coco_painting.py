@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from anysize.data.decode import BadImage
 from anysize.data.formats.coco import painting
 from anysize.data.formats.coco.index import index_coco
 from anysize.data.formats.coco.painting import CocoMasks, paint, segmentation_counts
+from anysize.data.pictures import BadImage
 from anysize.registry import UserError
 
 NUMBERS = np.array([1, 2, 3], np.uint8)
@@ -120,7 +120,7 @@ def test_forked_workers_read_at_the_same_time(tmp_path: Path):
         ([[1, 2, 3, None, 5, 6]], "has None in a polygon; expected numbers"),
         ([[1, 2, 3, float("nan"), 5, 6]], "has nan in a polygon; expected numbers in or near its 50 x 30 pixels"),
         ([polygon(0, 0, 1e9, 5)], r"has 1000000000\.0 in a polygon; expected numbers in or near"),
-        ([polygon(0, 0, -(10**300), 5)], "has -10+ in a polygon"),
+        ([polygon(0, 0, -(10**300), 5)], r"has -10+\.\.\.0+ in a polygon"),
         ({"size": [30, 50], "counts": [1500]}, r"has run lengths of size \[30, 50\]; expected \[50, 30\]"),
         ({"size": [50, 30], "counts": [1400]}, "has run lengths of 1400 pixels in all; expected 1500"),
         ({"size": [50, 30], "counts": [-5, 1505]}, "has counts that are no run lengths"),

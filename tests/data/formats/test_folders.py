@@ -14,7 +14,8 @@ from PIL import Image
 import anysize.data.decode
 from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
 from anysize.data.check import check_dataset
-from anysize.data.decode import BadImage, decode_rgb
+from anysize.data.decode import decode_rgb
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import ArraySource, FileSource
 from anysize.registry import UserError

@@ -124,5 +124,5 @@ def test_other_encodings_and_missing_files_are_refused(tmp_path: Path):
     path.write_bytes('{"a": ["grün", 1]}'.encode("utf-16"))
     with pytest.raises(UserError, match="not JSON"):
         read(path)
-    with pytest.raises(UserError, match=rf"{tmp_path} cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=rf"{tmp_path} cannot be read \(it is a folder"):
         read(tmp_path)

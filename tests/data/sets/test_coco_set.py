@@ -16,8 +16,8 @@ from coco_files import CATEGORIES, SIZES, annotation, coco_dict, polygon, write_
 from pycocotools.coco import COCO
 
 from anysize.data.catalog import dataset_info, load_dataset
-from anysize.data.decode import BadImage
 from anysize.data.formats.coco import painting
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError

@@ -1,19 +1,18 @@
 """Image folders: which files belong to which class and split."""
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.file_lists import in_old_order
+from anysize.data.formats.file_lists import file_source, in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.left_out import LeftOut
+from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -53,8 +52,7 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
             )
         paths += own
         targets += [target] * len(own)
-    labels, name = np.array(targets, np.int64), f"{settings.name} {split}"
-    source = FileSource(paths, labels, chosen, name, settings.on_bad_image, exif=settings.exif)
+    source = file_source(paths, np.array(targets, np.int64), chosen, settings, split)
     if not part or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source
@@ -90,15 +88,19 @@ def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple
     splits = folder_splits(root, settings, expected)
     folder = splits.find(splits.telling)[0]
     classes = _class_folders(folder)
-    return first_readable((path for name in classes for path in images_below(folder / name, LeftOut())), folder)
+    images = (path for name in classes for path in images_below(folder / name, LeftOut()))
+    return first_readable(images, folder, settings.max_pixels)
 
 
-def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
+def first_readable(paths: Iterable[str], folder: Path, max_pixels: int) -> tuple[int, int]:
     """Width and height of the first of these images in `folder` that can be read, or a `UserError` if none can."""
+    why = ""
     for path in paths:
-        with contextlib.suppress(OSError), Image.open(path) as image:  # the policy applies when it is loaded
-            return image.size
-    raise UserError(f"{folder} holds no image that can be read; expected at least one")
+        try:
+            return size_in_header(path, max_pixels)  # the policy applies when it is loaded
+        except BadImage as error:
+            why = why or f": of {path}, {error}"
+    raise UserError(f"{folder} holds no image that can be read{why}; expected at least one")
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
