@@ -70,7 +70,6 @@ def command(
     if rows:
         print(f"{folder} holds predictions.csv and what pictures there are")
     if left_out := table.attrs["left_out"]:
-        for path, reason in left_out.items():
-            print(f"left out: {path}: {reason}")
+        # Each was named when it was met.
         print(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
         sys.exit(1)

@@ -30,7 +30,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     good: list[int] = []
     for index, pixels in decode_all(len(source), source.decode):
         if isinstance(pixels, BadImage):
-            source.report_bad(index, str(pixels))
+            source.report_bad(index, str(pixels), to_all=True)
             continue
         if images is None:
             if max(pixels.shape) > SMALL_SIDE or len(source) * pixels.size > limit * 2**20:

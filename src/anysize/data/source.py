@@ -18,7 +18,8 @@ from anysize.data.decode import decode_rgb, decode_with_orientation
 from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage
 from anysize.data.settings import MAX_PIXELS
-from anysize.registry import UserError
+from anysize.ranks import main_process
+from anysize.registry import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +209,11 @@ class FileSource(Source):
         subset._paths, subset.targets = self._paths[indices], self.targets[indices]
         return subset
 
-    def report_bad(self, index: int, reason: str) -> None:
-        """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead."""
+    def report_bad(self, index: int, reason: str, *, to_all: bool = False) -> None:
+        """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead.
+
+        `to_all`: all processes of the run meet it, so that the main one alone says it.
+        """
         path = self.describe(index)
         if self.on_bad_image == "error":
             raise UserError(
@@ -218,4 +222,5 @@ class FileSource(Source):
             )
         if path not in self.bad_files:
             self.bad_files[path] = reason
-            logger.warning("left out %s: %s", path, reason)
+            if main_process() or not to_all:
+                logger.warning("%s", printable(f"left out {path}: {reason}"))

@@ -1,6 +1,5 @@
 """Functions that formats with lists of files share: names of classes, missing files, masks beside images."""
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -10,12 +9,11 @@ import numpy as np
 from anysize.data.dataset import Split
 from anysize.data.formats.mask_files import MaskFiles
 from anysize.data.formats.names import check_class_names, twice
+from anysize.data.left_out import warn
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource, FileTargets
 from anysize.files import read_regular
 from anysize.registry import UserError, did_you_mean, some_of
-
-logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 _MOST_TEXT = 2**30  # bytes of a list
@@ -134,7 +132,7 @@ def keep_present(
         more = f" (so it is with {len(missing):,} of the {len(rows):,} lines)" if len(missing) > 1 else ""
         if on_bad_image == "error":
             raise UserError(f"{first}{more}; add it, or leave such images out with --data.on_bad_image skip")
-        logger.warning("left out %d of %d images: %s%s", len(missing), len(rows), first, more)
+        warn(f"left out {len(missing)} of {len(rows)} images: {first}{more}")
     return np.array(good, dtype=np.int64), missing
 
 

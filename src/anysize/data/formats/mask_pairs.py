@@ -16,7 +16,7 @@ from anysize.data.formats.folders import first_readable
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.formats.splits import Splits, find_names
-from anysize.data.left_out import LeftOut
+from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
@@ -134,11 +134,11 @@ def _numbers(masks: Sequence[str], _changed: int, max_pixels: int) -> list[int]:
         found = sorted(set().union(*pool.map(functools.partial(_numbers_in, max_pixels=max_pixels), masks)) - {VOID})
     lacking = max(found, default=0) + 1 - len(found)
     if lacking > 1:  # the background may be missing
-        logger.warning(
-            "the training masks hold the class numbers %s, and %d below the largest do not occur: if these are values "
-            "that stand for so many classes, set --data.mask_values %s, or name the classes in %s",
-            some_of(list(map(str, found))), lacking, ",".join(map(str, found)), _CLASSES,
-        )  # fmt: skip
+        warn(
+            f"the training masks hold the class numbers {some_of(list(map(str, found)))}, and {lacking} below the "
+            "largest do not occur: if these are values that stand for so many classes, set --data.mask_values "
+            f"{','.join(map(str, found))}, or name the classes in {_CLASSES}"
+        )
     return found
 
 

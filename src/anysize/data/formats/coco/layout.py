@@ -14,7 +14,7 @@ from anysize.data.formats.file_lists import BACKGROUND, choose_classes, file_sou
 from anysize.data.formats.listing import each_once
 from anysize.data.formats.names import check_inside, check_labels
 from anysize.data.formats.splits import Splits, find_names, split_named
-from anysize.data.left_out import LeftOut
+from anysize.data.left_out import LeftOut, warn
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.files import is_inside
@@ -197,6 +197,6 @@ def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarr
         raise UserError(f"{fault}; unpack the images that belong to this file there")
     if on_bad_image == "error":
         raise UserError(f"{fault}; add them, or leave them out with --data.on_bad_image skip")
-    logger.warning("left out %s", fault)
+    warn(f"left out {fault}")
     reason = f"named in {index.path}, but not there"
     return np.flatnonzero(found), {os.path.join(folder, os.fsdecode(names[row])): reason for row in absent}
