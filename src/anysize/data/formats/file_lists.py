@@ -145,6 +145,7 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     names = list(lines.values())
     if not names:
         raise UserError(f"{path} is empty; expected the name of a class in each line")
+    check_class_names(names, str(path))
     count, numbers = len(names), sorted(int(match[1]) for match in map(_NUMBERED.match, names) if match)
     numbered = count > 1 and numbers in (list(range(count)), list(range(1, count + 1)))
     for number, name in lines.items():
@@ -154,7 +155,6 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
                 f"{path} line {number} is {name[:80]!r}; expected the name of one class alone, without numbers, quotes "
                 "and separators: the line says its number, the first is 0"
             )
-    check_class_names(names, str(path))
     if (double := twice(names)) is not None:
         raise UserError(f"{path} names the class {double!r} twice; expected each class once")
     return tuple(names)

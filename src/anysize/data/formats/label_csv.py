@@ -132,7 +132,7 @@ def _check_whole(table: _Table, splits: Splits) -> None:
 def _image_file(root: Path, name: str) -> str:
     path = os.path.join(root, name)
     below = os.path.join(root, "images", name)
-    if os.path.isfile(path):
+    if os.path.exists(path):
         return path
     return below if os.path.isdir(os.path.dirname(below)) else path  # where it is wanted, if it is in neither
 
