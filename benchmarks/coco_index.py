@@ -92,7 +92,7 @@ def _shape(random: np.random.Generator, crowd: bool) -> str:
 
 
 def by_index(path: Path) -> int:
-    from anysize.data.formats.coco.index import read_coco_index
+    from anysize.data.formats.coco.cache import read_coco_index
 
     return len(read_coco_index(path).area)
 

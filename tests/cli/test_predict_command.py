@@ -117,3 +117,21 @@ def test_the_help_says_that_images_are_given(verb: str, capsys: pytest.CaptureFi
     build_app()([verb, "--help"], result_action="return_value")
     shown = " ".join(capsys.readouterr().out.split())
     assert "IMAGES image files" in shown
+
+
+def test_a_file_that_is_left_out_is_named_once(
+    trained_scenes: Trained,
+    images: Path,
+    tmp_path: Path,
+    command: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (images / "bad.png").write_text("no image")
+    with pytest.raises(SystemExit):
+        command(trained_scenes("segmentation"), images, "--out", tmp_path / "out", "--data.max_pixels", "2100")
+    shown = capsys.readouterr().out
+    assert "3 of 4 images are left out" in shown  # two are larger
+    assert "bad.png" not in shown
+    assert caplog.text.count("bad.png") == 1
+    assert caplog.text.count("and data.max_pixels is 2,100") == 2

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from anysize.data.catalog import load_dataset
 from anysize.data.check import check_dataset
-from anysize.data.decode import BadImage, decode_rgb
+from anysize.data.decode import decode_rgb
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.experiment.image_files import image_files
 from anysize.preprocessing import Preprocessing

@@ -16,7 +16,7 @@ import cyclopts
 import anysize.cli
 from anysize import __version__
 from anysize.ranks import EndedElsewhere, speaks_of
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, did_you_mean, printable
 from anysize.signals import PATIENCE, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
@@ -152,7 +152,7 @@ def _main() -> None:
         _run(sys.argv[1:])
     except UserError as error:
         if speaks_of(error):
-            print(f"anysize: {error}", file=sys.stderr)
+            print(f"anysize: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)

@@ -4,7 +4,7 @@ import sys
 from typing import Literal
 
 from anysize.cli import Settings, parse_settings
-from anysize.registry import UserError, counted
+from anysize.registry import UserError, counted, printable
 
 
 def command(
@@ -50,27 +50,32 @@ def command(
     given = parse_settings(settings)
     recipe = override(Recipe(), {**given, "data.name": name})
     if told := DATASETS[name]().splits(recipe.data):
-        print(told)
+        print(printable(told))
     splits = check_dataset(recipe.data, task_class(recipe.task.name).targets if "task.name" in given else "")
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
         print(f"{split.split}: {counted(split.images, 'image')} of {counted(len(split.counts), 'class')}")
         print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
-            print(f"  {count:>8,}  {each}")
+            print(printable(f"  {count:>8,}  {each}"))
         if split.turned:
             what = "data.exif applies it" if recipe.data.exif else "it is not applied: --data.exif true does that"
             print(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
         for line in split.left_out.lines():
-            print(f"  left out: {line}")
+            print(printable(f"  left out: {line}"))
         for text in split.doubts.of_split(split.split):
-            print(f"warning: {text}")
+            print(printable(f"warning: {text}"))
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
-    for path, reason in damaged.items():
-        print(f"damaged: {path}: {reason}")
-    if damaged:
-        print(f"{counted(len(damaged), 'damaged file')}: remove them, or train with --data.on_bad_image skip")
-    if damaged or splits[0].doubts.nothing:
+    too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
+    for found, what, remedy in (
+        (damaged, "damaged", "remove them"),
+        (too_large, "too large", "raise data.max_pixels, remove them"),
+    ):
+        for path, reason in found.items():
+            print(printable(f"{what}: {path}: {reason}"))
+        if found:
+            print(f"{counted(len(found), f'{what} file')}: {remedy}, or train with --data.on_bad_image skip")
+    if damaged or too_large or splits[0].doubts.nothing:
         sys.exit(1)
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from anysize.cli import Images, check_run, split_images, with_device
-from anysize.registry import UserError, counted
+from anysize.registry import UserError, counted, printable
 
 _SHOWN = 20  # rows of the table on screen
 
@@ -60,7 +60,7 @@ def command(
         table = with_most_probable(table, top)
     columns = [name for name in table.columns if "(" not in name]  # not one a class
     rows = [
-        [f"{value:.1%}" if isinstance(value, float) else str(value) for value in row]
+        [f"{value:.1%}" if isinstance(value, float) else printable(str(value)) for value in row]
         for row in table[columns].head(_SHOWN).to_numpy().tolist()
     ]
     if rows:
@@ -70,7 +70,6 @@ def command(
     if rows:
         print(f"{folder} holds predictions.csv and what pictures there are")
     if left_out := table.attrs["left_out"]:
-        for path, reason in left_out.items():
-            print(f"left out: {path}: {reason}")
+        # Each was named when it was met.
         print(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
         sys.exit(1)

@@ -9,10 +9,11 @@ import numpy as np
 
 from anysize.data.catalog import DATASETS, load_dataset
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.decode import BadImage, decode_with_orientation
+from anysize.data.decode import decode_with_orientation
 from anysize.data.doubts import Doubts
 from anysize.data.kinds.base import create_kind
 from anysize.data.left_out import LeftOut
+from anysize.data.pictures import BadImage, TooLarge
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source
@@ -23,9 +24,9 @@ class SplitCheck:
     """The contents of one split.
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
-    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason. `turned`
-    images carry an EXIF rotation or reflection; `left_out` is what lies beside the images; `doubts` says from what
-    nothing can be learnt.
+    are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason, and
+    `too_large` each of more pixels than `data.max_pixels`, which was not decoded. `turned` images carry an EXIF
+    rotation or reflection; `left_out` is what lies beside the images; `doubts` says from what nothing can be learnt.
     """
 
     split: str
@@ -34,6 +35,7 @@ class SplitCheck:
     heights: tuple[int, int, int]
     widths: tuple[int, int, int]
     damaged: dict[str, str]
+    too_large: dict[str, str]
     turned: int
     left_out: LeftOut
     doubts: Doubts
@@ -59,7 +61,7 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
 
 def _check_split(source: Source, split: Split, targets: str) -> SplitCheck:
     kind = create_kind(targets)
-    damaged = dict(source.bad_files)
+    damaged, too_large = dict(source.bad_files), dict[str, str]()
     shapes: list[tuple[int, ...]] = []  # of the undamaged images
     counts = np.zeros(len(source.classes), dtype=np.int64)
     turned = 0
@@ -71,12 +73,12 @@ def _check_split(source: Source, split: Split, targets: str) -> SplitCheck:
             counts += kind.classes_in(source.target(index, shape).numpy(), len(source.classes))
             shapes.append(shape)
         except BadImage as error:
-            damaged[source.describe(index)] = str(error)
+            (too_large if isinstance(error, TooLarge) else damaged)[source.describe(index)] = str(error)
     heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
     by_class = dict(zip(source.classes, counts.tolist(), strict=True))
     doubts = kind.doubts(source, counts, len(shapes)) if shapes else Doubts()
     spreads, left_out = (_spread(heights), _spread(widths)), source.left_out
-    return SplitCheck(split, len(shapes), by_class, *spreads, damaged, turned, left_out, doubts)
+    return SplitCheck(split, len(shapes), by_class, *spreads, damaged, too_large, turned, left_out, doubts)
 
 
 def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage, int]]:
@@ -87,7 +89,7 @@ def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadIm
     files = source
 
     def look(index: int) -> tuple[tuple[int, ...], int]:
-        pixels, orientation = decode_with_orientation(files.describe(index))
+        pixels, orientation = decode_with_orientation(files.describe(index), files.max_pixels)
         height, width = pixels.shape[:2]
         return ((width, height) if files.exif and orientation >= 5 else (height, width)), orientation
 

@@ -2,45 +2,41 @@
 
 import contextlib
 import functools
-import io
 import numbers
-import os
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
+
+from anysize.data.pictures import NOT_DECODED, BadImage, check_pixels, opened, read_picture
+from anysize.data.settings import MAX_PIXELS
 
 try:
     import simplejpeg
 except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slower
     simplejpeg = None
 
-
-# PIL recognises these, but has no decoder of its own for them (EPS would go to Ghostscript, WMF to Windows).
-_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_ROWS = 64  # of an image that are brought to 8 bits at a time
 
 
-class BadImage(Exception):
-    """An image that cannot be decoded; the message is the decoder's."""
-
-
-def decode_rgb(path: str, exif: bool = False) -> np.ndarray:
+def decode_rgb(path: str, exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file to RGB: uint8 (H, W, 3), as it is stored, or with `exif` turned as EXIF says.
 
     JPEGs go through simplejpeg where it is installed; its pixels equal PIL's. Grey values of more than 8 bits are
-    scaled by the range that their format states. Raises `BadImage`, also where they have none.
+    scaled by the range that their format states. Raises `BadImage`, also where they have none, and as `TooLarge`
+    before an image of more than `max_pixels` is decoded.
     """
     if not exif:
-        return _decode(path, exif=False)[0]
-    return turned(*_decode(path, exif=True))
+        return _decode(path, max_pixels, exif=False)[0]
+    return turned(*_decode(path, max_pixels, exif=True))
 
 
-def decode_with_orientation(path: str) -> tuple[np.ndarray, int]:
+def decode_with_orientation(path: str, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
     """An image as it is stored, and the orientation that its EXIF data tell: 1 (upright, or none is told) to 8.
 
     PIL itself turns TIFFs upright, so that they count as 1.
     """
-    return _decode(path, exif=True)
+    return _decode(path, max_pixels, exif=True)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -54,24 +50,16 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)))
 
 
-def _decode(path: str, exif: bool) -> tuple[np.ndarray, int]:
+def _decode(path: str, max_pixels: int, exif: bool) -> tuple[np.ndarray, int]:
     """Pixels and orientation; without `exif` nobody looks for it, and it is 1."""
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            data = file.read()
-        pixels = _decode_jpeg(data)
-        if pixels is not None and not exif:
-            return pixels, 1
-        with Image.open(io.BytesIO(data)) as image:
-            if pixels is None:
-                pixels = np.array(image if image.mode == "RGB" else _to_rgb(image))
-            return pixels, _orientation(image) if exif else 1
-    except UnidentifiedImageError as error:
-        raise BadImage("it cannot be decoded (it is in no image format that PIL knows)") from error
-    except BadImage:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from error
+    data = read_picture(path, max_pixels)
+    pixels = _decode_jpeg(data, max_pixels)
+    if pixels is not None and not exif:
+        return pixels, 1
+    with opened(data, max_pixels) as image:
+        if pixels is None:
+            pixels = np.array(image if image.mode == "RGB" else _to_rgb(image))
+        return pixels, _orientation(image) if exif else 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -81,19 +69,16 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe of an image's name would wait for ever for somebody who writes to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
     """The pixels of a JPEG; None where PIL has to decide: no JPEG, CMYK (converted differently), or damaged."""
     if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
         return None
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        check_pixels(height, width, max_pixels)
+        if colours in ("YCbCr", "RGB", "Gray"):
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
-    except ValueError:
+    except (ValueError, MemoryError):  # PIL says what is wrong
         pass
     return None
 
@@ -108,10 +93,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bits(image: Image.Image) -> np.ndarray:
     """Grey values of more than 8 bits, uint8 (H, W): black and white are the ends of their range."""
     low, high = _range_of_grey(image)
-    values = np.array(image, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise BadImage("it has grey values that are no finite numbers; save it with 8 or 16 bits a pixel")
-    return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    stored = np.array(image)
+    pixels = np.empty(stored.shape, np.uint8)
+    for top in range(0, len(stored), _ROWS):  # as float64 the whole would take eight times as much
+        values = stored[top : top + _ROWS].astype(np.float64)
+        if not np.isfinite(values).all():
+            raise BadImage("it has grey values that are no finite numbers; save it with 8 or 16 bits a pixel")
+        pixels[top : top + _ROWS] = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255)
+    return pixels
 
 
 def _range_of_grey(image: Image.Image) -> tuple[float, float]:
@@ -143,5 +132,5 @@ def _number(value: Any) -> float | None:
 def image_extensions() -> tuple[str, ...]:
     """Endings, in lower case, of the files that are taken for images: of all formats that PIL decodes by itself."""
     Image.init()
-    read = {*Image.OPEN, "MPO"} - _NOT_DECODED  # PIL opens MPO, the pictures of double cameras, as JPEG
+    read = {*Image.OPEN, "MPO"} - NOT_DECODED  # PIL opens MPO, the pictures of double cameras, as JPEG
     return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in read))

@@ -2,6 +2,9 @@
 
 import logging
 
+from anysize.ranks import main_process
+from anysize.registry import printable
+
 logger = logging.getLogger(__name__)
 
 _KEPT = 20  # names of each reason: there may be a million files
@@ -43,7 +46,13 @@ class LeftOut:
         return "; ".join(self.lines(3))
 
 
+def warn(text: str) -> None:
+    """Warn of what all processes of a run find alike: the main one alone says it."""
+    if main_process():
+        logger.warning("%s", printable(text))
+
+
 def warn_of(left_out: LeftOut, name: str) -> None:
     """Warn, in one line, of what was left out of the data called `name`."""
     if left_out:
-        logger.warning("%s: left out %s", name, left_out)
+        warn(f"{name}: left out {left_out}")

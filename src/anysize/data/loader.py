@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anysize.data.augment.transform import Collated, PlainTransform, Sample, Transform
-from anysize.data.decode import BadImage
+from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.sizes.batch_plan import Batch

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from anysize.data.decode import BadImage
+from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
@@ -30,7 +30,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     good: list[int] = []
     for index, pixels in decode_all(len(source), source.decode):
         if isinstance(pixels, BadImage):
-            source.report_bad(index, str(pixels))
+            source.report_bad(index, str(pixels), to_all=True)
             continue
         if images is None:
             if max(pixels.shape) > SMALL_SIDE or len(source) * pixels.size > limit * 2**20:

@@ -4,6 +4,9 @@ import dataclasses
 
 from anysize.registry import setting
 
+MAX_PIXELS = 250_000_000
+"""The default of `data.max_pixels`: the largest cameras make 200 million."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
@@ -59,6 +62,17 @@ class DataSettings:
     workers: int = setting(-1, "processes that decode image files; -1: one a core (at most 8); 0: none", low=-1)
     on_bad_image: str = setting(
         "error", "an image that cannot be decoded stops the run or is left out", choices=("error", "skip")
+    )
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "an image or mask of more pixels is too large: it is not decoded, and treated as data.on_bad_image says",
+        low=1,
+    )
+    outside: str = setting(
+        "refuse",
+        "images that lists and annotations name outside of root: refuse the data set, or allow them; links may lead "
+        "there in any case",
+        choices=("refuse", "allow"),
     )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0)

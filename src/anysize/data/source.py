@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.data.decode import BadImage, decode_rgb, decode_with_orientation
+from anysize.data.decode import decode_rgb, decode_with_orientation
 from anysize.data.left_out import LeftOut
-from anysize.registry import UserError
+from anysize.data.pictures import BadImage
+from anysize.data.settings import MAX_PIXELS
+from anysize.ranks import main_process
+from anysize.registry import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +155,7 @@ class FileSource(Source):
         targets, classes, name, bad_files: as for `Source`.
         on_bad_image: "error": a damaged file stops whoever loads from this source; "skip": it is left out.
         exif: turn images as their EXIF data say.
+        max_pixels: an image of more is not decoded.
     """
 
     channels = 3
@@ -165,6 +169,7 @@ class FileSource(Source):
         on_bad_image: str = "error",
         bad_files: dict[str, str] | None = None,
         exif: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         assert len(paths) == len(targets)
         super().__init__(targets, classes, name, bad_files)
@@ -173,10 +178,11 @@ class FileSource(Source):
         self._paths = np.array([os.fsencode(path) for path in paths])
         self.on_bad_image = on_bad_image
         self.exif = exif
+        self.max_pixels = max_pixels
 
     def decode(self, index: int) -> np.ndarray:
         """Decode the file: uint8 (H, W, 3). Raises `BadImage`."""
-        return decode_rgb(self.describe(index), self.exif)
+        return decode_rgb(self.describe(index), self.exif, self.max_pixels)
 
     def image(self, index: int) -> Tensor:
         """Decode the file: uint8 (3, H, W), channels last in memory."""
@@ -187,7 +193,7 @@ class FileSource(Source):
         try:
             return super().target(index, shape)
         except BadImage as error:
-            if decode_with_orientation(self.describe(index))[1] < 5:
+            if decode_with_orientation(self.describe(index), self.max_pixels)[1] < 5:
                 raise
             try:
                 super().target(index, shape[::-1])
@@ -203,14 +209,18 @@ class FileSource(Source):
         subset._paths, subset.targets = self._paths[indices], self.targets[indices]
         return subset
 
-    def report_bad(self, index: int, reason: str) -> None:
-        """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead."""
+    def report_bad(self, index: int, reason: str, *, to_all: bool = False) -> None:
+        """Note a damaged file, naming it once in the log; with the policy "error", raise a `UserError` instead.
+
+        `to_all`: all processes of the run meet it, so that the main one alone says it.
+        """
         path = self.describe(index)
         if self.on_bad_image == "error":
             raise UserError(
-                f"{path} cannot be used: {reason}; mend or remove the file, or leave out damaged images with "
+                f"{path} cannot be used: {reason}; mend or remove the file, or leave such files out with "
                 "--data.on_bad_image skip"
             )
         if path not in self.bad_files:
             self.bad_files[path] = reason
-            logger.warning("left out %s: %s", path, reason)
+            if main_process() or not to_all:
+                logger.warning("%s", printable(f"left out {path}: {reason}"))

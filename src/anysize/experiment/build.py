@@ -212,6 +212,7 @@ def describe(
 # what is done about damaged images, of which a run that stopped at the first has trained on none.
 HARMLESS = (
     "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
+    "data.max_pixels", "data.outside",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
     "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip

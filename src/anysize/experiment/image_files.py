@@ -28,8 +28,8 @@ def image_files(recipe: Recipe, preprocessing: Preprocessing, paths: list[str]) 
     """Image files as the recipe's network takes them, with unknown targets; none of them is looked at."""
     source = _GreyFiles if preprocessing.channels == 1 else FileSource
     targets = kind_of(recipe).unknown(len(paths))
-    settings = recipe.data
-    return source(paths, targets, preprocessing.classes, "images", settings.on_bad_image, exif=settings.exif)
+    policy, exif, limit = recipe.data.on_bad_image, recipe.data.exif, recipe.data.max_pixels
+    return source(paths, targets, preprocessing.classes, "images", policy, exif=exif, max_pixels=limit)
 
 
 def images_in(folder: Path) -> list[str]:

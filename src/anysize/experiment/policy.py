@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from anysize.data.decode import BadImage
 from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.pictures import BadImage
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes

@@ -126,7 +126,9 @@ def find_images(given: Iterable[str | Path], *, pictures: bool = True) -> dict[s
         elif item.is_file():
             found[str(item)] = Path(item.name)
         else:
-            raise UserError(f"{item} is not there; expected an image file or a folder of them")
+            raise UserError(
+                f"{item} is {'no file' if item.exists() else 'not there'}; expected an image file or a folder of them"
+            )
     if not found:
         raise UserError("no image given; expected image files or folders of them")
     owners: dict[Path, str] = {}

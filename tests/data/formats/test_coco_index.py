@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from coco_files import CATEGORIES, SIZES, coco_dict, polygon
 
-from anysize.data.formats.coco import index as coco_index
-from anysize.data.formats.coco.index import CocoIndex, index_coco, read_coco_index
+from anysize.data.formats.coco import cache as coco_cache
+from anysize.data.formats.coco.cache import read_coco_index
+from anysize.data.formats.coco.index import CocoIndex, index_coco
 from anysize.registry import UserError
 
 
@@ -71,7 +72,7 @@ def test_crowds_may_be_left_out_and_there_may_be_no_annotations(tmp_path: Path):
 def test_the_second_time_the_file_itself_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path, coco_dict())
     first = read_coco_index(path)
-    monkeypatch.setattr(coco_index, "index_coco", None)
+    monkeypatch.setattr(coco_cache, "index_coco", None)
     assert same(first, read_coco_index(path))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, path.name + ".anysize.npz"]
 
@@ -110,7 +111,7 @@ def test_a_stale_or_damaged_cache_is_made_again(tmp_path: Path, spoil: Callable[
     assert np.array_equal(read_coco_index(path).area, first.area)
     assert len(cache.read_bytes()) == len(whole)
     with np.load(cache) as stored:
-        assert stored["key"].tolist() == [coco_index._VERSION, path.stat().st_size, path.stat().st_mtime_ns]
+        assert stored["key"].tolist() == [coco_cache.VERSION, path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path):
@@ -128,7 +129,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(coco_index.np, "savez", full)
+    monkeypatch.setattr(coco_cache.np, "savez", full)
     assert len(read_coco_index(path).area) == 9
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -183,6 +184,8 @@ VALUES = [
     ("annotations", "area", True, "has area True"),
     ("annotations", "area", float("nan"), "has area nan"),
     ("annotations", "area", -3, "has area -3"),
+    ("annotations", "area", 1e308, r"has area 1e\+308; expected a number of pixels"),
+    ("annotations", "area", 10**400, r"has area 10+\.\.\.0+; expected a number of pixels"),
     ("annotations", "image_id", "7", "has image_id '7'; expected a whole number"),
     ("annotations", "category_id", 1.5, "has category_id 1.5; expected a whole number"),
     ("annotations", "category_id", 10**30, "has category_id 10+; expected a whole number"),
@@ -193,6 +196,19 @@ VALUES = [
     ("annotations", "segmentation", {"size": [2, 2]}, r"has segmentation \{'size': \[2, 2\]\}; expected"),
     ("images", "height", "40", "image number 1 has height '40'; expected a whole number"),
     ("images", "height", 0, "image number 1 has height 0; expected a whole number of pixels"),
+    (
+        "images",
+        "file_name",
+        "a\0.jpg",
+        r"image number 1 has file_name 'a\\x00\.jpg'; expected a text that names",
+    ),
+    ("images", "file_name", "a" * 5000, r"image number 1 has file_name 'a{27}\.\.\.a{28}'; expected a text that names"),
+    (
+        "categories",
+        "name",
+        "z" * 9999,
+        r"has a class whose name is 9,999 characters long, 'z+\.\.\.z+'; expected at most",
+    ),
     ("images", "file_name", 7, "image number 1 has file_name 7; expected a text"),
     ("images", "file_name", "\ud800", "image number 1 has file_name .*; expected a text"),
     ("categories", "name", "", "category number 1 has name ''; expected a text"),

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from anysize.data.decode import BadImage
 from anysize.data.formats.coco import painting
 from anysize.data.formats.coco.index import index_coco
 from anysize.data.formats.coco.painting import CocoMasks, paint, segmentation_counts
+from anysize.data.pictures import BadImage
 from anysize.registry import UserError
 
 NUMBERS = np.array([1, 2, 3], np.uint8)
@@ -120,7 +120,10 @@ def test_forked_workers_read_at_the_same_time(tmp_path: Path):
         ([[1, 2, 3, None, 5, 6]], "has None in a polygon; expected numbers"),
         ([[1, 2, 3, float("nan"), 5, 6]], "has nan in a polygon; expected numbers in or near its 50 x 30 pixels"),
         ([polygon(0, 0, 1e9, 5)], r"has 1000000000\.0 in a polygon; expected numbers in or near"),
-        ([polygon(0, 0, -(10**300), 5)], "has -10+ in a polygon"),
+        ([polygon(0, 0, -(10**300), 5)], r"has -10+\.\.\.0+ in a polygon"),
+        ([[0, 0, 500, 0] * 4001], "has an outline of 4,001,000 pixels; expected at most 2,000,000"),
+        ({"size": [50, 30], "counts": [10**400]}, r"has run lengths of 10+\.\.\.0+ pixels in all; expected 1500"),
+        ({"size": [50, 30], "counts": [[[[[]]]]]}, "has counts that are no run lengths"),
         ({"size": [30, 50], "counts": [1500]}, r"has run lengths of size \[30, 50\]; expected \[50, 30\]"),
         ({"size": [50, 30], "counts": [1400]}, "has run lengths of 1400 pixels in all; expected 1500"),
         ({"size": [50, 30], "counts": [-5, 1505]}, "has counts that are no run lengths"),
@@ -148,6 +151,15 @@ def test_what_has_no_pixels_is_passed_over(tmp_path: Path, segmentation: Any):
     more = copy.deepcopy(content)
     more["annotations"].append(annotation(77, 7, 17, 10, segmentation))
     assert np.array_equal(read(CocoMasks(index_coco(write(tmp_path, more)), NUMBERS), 1), before)
+
+
+def test_no_memory_is_taken_for_a_size_that_the_image_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = coco_dict()
+    content["images"][0].update(height=10**9, width=10**9)
+    masks = CocoMasks(index_coco(write(tmp_path, content)), NUMBERS)
+    monkeypatch.setattr(painting, "paint", None)
+    with pytest.raises(BadImage, match=r"has 1000000000 x 1000000000 pixels and the image 40 x 60"):
+        masks.read(0, (40, 60))
 
 
 def test_a_file_that_changes_while_it_is_in_use_is_refused(tmp_path: Path):

@@ -14,7 +14,10 @@ from PIL import Image
 import anysize.data.decode
 from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
 from anysize.data.check import check_dataset
-from anysize.data.decode import BadImage, decode_rgb
+from anysize.data.decode import decode_rgb
+from anysize.data.formats import listing
+from anysize.data.left_out import warn_of
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import ArraySource, FileSource
 from anysize.registry import UserError
@@ -205,3 +208,32 @@ def test_settings_override_the_usual_preprocessing():
         build_preprocessing(DataSettings(name="cifar10", mean=(0.5,)), info)
     with pytest.raises(UserError, match=r"data\.std is .*; expected positive values"):
         build_preprocessing(DataSettings(name="cifar10", std=(0.5, 0.0, 0.5)), info)
+
+
+def test_each_folder_of_a_class_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = write_folder(tmp_path, 2, varied)
+    (root / "train/cat/deeper").mkdir()
+    smooth_image(0, 20, 20).save(root / "train/cat/deeper/9.jpg")
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(listing.os, "scandir", lambda folder: (listed.append(os.fspath(folder)), scandir(folder))[1])
+    assert len(load_dataset(settings(root, memory_limit=0), "train")) == 5
+    classes = [folder for folder in listed if folder.startswith(os.path.join(root, "train", ""))]
+    assert sorted(classes) == [str(root / "train" / name) for name in ("cat", "cat/deeper", "dog")]
+
+
+def test_what_all_processes_leave_out_is_said_by_the_main_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    root = write_folder(tmp_path, 3)
+    damage(root / "train/cat/001.jpg")
+    (root / "train/cat/\x1b[2Jnotes.txt").touch()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, count in (("1", 0), ("0", 1)):
+        monkeypatch.setenv("RANK", rank)
+        caplog.clear()
+        source = load_dataset(settings(root, on_bad_image="skip"), "train")
+        warn_of(source.left_out, source.name)
+        assert (caplog.text.count("001.jpg"), caplog.text.count("notes.txt")) == (count, count)
+        assert [*source.bad_files] == [str(root / "train/cat/001.jpg")]
+        assert "\x1b" not in caplog.text

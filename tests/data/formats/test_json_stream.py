@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from anysize.data.formats.coco import json_stream
 from anysize.data.formats.coco.json_stream import read_members
 from anysize.registry import UserError
 
@@ -105,7 +107,8 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path, window: int)
         ('{"a": [1, 2,], "bbbbbbbbbbbbb": 1}', r"not JSON \(Expecting value at byte 12 in 'a'\)"),
         ('{"a": [1, 2], 5: 6, "bbbbbbbbb": 1}', r"not JSON \(a member named 5"),
         ('{"a": [1, 2]} and more than this', r"not JSON \(Expecting nothing more at byte 14\)"),
-        ('{"a": [' + "[" * 100_000 + "]" * 100_000 + "]}", "not JSON"),
+        ('{"a": [' + "[" * 100_000 + "]" * 100_000 + "]}", r"not JSON \(values are nested too deep at byte 7 in 'a'"),
+        ('{"' + "k" * 9999 + '" 1}', "not JSON .Expecting ':'"),
     ],
 )
 def test_what_is_not_json_is_refused_with_its_place(tmp_path: Path, window: int, written: str, message: str):
@@ -124,5 +127,16 @@ def test_other_encodings_and_missing_files_are_refused(tmp_path: Path):
     path.write_bytes('{"a": ["grün", 1]}'.encode("utf-16"))
     with pytest.raises(UserError, match="not JSON"):
         read(path)
-    with pytest.raises(UserError, match=rf"{tmp_path} cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=rf"{tmp_path} cannot be read \(it is a folder"):
         read(tmp_path)
+
+
+def test_a_value_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "file.json"
+    path.write_text('{"a": [1, "' + "x" * 100_000)
+    monkeypatch.setattr(json_stream, "_LARGEST", 2**16)
+    with pytest.raises(UserError, match=r"file\.json has a value of more than 0 MiB at byte 10; expected smaller ones"):
+        read(path, 1000)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe\.json cannot be read \(it is a named pipe, and no file\)"):
+        read(tmp_path / "pipe.json")

@@ -9,8 +9,8 @@ from image_files import damage, smooth_image
 from mask_folders import mask_of, save_grey, save_palette, write_png
 from PIL import Image
 
-from anysize.data.decode import BadImage
 from anysize.data.formats.mask_files import MaskFiles, read_mask
+from anysize.data.pictures import BadImage
 
 
 def test_palette_masks_give_their_indices_not_their_colours(tmp_path: Path):

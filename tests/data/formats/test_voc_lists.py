@@ -8,8 +8,8 @@ import torch
 from mask_folders import mask_of, save_image, save_palette
 
 from anysize.data.catalog import dataset_info, load_dataset
-from anysize.data.decode import BadImage
 from anysize.data.formats.voc_lists import CLASSES
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source
 from anysize.registry import UserError

@@ -16,8 +16,9 @@ from coco_files import CATEGORIES, SIZES, annotation, coco_dict, polygon, write_
 from pycocotools.coco import COCO
 
 from anysize.data.catalog import dataset_info, load_dataset
-from anysize.data.decode import BadImage
+from anysize.data.dataset import DATASETS
 from anysize.data.formats.coco import painting
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -293,4 +294,31 @@ def test_an_image_that_the_file_names_twice_is_refused(tmp_path: Path):
     content["images"][1]["file_name"] = content["images"][0]["file_name"]
     path = rewrite(tmp_path, content)
     with pytest.raises(UserError, match=rf"{path}: 1 file names are there more than once"):
+        load_dataset(settings(tmp_path), "train", "labels")
+
+
+def test_annotations_may_lie_beside_the_images(tmp_path: Path):
+    """As Roboflow writes them."""
+    source = write_coco(tmp_path / "coco", ("train2017", "val2017"))
+    for split, name in (("train", "train2017"), ("valid", "val2017")):
+        (tmp_path / split).mkdir()
+        for path in (source / name).iterdir():
+            path.rename(tmp_path / split / path.name)
+        (source / f"annotations/instances_{name}.json").rename(tmp_path / split / "_annotations.coco.json")
+    for split, folder in (("train", "train"), ("validation", "valid")):
+        loaded = load_dataset(settings(tmp_path), split, "labels")
+        assert [os.path.dirname(loaded.describe(i)) for i in range(len(loaded))] == [str(tmp_path / folder)] * 4
+        assert loaded.targets.sum() == 8
+    assert DATASETS["coco"]().splits(settings(tmp_path)) == (
+        f"splits of {tmp_path}: training is train/_annotations.coco.json, validation is valid/_annotations.coco.json"
+    )
+    with pytest.raises(UserError, match=r"has no test/_annotations\.coco\.json"):
+        load_dataset(settings(tmp_path), "test", "labels")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train/_annotations.coco.json").rename(tmp_path / "test/_annotations.coco.json")
+    with pytest.raises(UserError, match=r"has no train/_annotations\.coco\.json .*; expected train/_annotations"):
+        load_dataset(settings(tmp_path), "train", "labels")
+    (tmp_path / "test/_annotations.coco.json").unlink()
+    (tmp_path / "valid/_annotations.coco.json").unlink()
+    with pytest.raises(UserError, match=r"no folder 'annotations'; .* or train/_annotations\.coco\.json with the"):
         load_dataset(settings(tmp_path), "train", "labels")

@@ -1,6 +1,5 @@
 """Functions that formats with lists of files share: names of classes, missing files, masks beside images."""
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -9,13 +8,15 @@ import numpy as np
 
 from anysize.data.dataset import Split
 from anysize.data.formats.mask_files import MaskFiles
+from anysize.data.formats.names import check_class_names, twice
+from anysize.data.left_out import warn
 from anysize.data.settings import DataSettings
-from anysize.data.source import VOID, FileSource
+from anysize.data.source import VOID, FileSource, FileTargets
+from anysize.files import read_regular
 from anysize.registry import UserError, did_you_mean, some_of
 
-logger = logging.getLogger(__name__)
-
 BACKGROUND = "background"
+_MOST_TEXT = 2**30  # bytes of a list
 _NUMBERED = re.compile(r"(\d{1,6})[\s:,;=.)]+\S")
 
 
@@ -51,9 +52,21 @@ def mask_source(
         kept = (classes[0], *choose_classes(settings.categories, classes[1:], origin))
         numbers = np.array([kept.index(name) if name in kept else 0 for name in classes], dtype=np.uint8)
     images, masks = zip(*pairs, strict=True)
-    files = MaskFiles(masks, len(classes), numbers, values)
-    name = f"{settings.name} {split}"
-    return FileSource(images, files, kept, name, settings.on_bad_image, missing, settings.exif)
+    files = MaskFiles(masks, len(classes), numbers, values, settings.max_pixels)
+    return file_source(images, files, kept, settings, split, missing)
+
+
+def file_source(
+    paths: Sequence[str],
+    targets: np.ndarray | FileTargets,
+    classes: tuple[str, ...],
+    settings: DataSettings,
+    split: Split,
+    bad_files: dict[str, str] | None = None,
+) -> FileSource:
+    """A source of files that are read as the settings say."""
+    name, policy = f"{settings.name} {split}", settings.on_bad_image
+    return FileSource(paths, targets, classes, name, policy, bad_files, settings.exif, settings.max_pixels)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:
@@ -106,10 +119,11 @@ def keep_present(
     first = ""
     for number, (files, origin) in enumerate(zip(rows, origins, strict=True)):
         absent = next((file for file in files if not os.path.isfile(file)), "")
+        how = "is no file" if absent and os.path.exists(absent) else "is not there"
         if not absent:
             good.append(number)
             continue
-        reason = f"{origin} names {'its mask ' if absent != files[0] else ''}{absent}, which is not there"
+        reason = f"{origin} names {'its mask ' if absent != files[0] else ''}{absent}, which {how}"
         first = first or reason
         missing[files[0]] = reason
     if missing:
@@ -118,7 +132,7 @@ def keep_present(
         more = f" (so it is with {len(missing):,} of the {len(rows):,} lines)" if len(missing) > 1 else ""
         if on_bad_image == "error":
             raise UserError(f"{first}{more}; add it, or leave such images out with --data.on_bad_image skip")
-        logger.warning("left out %d of %d images: %s%s", len(missing), len(rows), first, more)
+        warn(f"left out {len(missing)} of {len(rows)} images: {first}{more}")
     return np.array(good, dtype=np.int64), missing
 
 
@@ -131,6 +145,7 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     names = list(lines.values())
     if not names:
         raise UserError(f"{path} is empty; expected the name of a class in each line")
+    check_class_names(names, str(path))
     count, numbers = len(names), sorted(int(match[1]) for match in map(_NUMBERED.match, names) if match)
     numbered = count > 1 and numbers in (list(range(count)), list(range(1, count + 1)))
     for number, name in lines.items():
@@ -140,17 +155,15 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
                 f"{path} line {number} is {name[:80]!r}; expected the name of one class alone, without numbers, quotes "
                 "and separators: the line says its number, the first is 0"
             )
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{path} names the class {twice!r} twice; expected each class once")
+    if (double := twice(names)) is not None:
+        raise UserError(f"{path} names the class {double!r} twice; expected each class once")
     return tuple(names)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """A text file in UTF-8, with or without a byte order mark."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        return read_regular(path, _MOST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8 (byte {error.start}); save it in UTF-8") from error
     except OSError as error:

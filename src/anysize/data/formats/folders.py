@@ -1,24 +1,20 @@
 """Image folders: which files belong to which class and split."""
 
-import contextlib
 import itertools
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.file_lists import in_old_order
+from anysize.data.formats.file_lists import file_source, in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.splits import Splits, find_names, split_named
-from anysize.data.left_out import LeftOut
+from anysize.data.left_out import LeftOut, warn
+from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def list_images(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
@@ -37,13 +33,15 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
             f"{folder} has other classes than the train folder beside it: {', '.join(odd[:5])} in only one of them; "
             "expected the same class folders in both"
         )
-    _check_classes(folder, classes, warn=splits.whole and split == "train")
     chosen = in_old_order(classes, settings, str(folder))
     left_out = LeftOut()
     folders_in(folder, left_out)
+    below: dict[str, list[str]] = {name: [] for name in chosen}
+    files = _files_of(folder, below, left_out)
+    _check_classes(folder, below, warned=splits.whole and split == "train")
     paths: list[str] = []
     targets: list[int] = []
-    for target, (name, found) in enumerate(zip(chosen, _files_of(folder, chosen, left_out), strict=True)):
+    for target, (name, found) in enumerate(zip(chosen, files, strict=True)):
         own = splits.hold_out(found, split) if part else found
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
@@ -53,16 +51,18 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
             )
         paths += own
         targets += [target] * len(own)
-    labels, name = np.array(targets, np.int64), f"{settings.name} {split}"
-    source = FileSource(paths, labels, chosen, name, settings.on_bad_image, exif=settings.exif)
+    source = file_source(paths, np.array(targets, np.int64), chosen, settings, split)
     if not part or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source
 
 
-def _files_of(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list[list[str]]:
-    """The image files of each class, sorted; a file with several names is taken once, in one class."""
-    found = [sorted(images_below(folder / name, left_out)) for name in classes]
+def _files_of(folder: Path, below: dict[str, list[str]], left_out: LeftOut) -> list[list[str]]:
+    """The image files of each class, sorted; a file with several names is taken once, in one class.
+
+    `below` has the classes, and takes the names of the folders that lie in each.
+    """
+    found = [sorted(images_below(folder / name, left_out, inner=inner)) for name, inner in below.items()]
     flat = [path for files in found for path in files]
     kept = each_once(flat, folder, left_out)
     bounds = np.searchsorted(kept, np.cumsum([0, *map(len, found)])).tolist()
@@ -90,15 +90,19 @@ def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple
     splits = folder_splits(root, settings, expected)
     folder = splits.find(splits.telling)[0]
     classes = _class_folders(folder)
-    return first_readable((path for name in classes for path in images_below(folder / name, LeftOut())), folder)
+    images = (path for name in classes for path in images_below(folder / name, LeftOut()))
+    return first_readable(images, folder, settings.max_pixels)
 
 
-def first_readable(paths: Iterable[str], folder: Path) -> tuple[int, int]:
+def first_readable(paths: Iterable[str], folder: Path, max_pixels: int) -> tuple[int, int]:
     """Width and height of the first of these images in `folder` that can be read, or a `UserError` if none can."""
+    why = ""
     for path in paths:
-        with contextlib.suppress(OSError), Image.open(path) as image:  # the policy applies when it is loaded
-            return image.size
-    raise UserError(f"{folder} holds no image that can be read; expected at least one")
+        try:
+            return size_in_header(path, max_pixels)  # the policy applies when it is loaded
+        except BadImage as error:
+            why = why or f": of {path}, {error}"
+    raise UserError(f"{folder} holds no image that can be read{why}; expected at least one")
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -113,18 +117,18 @@ def _subfolders(folder: Path) -> list[str]:
     return folders_in(folder, LeftOut())
 
 
-def _check_classes(folder: Path, classes: Sequence[str], *, warn: bool) -> None:
+def _check_classes(folder: Path, below: dict[str, list[str]], *, warned: bool) -> None:
     """Refuse splits that lie below the classes; warn of classes that look like splits of unknown names."""
-    below = [_subfolders(folder / name) for name in classes]
-    for name, inner in zip(classes, below, strict=True):
+    for name, inner in below.items():
         named = [each for each in inner if split_named(each)]
         if len({split_named(each) for each in named}) > 1:
             raise UserError(
                 f"{folder / name} holds {' and '.join(named)}, which are named as splits; expected the splits above "
                 f"the classes, as in train/CLASS/IMAGE: move them there, or give {folder / name} as data.root"
             )
-    if warn and len(classes) > 1 and len(below[0]) > 1 and all(inner == below[0] for inner in below):
-        logger.warning(
-            "%s are taken for classes, but each holds the folders %s: if they are splits, name them train and "
-            "validation", ", ".join(classes[:4]), ", ".join(below[0][:4]),
-        )  # fmt: skip
+    first, *others = below.values()
+    if warned and others and len(first) > 1 and all(inner == first for inner in others):
+        warn(
+            f"{', '.join([*below][:4])} are taken for classes, but each holds the folders {', '.join(first[:4])}: if "
+            "they are splits, name them train and validation"
+        )

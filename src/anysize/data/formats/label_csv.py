@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,23 @@ from typing import NamedTuple
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.file_lists import choose_classes, in_old_order, keep_present, read_class_names, read_text
+from anysize.data.formats.file_lists import (
+    choose_classes,
+    file_source,
+    in_old_order,
+    keep_present,
+    read_class_names,
+    read_text,
+)
 from anysize.data.formats.listing import each_once
+from anysize.data.formats.names import (
+    check_class_names,
+    check_file_name,
+    check_inside,
+    check_labels,
+    short,
+    twice,
+)
 from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
@@ -54,7 +70,7 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     training = table = _read(root / _WHOLE if splits.whole else told_by)
     if path != told_by:
         table = _read(path, training)
-    if (root / _CLASSES).is_file():
+    if os.path.lexists(root / _CLASSES):
         classes, origin = read_class_names(root / _CLASSES), root / _CLASSES
         in_old_order(classes, settings, str(origin))  # says what is wrong with data.renamed_classes
     else:
@@ -67,7 +83,10 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     if table is not training:
         _check_classes(table, classes, origin)
     left_out = LeftOut()
-    once = each_once([_image_file(root, row.image) for row in table.rows], root, left_out)
+    named = [_image_file(root, row.image) for row in table.rows]
+    for image, row in zip(named, table.rows, strict=True):
+        check_inside(image, row.image, f"{table.path} line {row.line}", settings)
+    once = each_once(named, root, left_out)
     rows = [table.rows[i] for i in once]
     if part:
         _check_whole(table, splits)
@@ -77,13 +96,13 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     files = [(_image_file(root, row.image),) for row in rows]
     good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
     kept = choose_classes(settings.categories, classes, str(origin)) or classes
+    check_labels(len(good), len(kept), 1, str(table.path))
     number = {name: i for i, name in enumerate(kept)}
     targets = np.zeros((len(good), 1, len(kept)), dtype=np.uint8)
     for place, i in enumerate(good):
         targets[place, 0, [number[label] for label in rows[i].labels if label in number]] = 1
     paths = [files[i][0] for i in good]
-    called = f"{settings.name} {split}"
-    source = FileSource(paths, targets, kept, called, settings.on_bad_image, missing, settings.exif)
+    source = file_source(paths, targets, kept, settings, split, missing)
     if not part or split == "train":  # two parts of one file leave out the same: it is told once
         source.left_out = left_out
     return source
@@ -91,8 +110,8 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
 
 def csv_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
     """Which CSV file of root holds which split; labels.csv holds all."""
-    named = find_names(root, (entry.name for entry in os.scandir(root) if entry.is_file()), ".csv")
-    if (root / _WHOLE).is_file() and "train" not in named:
+    named = find_names(root, (entry.name for entry in os.scandir(root) if not entry.is_dir()), ".csv")
+    if (root / _WHOLE).exists() and "train" not in named:
         return Splits(root, {}, settings, expected)
     if not named:
         raise MissingSplit(f"{root} has no train.csv (or training.csv); expected {expected}")
@@ -113,7 +132,7 @@ def _check_whole(table: _Table, splits: Splits) -> None:
 def _image_file(root: Path, name: str) -> str:
     path = os.path.join(root, name)
     below = os.path.join(root, "images", name)
-    if os.path.isfile(path):
+    if os.path.exists(path):
         return path
     return below if os.path.isdir(os.path.dirname(below)) else path  # where it is wanted, if it is in neither
 
@@ -126,10 +145,11 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
     (_, names), *cells = lines
     if len(names) < 2 or names[0].lower() != "image":
         raise UserError(f"{path} begins with {','.join(names)[:80]!r}; {_FORMS}")
-    twice = next((name for name in names if names.count(name) > 1 or not name), None)
-    if twice is not None:
+    check_class_names(names[1:], f"{path} line 1")
+    double = "" if "" in names else twice(names)
+    if double is not None:
         raise UserError(
-            f"{path} line 1 has {f'two columns {twice!r}' if twice else 'a column without a name'}; {_FORMS}"
+            f"{path} line 1 has {f'two columns {double!r}' if double else 'a column without a name'}; {_FORMS}"
         )
     if not cells:
         raise UserError(f"{path} has a header and no images; expected one a line below it")
@@ -142,6 +162,7 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
             )
         if not image:
             raise UserError(f"{path} line {line} names no image; expected one in the first column")
+        check_file_name(image, f"{path} line {line}")
         first = seen.setdefault(os.path.normpath(image), line)
         if first != line:
             raise UserError(f"{path} line {line} names {image} again, after line {first}; expected one line an image")
@@ -151,6 +172,7 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
         return _Table(path, columns, rows, None)
     mark = training.separator if training else next((m for m in _MARKS if any(m in row[1] for _, row in cells)), None)
     labels = [[part.strip() for part in text.split(mark) if part.strip()] for _, (_, text) in cells]
+    check_class_names(itertools.chain.from_iterable(labels), str(path))
     rows = [_Row(image, line, each) for (line, (image, _)), each in zip(cells, labels, strict=True)]
     return _Table(path, (), rows, mark)
 
@@ -170,7 +192,9 @@ def _chosen(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
     """The columns whose values say that the image has the class."""
     for name, value in zip(columns, values, strict=True):
         if value.lower() not in _VALUES:
-            raise UserError(f"{path} line {line} has {value!r} in column {name!r}; expected 0 or 1 (or false or true)")
+            raise UserError(
+                f"{path} line {line} has {short(value)} in column {name!r}; expected 0 or 1 (or false or true)"
+            )
         if _VALUES[value.lower()]:
             yield name
 
@@ -207,6 +231,7 @@ def _check_classes(table: _Table, classes: Sequence[str], origin: Path) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{place} {name!r}, which {origin} does not have: {did_you_mean(name, known)}")
-    lacking = [name for name in classes if name not in table.columns] if table.columns else []
+    there = set(table.columns)
+    lacking = [name for name in classes if name not in there] if there else []
     if lacking:
         raise UserError(f"{table.path} has no column {lacking[0]!r}, which {origin} has; expected a column a class")

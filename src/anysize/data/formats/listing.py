@@ -36,7 +36,11 @@ def folders_in(folder: Path, left_out: LeftOut) -> list[str]:
 
 
 def images_below(
-    folder: str | os.PathLike[str], left_out: LeftOut, endings: tuple[str, ...] = (), above: tuple[str, ...] = ()
+    folder: str | os.PathLike[str],
+    left_out: LeftOut,
+    endings: tuple[str, ...] = (),
+    above: tuple[str, ...] = (),
+    inner: list[str] | None = None,
 ) -> Iterator[str]:
     """Image files in a folder and below it, in no particular order between folders.
 
@@ -46,6 +50,7 @@ def images_below(
         left_out: takes what is left out.
         endings: in lower case, of the files that are taken; by default all that image files have.
         above: the real paths of the folders that led here.
+        inner: takes the names of the folders in `folder` that are not left out.
     """
     other = f"not ending in {' '.join(endings)}" if endings else "in no format that PIL reads"
     taken = endings or image_extensions()
@@ -64,6 +69,8 @@ def images_below(
         if entry.is_symlink() and (reason := _loop(entry.path, above)):
             left_out.add(reason, entry.path)
         else:
+            if inner is not None:
+                inner.append(entry.name)
             yield from images_below(entry.path, left_out, endings, above)
 
 

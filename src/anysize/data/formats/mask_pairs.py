@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.decode import BadImage
 from anysize.data.formats.file_lists import BACKGROUND, in_old_order, mask_source, read_class_names
 from anysize.data.formats.folders import first_readable
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.formats.splits import Splits, find_names
-from anysize.data.left_out import LeftOut
+from anysize.data.left_out import LeftOut, warn
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError, some_of
@@ -33,7 +33,7 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
     left_out = LeftOut()
     pairs = _pairs(splits, split, left_out)
     names = root / _CLASSES
-    if names.is_file():
+    if os.path.lexists(names):
         classes, origin = read_class_names(names), str(names)
         in_old_order(classes, settings, origin)  # says what is wrong with data.renamed_classes; the file has the order
     elif settings.mask_values:
@@ -42,7 +42,7 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
     else:
         telling = pairs if split == splits.telling else _pairs(splits, splits.telling, LeftOut())
         masks = [mask for _, mask in telling]
-        numbers = _numbers(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks))
+        numbers = _numbers(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks), settings.max_pixels)
         classes = (BACKGROUND, *map(str, range(1, max(2, max(numbers, default=0) + 1))))
         origin = f"the numbering of {root} (it has no {_CLASSES})"
     source = mask_source(pairs, classes, settings, split, origin)
@@ -54,7 +54,8 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
 def first_longer_side(root: Path, settings: DataSettings, expected: str) -> int:
     """The longer side (pixels) of the first readable image, of the training split if it is there, from its header."""
     splits = mask_splits(root, settings, expected)
-    return max(first_readable((image for image, _ in _pairs(splits, splits.telling, LeftOut())), root))
+    images = (image for image, _ in _pairs(splits, splits.telling, LeftOut()))
+    return max(first_readable(images, root, settings.max_pixels))
 
 
 def mask_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
@@ -126,22 +127,22 @@ def _by_stem(folder: Path, endings: tuple[str, ...], kind: str, left_out: LeftOu
 
 
 @functools.lru_cache(maxsize=4)  # training and validation ask for the same
-def _numbers(masks: Sequence[str], _changed: int) -> list[int]:
+def _numbers(masks: Sequence[str], _changed: int, max_pixels: int) -> list[int]:
     """The class numbers in the masks, but for 255; damaged ones are left to the policy when they are loaded."""
     logger.info("no %s: reading %s training masks for the largest class number", _CLASSES, f"{len(masks):,}")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = sorted(set().union(*pool.map(_numbers_in, masks)) - {VOID})
+        found = sorted(set().union(*pool.map(functools.partial(_numbers_in, max_pixels=max_pixels), masks)) - {VOID})
     lacking = max(found, default=0) + 1 - len(found)
     if lacking > 1:  # the background may be missing
-        logger.warning(
-            "the training masks hold the class numbers %s, and %d below the largest do not occur: if these are values "
-            "that stand for so many classes, set --data.mask_values %s, or name the classes in %s",
-            some_of(list(map(str, found))), lacking, ",".join(map(str, found)), _CLASSES,
-        )  # fmt: skip
+        warn(
+            f"the training masks hold the class numbers {some_of(list(map(str, found)))}, and {lacking} below the "
+            "largest do not occur: if these are values that stand for so many classes, set --data.mask_values "
+            f"{','.join(map(str, found))}, or name the classes in {_CLASSES}"
+        )
     return found
 
 
-def _numbers_in(path: str) -> set[int]:
+def _numbers_in(path: str, max_pixels: int) -> set[int]:
     with contextlib.suppress(BadImage):
-        return {*np.unique(read_mask(path)).tolist()}
+        return {*np.unique(read_mask(path, max_pixels)).tolist()}
     return set()

@@ -58,10 +58,10 @@ class IdxSet(DataSet):
         files = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the same of t10k"
         expected = f"{files} (here or in {folder})"
         root = data_root(settings, expected, downloadable=True)
-        pair = read_idx_pair(root, split, folder)
+        pair = read_idx_pair(root, split, folder, len(self.classes))
         if pair is None and settings.download:
             _torchvision(settings, self.torchvision_name, root, train=split == "train")
-            pair = read_idx_pair(root, split, folder)
+            pair = read_idx_pair(root, split, folder, len(self.classes))
         if pair is None:
             raise MissingSplit(
                 f"{root} does not hold {settings.name!r}; expected {expected} in it; --data.download true fetches them"

@@ -17,6 +17,7 @@ from anysize.data.formats.file_lists import (
 )
 from anysize.data.formats.listing import each_once, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS
+from anysize.data.formats.names import check_file_name, check_inside
 from anysize.data.formats.splits import Splits, find_names
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
@@ -57,7 +58,7 @@ def _lines_of(splits: Splits, split: Split, left_out: LeftOut) -> dict[str, tupl
     """The image and the mask of each line of a split, each image once, by what names the line in messages."""
     path, part = splits.find(split)
     masks = "SegmentationClassAug" if path.stem in _AUGMENTED_LISTS else "SegmentationClass"
-    lines = _read_list(path, splits.root, masks)
+    lines = _read_list(path, splits.root, masks, splits.settings)
     origins = list(lines)
     kept = each_once([image for image, _ in lines.values()], splits.root, left_out)
     once = [origins[i] for i in kept]
@@ -94,7 +95,7 @@ def count_images(year: Path, settings: DataSettings) -> tuple[int, int]:
 def class_names(year: Path) -> tuple[tuple[str, ...], str]:
     """The names of the classes, VOC's unless classes.txt beside JPEGImages has others; and their origin in messages."""
     path = year / "classes.txt"
-    return (read_class_names(path), str(path)) if path.is_file() else (CLASSES, "VOC")
+    return (read_class_names(path), str(path)) if os.path.lexists(path) else (CLASSES, "VOC")
 
 
 def find_year(root: Path) -> Path:
@@ -118,7 +119,7 @@ def _list_file(year: Path, image_set: str) -> Path:
     written = _AUGMENTED_LISTS if image_set == _AUGMENTED else (image_set,)
     names = [*(f"ImageSets/Segmentation/{name}.txt" for name in written), f"list/{image_set}.txt"]
     for name in names:
-        if (year / name).is_file():
+        if (year / name).exists():
             return year / name
     hint = "; the augmented training set is not part of VOC: add its list and its masks" * (image_set == _AUGMENTED)
     raise MissingSplit(f"{year} has no list of the images of {image_set!r}; expected {' or '.join(names)}{hint}")
@@ -143,7 +144,7 @@ class _Named:
         return self.paths.get(name) or os.path.join(self.folder, name + self.usual)
 
 
-def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]:
+def _read_list(path: Path, year: Path, masks: str, settings: DataSettings) -> dict[str, tuple[str, str]]:
     """The image and the mask of each line, by what names the line in messages.
 
     A line is the name of an image, or two paths that begin at the folder of the year; either may have spaces in it.
@@ -158,14 +159,19 @@ def _read_list(path: Path, year: Path, masks: str) -> dict[str, tuple[str, str]]
         if not name:
             continue
         if not name.startswith("/") and (spaced or len(name.split()) == 1):
+            check_file_name(name, origin)
             pair = images.path(name), numbers.path(name)
         elif len(paths := _TWO_PATHS.split(name)) == 2 and name.startswith("/"):
+            for each in paths:
+                check_file_name(each, origin)
             pair = folder + paths[0], folder + paths[1]
         else:
             raise UserError(
                 f"{origin} is {name[:80]!r}; expected the name of an image, or the paths of an image and a "
                 "mask that begin with '/' in the folder of the year"
             )
+        for file in pair:
+            check_inside(file, file[len(folder) :].lstrip("/"), origin, settings)
         lines[origin] = pair
     if not lines:
         raise UserError(f"{path} names no images; expected one a line")

@@ -8,10 +8,10 @@ from torch import Tensor
 from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
 from anysize.data.augment.transform import Transform
 from anysize.data.dataset import DataSet, DatasetInfo
-from anysize.data.decode import BadImage
 from anysize.data.doubts import Doubts, of_masks
 from anysize.data.kinds.base import TARGET_KINDS, TargetKind
 from anysize.data.loader import LoadedBatch
+from anysize.data.pictures import BadImage
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import VOID, Source
 from anysize.preprocessing import Preprocessing

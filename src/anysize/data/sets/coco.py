@@ -22,7 +22,8 @@ class Coco(DataSet):
 
     Files: annotations/instances_{train,val}{2017,2014}.json, and images in train2017 or images/train2017 and the
     like. `data.image_set` is the year; by default the one whose files are there, 2017 where both are. Your own files
-    may have other usual names of splits, such as instances_valid.json; instances_test.json is for `--split test`.
+    may have other usual names of splits, such as instances_valid.json; instances_test.json is for `--split test`. Or
+    each split has a folder that holds the images and _annotations.coco.json, as Roboflow writes them.
 
     All images are used, those without annotations too. Labels: an image holds a class in the row of small, medium or
     large objects by the area in the file (in one row where areas are missing), crowds included; evaluation sees whole

@@ -4,7 +4,6 @@ Format: https://cocodataset.org/#format-data, "Object Detection".
 """
 
 import array
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from anysize.data.formats.coco.json_stream import Element
 from anysize.data.formats.coco.run_lengths import estimated_area
+from anysize.data.formats.names import LONGEST_CLASS, LONGEST_FILE, check_class_names, is_file_name, short
 from anysize.registry import UserError
 
 EXPECTED = "expected object instances, as in COCO's instances_*.json"
@@ -27,7 +27,8 @@ class _Valid(NamedTuple):
     expected: str
 
 
-def _is_segmentation(value: Any) -> bool:
+def is_segmentation(value: Any) -> bool:
+    """Whether a value is polygons or run lengths by its kind, or None."""
     if isinstance(value, dict):
         return isinstance(value.get("counts"), (list, str))
     return value is None or (isinstance(value, list) and all(isinstance(polygon, list) for polygon in value))
@@ -43,10 +44,14 @@ def _is_text(value: Any) -> bool:
 _WHOLE = _Valid(lambda value: type(value) is int and abs(value) < 2**63, "a whole number")
 _SIDE = _Valid(lambda value: type(value) is int and 0 < value < 2**31, "a whole number of pixels")
 _TEXT = _Valid(_is_text, "a text")
-_AREA = _Valid(lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of pixels")  # nor NaN
+_FILE = _Valid(
+    lambda value: _is_text(value) and is_file_name(value),
+    f"a text that names a file, of at most {LONGEST_FILE:,} bytes, none of them zero",
+)
+_AREA = _Valid(lambda value: type(value) in (int, float) and 0 <= value < 2**63, "a number of pixels")  # nor NaN
 _CROWD = _Valid(lambda value: value in (0, 1), "0 or 1")
-_SEGMENTATION = _Valid(_is_segmentation, "a list of polygons [x, y, ...], or {'size', 'counts'}")
-_IMAGE = {"id": _WHOLE, "file_name": _TEXT, "height": _SIDE, "width": _SIDE}
+_SEGMENTATION = _Valid(is_segmentation, "a list of polygons [x, y, ...], or {'size', 'counts'}")
+_IMAGE = {"id": _WHOLE, "file_name": _FILE, "height": _SIDE, "width": _SIDE}
 
 
 def _read_images(elements: Iterator[Element], path: str) -> dict[str, Any]:
@@ -68,10 +73,13 @@ def _read_categories(elements: Iterator[Element], path: str) -> dict[str, Any]:
         for each, _, _ in map(take.next, elements)
     ]
     ids, names, parents = zip(*rows, strict=True) if rows else ((),) * 3
+    check_class_names(names, path)
     return {
         "category_ids": unique(path, "category ids", np.array(ids, np.int64)),
         "category_names": tuple(names),
-        "category_parents": tuple(parent if _is_text(parent) else "" for parent in parents),
+        "category_parents": tuple(
+            parent if _is_text(parent) and len(parent) <= LONGEST_CLASS else "" for parent in parents
+        ),
     }
 
 
@@ -113,7 +121,7 @@ class _Taker:
     def next(self, element: Element) -> Element:
         self.number += 1
         if not isinstance(element.value, dict):
-            raise self._wrong({}, f"is {_short(element.value)}", "an object")
+            raise self._wrong({}, f"is {short(element.value)}", "an object")
         return element
 
     def __call__(self, element: dict[str, Any], key: str, valid: _Valid) -> Any:
@@ -124,17 +132,12 @@ class _Taker:
             raise self._wrong(element, received, wanted)
         value = element[key]
         if not valid.test(value):
-            raise self._wrong(element, f"has {key} {_short(value)}", valid.expected)
+            raise self._wrong(element, f"has {key} {short(value)}", valid.expected)
         return value
 
     def _wrong(self, element: dict[str, Any], fault: str, expected: str) -> UserError:
-        name = f" (id {element['id']})" if self.kind == "annotation" and "id" in element else ""
+        name = f" (id {short(element['id'])})" if self.kind == "annotation" and "id" in element else ""
         return UserError(f"{self.path}: {self.kind} number {self.number}{name} {fault}; expected {expected}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def unique(path: str, what: str, values: np.ndarray) -> np.ndarray:
@@ -145,6 +148,7 @@ def unique(path: str, what: str, values: np.ndarray) -> np.ndarray:
     if len(different) < len(values):
         doubles = different[counts > 1].tolist()
         raise UserError(
-            f"{path}: {len(doubles):,} {what} are there more than once, the first {doubles[0]!r}; expected each once"
+            f"{path}: {len(doubles):,} {what} are there more than once, the first {short(doubles[0])}; expected each "
+            "once"
         )
     return values

@@ -2,7 +2,7 @@
 
 `instances_train2017.json` has 860,001 annotations in 450 MB. As Python objects they take gigabytes, which every worker
 process would copy page by page. The index takes some 36 bytes an annotation; its polygons are read again from the file
-when a mask is painted. The index is kept beside the file, which is therefore read through only once.
+when a mask is painted. `cache` keeps the index beside the file.
 
 Format: https://cocodataset.org/#format-data, "Object Detection".
 """
@@ -23,9 +23,6 @@ from anysize.data.formats.coco.json_stream import read_members
 from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
-
-_CACHE = ".anysize.npz"  # what the name of the cache has behind that of the file
-_VERSION = 2  # of the arrays in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +63,6 @@ class CocoIndex:
         return roots
 
 
-_ARRAYS = tuple(field.name for field in dataclasses.fields(CocoIndex) if field.type is np.ndarray)
-_TEXTS = ("category_names", "category_parents")
-
-
-def read_coco_index(path: str | os.PathLike[str]) -> CocoIndex:
-    """Read the index of an annotation file, from the cache beside it if the cache was made of this very file.
-
-    The cache is `NAME.anysize.npz`. It is made again when the file's size or time of modification differs, or when it
-    is damaged; a folder that may not be written gets none.
-    """
-    path = os.path.abspath(path)
-    index = _read_cache(path)
-    if index is None:
-        index = index_coco(path)
-        _write_cache(index)
-    return index
-
-
 def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
     """Read an annotation file through, an annotation at a time.
 
@@ -108,7 +87,7 @@ def index_coco(path: str | os.PathLike[str]) -> CocoIndex:
     with contextlib.closing(read_members(path)) as members:
         for name, elements in members:
             if name not in READERS:
-                others.append(name)
+                others.append(name[:40])
                 continue
             if elements is None or name in found:
                 fault = "no list" if elements is None else "there twice"
@@ -169,32 +148,3 @@ def _rows(path: str, kind: str, wanted: np.ndarray, known: np.ndarray) -> np.nda
             "add what is missing, or remove these annotations"
         )
     return rows.astype(np.int32)
-
-
-def _read_cache(path: str) -> CocoIndex | None:
-    """The cached index if it is of this version and of the file as it is."""
-    stamp = file_stamp(path)
-    try:
-        with open(path + _CACHE, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            if tuple(stored["key"].tolist()) != (_VERSION, *stamp):
-                return None
-            arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
-            arrays |= {name: tuple(stored[name].tolist()) for name in _TEXTS}
-    except Exception:  # there is none, or it is damaged: zipfile and numpy have many errors for that
-        return None
-    return CocoIndex(path, *stamp, **arrays)
-
-
-def _write_cache(index: CocoIndex) -> None:
-    beside = f"{index.path}{_CACHE}.{os.getpid()}.tmp"
-    arrays: dict[str, Any] = {name: np.asarray(getattr(index, name)) for name in (*_ARRAYS, *_TEXTS)}
-    key = np.array([_VERSION, index.size, index.modified])
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, key=key, **arrays)
-        os.replace(beside, index.path + _CACHE)
-    except OSError as error:  # the folder may not be written, or the disk is full: the file is read again next time
-        logger.info("no index was kept beside %s (%s)", index.path, error.strerror)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)

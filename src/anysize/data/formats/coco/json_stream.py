@@ -9,10 +9,13 @@ import re
 from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from anysize.data.formats.names import short
+from anysize.files import open_regular
 from anysize.registry import UserError
 
 WINDOW = 2**22  # bytes
 _SPACE = re.compile(r"[ \t\n\r]*")
+_LARGEST = 2**28  # bytes of an element, which is held in memory as a whole
 _NEAR = 16  # bytes; an error so close to the end of the window may be of its cut: `-Infinity`, `\\u12`
 
 
@@ -46,7 +49,7 @@ def read_members(path: str | os.PathLike[str], window: int = WINDOW) -> Generato
     images [({'id': 7}, 37, 9), ({'id': 9}, 48, 9)]
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             yield from _Reader(file, os.fspath(path), window).members()
     except OSError as error:
         raise UserError(f"{os.fspath(path)} cannot be read ({error.strerror}); expected a JSON file") from error
@@ -77,9 +80,9 @@ class _Reader:
         for _ in self._items("{", "}"):
             name = self._value().value
             if not isinstance(name, str):
-                raise self._not_json(f"a member named {name!r}")
+                raise self._not_json(f"a member named {short(name)}")
             self._take(":")
-            self.member = name
+            self.member = name[:40]
             if self._peek() == "[":
                 elements = (self._value() for _ in self._items("[", "]"))
                 yield name, elements
@@ -107,7 +110,9 @@ class _Reader:
         while True:
             try:
                 value, end = self.scan(self.text, self.place)
-            except (ValueError, RecursionError) as error:  # a JSONDecodeError, a number of too many digits, ...
+            except RecursionError as error:
+                raise self._not_json("values are nested too deep") from error
+            except ValueError as error:  # a JSONDecodeError, a number of too many digits, ...
                 if self._truncated(error) and self._read_on():
                     continue
                 raise self._not_json(str(getattr(error, "msg", error)), error) from error
@@ -124,6 +129,8 @@ class _Reader:
             return json.loads(written.encode("latin-1").decode("utf-8"))
         except UnicodeDecodeError as error:
             raise self._not_json("its text is not UTF-8") from error
+        except RecursionError as error:
+            raise self._not_json("values are nested too deep") from error
 
     def _truncated(self, error: Exception) -> bool:
         """Whether the error may come of the end of the window rather than of the file."""
@@ -133,6 +140,11 @@ class _Reader:
 
     def _read_on(self) -> bool:
         """Read what follows, more of it the longer the element is; forget what lies before the place."""
+        if len(self.text) - self.place > _LARGEST:
+            raise UserError(
+                f"{self.path} has a value of more than {_LARGEST // 2**20} MiB at byte {self.base + self.place:,}; "
+                "expected smaller ones, as those of an image or annotation are"
+            )
         more = self.file.read(max(self.window, len(self.text) - self.place))
         if not more:
             return False

@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.coco.index import CocoIndex, read_coco_index
-from anysize.data.formats.file_lists import BACKGROUND, choose_classes, in_old_order
+from anysize.data.formats.coco.cache import read_coco_index
+from anysize.data.formats.coco.index import CocoIndex
+from anysize.data.formats.file_lists import BACKGROUND, choose_classes, file_source, in_old_order
 from anysize.data.formats.listing import each_once
+from anysize.data.formats.names import check_inside, check_labels
 from anysize.data.formats.splits import Splits, find_names, split_named
-from anysize.data.left_out import LeftOut
+from anysize.data.left_out import LeftOut, warn
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
+from anysize.files import is_inside
 from anysize.registry import UserError
 
 logger = logging.getLogger(__name__)
 
+_BESIDE = "_annotations.coco.json"  # the name of the file that lies beside the images
 YEARS = ("2017", "2014")  # the preferred one first
 _NAMES: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
 _LAYOUT = "annotations/instances_train2017.json, instances_val2017.json and the like"
@@ -34,22 +38,23 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     """
     splits = coco_splits(root, settings)
     default = f"{_NAMES[split]}{settings.image_set or _year(root)}"
-    if not splits.names or (split == "train" and split not in splits.names):
+    if not splits.names or (split == "train" and split not in splits.names and (root / "annotations").is_dir()):
         read_coco_index(_annotation_file(root, f"instances_{default}.json"))  # says what is missing
     path, part = splits.find(split)
-    folder_name = path.stem.removeprefix("instances_")
     index = read_coco_index(path)
     known, left_out = index.category_names, LeftOut()
     in_old_order(known, settings, index.path)  # says what is wrong with data.renamed_classes; the file has the order
     classes = choose_classes(settings.categories, known, index.path) or _categories(index, left_out)
-    numbers = np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)  # -1: left out
-    folder = os.fspath(_image_folder(root, folder_name))
+    number = {name: i for i, name in enumerate(classes)}
+    numbers = np.array([number.get(name, -1) for name in known], np.int64)  # -1: left out
+    beside = path.name == _BESIDE
+    folder = os.fspath(path.parent if beside else _image_folder(root, path.stem.removeprefix("instances_")))
+    _check_inside(index, folder, settings)
     images, missing = _present(index, folder, settings.on_bad_image)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
     once = each_once(paths, folder, left_out)
     once = splits.hold_out(once, split) if part else once
     images, paths = images[once], [paths[i] for i in once]
-    name = f"{settings.name} {split}"
     if targets == "masks":
         from anysize.data.formats.coco.painting import CocoMasks
 
@@ -62,10 +67,12 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
             raise UserError(f"{index.path} has no segmentation in any annotation, so there are no masks to learn from")
         masks = CocoMasks(index, (numbers + 1).astype(np.uint8), images)
         classes = (BACKGROUND, *classes)
-        source = FileSource(paths, masks, classes, name, settings.on_bad_image, missing, settings.exif)
+        source = file_source(paths, masks, classes, settings, split, missing)
     else:
-        labels = object_labels(index, numbers, len(classes), _areas(index, settings, areas))[images]
-        source = FileSource(paths, labels, classes, name, settings.on_bad_image, missing, settings.exif)
+        limits = _areas(index, settings, areas)
+        check_labels(len(index.image_ids), len(classes), len(limits) + 1, index.path)
+        labels = object_labels(index, numbers, len(classes), limits)[images]
+        source = file_source(paths, labels, classes, settings, split, missing)
     if not part or split == "train":  # two parts of one file leave out the same: it is told once
         source.left_out = left_out
     return source
@@ -95,8 +102,16 @@ def _areas(index: CocoIndex, settings: DataSettings, areas: tuple[float, ...]) -
 
 
 def coco_splits(root: Path, settings: DataSettings) -> Splits:
-    """Which annotation file holds which split: instances_train2017.json and the like, of one year for all."""
+    """Which annotation file holds which split: instances_train2017.json and the like, of one year for all.
+
+    Without such files, and without a year, that of each folder of images which holds one, as Roboflow writes them.
+    """
     folder, year = root / "annotations", settings.image_set or _year(root)
+    if not folder.is_dir() and not settings.image_set:
+        folders = [entry.name for entry in os.scandir(root) if os.path.lexists(os.path.join(entry.path, _BESIDE))]
+        beside = {split: f"{name}/{_BESIDE}" for split, name in find_names(root, folders).items()}
+        if beside:
+            return Splits(root, beside, settings, f"train/{_BESIDE}, valid/{_BESIDE} and the like", "", f"/{_BESIDE}")
     names = [path.name for path in folder.glob("instances_*.json")]
     stems = {name: name.removeprefix("instances_").removesuffix(".json") for name in names}
     ours = [name for name, stem in stems.items() if re.sub(r"\D", "", stem) == year]
@@ -144,7 +159,7 @@ def _annotation_file(root: Path, name: str) -> Path:
     if not (root / "annotations").is_dir():
         raise UserError(
             f"{root} has no folder 'annotations'; expected annotations/{name} and the images beside it, in train2017 "
-            "or images/train2017 and the like"
+            f"or images/train2017 and the like, or train/{_BESIDE} with the images beside it"
         )
     return root / "annotations" / name
 
@@ -161,6 +176,13 @@ def _image_folder(root: Path, name: str) -> Path:
     raise MissingSplit(f"{root} has no folder of images {name!r}; expected {name}/IMAGE or images/{name}/IMAGE in it")
 
 
+def _check_inside(index: CocoIndex, folder: str, settings: DataSettings) -> None:
+    """Refuse names of images that lead out of the data's root."""
+    for row, name in enumerate(map(os.fsdecode, index.file_names.tolist())):
+        if not is_inside(name):  # only then a place is made up for the message
+            check_inside(os.path.join(folder, name), name, f"{index.path}: image number {row}", settings)
+
+
 def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
     """The rows of the images whose files are there, and the paths of the others with the reason."""
     below, names = os.fsencode(folder), index.file_names.tolist()
@@ -175,6 +197,6 @@ def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarr
         raise UserError(f"{fault}; unpack the images that belong to this file there")
     if on_bad_image == "error":
         raise UserError(f"{fault}; add them, or leave them out with --data.on_bad_image skip")
-    logger.warning("left out %s", fault)
+    warn(f"left out {fault}")
     reason = f"named in {index.path}, but not there"
     return np.flatnonzero(found), {os.path.join(folder, os.fsdecode(names[row])): reason for row in absent}

@@ -4,6 +4,7 @@ pycocotools (the extra `coco`) turns polygons into pixels, so that a mask has th
 It is given only polygons that it can take: others make it crash.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -12,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from anysize.data.decode import BadImage
+from anysize.data.formats.coco.elements import is_segmentation
 from anysize.data.formats.coco.index import CocoIndex, file_stamp
 from anysize.data.formats.coco.run_lengths import expand_counts
 from anysize.data.formats.mask_files import check_shape
+from anysize.data.formats.names import short
+from anysize.data.pictures import BadImage
 from anysize.data.source import VOID
+from anysize.files import open_regular
 from anysize.registry import UserError
 
 try:
@@ -24,7 +28,9 @@ try:
 except ImportError:  # the extra `coco`
     pycocomask = None
 
-_FAR = 10  # sides of the image; pycocotools takes memory for each pixel along a polygon, in the image or not
+# pycocotools takes memory for each pixel along a polygon, in the image or not: some 100 bytes.
+_FAR = 10  # sides of the image
+_LONGEST = 2_000_000  # pixels along the polygons of an object
 
 
 class CocoMasks:
@@ -78,18 +84,19 @@ class CocoMasks:
         offsets, lengths, values = (each[places].tolist() for each in (self._offsets, self._lengths, self._values))
         if file_stamp(self._path) != self._stamp:
             raise UserError(f"{self._path} was changed while it was in use; start again")
-        objects = []
-        with open(self._path, "rb", buffering=0) as file:
-            for offset, length, value in zip(offsets, lengths, values, strict=True):
-                annotation = json.loads(os.pread(file.fileno(), length, offset))
+        check_shape((height, width), shape, self._path)  # or a file could ask for any memory
+        with open_regular(self._path) as file:
+
+            def counts_at(offset: int, length: int) -> list[int]:
+                annotation = _annotation(os.pread(file.fileno(), length, offset))
                 try:
-                    objects.append((segmentation_counts(annotation["segmentation"], height, width), value))
+                    return segmentation_counts(annotation.get("segmentation"), height, width)
                 except ValueError as error:
-                    name = annotation.get("id", f"at byte {offset}")
+                    name = short(annotation["id"]) if "id" in annotation else f"at byte {offset}"
                     raise BadImage(f"annotation {name} in {self._path} {error}") from error
-        mask = paint(objects, height, width)
-        check_shape(mask, shape, self._path)
-        return mask
+
+            objects = zip(offsets, lengths, values, strict=True)
+            return paint(((counts_at(offset, length), value) for offset, length, value in objects), height, width)
 
     def cause(self) -> str:
         """What may be wrong where the masks have nothing to learn from."""
@@ -135,22 +142,40 @@ def segmentation_counts(segmentation: Any, height: int, width: int) -> list[int]
     >>> segmentation_counts([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4)
     [2, 4, 2]
     """
+    if not segmentation or not is_segmentation(segmentation):
+        raise ValueError(f"has the segmentation {short(segmentation)}; expected polygons or run lengths")
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if size != [height, width]:
-            raise ValueError(f"has run lengths of size {size}; expected [{height}, {width}], the image's")
+            raise ValueError(f"has run lengths of size {short(size)}; expected [{height}, {width}], the image's")
         if isinstance(counts, str):
             counts = expand_counts(counts)
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("has counts that are no run lengths; expected whole numbers")
         if sum(counts) != height * width:
-            raise ValueError(f"has run lengths of {sum(counts)} pixels in all; expected {height * width}")
+            raise ValueError(f"has run lengths of {short(sum(counts))} pixels in all; expected {height * width}")
         return counts
-    polygons = [_polygon(polygon, height, width) for polygon in segmentation or []]
+    polygons = [_polygon(polygon, height, width) for polygon in segmentation]
     closed = [polygon for polygon in polygons if len(polygon) >= 6]  # points and lines have no pixels
     if not closed:
         return []
+    if (length := sum(map(_outline, closed))) > _LONGEST:
+        raise ValueError(f"has an outline of {length:,.0f} pixels; expected at most {_LONGEST:,}")
     return expand_counts(pycocomask.merge(pycocomask.frPyObjects(closed, height, width))["counts"].decode())
+
+
+def _annotation(written: bytes) -> dict[str, Any]:
+    """An annotation as it was indexed; empty where the index, which may be another's, is wrong about its place."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(annotation := json.loads(written), dict):
+            return annotation
+    return {}
+
+
+def _outline(polygon: Sequence[float]) -> float:
+    """How many pixels lie along a polygon."""
+    corners = np.asarray(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def _polygon(polygon: Sequence[Any], height: int, width: int) -> Sequence[float]:
@@ -159,5 +184,7 @@ def _polygon(polygon: Sequence[Any], height: int, width: int) -> Sequence[float]
     far = _FAR * max(height, width)
     for value in polygon:
         if type(value) not in (int, float) or not abs(value) <= far:  # also not NaN
-            raise ValueError(f"has {value!r} in a polygon; expected numbers in or near its {height} x {width} pixels")
+            raise ValueError(
+                f"has {short(value)} in a polygon; expected numbers in or near its {height} x {width} pixels"
+            )
     return polygon

@@ -44,7 +44,8 @@ def estimated_area(segmentation: Any, box: Any) -> float:
             counts = segmentation["counts"]
             return float(sum((expand_counts(counts) if isinstance(counts, str) else counts)[1::2]))
         if segmentation:
-            return sum(map(_polygon_area, segmentation))
+            area = sum(map(_polygon_area, segmentation))
+            return area if area < np.inf else 0.0  # nor NaN
         _, _, width, height = map(float, box)
         if 0 <= width * height < np.inf:
             return width * height
@@ -54,4 +55,5 @@ def estimated_area(segmentation: Any, box: Any) -> float:
 def _polygon_area(polygon: list[Any]) -> float:
     """By the shoelace formula."""
     x, y = np.array(polygon, np.float64).reshape(-1, 2).T
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+    with np.errstate(all="ignore"):
+        return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
