@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import tiny_runs
 from forks import Done, Fate, Forks
 from outcomes import SEED
+from verbs import OTHER, SIZE
 
 import anysize
 
@@ -54,6 +56,44 @@ def whole(tmp_path_factory: pytest.TempPathFactory, forks: Forks, data: Path) ->
         return made[case]
 
     return trained
+
+
+@pytest.fixture(scope="session")
+def folders(
+    forks: Forks, whole: Callable[[str], tuple[Path, Done]], data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, bool], Path]:
+    """A run of a task that all verbs have added their files to, or one that was stopped in the middle."""
+    made: dict[tuple[str, bool], Path] = {}
+
+    def finished(task: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"{task}-finished")
+        run = shutil.copytree(whole(task)[0], folder / "run")
+        for command in (
+            ["evaluate", str(run), "--sizes", SIZE[task]],
+            ["calibrate", str(run), "--size", OTHER[task]],
+            ["quantize", str(run), "--no-onnx", "--no-compare"],
+            ["export", str(run)],
+            ["report", str(run)],
+        ):
+            done = forks(*command, folder=folder, report=command[0] == "report")
+            assert done.code == 0, done.said
+        return run
+
+    def stopped(task: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"{task}-stopped")
+        run = folder / "run"
+        writes = whole(task)[1].writes
+        fate = Fate(at_write=int(0.6 * writes), number=signal.SIGTERM, below=str(run))
+        done = forks(*tiny_runs.command(task, run, data, data__workers=0), folder=folder, fate=fate)
+        assert done.code == 130, done.said
+        return run
+
+    def folder(task: str, ended: bool) -> Path:
+        if (task, ended) not in made:
+            made[task, ended] = finished(task) if ended else stopped(task)
+        return made[task, ended]
+
+    return folder
 
 
 @pytest.fixture

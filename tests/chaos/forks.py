@@ -55,6 +55,8 @@ class Done:
     writes: int
     """Times that it changed something below the folder that was watched."""
     hung: bool
+    opened: list[str]
+    """Files below the folder that was watched which were opened."""
     process: int
     """Its number, which is that of the group of processes that it started, too."""
 
@@ -110,12 +112,14 @@ class Forks:
         fate: Fate | None = None,
         report: bool = False,
         environment: Mapping[str, str] | None = None,
+        watched: Path | None = None,
     ) -> Done:
         """Run `anysize ARGUMENTS` in `folder`; without `report` it leaves report.html out, which takes a second."""
-        out, err = (folder.parent / f"{folder.name}.{name}" for name in ("out", "err"))
+        out, err, opened = (folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "opened"))
         asked = {
             "arguments": arguments, "folder": str(folder), "out": str(out), "err": str(err), "report": report,
             "fate": dataclasses.asdict(fate or Fate()), "environment": dict(environment or {}),
+            "opened": str(opened), "watched": str(watched.resolve()) if watched else "",
         }  # fmt: skip
         assert self._process.stdin
         assert self._process.stdout
@@ -123,10 +127,10 @@ class Forks:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, f"the process that forks has ended: {Path(self._log.name).read_text()}"
-        texts = [path.read_text(errors="replace") for path in (out, err)]
-        for path in (out, err):
-            path.unlink()
-        return Done(**json.loads(answer), out=texts[0], err=texts[1])
+        texts = [path.read_text(errors="replace") if path.exists() else "" for path in (out, err, opened)]
+        for path in (out, err, opened):
+            path.unlink(missing_ok=True)
+        return Done(**json.loads(answer), out=texts[0], err=texts[1], opened=texts[2].splitlines())
 
 
 def _load() -> None:
@@ -239,6 +243,8 @@ def _run(asked: dict[str, Any], counter: mmap.mmap) -> None:
     fate = Fate(**asked["fate"])
     if fate.below:
         _count_writes(fate, counter)
+    if asked["watched"]:
+        _note_opened(asked["watched"], asked["opened"])
     sys.argv = ["anysize", *asked["arguments"]]
     from anysize.cli import main
 
@@ -295,6 +301,19 @@ def _count_writes(fate: Fate, counter: mmap.mmap) -> None:
         sync(descriptor)
 
     os.fsync = synced
+    sys.addaudithook(look)
+
+
+def _note_opened(watched: str, noted: str) -> None:
+    """Write down which files below a folder are opened, by whatever name or link."""
+    descriptor = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], (str, bytes)):
+            path = os.path.realpath(os.fsdecode(arguments[0]))
+            if path.startswith(watched + os.sep):
+                os.write(descriptor, f"{path}\n".encode(errors="replace"))
+
     sys.addaudithook(look)
 
 
