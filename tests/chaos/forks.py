@@ -176,7 +176,7 @@ def _serve() -> None:
 
 def _watch(child: int, signals: list[tuple[float, int]], started: float) -> tuple[int, resource.struct_rusage, bool]:
     """Wait for the child, and send it its signals; end it, and what it has started, where it hangs."""
-    ticks, moved, hung, pause = -1, started, False, 0.002
+    ticks, moved, looked, hung, pause = -1, started, started, False, 0.002
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
@@ -184,9 +184,10 @@ def _watch(child: int, signals: list[tuple[float, int]], started: float) -> tupl
         now = time.monotonic()
         while signals and now - started >= signals[0][0]:
             os.kill(child, signals.pop(0)[1])
-        spent = _ticks(child)
-        if spent != ticks:
-            ticks, moved = spent, now
+        if now - looked > 0.5:
+            spent, looked = _ticks(child), now
+            if spent != ticks:
+                ticks, moved = spent, now
         if now - moved > IDLE_SECONDS or now - started > LONGEST_SECONDS:
             hung = True
             os.kill(child, signal.SIGKILL)

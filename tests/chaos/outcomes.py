@@ -31,6 +31,7 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
 from forks import Done
 
 SEED = os.environ.get("ANYSIZE_CHAOS_SEED", "0")
@@ -51,21 +52,29 @@ def lines_of(said: str, place: Path) -> set[str]:
 def manner(done: Done) -> str:
     """The fault in how a command ended and what it printed, if there is one."""
     if done.hung:
-        return f"hang: {done.said[-500:]}"
+        return "hang: it was ended"
     if "MemoryError" in done.said or done.memory > MOST_MEMORY:
-        return f"memory: {done.memory / 2**20:,.0f} MiB: {done.said[-1500:]}"
+        return f"memory: {done.memory / 2**20:,.0f} MiB"
     if "Traceback (most recent call last)" in done.said or done.code not in (0, 1, 2):
-        return f"traceback: status {done.code}: {done.said[-2500:]}"
+        last = [line for line in done.err.splitlines() if line.strip()][-1:]
+        return f"traceback: status {done.code}: {''.join(last)[:200]}"
     if found := _STEERS.search(done.said):
-        return f"escape: {done.said[max(0, found.start() - 200) : found.start() + 50]!r}"
+        return f"escape: {done.said[max(0, found.start() - 100) : found.start() + 20]!r}"
     if done.code == 2:
         told = done.err.strip().splitlines()
         refused = [line for line in told if line.startswith("anysize: ")]
         if not refused or told[-1] != refused[-1] or len(refused) > 1:
-            return f"long: no line that begins with anysize: {done.said[-1500:]}"
+            return f"long: the last of {len(told)} lines is not the only one that begins with anysize"
         if len(refused[-1]) > LONGEST:
-            return f"long: {len(refused[-1])} characters: {refused[-1][:LONGEST]}"
+            return f"long: {len(refused[-1])} characters"
     return ""
+
+
+def blame(fault: str, case: str, said: str) -> None:
+    """Fail with a fault in the first line, which pytest's summary shows, and what was printed below it."""
+    if fault:
+        shown = said if len(said) < 4000 else f"{said[:1500]}\n[...]\n{said[-2500:]}"
+        pytest.fail(f"{fault} | ANYSIZE_CHAOS_SEED={SEED} {case}\n{shown}", pytrace=False)
 
 
 def names_one(said: Iterable[str], names: Iterable[str]) -> bool:

@@ -100,22 +100,20 @@ def trap(place: Path) -> Trap:
     return Trap(outside, place / "marker")
 
 
-def check(done: Done, place: Path, trap: Trap, before: dict[str, str], may: tuple[str, ...]) -> None:
-    """Raise for a fault of a command, by the rules of `outcomes`, that left the folder `place`."""
-    case = f"ANYSIZE_CHAOS_SEED={outcomes.SEED}"
-    assert not trap.marker.exists(), f"code: what a file names was run: {done.said[-1500:]}\n{case}"
-    fault = outcomes.manner(done)
-    assert not fault, f"{fault}\n{case}"
-    fault = outcomes.changed(before, outcomes.digest(place, lambda path: path in [place / name for name in may]))
-    assert not fault, f"{fault}: {done.said[-1000:]}\n{case}"
+def check(done: Done, place: Path, trap: Trap, before: dict[str, str], may: tuple[str, ...], case: str) -> None:
+    """Fail for a fault, by the rules of `outcomes`, of a command in the folder `place`."""
+    outcomes.blame("code: what a file names was run" if trap.marker.exists() else "", case, done.said)
+    outcomes.blame(outcomes.manner(done), case, done.said)
+    after = outcomes.digest(place, lambda path: path in [place / name for name in may])
+    outcomes.blame(outcomes.changed(before, after), case, done.said)
     private = base64.b64encode((trap.outside / "private.png").read_bytes()).decode()
+    secret = base64.b64encode(SECRET.encode()).decode()[:30]
     for path in place.rglob("*.html"):
         if path.is_file() and trap.outside not in path.parents:
-            faults = faults_of_page(path)
-            assert not faults, f"{faults[0]} ({len(faults)} in {path.name})\n{case}"
+            outcomes.blame("".join(faults_of_page(path)[:1]), case, done.said)
             text = path.read_text()
-            assert private not in text, f"outside: {path.name} shows a picture from elsewhere\n{case}"
-            assert base64.b64encode(SECRET.encode()).decode()[:30] not in text, f"outside: {path.name} has the secret"
+            shown = private in text or secret in text
+            outcomes.blame("outside: the page shows a file from elsewhere" if shown else "", case, done.said)
 
 
 @pytest.mark.parametrize(("make", "verb"), RUNS)
@@ -133,9 +131,10 @@ def test_a_hostile_run_folder_does_nothing_by_itself(
     before = outcomes.digest(place, lambda path: path in (run, out, place / "tmp"))
     words = called.arguments(TASK, run, out, data)
     done = forks(*words, folder=place, report=True, environment={"TMPDIR": str(place / "tmp")}, watched=trap.outside)
-    check(done, place, trap, before, ("run", "out", "tmp"))
-    if "outside" in make.__name__:
-        assert not done.opened, f"outside: {done.opened} was opened"
+    case = f"[{make.__name__}-{verb}]"
+    check(done, place, trap, before, ("run", "out", "tmp"), case)
+    if "outside" in make.__name__ and done.opened:
+        outcomes.blame(f"outside: {Path(done.opened[0]).name} was opened", case, done.said)
 
 
 @pytest.mark.parametrize(("make", "verb"), DATA)
@@ -161,10 +160,13 @@ def test_a_hostile_data_set_is_read_no_further_than_its_folder(
         words = ["evaluate", str(run), *settings] if verb == "evaluate" else ["predict", str(run), *pictures]
         words += ["--out", str(place / "out")] if verb == "predict" else ["--sizes", "16"]
     done = forks(*words, folder=place, watched=trap.outside)
-    check(done, place, trap, before, ("run", "out", "data"))
-    assert not done.opened, f"outside: {done.opened} was opened: {done.said[-1000:]}"
-    if "bomb" in make.__name__ or "large" in make.__name__ or "for_ever" in make.__name__:
-        assert not _NO_MEMORY.search(done.said), f"memory: {done.said[-1000:]}"
+    case = f"[{make.__name__}-{verb}]"
+    check(done, place, trap, before, ("run", "out", "data"), case)
+    if done.opened:
+        outcomes.blame(f"outside: {Path(done.opened[0]).name} was opened", case, done.said)
+    bomb = "bomb" in make.__name__ or "large" in make.__name__ or "for_ever" in make.__name__
+    if bomb and _NO_MEMORY.search(done.said):
+        outcomes.blame("memory: it was taken, and ran out", case, done.said)
 
 
 def without(words: list[str], *names: str) -> list[str]:
@@ -201,5 +203,5 @@ def test_a_hostile_file_of_weights_is_loaded_whole_or_refused(
     if verb == "train":
         words = [*tiny_runs.command("mixed", place / "out", data), "--model.weights", str(file)]
     done = forks(*words, folder=place, watched=trap.outside)
-    check(done, place, trap, before, ("out",))
+    check(done, place, trap, before, ("out",), f"[{name}-{verb}]")
     assert done.code == 2 or os.listdir(place / "out"), done.said

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 from forks import Done, Fate, Forks
-from outcomes import SEED
+from outcomes import blame
 
 BLOCKS = {"mixed": 3, "copies": 2, "averaged": 3, "aware": 2, "online": 2, "multilabel": 2, "segmentation": 3}
 """How often each case is tried: 17 times 6 kills."""
@@ -56,13 +56,14 @@ def fate_of(rng: random.Random, run: Path, seconds: float, writes: int) -> Fate:
     return Fate(at_write=write, below=below, torn=kind == "torn")
 
 
-def check_end(done: Done, told: str) -> bool:
-    """Whether a run was ended by its fate, which must be in order; False: it came to its end."""
-    assert not done.hung, f"hang: {told}: {done.said[-2000:]}"
-    assert "Traceback" not in done.said, f"traceback: {told}: {done.said[-3000:]}"
+def fault_of_end(done: Done) -> str:
+    """What is not in order with the end of a run that met its fate."""
+    if done.hung:
+        return "hang: it was ended"
+    if "Traceback" in done.said:
+        return f"traceback: {done.said.strip().splitlines()[-1][:200]}"
     ended = {0, 130, *(-number for number in (*STOPS, signal.SIGKILL)), *(128 + number for number in STOPS)}
-    assert done.code in ended, f"status {done.code}: {told}: {done.said[-2000:]}"
-    return done.code != 0
+    return "" if done.code in ended else f"traceback: status {done.code}"
 
 
 def loaders_end(processes: list[int]) -> bool:
@@ -87,7 +88,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     wanted = FEW if case in SHORT and block == 0 else KILLS
     fates: list[Fate] = []
     processes: list[int] = []
-    kills, number = 0, f"ANYSIZE_CHAOS_SEED={SEED} [{case}-{block}]"
+    kills, number = 0, f"[{case}-{block}]"
     while kills < wanted:
         run = place / f"run{len(fates)}"
         command = tiny_runs.command(case, run, data)
@@ -95,17 +96,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(
             fates.append(fate_of(rng, run, trained.seconds, trained.writes))
             done = forks(*command, folder=place, fate=fates[-1], report=rng.random() < 0.2)
             processes.append(done.process)
-            if not check_end(done, f"{number}, run of {len(fates)} kills, the last {fates[-1]}"):
-                break  # before it was killed
+            blame(fault_of_end(done), f"{number}, {len(fates)} kills, the last {fates[-1]}", done.said)
+            if done.code == 0:  # before it was killed
+                break
             kills += 1
             if kills == wanted:
                 break
         done = forks(*command, folder=place)
-        assert done.code == 0, f"does not go on: {number}: {fates}: {done.said[-2000:]}"
-        differs = tiny_runs.difference(unbroken, run)
-        assert not differs, f"{differs}: {number}: {fates}: {done.said[-2000:]}"
+        blame("" if done.code == 0 else "stopped: it does not go on", f"{number}: {fates}", done.said)
+        blame(tiny_runs.difference(unbroken, run), f"{number}: {fates}", done.said)
         again = forks(*command, folder=place)
         assert again.code == 0, again.said
         assert "is trained to its end already" in again.out, again.said
-    assert loaders_end(processes), f"processes are left over: {number}: {fates}"
-    assert all(path.name.startswith("run") for path in place.iterdir()), f"left over: {os.listdir(place)}: {number}"
+    blame("" if loaders_end(processes) else "left over: processes", f"{number}: {fates}", "")
+    beside = [path.name for path in place.iterdir() if not path.name.startswith("run")]
+    assert not beside, f"left over: {beside}"

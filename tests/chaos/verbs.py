@@ -70,8 +70,10 @@ def _weights(folder: Path) -> dict[str, str]:
 
 
 def _trained(task: str, run: Path, out: Path, done: Done) -> Any:
-    folders = run / "checkpoints/last", run / "checkpoints/best"
-    return [_weights(folder) for folder in folders], tiny_runs.rows(run / "metrics.csv")
+    names = "last", "best"
+    return {"metrics": tiny_runs.rows(run / "metrics.csv")} | {
+        name: _weights(run / "checkpoints" / name) for name in names
+    }
 
 
 def _evaluated(task: str, run: Path, out: Path, done: Done) -> Any:
@@ -166,7 +168,7 @@ VERBS: dict[str, Verb] = {
         lambda task, run, out, done: page_text(run / "report.html", (run, out)), 6, report=True,
     ),
     "compare": Verb(
-        lambda task, run, out, data: ["compare", str(run), str(run), "--out", str(out / "comparison.html")],
+        lambda task, run, out, data: ["compare", str(run), "--out", str(out / "comparison.html")],
         lambda task, run, out, done: (page_text(out / "comparison.html", (run, out)), _said(run, out, done.out)),
         4, report=True,
     ),
