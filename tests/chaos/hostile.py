@@ -227,6 +227,31 @@ def markup_in_the_columns(run: Path, trap: Trap) -> None:
             path.write_text("\n".join(more) + "\n")
 
 
+def markup_in_the_exported_file(run: Path, trap: Trap) -> None:
+    import onnx
+
+    model = onnx.load(str(run / "export/model.onnx"))
+    for entry in model.metadata_props:
+        try:
+            entry.value = json.dumps(_with_payload(json.loads(entry.value)))
+        except ValueError:
+            entry.value += PAYLOAD
+    onnx.save(model, str(run / "export/model.onnx"))
+
+
+def weights_of_the_exported_file_outside(run: Path, trap: Trap) -> None:
+    import onnx
+
+    model = onnx.load(str(run / "export/model.onnx"))
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    (trap.outside / "weights.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../outside/weights.bin"
+    onnx.save(model, str(run / "export/model.onnx"))
+
+
 # Little that becomes much.
 
 
@@ -283,6 +308,8 @@ RUNS: dict[Hostility, str] = {
     markup_in_the_recipe: "report, compare, evaluate, train, plan, models show, bench",
     markup_in_the_legend: "report, evaluate",
     markup_in_the_columns: "compare, report, train",
+    markup_in_the_exported_file: "predict file, evaluate file",
+    weights_of_the_exported_file_outside: "predict file, evaluate file",
     bombs_for_pictures: "report, evaluate, compare",
     files_without_end: "report, train, evaluate, compare, predict, plan, train itself",
     nested_without_end: "evaluate, report, train, predict, compare, models show",

@@ -45,7 +45,8 @@ def expected(
             out.mkdir()
             done = forks(*arguments(verb, task, run, out, data), folder=place, report=verb.report)
             assert done.code == 0, f"{task}, {name}: {done.said}"
-            made[task, name] = Expected(verb.result(task, run, out, done), outcomes.lines_of(done.said, place))
+            lines = outcomes.lines_of(done.said + log_of(run), place)
+            made[task, name] = Expected(verb.result(task, run, out, done), lines)
         return made[task, name]
 
     return ask

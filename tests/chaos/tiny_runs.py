@@ -129,8 +129,9 @@ def rows(path: Path, keep: Callable[[Mapping[str, str]], bool] = lambda row: Tru
 
 
 def names(folder: Path) -> list[str]:
-    """The files below a folder, hidden ones among them."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    """The files below a folder, hidden ones among them; a report is written by some of the commands alone."""
+    files = (str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in files if name != "report.html")
 
 
 def difference(whole: Path, run: Path) -> str:
