@@ -136,7 +136,7 @@ def tensors_of_a_pipe(run: Path, trap: Trap) -> None:
 
 
 def links_for_what_is_written(run: Path, trap: Trap) -> None:
-    names = ".lock", ".owner", "log.txt", "metrics.csv", "evaluation.csv", "evaluation_tables.csv", "environment.json"
+    names = ".lock", "log.txt", "metrics.csv", "evaluation.csv", "evaluation_tables.csv", "environment.json"
     for name in (*names, "report.html", "scale_policy.csv", "recipe.toml", "predictions/predictions.json"):
         _lead(run / name, trap.outside / name.replace("/", "-"))
 
@@ -491,16 +491,24 @@ def weight_files(folder: Path, trap: Trap) -> dict[str, Path]:
     """Files that other programs may have written, and one that wants to run code."""
     import safetensors.torch
 
-    one = torch.ones(8, 1, 3, 3)
+    from anysize import create_model
+
+    state = create_model("resnet8", num_classes=10, in_channels=1).state_dict()
+    one = state["conv1.weight"]
+
+    def others(value: Any) -> dict[str, Any]:
+        return {**state, "conv1.weight": value}
+
     made: dict[str, Any] = {
-        "float8": {"conv1.weight": one.to(torch.float8_e4m3fn)},
-        "complex": {"conv1.weight": one.to(torch.complex64)},
-        "sparse": {"conv1.weight": one.to_sparse()},
-        "meta": {"conv1.weight": one.to("meta")},
-        "not_finite": {"conv1.weight": one * float("nan")},
-        "text": {"conv1.weight": "no tensor"},
-        "nested": {"state_dict": {"state_dict": {"state_dict": {"a": one}}}},
-        "large": {"conv1.weight": torch.zeros(1).expand(1 << 36)},
+        "float8": others(one.to(torch.float8_e4m3fn)),
+        "complex": others(one.to(torch.complex64)),
+        "sparse": others(one.to_sparse()),
+        "meta": others(one.to("meta")),
+        "quantized": others(torch.quantize_per_tensor(one, 0.1, 0, torch.qint8)),
+        "not_finite": others(one * float("nan")),
+        "text": others("no tensor"),
+        "nested": {"state_dict": {"state_dict": {"state_dict": state}}},
+        "large": others(torch.zeros(1).expand(1 << 36)),
         "none": {},
     }
     files = {}
