@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -499,12 +500,15 @@ def weight_files(folder: Path, trap: Trap) -> dict[str, Path]:
     def others(value: Any) -> dict[str, Any]:
         return {**state, "conv1.weight": value}
 
+    with warnings.catch_warnings():  # PyTorch is about to make no more of them
+        warnings.simplefilter("ignore")
+        quantized = torch.quantize_per_tensor(one, 0.1, 0, torch.qint8)
     made: dict[str, Any] = {
         "float8": others(one.to(torch.float8_e4m3fn)),
         "complex": others(one.to(torch.complex64)),
         "sparse": others(one.to_sparse()),
         "meta": others(one.to("meta")),
-        "quantized": others(torch.quantize_per_tensor(one, 0.1, 0, torch.qint8)),
+        "quantized": others(quantized),
         "not_finite": others(one * float("nan")),
         "text": others("no tensor"),
         "nested": {"state_dict": {"state_dict": {"state_dict": state}}},
