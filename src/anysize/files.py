@@ -154,8 +154,8 @@ def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> IO[bytes] | 
             raise error from None
         raise _no_file(path, found.st_mode) or error from None
     try:
-        if error := _no_file(path, os.fstat(descriptor).st_mode):
-            raise error
+        if other := _no_file(path, os.fstat(descriptor).st_mode):
+            raise other
         if "b" in mode:
             return cast(IO[bytes], open(descriptor, mode))
         return cast(IO[str], open(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
