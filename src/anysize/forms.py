@@ -69,7 +69,7 @@ def one_of(*values: Hashable) -> Form:
     """One of these values: `one_of(True, False)` is a truth."""
 
     def check(value: Any, where: str) -> Any:
-        if not any(value is each or (isinstance(value, str) and value == each) for each in values):
+        if not any(type(value) is type(each) and value == each for each in values):
             raise Unfit(where, value, f"one of {', '.join(map(repr, values))}")
         return value
 
@@ -105,7 +105,7 @@ def each(form: Form, most: int = 10_000) -> Form:
     """
 
     def check(value: Any, where: str) -> list[Any]:
-        if not isinstance(value, list) or len(value) > most:
+        if not isinstance(value, (list, tuple)) or len(value) > most:
             raise Unfit(where, value, f"a list of at most {most:,}")
         return [form(part, f"{where}[{i}]") for i, part in enumerate(value)]
 
@@ -116,7 +116,7 @@ def series(*forms: Form) -> Form:
     """A list of one value a form."""
 
     def check(value: Any, where: str) -> list[Any]:
-        if not isinstance(value, list) or len(value) != len(forms):
+        if not isinstance(value, (list, tuple)) or len(value) != len(forms):
             raise Unfit(where, value, f"a list of {len(forms)}")
         return [form(part, f"{where}[{i}]") for i, (form, part) in enumerate(zip(forms, value, strict=True))]
 

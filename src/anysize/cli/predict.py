@@ -2,7 +2,7 @@
 
 import sys
 
-from anysize.cli import Images, check_run, split_images, with_device
+from anysize.cli import Images, check_run, split_images, tell, with_device
 from anysize.registry import UserError, counted
 
 _SHOWN = 20  # rows of the table on screen
@@ -66,11 +66,11 @@ def command(
     if rows:
         show_table(TextTable(columns, rows, labels=len(columns)))
     if len(table) > _SHOWN:
-        print(f"... and {len(table) - _SHOWN} more")
+        tell(f"... and {len(table) - _SHOWN} more")
     if rows:
-        print(f"{folder} holds predictions.csv and what pictures there are")
+        tell(f"{folder} holds predictions.csv and what pictures there are")
     if left_out := table.attrs["left_out"]:
         for path, reason in left_out.items():
-            print(f"left out: {path}: {reason}")
-        print(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
+            tell(f"left out: {path}: {reason}")
+        tell(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
         sys.exit(1)

@@ -94,7 +94,7 @@ def load_run(
         known = checkpoint_names(folder / run_files.CHECKPOINTS)
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
-    loaded = read_checkpoint(path)
+    loaded = read_checkpoint(path, "model", "preprocessing")
     preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
     names = renamed(preprocessing.classes, recipe.data)
     preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)

@@ -22,7 +22,7 @@ from anysize.experiment.together import joined_for, resolve
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.recipes import recipe_names
-from anysize.registry import NotFinite, UserError, counted
+from anysize.registry import NotFinite, UserError, counted, printable
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.console import tolerant
@@ -99,7 +99,8 @@ def _repeat(
             done = train(recipe, {"training.seed": seed}, run=folder / f"seed-{seed}", max_hours=left, **how)
         except NotFinite as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)
-            console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
+            told = printable(f"warning: seed {seed} is left out: {error}")
+            console.print(Text(told, style="yellow"), soft_wrap=True)
         else:
             world.agree(False)  # waits until the first process has written what all read
             finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
