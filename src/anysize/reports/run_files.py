@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysize.files import is_left_over, remove, replacing
-from anysize.registry import UserError
+from anysize.registry import UserError, in_a_line
 from anysize.reports.schema import read_cells, read_piece
 
 if TYPE_CHECKING:  # the log of a run starts without it
@@ -59,6 +59,19 @@ REPEATS = "repeats.csv"
 
 EVALUATION_KEYS = ("checkpoint", "split", "settings", "size", "calibrated")
 """What tells the rows of evaluations apart."""
+
+
+def check_is_own(folder: Path, name: str = CHECKPOINTS) -> None:
+    """Raise a `UserError` where a folder in a run folder is a link: a run writes into its own folder alone.
+
+    The run folder itself, and those that it lies in, may be links to another disk.
+    """
+    path = folder / name
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link to {in_a_line(os.readlink(path))}, and what belongs to a run is written into its own "
+            "folder alone; move the whole run there and make the run folder the link, or write elsewhere"
+        )
 
 
 def write_recipe(folder: Path, text: str) -> None:
@@ -123,9 +136,9 @@ def _rows(path: Path, check: Callable[[dict[str, str]], object]) -> list[dict[st
 
 def remove_left_overs(folder: Path, before: float) -> None:
     """Remove what a killed process has left half-written in a run folder: files of ours not touched since `before`."""
-    for path in folder.glob(".*.tmp"):
+    for path in (*filter(is_left_over, folder.glob(".*.tmp")), *folder.glob(".clock????????")):
         with contextlib.suppress(OSError):
-            if is_left_over(path) and path.lstat().st_mtime < before:
+            if path.lstat().st_mtime < before:
                 remove(path)
 
 

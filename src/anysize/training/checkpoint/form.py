@@ -46,7 +46,7 @@ _PROGRESS = fields(
     {
         **dict.fromkeys(("epoch", "step_in_epoch", "step", "images", "flops", "epoch_images"), _COUNT),
         **dict.fromkeys(("seconds", "epoch_seconds", "lr"), number()),
-        "best": optional(number()),
+        "best": lambda value, where: None if isinstance(value, float) else optional(number())(value, where),  # NaN, too
     }
 )
 FILES: Form = table(fields(bytes=number(0, 10**15, whole=True), blake2b=text(64)), most=100, key=_name)
