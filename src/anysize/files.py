@@ -7,6 +7,7 @@ that cannot be foretold, and renamed. All errors are `OSError`, with `strerror` 
 
 import contextlib
 import errno
+import io
 import os
 import posixpath
 import re
@@ -30,7 +31,7 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file to read its bytes, without waiting for what is none.
 
     Raises:
@@ -41,7 +42,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     ...
     OSError: [Errno 22] it is a device, and no file: '/dev/null'
     """
-    return cast(BinaryIO, _opened(path, os.O_RDONLY, "rb"))
+    return cast(io.BufferedReader, _opened(path, os.O_RDONLY, "rb"))
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:

@@ -110,7 +110,7 @@ INT8 = Columns(
 )  # fmt: skip
 INT8_LAYERS = Columns(
     {"layer": text(), "computed": text(), "reason": text(), "signal_to_noise": _any},
-    texts=("layer", "computed", "reason"),
+    texts=("checkpoint", "layer", "computed", "reason"),
     rows=10**5,
 )
 
@@ -168,7 +168,7 @@ def read_cells(path: Path, limit: int = TABLE_BYTES) -> tuple[list[str], list[li
     """
     rows = list(csv.reader(io.StringIO(read_text(path, limit), newline=""), strict=True))
     if not rows:
-        raise Unfit("the file", "", "a header")
+        raise ValueError("it is empty")
     header, *rows = rows
     if len(header) > 1000 or len(set(header)) < len(header) or any(not 0 < len(name) <= 200 for name in header):
         raise Unfit("the header", ",".join(header), "at most 1,000 different names of columns")
