@@ -135,7 +135,8 @@ def _read(path: Path) -> tuple[dict[str, Any], float | None]:
         with open_regular(path) as file:  # opening asks a network file system for the time of now
             touched, content = os.fstat(file.fileno()).st_mtime, file.read(_MOST)
         record = json.loads(content)
-        return {**record, **_RECORD(record, "")}, touched
+        known = _RECORD(record, "")
+        return {**record, **known}, touched
     except OSError:  # it is gone, or no file as ours are
         with contextlib.suppress(OSError):
             return {}, path.lstat().st_mtime

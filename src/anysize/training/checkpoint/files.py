@@ -76,7 +76,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         state = {"format": FORMAT, **checkpoint.state, "files": files}
         _write_synced(beside / "state.json", _serialise_state(state))
         _sync_folder(beside)
-        if folder.exists():
+        if os.path.lexists(folder):
             remove(replaced)
             if keep is not None:
                 remove(keep)
