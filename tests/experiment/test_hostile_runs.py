@@ -113,7 +113,8 @@ def test_the_record_of_an_owner_may_be_anything(tmp_path: Path, kind: str) -> No
 
 
 def test_a_record_of_another_owner_says_what_it_is(tmp_path: Path) -> None:
-    for record in ('{"host": "a\\u001b[2J", "pid": 7}', '{"host": "a", "pid": "7"}', '{"host": [], "pid": -1}', "[]"):
+    odd = '{"host": "a\\u001b[2J", "pid": 7}', '{"host": "a", "pid": "7"}', '{"host": [], "pid": -1}', "[]"
+    for record in odd:
         (tmp_path / ".owner").write_text(record)
         with (
             pytest.raises(UserError, match=r"is being trained by (another process|process 7 on a\\x1b)"),

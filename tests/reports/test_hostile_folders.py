@@ -131,7 +131,8 @@ def test_a_column_or_a_row_that_does_not_fit(make_run: MakeRun, caplog: pytest.L
 
 
 def test_settings_that_do_not_fit_are_not_calculated_with(make_run: MakeRun) -> None:
-    odd = 'name = "x"\nwhen = 1979-05-27\nhuge = 1{}\n[sizes]\nbase = "<b>"\n[training]\nepochs = [[1]]\nequal_flops = 3\n'
+    odd = 'name = "x"\nwhen = 1979-05-27\nhuge = 1{}\n[sizes]\nbase = "<b>"\n'
+    odd += "[training]\nepochs = [[1]]\nequal_flops = 3\n"
     run = Run.read(make_run(recipe=odd.replace("{}", "0" * 400)))
     assert run.settings.keys() == {"name", "when"}
     assert run.base_size == 32

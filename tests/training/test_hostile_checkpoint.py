@@ -1,4 +1,4 @@
-"""A checkpoint that is damaged with a right checksum, or from somebody else: one sentence, and nothing outside is read."""
+"""A checkpoint that is damaged with a right checksum, or from somebody else: a sentence, and nothing else is read."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from hostile import KINDS, replaced
 from anysize.training.checkpoint.files import (
     Checkpoint,
     DamagedCheckpoint,
+    _checksum,
     _serialise_state,
     read_checkpoint,
     read_state,
@@ -58,7 +59,10 @@ def test_what_is_no_file_of_ours(folder: Path, name: str, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["/dev/zero", "../other.safetensors", "a/../model.safetensors", "state.json", "", ".", "x" * 300, "\x1b[2J.safetensors"],
+    [
+        "/dev/zero", "../other.safetensors", "a/../model.safetensors", "state.json", "", ".", "x" * 300,
+        "\x1b[2J.safetensors",
+    ],
 )  # fmt: skip
 def test_names_stay_in_the_folder(folder: Path, name: str) -> None:
     (folder.parent / "other.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
@@ -102,14 +106,8 @@ def test_a_file_of_another_length_is_not_read(folder: Path) -> None:
 def test_whole_files_that_are_no_safetensors(folder: Path) -> None:
     content = b"\xff" * 64
     (folder / "model.safetensors").write_bytes(content)
-    says(folder, lambda state: state["files"]["model.safetensors"].update(bytes=64, blake2b=_digest(content)))
+    says(folder, lambda state: state["files"]["model.safetensors"].update(bytes=64, blake2b=_checksum(content)))
     refused(folder, r"model\.safetensors: ")
-
-
-def _digest(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def test_links_are_replaced_and_not_followed(folder: Path) -> None:

@@ -54,7 +54,7 @@ class LoadedRun:
 def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a run, with overrides. Raises a `UserError` for what is no run folder."""
     path = Path(run) / run_files.RECIPE
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{run} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )

@@ -49,12 +49,13 @@ class Run:
         evaluations = _by_settings(read_table(folder / run_files.EVALUATION, schema.EVALUATION))
         tables = read_table(folder / run_files.EVALUATION_TABLES, schema.EVALUATION_TABLES)
         shown = _latest(evaluations)
+        by_settings = _by_settings(tables) if "settings" in tables else {shown: tables}
         return cls(
             folder,
             name or folder.resolve().name,
             _with_errors(read_table(folder / run_files.METRICS, schema.METRICS, _check_sizes)),
             evaluations.get(shown, pd.DataFrame()),
-            _by_settings(tables).get(shown, pd.DataFrame()) if "settings" in tables else tables,
+            by_settings.get(shown if evaluations else _latest(by_settings), pd.DataFrame()),
             read_table(folder / run_files.SCALE_POLICY, schema.SCALE_POLICY, _check_blocks),
             read_piece(folder / run_files.RECIPE, _recipe, ""),
             read_piece(folder / run_files.ENVIRONMENT, lambda path: schema.ENVIRONMENT(read_json(path), ""), {}),
