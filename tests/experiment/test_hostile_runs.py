@@ -41,7 +41,7 @@ def secret(tmp_path: Path) -> Path:
 VERBS = (
     ("evaluate", "run", "--sizes", "28"),
     ("predict", "run", "image.png"),
-    ("calibrate", "run", "28"),
+    ("calibrate", "run", "--size", "28"),
     ("policy", "run"),
     ("export", "run"),
     ("quantize", "run", "--no-onnx"),
