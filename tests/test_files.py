@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anysize.files import is_inside, open_in_place, open_regular, read_regular, replacing
+from anysize.files import is_inside, open_in_place, open_regular, read_regular, read_text, remove, replacing
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
@@ -19,6 +19,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     for name, said in (("pipe", "named pipe"), ("to_device", "device"), (".", "folder"), ("none", "No such file")):
         with pytest.raises(OSError, match=said):
             open_regular(tmp_path / name)
+    assert read_text(tmp_path / "file") == "content"
     with pytest.raises(OSError, match="7 bytes, of at most 6"):
         read_regular(tmp_path / "file", 6)
 
@@ -29,8 +30,8 @@ def test_writing_in_place_follows_no_link(tmp_path: Path, append: bool) -> None:
     (tmp_path / "link").symlink_to("other")
     (tmp_path / "own").write_text("own")
     os.mkfifo(tmp_path / "pipe")
-    for name in ("link", "pipe"):
-        with pytest.raises(OSError, match=r"symbolic links|No such device"):
+    for name, said in (("link", "it is a link, and no file"), ("pipe", "it is a named pipe"), (".", "it is a folder")):
+        with pytest.raises(OSError, match=said):
             open_in_place(tmp_path / name, append=append)
     assert (tmp_path / "other").read_text() == "other"
     with open_in_place(tmp_path / "own", append=append) as file:
@@ -57,6 +58,18 @@ def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o640
+
+
+def test_what_is_removed_is_the_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/kept").touch()
+    (tmp_path / "link").symlink_to("other")
+    for name in ("link", "nothing"):
+        remove(tmp_path / name)
+    assert (tmp_path / "other/kept").exists()
+    assert not (tmp_path / "link").is_symlink()
+    remove(tmp_path / "other")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_name_that_leaves_its_folder_is_told_apart() -> None:

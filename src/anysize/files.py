@@ -7,21 +7,31 @@ that cannot be foretold, and renamed. All errors are `OSError`, with `strerror` 
 
 import contextlib
 import errno
+import io
 import os
 import posixpath
+import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
-_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
+}
 _CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # in children; no end of line is changed
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file to read its bytes, without waiting for what is none.
 
     Raises:
@@ -32,7 +42,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     ...
     OSError: [Errno 22] it is a device, and no file: '/dev/null'
     """
-    return cast(BinaryIO, _opened(path, os.O_RDONLY, "rb"))
+    return cast(io.BufferedReader, _opened(path, os.O_RDONLY, "rb"))
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
@@ -42,6 +52,16 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
         if limit is not None and size > limit:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, of at most {limit:,}", os.fspath(path))
         return file.read()
+
+
+def read_text(path: str | os.PathLike[str], limit: int | None = None, errors: str = "strict") -> str:
+    """The text of a regular file in UTF-8, its ends of lines as they stand; as `read_regular`.
+
+    Raises:
+        OSError: as `read_regular`.
+        UnicodeDecodeError: it is no UTF-8, and `errors` are strict.
+    """
+    return read_regular(path, limit).decode("utf-8", errors)
 
 
 def open_in_place(path: str | os.PathLike[str], *, append: bool = False) -> TextIO:
@@ -71,7 +91,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     (b'whole', ['a.txt'])
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+    beside = name_beside(path)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSED, 0o666)
     try:
         with open(descriptor, "wb") as file:
@@ -83,6 +103,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def name_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path`, for what is to take its place; `is_left_over` knows it again."""
+    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a name is one of `name_beside`: what is there under it once its writer is gone was never finished.
+
+    >>> is_left_over(name_beside(Path("a.txt"))), is_left_over(Path("a.tmp"))
+    (True, False)
+    """
+    return _BESIDE.fullmatch(path.name) is not None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder with all in it; nothing where there is nothing.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_inside(name: str) -> bool:
@@ -100,13 +146,17 @@ def is_inside(name: str) -> bool:
 
 
 def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> IO[bytes] | IO[str]:
-    descriptor = os.open(path, flags | _NO_WAIT | _CLOSED, 0o666)
     try:
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-        if kind == stat.S_IFDIR:
-            raise IsADirectoryError(errno.EISDIR, "it is a folder, and no file", os.fspath(path))
-        if kind != stat.S_IFREG:
-            raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, and no file", os.fspath(path))
+        descriptor = os.open(path, flags | _NO_WAIT | _CLOSED, 0o666)
+    except OSError as error:
+        try:
+            found = os.lstat(path) if flags & _NO_LINK else os.stat(path)
+        except OSError:
+            raise error from None
+        raise _no_file(path, found.st_mode) or error from None
+    try:
+        if other := _no_file(path, os.fstat(descriptor).st_mode):
+            raise other
         if "b" in mode:
             return cast(IO[bytes], open(descriptor, mode))
         return cast(IO[str], open(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
@@ -114,3 +164,13 @@ def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> IO[bytes] | 
         with contextlib.suppress(OSError):
             os.close(descriptor)
         raise
+
+
+def _no_file(path: str | os.PathLike[str], mode: int) -> OSError | None:
+    """The error about what is no regular file."""
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFREG:
+        return None
+    if kind == stat.S_IFDIR:
+        return IsADirectoryError(errno.EISDIR, "it is a folder, and no file", os.fspath(path))
+    return OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, and no file", os.fspath(path))

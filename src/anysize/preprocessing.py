@@ -6,6 +6,7 @@ It stands below `models` and `data`, which know nothing of each other, because b
 import dataclasses
 from typing import Any
 
+from anysize.forms import Form, Unfit, each, fields, number, one_of, text
 from anysize.registry import UserError
 
 BACKENDS = ("tensor", "pil")
@@ -13,6 +14,22 @@ RESIZES = ("stretch", "center-crop", "crop-or-pad", "pad")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+FORM: Form = fields(
+    {
+        "mean": each(number(-1e6, 1e6), most=10_000),
+        "std": each(number(1e-12, 1e6), most=10_000),
+        "interpolation": text(50),
+        "resize": one_of(*RESIZES),
+        "crop_ratio": number(1e-3, 1e3),
+        "classes": each(text(), most=10**7),
+        "trained_size": number(0, 10**6, whole=True),
+        "backend": one_of(*BACKENDS),
+    },
+    image_size=number(1, 10**6, whole=True),
+)
+"""What `to_dict` gives, as JSON holds it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +104,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote. Raises a `UserError` for what it did not write."""
+        try:
+            FORM(values, "")
+        except Unfit as error:
+            raise UserError(f"the preparation of images is told wrongly: {error}; make the file anew") from None
         tuples: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **tuples})

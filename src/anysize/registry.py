@@ -35,6 +35,17 @@ def printable(text: str) -> str:
     return _STEERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def in_a_line(received: object, most: int = 120) -> str:
+    """What was received, for a message: in one line, cut where it is longer than `most` characters, and printable.
+
+    >>> in_a_line("state\\nof " + "training" * 100, most=20)
+    'state\\\\nof trainingtr...'
+    """
+    text = str(received)[: most + 1]
+    text = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return text if len(text) <= most else text[:most].rstrip() + "..."
+
+
 def some_of(names: Sequence[str], most: int = 8) -> str:
     """The first of many names, and how many more there are.
 

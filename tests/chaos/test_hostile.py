@@ -13,12 +13,12 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-import hostile
+import hostile_inputs as hostile
 import outcomes
 import pytest
 import tiny_runs
 from forks import Done, Forks
-from hostile import Trap
+from hostile_inputs import Trap
 from PIL import Image
 from verbs import VERBS
 

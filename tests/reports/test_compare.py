@@ -72,7 +72,7 @@ def test_the_page(make_run: MakeRun, evaluation: Evaluation, tmp_path: Path) -> 
         "&lt;/script&gt;",
         "76.4%",
         "sizes.mix",
-        "&quot;fixed&quot;",
+        "&#34;fixed&#34;",
         "TFLOPs",
         "top-5 error",
     ):

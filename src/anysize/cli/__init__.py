@@ -6,6 +6,7 @@ A verb's file imports the library inside its function, so that `anysize --help` 
 import importlib
 import io
 import itertools
+import logging
 import pkgutil
 import signal
 import sys
@@ -110,6 +111,18 @@ def check_run(run: str, settings: dict[str, str]) -> None:
     override(Recipe(), settings)
 
 
+def tell(text: object) -> None:
+    """Print a line of results, in which a name from elsewhere does not steer the terminal."""
+    print(printable(str(text)))
+
+
+class _Printable(logging.Formatter):
+    """A warning of the log as the console shows it where nothing else does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def build_app() -> cyclopts.App:
     """Collect the verbs: each module beside this one has a function `command`.
 
@@ -143,6 +156,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the console cannot show ends no work
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_Printable())
     with watched_signals(lambda: PATIENCE, lambda: False):  # of Ctrl-C; SIGTERM ends what does not train at once
         _main()
 
@@ -152,7 +167,7 @@ def _main() -> None:
         _run(sys.argv[1:])
     except UserError as error:
         if speaks_of(error):
-            print(f"anysize: {printable(str(error))}", file=sys.stderr)
+            print(printable(f"anysize: {error}"), file=sys.stderr)
         sys.exit(2)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)

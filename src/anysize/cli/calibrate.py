@@ -1,6 +1,6 @@
 """`anysize calibrate RUN --size S`."""
 
-from anysize.cli import Settings, check_run, parse_settings, with_device
+from anysize.cli import Settings, check_run, parse_settings, tell, with_device
 
 
 def command(
@@ -38,4 +38,4 @@ def command(
             overrides=overrides,
             on_progress=say,
         )
-    print(f"{folder} is calibrated for {size} px")
+    tell(f"{folder} is calibrated for {size} px")

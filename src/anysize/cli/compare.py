@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from anysize.cli import tell
+
 
 def command(
     *runs: str,
@@ -47,14 +49,15 @@ def command(
     if setting:
         found = by_setting(read, x, **options)
         show_table(fitting_setting_table(found, Console().width))
-        print("".join(f"{note}\n" for note in found.notes), end="")
+        for note in found.notes:
+            tell(note)
     missing = [run.name for run in read if not len(run.evaluation)]
     if missing and not setting:
-        print(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)")
+        tell(f"not evaluated at any size yet: {', '.join(missing)} (`anysize evaluate RUN`)")
     made = {run.name: run.evaluated_with for run in read if len(run.evaluation)}
     if len(set(made.values())) > 1 and not setting:
         told = "; ".join(f"{name} with {how or 'the usual settings'}" for name, how in made.items())
-        print(f"not evaluated alike: {told}")
+        tell(f"not evaluated alike: {told}")
     for judged_by, evaluated in by_metric(read).items():
         show_table(comparison_table(accuracy_by_size(evaluated, judged_by)))
-    print(f"the comparison is {path}")
+    tell(f"the comparison is {path}")

@@ -3,8 +3,8 @@
 import sys
 from typing import Literal
 
-from anysize.cli import Settings, parse_settings
-from anysize.registry import UserError, counted, printable
+from anysize.cli import Settings, parse_settings, tell
+from anysize.registry import UserError, counted
 
 
 def command(
@@ -38,7 +38,7 @@ def command(
         docs = dataset_docs()
         width = max(map(len, docs))
         for each, doc in docs.items():
-            print(f"{each:{width}}  {doc}")
+            tell(f"{each:{width}}  {doc}")
         return
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
@@ -50,21 +50,21 @@ def command(
     given = parse_settings(settings)
     recipe = override(Recipe(), {**given, "data.name": name})
     if told := DATASETS[name]().splits(recipe.data):
-        print(printable(told))
+        tell(told)
     splits = check_dataset(recipe.data, task_class(recipe.task.name).targets if "task.name" in given else "")
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
-        print(f"{split.split}: {counted(split.images, 'image')} of {counted(len(split.counts), 'class')}")
-        print(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
+        tell(f"{split.split}: {counted(split.images, 'image')} of {counted(len(split.counts), 'class')}")
+        tell(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
-            print(printable(f"  {count:>8,}  {each}"))
+            tell(f"  {count:>8,}  {each}")
         if split.turned:
             what = "data.exif applies it" if recipe.data.exif else "it is not applied: --data.exif true does that"
-            print(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
+            tell(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
         for line in split.left_out.lines():
-            print(printable(f"  left out: {line}"))
+            tell(f"  left out: {line}")
         for text in split.doubts.of_split(split.split):
-            print(printable(f"warning: {text}"))
+            tell(f"warning: {text}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
     for found, what, remedy in (
@@ -72,9 +72,9 @@ def command(
         (too_large, "too large", "raise data.max_pixels, remove them"),
     ):
         for path, reason in found.items():
-            print(printable(f"{what}: {path}: {reason}"))
+            tell(f"{what}: {path}: {reason}")
         if found:
-            print(f"{counted(len(found), f'{what} file')}: {remedy}, or train with --data.on_bad_image skip")
+            tell(f"{counted(len(found), f'{what} file')}: {remedy}, or train with --data.on_bad_image skip")
     if damaged or too_large or splits[0].doubts.nothing:
         sys.exit(1)
 
@@ -99,4 +99,4 @@ def _export(
             polygons=polygons,
             on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
         )
-    print(f"{written} is written; use it with --data.name {format} --data.root {written}")
+    tell(f"{written} is written; use it with --data.name {format} --data.root {written}")

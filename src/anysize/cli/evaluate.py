@@ -1,6 +1,6 @@
 """`anysize evaluate RUN|RECIPE|FILE`."""
 
-from anysize.cli import Settings, check_run, parse_settings, with_device
+from anysize.cli import Settings, check_run, parse_settings, tell, with_device
 
 
 def command(
@@ -70,20 +70,20 @@ def command(
         return
     show_table(evaluation_table(table))
     if is_exported(run):
-        print(f"{run}.evaluation.csv is written")
+        tell(f"{run}.evaluation.csv is written")
     elif runtime:
-        print(f"{run_folder(run)}/evaluation-{runtime}.csv is written")
+        tell(f"{run_folder(run)}/evaluation-{runtime}.csv is written")
     else:
         folder = run_folder(run)
-        print(f"{folder}/evaluation.csv and {folder}/report.html are written")
+        tell(f"{folder}/evaluation.csv and {folder}/report.html are written")
         others = [what for what, rows in Run.read(folder).other_evaluations.items() if len(rows)]
         if others:
-            print(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others)}")
+            tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others)}")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)
         how = "calibrated" if row["calibrated"] else "as trained"
-        print(
+        tell(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
             f"{show('flops', row['flops'])} and {1000 / row['images_per_second']:.2f} ms an image"
         )

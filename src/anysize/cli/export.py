@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Settings, parse_settings, tell
 
 
 def command(
@@ -47,7 +47,7 @@ def command(
     show_table(TextTable(("image size", "batch", "outputs of the file and the model"), rows, labels=3))
     operators = f", operators of version {exported.opset}" if exported.opset else ""
     sizes = "any height and width" if exported.any_size else "that height and width alone"
-    print(
+    tell(
         f"{exported.path} is written: {exported.bytes / 2**20:,.2f} MiB{operators}, for any batch and {sizes}; "
         f"largest difference {exported.difference:.2g}"
     )

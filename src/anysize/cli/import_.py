@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Settings, parse_settings, tell
 
 
 def command(
@@ -45,8 +45,8 @@ def command(
         averaged=averaged,
         partial=partial,
         overrides=overrides,
-        say=print,
+        say=tell,
     )
     root = "" if overrides.get("data.root") else " --data.root DIR"
     further = f", or train from it with --model.weights {folder}" if can_train(folder) else ""
-    print(f"next: anysize evaluate {folder}{root}{further}")
+    tell(f"next: anysize evaluate {folder}{root}{further}")

@@ -2,7 +2,7 @@
 
 import cyclopts
 
-from anysize.cli import Settings, parse_settings
+from anysize.cli import Settings, parse_settings, tell
 from anysize.registry import UserError, counted, did_you_mean
 
 command = cyclopts.App(help="List the models, or show the structure of one.", help_format="plaintext")
@@ -79,7 +79,7 @@ def show(
     title = f"{name} at {expected.image_size} px"
     show_table(TextTable(header, rows, labels=2, cut=[1], total=total, title=title))
     kept = activation_bytes(model, expected.image_size, channels) / 2**20
-    print(
+    tell(
         f"expects {counted(channels, 'channel')}, {expected.image_size} px ({expected.resize}, "
         f"{expected.interpolation}, crop ratio {expected.crop_ratio:.3g}); the smallest it takes is "
         f"{smallest_size(model, channels)} px; training keeps {kept:,.1f} MiB an image between forward and backward"

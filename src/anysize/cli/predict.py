@@ -2,8 +2,8 @@
 
 import sys
 
-from anysize.cli import Images, check_run, split_images, with_device
-from anysize.registry import UserError, counted, printable
+from anysize.cli import Images, check_run, split_images, tell, with_device
+from anysize.registry import UserError, counted
 
 _SHOWN = 20  # rows of the table on screen
 
@@ -66,10 +66,10 @@ def command(
     if rows:
         show_table(TextTable(columns, rows, labels=len(columns)))
     if len(table) > _SHOWN:
-        print(f"... and {len(table) - _SHOWN} more")
+        tell(f"... and {len(table) - _SHOWN} more")
     if rows:
-        print(f"{folder} holds predictions.csv and what pictures there are")
+        tell(f"{folder} holds predictions.csv and what pictures there are")
     if left_out := table.attrs["left_out"]:
         # Each was named when it was met.
-        print(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
+        tell(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
         sys.exit(1)

@@ -1,6 +1,6 @@
 """`anysize quantize RUN`."""
 
-from anysize.cli import Settings, check_run, parse_settings, with_device
+from anysize.cli import Settings, check_run, parse_settings, tell, with_device
 
 
 def command(
@@ -71,7 +71,7 @@ def command(
             name=name,
             onnx=onnx,
             overrides=overrides,
-            say=console.print,
+            say=tell,
         )
     if compare:
         with progress("comparing", console):

@@ -4,6 +4,7 @@ import textwrap
 
 import cyclopts
 
+from anysize.cli import tell
 from anysize.registry import UserError
 
 command = cyclopts.App(help="List the recipes of the package, or print one.", help_format="plaintext")
@@ -33,11 +34,11 @@ def list_recipes(pattern: str = "", /) -> None:
         hint = hint if hint.startswith("did") else "`anysize recipes` lists all"
         raise UserError(f"no recipe has {pattern!r} in its name or title: {hint}")
     for recipe, header in found.items():
-        print(f"{recipe}\n  {header.title}")
+        tell(f"{recipe}\n  {header.title}")
         for what, text in header._asdict().items():
             if what not in ("title", "command") and text.strip("- "):
                 told = f"{what.replace('_', ' ')}: {text}"
-                print(textwrap.fill(told, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+                tell(textwrap.fill(told, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
 
 
 @command.command(name="list")

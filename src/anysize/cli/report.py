@@ -1,5 +1,7 @@
 """`anysize report RUN`."""
 
+from anysize.cli import tell
+
 
 def command(run: str, /) -> None:
     """Write report.html of a run anew.
@@ -9,4 +11,4 @@ def command(run: str, /) -> None:
     """
     from anysize.reports.html import write_report
 
-    print(f"the report is {write_report(run)}")
+    tell(f"the report is {write_report(run)}")

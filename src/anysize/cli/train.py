@@ -44,6 +44,7 @@ def command(
     from anysize.experiment.repeat import repeats_table
     from anysize.experiment.train import train
     from anysize.ranks import main_process
+    from anysize.registry import printable
     from anysize.reports.console import show_table
     from anysize.world import Interrupted, TimeOver
 
@@ -58,6 +59,6 @@ def command(
     except Interrupted as stop:
         again = "the same command" if resume == "last" else "the same command without --resume"
         if main_process():
-            print(f"stopped: {stop}; {again} goes on from there", file=sys.stderr)
+            print(printable(f"stopped: {stop}; {again} goes on from there"), file=sys.stderr)
         # The time that was asked for is over: no failure, after which torchrun would start the run again.
         sys.exit(0 if isinstance(stop, TimeOver) else 130)

@@ -16,6 +16,7 @@ from anysize.export.look import is_exported
 from anysize.export.write import EXPORTS, folded
 from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError, did_you_mean
+from anysize.reports import run_files
 
 
 def export_run(
@@ -64,6 +65,8 @@ def export_run(
         loaded = load_run(source, checkpoint, overrides)
         model, described = loaded.model, description_of(loaded)
         path = Path(out).expanduser() if out else loaded.folder / "export" / f"model.{format}"
+        if not out:
+            run_files.check_is_own(loaded.folder, "export")
     else:
         if checkpoint != "last":
             raise UserError(f"{source} is no run folder and has no checkpoint {checkpoint!r}; leave it out")

@@ -54,7 +54,7 @@ class LoadedRun:
 def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a run, with overrides. Raises a `UserError` for what is no run folder."""
     path = Path(run) / run_files.RECIPE
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{run} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )
@@ -94,7 +94,7 @@ def load_run(
         known = checkpoint_names(folder / run_files.CHECKPOINTS)
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
-    loaded = read_checkpoint(path)
+    loaded = read_checkpoint(path, "model", "preprocessing")
     preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
     names = renamed(preprocessing.classes, recipe.data)
     preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)

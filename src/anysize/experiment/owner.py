@@ -18,12 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from anysize.registry import UserError
+from anysize.files import open_regular
+from anysize.forms import fields, number, text
+from anysize.registry import UserError, in_a_line
 
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 60.0
 STALE_SECONDS = 180.0
+_MOST = 1 << 16  # bytes of a record
+_RECORD = fields(host=text(300), pid=number(1, 2**31, whole=True))
 
 
 @contextlib.contextmanager
@@ -73,7 +77,7 @@ def _job() -> str:
 
 
 def _named(record: dict[str, Any]) -> str:
-    return f"process {record['pid']} on {record['host']}" if record else "another process"
+    return f"process {record['pid']} on {in_a_line(record['host'])}" if record else "another process"
 
 
 def _take(path: Path, own: dict[str, Any], *, locked: bool) -> str:
@@ -97,15 +101,22 @@ def _take(path: Path, own: dict[str, Any], *, locked: bool) -> str:
                 ) from None
             if not here and not again:
                 said = f"{_named(other)} trained here and was last heard of {age:.0f} seconds ago: it is taken for gone"
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise _cannot_write(path, error) from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise UserError(
-                f"cannot write the run folder {path.parent}: {error.strerror}; give another one with --out"
-            ) from None
+            raise _cannot_write(path, error) from None
         else:
             return said
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the run folder {path.parent}: {path.name}: {error.strerror}; give another one with --out"
+    )
 
 
 def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
@@ -121,14 +132,16 @@ def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
 def _read(path: Path) -> tuple[dict[str, Any], float | None]:
     """A record, empty where it is not whole, and when it was touched, None where there is none."""
     try:
-        with path.open() as file:  # opening asks a network file system for the time of now
-            touched, text = os.fstat(file.fileno()).st_mtime, file.read()
-    except OSError:
+        with open_regular(path) as file:  # opening asks a network file system for the time of now
+            touched, content = os.fstat(file.fileno()).st_mtime, file.read(_MOST)
+        record = json.loads(content)
+        known = _RECORD(record, "")
+        return {**record, **known}, touched
+    except OSError:  # it is gone, or no file as ours are
+        with contextlib.suppress(OSError):
+            return {}, path.lstat().st_mtime
         return {}, None
-    try:
-        record = json.loads(text)
-        return {"host": record["host"], "pid": int(record["pid"]), **record}, touched
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, RecursionError):
         return {}, touched
 
 

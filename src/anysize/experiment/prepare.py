@@ -130,6 +130,6 @@ def resumed_state(checkpoints: Path, resume_from: str) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        return read_state(path)
+        return read_state(path, "preprocessing")
     except DamagedCheckpoint as error:
         raise with_remedy(path, error) from None

@@ -124,7 +124,7 @@ def _loaded(source: str | Path, name: str, weights: str) -> nn.Module:
     path = Path(source).expanduser()
     if path.is_dir():
         folder = checkpoint_folder(path)
-        return _model_of(files.read_checkpoint(folder), folder)
+        return _model_of(files.read_checkpoint(folder, "model", "preprocessing"), folder)
     if names_recipe(source):
         address = published_address(str(source))
         path, name = download(address.url, f"the weights of {source}"), address.model

@@ -121,6 +121,8 @@ def quantize_run(
     own = wanted == [loaded.preprocessing.own_size]
     name = name or ("int8" if own else "-".join(map(str, ["int8", *sorted(set(wanted))])))
     _check_name(loaded.folder, name)
+    for own_folder in (run_files.CHECKPOINTS, *(["export"] if onnx else [])):
+        run_files.check_is_own(loaded.folder, own_folder)
     if onnx:  # before minutes are spent
         for extra in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(extra, "quantize")

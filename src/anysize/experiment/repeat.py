@@ -22,10 +22,11 @@ from anysize.experiment.together import joined_for, resolve
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.recipes import recipe_names
-from anysize.registry import NotFinite, UserError, counted
-from anysize.reports import run_files
+from anysize.registry import NotFinite, UserError, counted, printable
+from anysize.reports import run_files, schema
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.console import tolerant
+from anysize.reports.reading import read_table
 from anysize.reports.text_table import TextTable
 from anysize.world import World
 
@@ -99,10 +100,14 @@ def _repeat(
             done = train(recipe, {"training.seed": seed}, run=folder / f"seed-{seed}", max_hours=left, **how)
         except NotFinite as error:  # the other seeds may not: their number says how reliable the recipe is
             diverged.append(seed)
-            console.print(Text(f"warning: seed {seed} is left out: {error}", style="yellow"), soft_wrap=True)
+            told = printable(f"warning: seed {seed} is left out: {error}")
+            console.print(Text(told, style="yellow"), soft_wrap=True)
         else:
             world.agree(False)  # waits until the first process has written what all read
-            finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
+            metrics = read_table(done / run_files.METRICS, schema.METRICS)
+            finished += [metrics.set_index("epoch")] if len(metrics) else []
+    if not finished and not diverged:
+        raise UserError(f"no run in {folder} has a metrics.csv that can be read; train them anew with --resume never")
     if not finished:
         raise UserError(
             f"{f'all {n} runs' if n > 1 else 'the run'} in {folder} diverged; lower optimizer.lr or set "

@@ -2,13 +2,14 @@
 
 import contextlib
 import logging
-import shutil
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from anysize.experiment import build
 from anysize.experiment.owner import owner_is_gone, owner_of, recorded_owner
+from anysize.files import open_in_place, remove
 from anysize.recipe import Recipe, differences, load_recipe, override
 from anysize.registry import UserError
 from anysize.reports import run_files
@@ -35,10 +36,10 @@ def made(folder: Path) -> Iterator[None]:
     try:
         there = set() if new else set(folder.iterdir())
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
+        open_in_place(folder / ".lock", append=True).close()
     except OSError as error:
         raise UserError(
-            f"cannot write the run folder {folder}: {error.strerror}; give another one with --out"
+            f"cannot write the run folder {folder}: {_of(folder, error)}; give another one with --out"
         ) from None
     try:
         yield
@@ -61,7 +62,7 @@ def alone_in(folder: Path) -> Iterator[str]:
         UserError: another process holds it, which is named.
     """
     locked = fcntl is not None  # Windows has no such locks
-    with (folder / ".lock").open("w") as file:
+    with open_in_place(folder / ".lock") as file:
         end = time.monotonic() + _LOADERS_END
         while locked:
             try:
@@ -77,7 +78,15 @@ def alone_in(folder: Path) -> Iterator[str]:
             except OSError:
                 locked = False  # a file system without locks
         with recorded_owner(folder, locked=locked) as taken_over:
+            os.utime(file.fileno())
+            run_files.remove_left_overs(folder, os.fstat(file.fileno()).st_mtime)
             yield taken_over
+
+
+def _of(folder: Path, error: OSError) -> str:
+    """What is wrong, with the name of the file in the folder that it is about."""
+    path = Path(str(error.filename or folder))
+    return f"{path.name}: {error.strerror}" if path.parent == folder else str(error.strerror)
 
 
 @contextlib.contextmanager
@@ -123,15 +132,22 @@ def _is_trained(folder: Path) -> bool:
 
 def forget_results(folder: Path) -> None:
     """Remove what was measured with weights that are about to change."""
-    shutil.rmtree(folder / run_files.PREDICTIONS, ignore_errors=True)
-    for name in (run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY):
-        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # writing them anew says what is wrong
+        remove(folder / run_files.PREDICTIONS)
+    _unlink(folder, run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY)
 
 
 def clear(folder: Path) -> None:
     """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
     if (folder / run_files.RECIPE).exists():
         forget_results(folder)
-        shutil.rmtree(folder / run_files.CHECKPOINTS, ignore_errors=True)
-        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
+        with contextlib.suppress(OSError):
+            remove(folder / run_files.CHECKPOINTS)
+        _unlink(folder, run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT)
+
+
+def _unlink(folder: Path, *names: str) -> None:
+    """Remove files of ours; a folder of such a name is not ours."""
+    for name in names:
+        with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)

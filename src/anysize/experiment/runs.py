@@ -272,6 +272,8 @@ def calibrate(
     _check_has_statistics(loaded)
     check_takes(loaded, size)
     folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
+    if not out:
+        run_files.check_is_own(loaded.folder)
     if folder.exists() and not (folder / "state.json").is_file():
         raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
     preprocessing = dataclasses.replace(input_of(loaded), classes=class_names(loaded))

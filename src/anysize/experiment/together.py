@@ -37,7 +37,7 @@ def of_run_folder(
     if str(recipe) in recipe_names():  # a folder of the same name is in the way
         return recipe, run, False
     file = folder / run_files.RECIPE
-    if not file.is_file():
+    if not file.exists():
         raise UserError(
             f"{recipe} is no run folder: it has no {run_files.RECIPE}; to train on the images in it: "
             f"anysize train folder --data.root {recipe}"

@@ -106,6 +106,7 @@ def train(
         with world.together():
             if world.main:
                 stack.enter_context(made(folder))
+                run_files.check_is_own(folder)
                 taken_over = stack.enter_context(alone_in(folder))
         with world.together():
             epochs = resolved.training.epochs

@@ -184,7 +184,7 @@ def checkpoint_folder(path: Path) -> Path:
 
 
 def _ours(folder: Path) -> Weights:
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_checkpoint(folder, "model", "preprocessing")
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     if spec.is_quantized:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")

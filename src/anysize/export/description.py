@@ -58,7 +58,7 @@ class Description:
         try:
             values = json.loads(text)
             found = values["format"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{path}: its description is damaged; export the file anew") from None
         if found != FORMAT:
             raise UserError(

@@ -19,6 +19,7 @@ import torch
 
 from anysize.export.contents import Contents
 from anysize.export.description import MEMBER, Description
+from anysize.files import open_regular
 from anysize.registry import UserError
 
 _MEMBERS = re.compile(
@@ -45,7 +46,9 @@ _DTYPES = {1: "uint8", 7: "float32"}  # of torch's schema
 def look_at_program(path: Path) -> Contents:
     """As `look_at`; nothing is unpickled but tensors."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                raise UserError(f"{path} is a compressed archive, which torch.export does not write; export it anew")
             members = {name.partition("/")[2]: name for name in archive.namelist()}
             model = json.loads(archive.read(members["models/model.json"]))
             foreign = next((name for name in members if not _MEMBERS.fullmatch(name)), None)
@@ -65,7 +68,17 @@ def look_at_program(path: Path) -> Contents:
             logits = graph["tensor_values"][outputs[0]]["sizes"]
     except UserError:
         raise
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError, IndexError, NotImplementedError):
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        NotImplementedError,
+        RecursionError,
+    ):
         raise UserError(f"{path} is no pt2 file, or a truncated one; export or copy it anew") from None
     if len(sizes) != 1 or len(sizes[0]["sizes"]) != 4 or sizes[0]["dtype"] not in _DTYPES or not outputs:
         raise UserError(

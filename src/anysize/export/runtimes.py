@@ -19,6 +19,7 @@ from anysize.export.contents import Contents
 from anysize.export.extras import import_extra, quiet
 from anysize.export.look import look_at
 from anysize.export.saturation import Compute, OnnxFile, start_without_saturation
+from anysize.files import open_regular
 from anysize.registry import Registry, UserError
 
 
@@ -174,7 +175,7 @@ def _inductor(contents: Contents, options: RuntimeOptions) -> Opener:
 
 
 def _program(contents: Contents) -> torch.nn.Module:
-    with quiet(), contents.path.open("rb") as file:
+    with quiet(), open_regular(contents.path) as file:
         return torch.export.load(file).module()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from anysize.export.contents import Contents
 from anysize.export.extras import import_extra
 from anysize.export.int8_graph import with_float_weights
+from anysize.files import read_regular
 
 Compute = Callable[[Tensor], Tensor]
 """Images to outputs."""
@@ -32,7 +33,7 @@ def onnx_file(path: Path) -> OnnxFile:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return path.read_bytes()
+        return read_regular(path)
     return str(path)
 
 

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -181,8 +182,9 @@ def _name_sides(proto: Any) -> None:
 def _beside(path: Path) -> Iterator[Path]:
     """A file to write first, which then takes the place of `path`; whatever is raised leaves `path` as it was."""
     check_writable(path)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
+        beside.touch(exist_ok=False)
         yield beside
         os.replace(beside, path)
     except OSError as error:

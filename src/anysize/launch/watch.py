@@ -14,6 +14,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from anysize.launch.meeting import Meeting
 from anysize.ranks import EndedElsewhere, came_after_sigterm
+from anysize.registry import printable
 
 _BEAT = 1.0  # seconds between two signs of life
 _GONE = 30.0  # without one for so long a process is gone
@@ -165,7 +166,7 @@ class Watch:
         return int(rank), text
 
     def _say(self, text: str) -> None:
-        print(f"anysize: {text}", file=sys.stderr, flush=True)
+        print(printable(f"anysize: {text}"), file=sys.stderr, flush=True)
 
 
 def _lost_connection(error: BaseException) -> bool:

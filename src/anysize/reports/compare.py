@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from bokeh.core.properties import Color
+from markupsafe import Markup
 
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
@@ -119,7 +120,8 @@ def write_comparison(
         raise UserError(f"{given[0]} goes with an x that is a setting, such as training.batch_size; x is {x!r}")
     runs = read_runs(folders, legend, untrained=x not in X_AXES)
     color, groups = _colors(colors, runs), {run.name: run.name for run in runs}
-    first, axis = "", x
+    first: Markup | str = ""
+    axis = x
     if x not in X_AXES:
         known = known_settings(runs, defaults)
         if x not in known:
@@ -157,7 +159,7 @@ def _colors(colors: Sequence[str] | None, runs: Sequence[Run]) -> dict[str, str]
     return {run.name: color for run, color in zip(runs, colors, strict=True)}
 
 
-def _by_setting(found: BySetting) -> str:
+def _by_setting(found: BySetting) -> Markup:
     marks = ["Large marks: medians; bars: lowest to highest run; small marks: the runs."] if found.several else []
     medians = setting_table(found)
     drawn = cards(plot("", setting_figure(found), " ".join([*marks, *found.notes])))
@@ -165,7 +167,7 @@ def _by_setting(found: BySetting) -> str:
     return section(title, drawn, card("", table(medians), medians.caption.capitalize()))
 
 
-def _summary(runs: Sequence[Run]) -> str:
+def _summary(runs: Sequence[Run]) -> Markup:
     summary = compare_runs(runs)
     header, columns = [], []
     for column, values in summary.items():
@@ -176,7 +178,9 @@ def _summary(runs: Sequence[Run]) -> str:
     return section("Summary", card("", table(TextTable(header, list(zip(*columns, strict=True))))))
 
 
-def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str], groups: dict[str, str]) -> str:
+def _curves(
+    runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str, str], groups: dict[str, str]
+) -> Markup | str:
     """The curves; runs of one group (by the run's name) share an entry of the legend."""
     numbers = dict.fromkeys(str(column) for run in runs for column in run.metrics.select_dtypes("number").columns)
     known = [column for column in numbers if column not in HOW_VALIDATED]
@@ -202,7 +206,7 @@ def _curves(runs: Sequence[Run], columns: Sequence[str], x: str, color: dict[str
     return section("Training", cards(*figures)) if figures else ""
 
 
-def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
+def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> Markup | str:
     parts = []
     for metric, evaluated in by_metric(runs).items():
         frames = [(run.name, run.evaluation) for run in evaluated]
@@ -214,7 +218,7 @@ def _evaluations(runs: Sequence[Run], color: dict[str, str]) -> str:
     return section("Evaluation by image size", *parts) if parts else ""
 
 
-def _recipes(runs: Sequence[Run]) -> str:
+def _recipes(runs: Sequence[Run]) -> Markup | str:
     differences = recipe_differences(runs) if len(runs) > 1 else pd.DataFrame()
     if differences.empty:
         return ""

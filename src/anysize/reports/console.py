@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from anysize.registry import printable
 from anysize.reports.text_table import TextTable
 
 _NAME, _CUT = 24, 5  # characters of a name and of a text for which there should be room; more folds or is cut
@@ -39,8 +40,8 @@ def progress(doing: str, console: Console | None = None) -> Iterator[Callable[[s
     if not console.is_terminal:
         console = Console(stderr=True)
     if console.is_terminal:
-        with console.status(doing) as status:
-            yield status.update
+        with console.status(Text(doing)) as status:
+            yield lambda text: status.update(Text(printable(text)))
         return
     shown = time.monotonic()
 
@@ -48,7 +49,7 @@ def progress(doing: str, console: Console | None = None) -> Iterator[Callable[[s
         nonlocal shown
         if time.monotonic() - shown >= _PLAIN_SECONDS:
             shown = time.monotonic()
-            console.print(Text(text), soft_wrap=True)
+            console.print(Text(printable(text)), soft_wrap=True)
 
     yield say
 
@@ -109,8 +110,8 @@ def _width(table: TextTable, close: bool) -> int:
 
 def _drawn(table: TextTable, close: bool) -> Table:
     drawn = Table(
-        title=escape(table.title) or None,
-        caption=escape(table.caption) or None,
+        title=escape(printable(table.title)) or None,
+        caption=escape(printable(table.caption)) or None,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE if table.total else SIMPLE_HEAD,
@@ -121,16 +122,16 @@ def _drawn(table: TextTable, close: bool) -> Table:
     for i, heading in enumerate(table.header):  # names fold, numbers are never cut
         number = i >= table.labels and i not in table.cut
         drawn.add_column(
-            Text(heading.replace(" ", "\n") if close else heading),
-            Text(table.total[i]) if table.total else "",
+            Text(printable(heading.replace(" ", "\n") if close else heading)),
+            Text(printable(table.total[i])) if table.total else "",
             justify="right" if number else "left",
             no_wrap=number or (bool(table.cut) and i not in table.cut),
             overflow="fold",
         )
     for i, row in enumerate(table.rows):
         styles = ("bold green" if (i, j) in table.best else "" for j in range(len(row)))
-        cells = [Text(cell, style=style) for cell, style in zip(row, styles, strict=True)]
+        cells = [Text(printable(cell), style=style) for cell, style in zip(row, styles, strict=True)]
         for j in table.cut:
-            cells[j] = Text(row[j], no_wrap=True, overflow="ellipsis")
+            cells[j] = Text(printable(row[j]), no_wrap=True, overflow="ellipsis")
         drawn.add_row(*cells)
     return drawn

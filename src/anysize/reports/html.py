@@ -1,14 +1,15 @@
 """The report of one run: `report.html` in the run's folder, one file that opens offline."""
 
-from html import escape
 from pathlib import Path
+
+from markupsafe import Markup
 
 from anysize.registry import counted
 from anysize.reports import figures, run_files
 from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
 from anysize.reports.figures import COLORS, Line, line_figure
-from anysize.reports.page import card, cards, page, plot, section, table, tiles
+from anysize.reports.page import as_it_stands, card, cards, page, plot, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
 from anysize.reports.quantization import quantization_section
@@ -30,7 +31,7 @@ def write_report(folder: str | Path) -> Path:
     return path
 
 
-def _summary(run: Run) -> str:
+def _summary(run: Run) -> Markup:
     metric = run.main_metric
     best, at = run.best(metric)
     total = run.settings.get("training.epochs")
@@ -56,7 +57,7 @@ def _summary(run: Run) -> str:
     return tiles(values)
 
 
-def _training(run: Run) -> str:
+def _training(run: Run) -> Markup:
     frame, color = run.metrics, COLORS[0]
     if not len(frame):
         return section("Training", card("", "", "No epoch has been trained yet."))
@@ -81,7 +82,7 @@ def _training(run: Run) -> str:
     return section("Training", cards(*curves))
 
 
-def _evaluation(run: Run) -> str:
+def _evaluation(run: Run) -> Markup | str:
     frame = run.evaluation
     if not len(frame):
         return ""
@@ -96,7 +97,7 @@ def _evaluation(run: Run) -> str:
     return section("Evaluation by image size", drawn, whole, cards(*details, *others) if details or others else "")
 
 
-def _scale_policy(run: Run) -> str:
+def _scale_policy(run: Run) -> Markup | str:
     frame = run.scale_policy
     if not len(frame):
         return ""
@@ -114,10 +115,10 @@ def _scale_policy(run: Run) -> str:
     return section("Scale policy: what comes from half resolution", cards(*drawn))
 
 
-def _settings(run: Run) -> str:
+def _settings(run: Run) -> Markup | str:
     parts = []
     if run.recipe:
-        parts.append(card("Recipe", f"<pre>{escape(run.recipe)}</pre>"))
+        parts.append(card("Recipe", as_it_stands(run.recipe)))
     if run.environment:
         rows = [[key.replace("_", " "), str(value)] for key, value in run.environment.items()]
         parts.append(card("Environment", table(TextTable(["", ""], rows, labels=2))))

@@ -1,11 +1,20 @@
-"""Pieces of an HTML page that is one file and loads nothing: cards with figures, tables, numbers, text."""
+"""Pieces of an HTML page that is one file and loads nothing: cards with figures, tables, numbers, text.
 
-from collections.abc import Iterable, Sequence
-from html import escape
+A piece is `Markup`, made by a template that escapes all text that is handed to it. The browser runs the scripts alone
+whose digests the page's policy lists: those of the figures and bokeh's own.
+"""
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from bokeh.embed import components
 from bokeh.resources import Resources
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from anysize.reports.text_table import TextTable
 
@@ -59,71 +68,135 @@ td.best { font-weight: 700; color: var(--accent); }
 .legend i { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border: 1px solid var(--line); }
 pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 """
-# The browser itself then refuses whatever would be loaded from elsewhere.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+# The browser itself then refuses whatever would be loaded from elsewhere. Bokeh writes styles while it draws.
+_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; script-src {scripts}; style-src 'unsafe-inline'; "
+    "img-src data: blob:"
+)
+_OURS = f"data-{secrets.token_hex(16)}"
+"""Marks the scripts of figures until the page is whole: what a run folder holds cannot foretell it."""
+
+_TEMPLATES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def page(title: str, subtitle: str, parts: Iterable[str]) -> str:
-    """A whole page, bokeh's script inside; `parts` are made by the functions below."""
-    return f"""<!DOCTYPE html>
+class Template:
+    """Text with places for values, which are escaped but for `Markup`; jinja2's language.
+
+    >>> Template("<b>{{ name }}</b>{{ rest }}")(name="<i>", rest=Markup("<br>"))
+    Markup('<b>&lt;i&gt;</b><br>')
+    """
+
+    def __init__(self, text: str) -> None:
+        self._template = _TEMPLATES.from_string(text)
+
+    def __call__(self, **values: Any) -> Markup:
+        return Markup(self._template.render(values))
+
+
+_PAGE = Template("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>{_CSS}</style>
-{Resources(mode="inline", components=["bokeh"]).render()}
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+<title>{{ title }}</title>
+<style>{{ css }}</style>
+{% for script in scripts %}
+<script>{{ script }}</script>
+{% endfor %}
 </head><body><main>
-<h1>{escape(title)}</h1><p class="subtitle">{escape(subtitle)}</p>
-{"".join(parts)}
+<h1>{{ title }}</h1><p class="subtitle">{{ subtitle }}</p>
+{{ body }}
 </main></body></html>
-"""
+""")
+_SECTION = Template("<h2>{{ title }}</h2>\n{{ parts | join('\n') }}")
+_TILES = Template("""<div class="tiles">
+{%- for what, value, note in values -%}
+<div class="tile"><span>{{ what }}</span><b>{{ value }}</b><span>{{ note }}</span></div>
+{%- endfor -%}
+</div>""")
+_CARDS = Template('<div class="cards{{ " narrow" if narrow }}">{{ parts | join }}</div>')
+_CARD = Template("""<section class="card">
+{%- if title %}<h3{% if as_is %} class="as-is"{% endif %}>{{ title }}</h3>{% endif -%}
+<div class="scroll{{ " tall" if tall }}">{{ body }}</div>
+{%- if note %}<p class="note">{{ note }}</p>{% endif -%}
+</section>""")
+_PLOT = Template("{{ div }}<script {{ ours }}>{{ script }}</script>")
+_TABLE = Template("""<table{% if wide %} class="wide"{% endif %}>
+{%- macro row(tag, cells) %}<tr>
+{%- for kind, cell in cells %}<{{ tag }} class="{{ kind }}">{{ cell }}</{{ tag }}>{% endfor -%}
+</tr>{% endmacro -%}
+{%- if header %}<thead>{{ row("th", header) }}</thead>{% endif -%}
+<tbody>{% for cells in rows %}{{ row("td", cells) }}{% endfor %}</tbody></table>""")
+_AS_IT_STANDS = Template("<pre>{{ text }}</pre>")
+_SCRIPT = re.compile(f"<script {_OURS}>(.*?)</script>", re.DOTALL)
 
 
-def section(title: str, *parts: str) -> str:
+def page(title: str, subtitle: str, parts: Iterable[Markup | str]) -> str:
+    """A whole page, bokeh's script inside; `parts` are made by the functions below."""
+    body = str(Markup("").join(parts))  # of Markup, `replace` would escape what it is given
+    own = [f"\n{script}\n" for script in Resources(mode="inline", components=["bokeh"]).js_raw]
+    digests = dict.fromkeys(map(_digest, [*own, *_SCRIPT.findall(body)]))
+    return _PAGE(
+        title=title,
+        subtitle=subtitle,
+        policy=Markup(_POLICY.format(scripts=" ".join(digests))),
+        css=Markup(_CSS),
+        scripts=map(Markup, own),
+        body=Markup(body.replace(f"<script {_OURS}>", "<script>")),
+    )
+
+
+def _digest(script: str) -> str:
+    """A script as the policy of a page lists it: it is written in UTF-8 (`write_atomically`)."""
+    digest = hashlib.sha256(script.encode(errors="backslashreplace")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def section(title: str, *parts: Markup | str) -> Markup:
     """A heading and what stands under it."""
-    return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts)
+    return _SECTION(title=title, parts=parts)
 
 
-def tiles(values: Iterable[tuple[str, str, str]]) -> str:
+def tiles(values: Iterable[tuple[str, str, str]]) -> Markup:
     """Numbers at a glance: (what, value, note)."""
-    tile = '<div class="tile"><span>{}</span><b>{}</b><span>{}</span></div>'
-    return f'<div class="tiles">{"".join(tile.format(*map(escape, value)) for value in values)}</div>'
+    return _TILES(values=values)
 
 
-def cards(*parts: str, narrow: bool = False) -> str:
+def cards(*parts: Markup | str, narrow: bool = False) -> Markup:
     """Cards side by side where there is room, two in a row or, if `narrow`, about four."""
-    return f'<div class="cards{" narrow" * narrow}">{"".join(parts)}</div>'
+    return _CARDS(parts=parts, narrow=narrow)
 
 
-def card(title: str, body: str, note: str = "", *, tall: bool = False) -> str:
+def card(title: str, body: Markup | str, note: str = "", *, tall: bool = False) -> Markup:
     """A framed piece of HTML with a title and a note under it; a `tall` one scrolls inside.
 
-    >>> card("mAP", "")[:50]
+    >>> str(card("mAP", "")[:50])
     '<section class="card"><h3 class="as-is">mAP</h3><d'
     """
-    kind = ' class="as-is"' if title[1:2].isupper() else ""  # the first letter of others is shown as a capital
-    heading = f"<h3{kind}>{escape(title)}</h3>" if title else ""
-    after = f'<p class="note">{escape(note)}</p>' if note else ""
-    frame = "scroll tall" if tall else "scroll"
-    return f'<section class="card">{heading}<div class="{frame}">{body}</div>{after}</section>'
+    as_is = title[1:2].isupper()  # the first letter of others is shown as a capital
+    return _CARD(title=title, as_is=as_is, body=body, note=note, tall=tall)
 
 
-def plot(title: str, figure: Any, note: str = "") -> str:
+def plot(title: str, figure: Any, note: str = "") -> Markup:
     """A card with a bokeh figure."""
-    script, div = components(figure)
-    return card(title, f"{div}{script}", note)
+    script, div = components(figure, wrap_script=False)
+    return card(title, _PLOT(div=Markup(div), script=Markup(script), ours=_OURS), note)
 
 
-def table(content: TextTable) -> str:
+def as_it_stands(text: str) -> Markup:
+    """Text whose lines and spaces are kept."""
+    return _AS_IT_STANDS(text=text)
+
+
+def table(content: TextTable) -> Markup:
     """A table; its title and caption are the card's to show."""
-    kind = ' class="wide"' if len(content.header) > _MANY else ""
-    head = f"<thead>{_row('th', content.header, content)}</thead>" if any(content.header) else ""
-    body = "".join(_row("td", row, content, i) for i, row in enumerate(content.rows))
-    return f"<table{kind}>{head}<tbody>{body}</tbody></table>"
+    header = _row(content, content.header) if any(content.header) else []
+    rows = [_row(content, row, i) for i, row in enumerate(content.rows)]
+    return _TABLE(wide=len(content.header) > _MANY, header=header, rows=rows)
 
 
-def _row(tag: str, cells: Sequence[str], content: TextTable, row: int = -1) -> str:
-    inner = ""
-    for i, cell in enumerate(cells):
-        kind = " ".join(["label"] * (i < content.labels) + ["best"] * ((row, i) in content.best))
-        inner += f'<{tag} class="{kind}">{escape(" ".join(cell.splitlines()))}</{tag}>'
-    return f"<tr>{inner}</tr>"
+def _row(content: TextTable, cells: Iterable[str], row: int = -1) -> list[tuple[str, str]]:
+    """The cells of a row, each with its kind."""
+    kinds = [
+        " ".join(["label"] * (i < content.labels) + ["best"] * ((row, i) in content.best))
+        for i in range(len(content.header))
+    ]
+    return list(zip(kinds, (" ".join(cell.splitlines()) for cell in cells), strict=True))

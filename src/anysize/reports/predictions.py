@@ -5,22 +5,25 @@ pictures, which lie beside it.
 """
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
-import os
-import shutil
-from html import escape
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image
 
-from anysize.registry import UserError
-from anysize.reports import run_files
-from anysize.reports.page import cards, section
+from anysize.files import is_inside, name_beside, read_regular, remove
+from anysize.forms import Unfit
+from anysize.registry import UserError, in_a_line
+from anysize.reports import run_files, schema
+from anysize.reports.page import Template, cards, section
+from anysize.reports.schema import read_json, read_piece, say_left_out
 from anysize.tasks.records import Shown
 
 _LINES = 16  # labels at most of an image
@@ -45,7 +48,7 @@ class Predictions:
 def write_predictions(folder: Path, predictions: Predictions, name: str = run_files.PREDICTIONS) -> None:
     """Write `predictions/`, or the folder `name`, into a run folder, in place of an earlier one."""
     target = folder / name
-    beside = folder / f".{name}.{os.getpid()}.tmp"
+    beside = name_beside(target)
     entries = []
     try:
         beside.mkdir(parents=True)
@@ -57,12 +60,13 @@ def write_predictions(folder: Path, predictions: Predictions, name: str = run_fi
             entries.append({**entry, "legend": shown.legend, "number": shown.number})
         facts = {"size": predictions.size, "calibrated": predictions.calibrated, "seen": predictions.seen}
         (beside / _FILE).write_text(json.dumps({**facts, "images": entries}, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         beside.rename(target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}; make room or write elsewhere") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(beside)
 
 
 def with_most_probable(table: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -86,21 +90,57 @@ def with_most_probable(table: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def read_predictions(folder: Path, name: str = run_files.PREDICTIONS) -> dict[str, Any]:
-    """Read predictions, with each picture's name and bytes in place of its name; empty where there are none."""
-    path = folder / name / _FILE
-    if not path.is_file():
-        return {}
+    """Read predictions, with each picture's name and bytes in place of its name; empty where there are none.
+
+    What does not fit is left out, which the log says: all of them, or an image whose pictures are none of this folder.
+    """
+    found: dict[str, Any] = read_piece(folder / name / _FILE, lambda path: schema.PREDICTIONS(read_json(path), ""), {})
+    images = []
+    for entry in found.get("images", ()):
+        try:
+            pictures = {title: (file, _picture(folder / name, file)) for title, file in entry["pictures"].items()}
+        except (OSError, ValueError) as error:
+            say_left_out(f"the image {in_a_line(entry['name'])} of {folder / name / _FILE}", error)
+        else:
+            images.append({**entry, "pictures": pictures})
+    return {**found, "images": images} if found else {}
+
+
+def _picture(folder: Path, name: str) -> bytes:
+    """The bytes of a picture that lies in a folder.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: the name leads elsewhere, or it is no picture.
+    """
+    if not is_inside(name) or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise Unfit("the name of a picture", name, f"one in {folder.name}")
+    content = read_regular(folder / name, schema.PICTURE_BYTES)
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for entry in found["images"]:
-            files = entry["pictures"].items()
-            entry["pictures"] = {title: (file, (path.parent / file).read_bytes()) for title, file in files}
-    except (OSError, ValueError, KeyError):  # a part of it was removed by hand: the report does without
-        return {}
-    return found
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        if image.width * image.height > schema.PIXELS:
+            raise Unfit(f"the size of {name}", f"{image.width} x {image.height}", f"at most {schema.PIXELS:,} pixels")
+        image.load()
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"{in_a_line(name)} is no whole picture in PNG or JPEG") from None
+    return content
 
 
-def predictions_section(found: dict[str, Any]) -> str:
+_LEGEND = Template("""<p class="note">{{ note }}</p>
+{%- if legend %}<p class="legend">
+{%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
+{%- endfor %}</p>{% endif %}""")
+_ENTRY = Template("""<section class="card prediction"><div>
+{%- for title, source in pictures %}<figure><img alt="{{ title }}" src="{{ source }}">
+{#- -#}<figcaption>{{ title }}</figcaption></figure>{% endfor -%}
+</div><h4>{{ name }}</h4><ul>
+{%- for kind, line in lines %}<li class="{{ kind }}">{{ line }}</li>{% endfor -%}
+{%- if more %}<li>and {{ more }} more</li>{% endif -%}
+</ul></section>""")
+
+
+def predictions_section(found: dict[str, Any]) -> Markup | str:
     """The section of the report; empty where there are no predictions."""
     if not found.get("images"):
         return ""
@@ -109,7 +149,7 @@ def predictions_section(found: dict[str, Any]) -> str:
     return section("Predictions", *predictions_parts(found, note))
 
 
-def predictions_parts(found: dict[str, Any], note: str) -> list[str]:
+def predictions_parts(found: dict[str, Any], note: str) -> list[Markup]:
     """Predictions as `read_predictions` gives them, for a section: what they are, the legend, the pictures."""
     if any(entry["lines"] for entry in found["images"]):
         note += f" {_SIGNS['right']} right, {_SIGNS['wrong']} wrong, {_SIGNS['missed']} missed."
@@ -117,33 +157,25 @@ def predictions_parts(found: dict[str, Any], note: str) -> list[str]:
         note += "".join(f" Figures: {number}." for number in numbers if number)
     single = all(len(entry["pictures"]) == 1 for entry in found["images"])
     legend = {name: color for entry in found["images"] for name, color in entry["legend"].items()}
-    drawn = "".join(
-        f'<span><i style="background:rgb({",".join(map(str, color))})"></i>{escape(name)}</span>'
-        for name, color in legend.items()
-    )
-    colors = f'<p class="legend">{drawn}</p>' if drawn else ""
-    pictures = cards(*map(_entry, found["images"]), narrow=single)
-    return [f'<p class="note">{escape(note)}</p>{colors}', pictures]
+    return [_LEGEND(note=note, legend=legend), cards(*map(_entry, found["images"]), narrow=single)]
 
 
-def _entry(entry: dict[str, Any]) -> str:
-    figures = "".join(
-        f'<figure><img alt="{escape(title)}" src="{_data(*picture)}"><figcaption>{escape(title)}</figcaption></figure>'
-        for title, picture in entry["pictures"].items()
-    )
+def _entry(entry: dict[str, Any]) -> Markup:
     first = sorted(entry["lines"], key=lambda line: line[2] == "wrong")[:_LINES]  # of many wrong ones a few will do
-    more = len(entry["lines"]) - len(first)
-    lines = ""
+    lines = []
     for label, value, kind in (line for line in entry["lines"] if line in first):
         number = "" if value is None else f" {100 * value:.0f} %"
-        lines += f'<li class="{escape(kind)}">{_SIGNS.get(kind, "")} {escape(label)}{number}</li>'
-    lines += f"<li>and {more} more</li>" if more else ""
-    name = escape(Path(entry["name"]).name)
-    return f'<section class="card prediction"><div>{figures}</div><h4>{name}</h4><ul>{lines}</ul></section>'
+        lines.append((kind, f"{_SIGNS[kind]} {label}{number}"))
+    return _ENTRY(
+        pictures=[(title, _data(content)) for title, (_, content) in entry["pictures"].items()],
+        name=Path(entry["name"]).name,
+        lines=lines,
+        more=len(entry["lines"]) - len(first),
+    )
 
 
-def _data(name: str, content: bytes) -> str:
-    kind = "jpeg" if name.endswith(".jpg") else "png"
+def _data(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -1,14 +1,18 @@
 """An int8 model in a run folder, on the console and in the report: compared with the original, and its layers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
-from anysize.reports import run_files
+from anysize.forms import Unfit
+from anysize.reports import run_files, schema
 from anysize.reports.columns import label
 from anysize.reports.page import card, cards, section, table
 from anysize.reports.predictions import predictions_parts, read_predictions
+from anysize.reports.reading import read_table
 from anysize.reports.text_table import TextTable
 
 
@@ -20,9 +24,22 @@ def write_quantization(folder: Path, sizes: pd.DataFrame, layers: pd.DataFrame) 
 
 def read_quantization(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables, empty where there are none."""
-    paths = folder / run_files.INT8, folder / run_files.INT8_LAYERS
-    sizes, layers = (pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame() for path in paths)
-    return sizes, layers
+    return (
+        read_table(folder / run_files.INT8, schema.INT8, _check_speed),
+        read_table(folder / run_files.INT8_LAYERS, schema.INT8_LAYERS),
+    )
+
+
+def _check_speed(sizes: pd.DataFrame) -> None:
+    """The milliseconds of `int8.csv` are those of both models."""
+    for name in sizes.columns:
+        if re.fullmatch(r"(int8|float)_ms_.*", name):
+            kind, _, batch = name.partition("_ms_")
+            other = f"{'float' if kind == 'int8' else 'int8'}_ms_{batch}"
+            if other not in sizes or not re.fullmatch(r"[1-9]\d{0,6}", batch) or not (sizes[name] > 0).all():
+                raise Unfit("the column", name, "milliseconds of both models by batch size")
+    if len({"float_bytes", "int8_bytes"} & {*sizes.columns}) == 1:
+        raise Unfit("the header", ",".join(sizes.columns), "the bytes of both models")
 
 
 def comparison_table(sizes: pd.DataFrame) -> TextTable:
@@ -33,7 +50,7 @@ def comparison_table(sizes: pd.DataFrame) -> TextTable:
         [
             f"{row['size']} px",
             *(f"{row[key]:.2f}%" for key in ("float", "int8")),
-            *(_shown(row[key], "{:.2f}") for key in ("lost", "spread")),
+            *(_shown(row.get(key, ""), "{:.2f}") for key in ("lost", "spread")),
             f"{row['agree']:.2f}%",
             f"{row['images']:,}",
             f"{row['changed']:,}",
@@ -70,7 +87,7 @@ def speed_table(sizes: pd.DataFrame) -> TextTable:
 
 def layers_table(layers: pd.DataFrame) -> TextTable:
     """The layers: in int8 with their signal-to-noise ratio, or in float and why."""
-    shares = "time" in layers and (layers["time"] != "").any()
+    shares = "time" in layers and any(_shown(value, "{}") for value in layers["time"])
     header = ["layer", "computed in", "signal to noise", *(["time"] if shares else [])]
     rows = []
     for row in layers.to_dict("records"):
@@ -85,7 +102,7 @@ def _shown(value: Any, form: str) -> str:
     return "" if value == "" or pd.isna(value) else form.format(float(value))
 
 
-def quantization_section(folder: Path) -> str:
+def quantization_section(folder: Path) -> Markup | str:
     """The section of the report; empty for a run that was not quantized."""
     sizes, layers = read_quantization(folder)
     if not len(sizes):

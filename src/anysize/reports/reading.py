@@ -1,21 +1,27 @@
 """A run folder, read: the tables, the recipe and the environment, without knowing what trained them."""
 
 import dataclasses
+import functools
 import json
-import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from anysize.registry import UserError
-from anysize.reports import run_files
+from anysize.files import read_text
+from anysize.forms import Unfit, one_of
+from anysize.registry import UserError, in_a_line
+from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
+from anysize.reports.schema import Columns, flat_settings, read_cells, read_json, read_piece, say_left_out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """The content of a run folder; `metrics` (with errors added) and `evaluation` are empty without their file.
+
+    What does not fit the `schema` is left out as if it were not there, which the log says.
 
     `evaluation` and `evaluation_tables` are those of one checkpoint, split and test-time settings: of the latest
     evaluation on validation images. `other_evaluations` are the rest, by what they are of.
@@ -40,21 +46,19 @@ class Run:
             raise UserError(
                 f"{folder} {what} {run_files.RECIPE}, {run_files.METRICS}, {run_files.EVALUATION}; give a run's folder"
             )
-        evaluations = _by_settings(_read_table(folder / run_files.EVALUATION, "calibrated"))
-        tables = _read_table(
-            folder / run_files.EVALUATION_TABLES, "calibrated", ("table", "row", "column"), missing=False
-        )
+        evaluations = _by_settings(read_table(folder / run_files.EVALUATION, schema.EVALUATION))
+        tables = read_table(folder / run_files.EVALUATION_TABLES, schema.EVALUATION_TABLES)
         shown = _latest(evaluations)
-        recipe, environment = folder / run_files.RECIPE, folder / run_files.ENVIRONMENT
+        by_settings = _by_settings(tables) if "settings" in tables else {shown: tables}
         return cls(
             folder,
             name or folder.resolve().name,
-            _with_errors(_read_table(folder / run_files.METRICS, "validation_calibrated")),
+            _with_errors(read_table(folder / run_files.METRICS, schema.METRICS, _check_sizes)),
             evaluations.get(shown, pd.DataFrame()),
-            _by_settings(tables).get(shown, pd.DataFrame()) if "settings" in tables else tables,
-            _read_table(folder / run_files.SCALE_POLICY, missing=False),
-            recipe.read_text(encoding="utf-8", errors="surrogateescape") if recipe.exists() else "",
-            json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
+            by_settings.get(shown if evaluations else _latest(by_settings), pd.DataFrame()),
+            read_table(folder / run_files.SCALE_POLICY, schema.SCALE_POLICY, _check_blocks),
+            read_piece(folder / run_files.RECIPE, _recipe, ""),
+            read_piece(folder / run_files.ENVIRONMENT, lambda path: schema.ENVIRONMENT(read_json(path), ""), {}),
             {_in_words(key): frame for key, frame in evaluations.items() if key != shown},
         )
 
@@ -66,19 +70,20 @@ class Run:
         made = self.evaluation.iloc[-1].reindex(["split", "settings"])
         return ", ".join(str(each) for each in made if each not in ("", "validation") and not pd.isna(each))
 
-    @property
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """The recipe as `section.field` -> value; empty when it cannot be parsed (it is shown as text anyway)."""
         try:
-            return _flatten(tomllib.loads(self.recipe))
-        except tomllib.TOMLDecodeError:
+            return flat_settings(self.recipe)
+        except (ValueError, RecursionError) as error:
+            say_left_out(f"what {self.folder / run_files.RECIPE} says of the settings", error)
             return {}
 
     @property
     def sizes(self) -> list[dict[int, float]]:
         """Size -> share of the images, an entry an epoch."""
-        column = self.metrics.get("sizes", pd.Series(dtype=str)).fillna("{}")
-        return [{int(size): share for size, share in json.loads(cell).items()} for cell in column]
+        column = self.metrics.get("sizes", pd.Series(dtype=str))
+        return [{int(size): share for size, share in json.loads(cell or "{}").items()} for cell in column]
 
     @property
     def base_size(self) -> int:
@@ -111,17 +116,78 @@ class Run:
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
 
 
-def _read_table(path: Path, boolean: str = "", text: tuple[str, ...] = (), *, missing: bool = True) -> pd.DataFrame:
-    """A table; without `missing` values an empty cell is empty text, and a class may be called "NA".
+def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
+    """A table of a run folder; empty without its file, and, which is said, where that does not fit.
 
-    The columns `text` stay as they stand, and a class may be called "007", too. An empty `value` is always missing.
+    Text stays as it stands: a class may be called "007" or "NA". A column that holds no numbers and is not needed is
+    left out alone.
+
+    Args:
+        check: looks at what concerns several columns, and raises `Unfit`.
     """
-    if not path.exists():
-        return pd.DataFrame()
-    frame = pd.read_csv(path, keep_default_na=missing, na_values={"value": [""]}, dtype=dict.fromkeys(text, str))
-    if boolean in frame:
-        frame[boolean] = frame[boolean].astype(str) == "True"
+    return read_piece(path, lambda path: _table(path, columns, check), pd.DataFrame())
+
+
+def _table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
+    header, rows = read_cells(path)
+    if missing := [name for name in columns.needed if name not in header]:
+        raise Unfit("the header", ",".join(header), f"one with {', '.join(missing)}")
+    if len(rows) > columns.rows:
+        raise Unfit("the number of rows", len(rows), f"at most {columns.rows:,}")
+    found = {}
+    for name, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
+        try:
+            found[name] = _column(name, cells, columns)
+        except ValueError as error:
+            if name in columns.needed:
+                raise
+            say_left_out(f"the column {in_a_line(name)} of {path}", error)
+    frame = pd.DataFrame(found)
+    if check:
+        check(frame)
     return frame
+
+
+def _column(name: str, cells: Sequence[str], columns: Columns) -> "pd.Series[Any]":
+    values: pd.Series[Any]
+    if name in columns.truths:
+        for i, cell in enumerate(cells, start=2):
+            one_of("True", "False", "")(cell, f"{name} in line {i}")
+        values = pd.Series([cell == "True" for cell in cells], dtype=bool)
+    elif name in columns.texts:
+        values = pd.Series(cells, dtype=str)
+    else:
+        try:
+            values = pd.Series(pd.to_numeric(pd.Series([cell or None for cell in cells], dtype=object)))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(str(error)) from None
+        values = values.astype(float) if values.dtype == object else values
+    if form := columns.needed.get(name) or columns.may.get(name):
+        for i, value in enumerate(values.tolist(), start=2):
+            if name in columns.needed or not pd.isna(value):
+                form(value, f"{name} in line {i}")
+    return values
+
+
+def _recipe(path: Path) -> str:
+    return read_text(path, schema.TEXT_BYTES, errors="surrogateescape")
+
+
+def _check_sizes(metrics: pd.DataFrame) -> None:
+    """The epochs of `metrics.csv` rise, and its sizes are such."""
+    if not metrics["epoch"].is_monotonic_increasing or not metrics["epoch"].is_unique:
+        raise Unfit("epoch", metrics["epoch"].tolist(), "numbers that rise")
+    for i, cell in enumerate(metrics.get("sizes", ()), start=2):
+        if cell:
+            schema.SIZES(json.loads(cell), f"sizes in line {i}")
+
+
+def _check_blocks(policy: pd.DataFrame) -> None:
+    """Each label of `scale_policy.csv` has the same blocks, each once."""
+    every = {*policy.loc[policy["label"] == "", "block"]}
+    for label, blocks in policy.groupby("label", sort=False)["block"]:
+        if {*blocks} != every or not blocks.is_unique:
+            raise Unfit(f"label {label}", ", ".join(blocks), "the blocks of all images, each once")
 
 
 _Made = tuple[str, str, str]  # of which checkpoint, on which split, with which settings
@@ -158,10 +224,3 @@ def _with_errors(metrics: pd.DataFrame) -> pd.DataFrame:
         if split and (error := error_of(metric)):
             errors[f"{split}_{error}"] = 1 - metrics[column]
     return metrics.assign(**errors)
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

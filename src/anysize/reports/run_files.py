@@ -25,16 +25,19 @@ validation was done. `evaluation.csv` has `checkpoint`, `split`, `settings`
 comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anysize.registry import UserError
+from anysize.files import is_left_over, remove, replacing
+from anysize.registry import UserError, in_a_line
+from anysize.reports.schema import read_cells, read_piece
 
 if TYPE_CHECKING:  # the log of a run starts without it
     import pandas as pd
@@ -58,6 +61,19 @@ EVALUATION_KEYS = ("checkpoint", "split", "settings", "size", "calibrated")
 """What tells the rows of evaluations apart."""
 
 
+def check_is_own(folder: Path, name: str = CHECKPOINTS) -> None:
+    """Raise a `UserError` where a folder in a run folder is a link: a run writes into its own folder alone.
+
+    The run folder itself, and those that it lies in, may be links to another disk.
+    """
+    path = folder / name
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link to {in_a_line(os.readlink(path))}, and what belongs to a run is written into its own "
+            "folder alone; move the whole run there and make the run folder the link, or write elsewhere"
+        )
+
+
 def write_recipe(folder: Path, text: str) -> None:
     """Write `recipe.toml`: a path that is no UTF-8 stands there with its own bytes, so that it is found again."""
     write_atomically(folder / RECIPE, text.encode(errors="surrogateescape"))
@@ -70,19 +86,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Raises a `UserError` where the disk is full, or the folder is missing or may not be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
+        with replacing(path) as file:
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())  # the rename must not reach the disk before the content does
-        os.replace(beside, path)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; what was there is unchanged, make room or write elsewhere"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -101,12 +111,35 @@ def check_writable(path: Path) -> None:
         raise UserError(f"cannot write {path}: {path.parent} may not be written; write elsewhere")
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file as text, exactly as they stand; none when there is no file."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def read_rows(path: Path, check: Callable[[dict[str, str]], object] = bool) -> list[dict[str, str]]:
+    """The rows of a CSV file as text, exactly as they stand; none when there is no file.
+
+    A damaged file is renamed to `NAME.damaged`, which the log says: the rows are to be written anew.
+
+    Args:
+        check: is called with each row, and raises a `ValueError` or `KeyError` for one that is none.
+    """
+    rows = read_piece(path, lambda path: _rows(path, check), None) if os.path.lexists(path) else []
+    if rows is None:
+        with contextlib.suppress(OSError):  # writing says what is wrong
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+    return rows or []
+
+
+def _rows(path: Path, check: Callable[[dict[str, str]], object]) -> list[dict[str, str]] | None:
+    header, cells = read_cells(path)
+    rows = [dict(zip(header, row, strict=True)) for row in cells]
+    for row in rows:
+        check(row)
+    return rows
+
+
+def remove_left_overs(folder: Path, before: float) -> None:
+    """Remove what a killed process has left half-written in a run folder: files of ours not touched since `before`."""
+    for path in (*filter(is_left_over, folder.glob(".*.tmp")), *folder.glob(".clock????????")):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < before:
+                remove(path)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:

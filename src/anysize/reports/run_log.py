@@ -1,11 +1,12 @@
 """The log of a run while it trains: a live line on a terminal, plain lines elsewhere, `log.txt` and `metrics.csv`."""
 
 import datetime
+import io
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -13,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from anysize.files import open_in_place
+from anysize.registry import printable
 from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
 from anysize.reports.console import tolerant
@@ -46,13 +49,15 @@ class RunLog:
         self.folder = folder
         self.epochs = epochs
         self.console = tolerant(console or Console())
-        self._log = open(folder / run_files.LOG, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        self._log, closed = _opened(folder / run_files.LOG)
         self._live: Live | None = None
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         self._seconds = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         self._next = time.monotonic() + self._seconds
+        if closed:
+            self.warning(closed)
 
     def message(self, text: str) -> None:
         """Show a line and write it to `log.txt` with the time (UTC)."""
@@ -114,7 +119,7 @@ class RunLog:
         if self._live is None:
             self._print(text)
         else:
-            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._live.update(Text(printable(text), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def _due(self) -> bool:
         """Whether it is time to show another line."""
@@ -140,7 +145,8 @@ class RunLog:
         """Take the live line away and close `log.txt`."""
         if self._live:
             self._live.stop()
-        self._log.close()
+        if self._log:
+            self._log.close()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -152,7 +158,8 @@ class RunLog:
 
     def _keep(self, wanted: Callable[[int], bool], *added: Mapping[str, Any]) -> None:
         path = self.folder / run_files.METRICS
-        kept = [row for row in run_files.read_rows(path) if wanted(int(row["epoch"]))]
+        rows = run_files.read_rows(path, lambda row: int(row["epoch"]))
+        kept = [row for row in rows if wanted(int(row["epoch"]))]
         run_files.write_rows(path, [*kept, *added])
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
@@ -167,11 +174,12 @@ class RunLog:
 
     def _write(self, level: str, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._log.write(f"{now} {level} {text}\n")
+        if self._log:
+            self._log.write(f"{now} {level} {printable(text)}\n")
 
     def _print(self, text: str, style: str = "") -> None:
         # Soft wrap: a line in a file stays a line, however long. Plain text: a "[" is no markup.
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        self.console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 class SilentLog(RunLog):
@@ -197,6 +205,17 @@ class SilentLog(RunLog):
         pass
 
     message = epoch = truncate = close = doing = step
+
+
+def _opened(path: Path) -> tuple[TextIO | None, str]:
+    """The file of the log, written line by line; where it cannot be written None, and what is to be said of it."""
+    try:
+        file = open_in_place(path, append=True)
+    except OSError as error:
+        return None, f"{path} cannot be written: {error.strerror or error}; the run goes on without it"
+    if isinstance(file, io.TextIOWrapper):
+        file.reconfigure(line_buffering=True)
+    return file, ""
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.models.checks import find_damaged
-from anysize.registry import UserError
+from anysize.registry import UserError, in_a_line
 from anysize.training.averaging import AveragedWeights
 from anysize.training.checkpoint.files import (
     Checkpoint,
@@ -165,13 +165,20 @@ class TrainState:
                 f"{folder} holds weights alone, as anysize import writes them, and no training to go on with; train "
                 "from them with --model.weights and another run folder"
             )
-        values = by_part(checkpoint.state)
         load_model(self.model, checkpoint.model, folder)
         if self.averaged:
             load_model(self.averaged.model, checkpoint.weights, folder)
-        for name, part in self.parts().items():
-            if name not in ("model", "averaged") and name in values:
-                part.load_state_dict({**checkpoint.tensors.get(name, {}), **values[name]})
+        name = "progress"
+        try:
+            values = by_part(checkpoint.state)
+            for name, part in self.parts().items():
+                if name not in ("model", "averaged") and name in values:
+                    part.load_state_dict({**checkpoint.tensors.get(name, {}), **values[name]})
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if isinstance(error, (UserError, torch.OutOfMemoryError)):
+                raise
+            said = f"checkpoint {folder} is damaged: {name} is not what was written: {in_a_line(error)}"
+            raise with_remedy(folder, DamagedCheckpoint(said)) from None
         return checkpoint.state
 
 

@@ -266,7 +266,9 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest
     def forbid(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", forbid)  # the owner of tests may be root, whom no mode keeps out
+    monkeypatch.setattr(
+        "anysize.models.weights.foreign_files.open_regular", forbid
+    )  # the owner of tests may be root, whom no mode keeps out
     with pytest.raises(UserError, match=r"a\.pth cannot be read: Permission denied; expected a file that you may read"):
         read_foreign(path)
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
+from anysize.files import open_regular
 from anysize.models.weights.addresses import BY_HAND
 from anysize.registry import UserError
 
@@ -69,6 +70,8 @@ def download(url: str, what: str = "") -> Path:
 
 
 def _fetch(url: str, path: Path) -> None:
+    if urlsplit(url).scheme.lower() == "file":
+        open_regular(urllib.request.url2pathname(urlsplit(url).path)).close()  # no device, whose end never comes
     request = urllib.request.Request(url, headers={"User-Agent": "anysize"})
     with (
         urllib.request.urlopen(request, timeout=_TIMEOUT) as answer,
@@ -77,7 +80,7 @@ def _fetch(url: str, path: Path) -> None:
         if answer.headers.get_content_type() == "text/html":
             raise _by_hand(url)
         part = Path(folder) / path.name
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)
         expected, size = answer.headers.get("Content-Length"), part.stat().st_size
         if expected is not None and size != int(expected):
@@ -90,7 +93,7 @@ def _fetch(url: str, path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """The digest of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from anysize.files import open_regular, read_regular
 from anysize.models.weights.contents import ForeignCheckpoint, find_contents
 from anysize.registry import UserError
 
@@ -94,7 +95,7 @@ def read_held(path: Path) -> tuple[Any, str]:
     """
     try:
         _check_is_file(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(512)
     except OSError as error:
         reason = error.strerror or error
@@ -154,7 +155,7 @@ def _is_safetensors(start: bytes) -> bool:
 def _load_safetensors(path: Path) -> dict[str, Any]:
     try:
         if str(path).encode(errors="replace") != os.fsencode(path):  # the library takes no other path than UTF-8
-            return {"state_dict": safetensors.torch.load(path.read_bytes())}
+            return {"state_dict": safetensors.torch.load(read_regular(path))}
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return {**(file.metadata() or {}), "state_dict": tensors}
@@ -202,7 +203,7 @@ def _first_global(path: Path) -> str:
     known = {entry[1] for entry in _harmless() if isinstance(entry, tuple)} | {"collections.OrderedDict"}
     strings: list[str] = []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(1) != pickle.PROTO:
                 return ""
             file.seek(0)

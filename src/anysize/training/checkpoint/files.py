@@ -5,26 +5,33 @@ A checkpoint holds `state.json` and a file of tensors for each part of the train
 checksum, so that a damaged checkpoint is told apart from a good one before it is used. Nothing is ever unpickled.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from anysize.registry import UserError
+from anysize.files import read_regular, read_text, remove
+from anysize.forms import Unfit, fields
+from anysize.registry import UserError, in_a_line
+from anysize.training.checkpoint.form import STATE
 from anysize.training.checkpoint.tensors import write_tensors
 
 FORMAT = 2
 READ = (1, 2)
 """Formats that are read. In 1 the numbers of all parts stand under "progress"; `TrainState` knows where."""
+
+
+_STATE_BYTES = 1 << 28
 
 
 class DamagedCheckpoint(UserError):
@@ -61,7 +68,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
     contents = {f"{part}.safetensors": tensors for part, tensors in checkpoint.tensors.items() if tensors}
     files = {}
     try:
-        shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
+        remove(beside)  # of a save that was killed
         beside.mkdir(parents=True)
         for name, tensors in contents.items():
             length, checksum = write_tensors(beside / name, tensors)
@@ -69,16 +76,18 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         state = {"format": FORMAT, **checkpoint.state, "files": files}
         _write_synced(beside / "state.json", _serialise_state(state))
         _sync_folder(beside)
-        if folder.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+        if os.path.lexists(folder):
+            remove(replaced)
             if keep is not None:
-                shutil.rmtree(keep, ignore_errors=True)
+                remove(keep)
             folder.rename(keep or replaced)
         beside.rename(folder)
         _sync_folder(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(replaced)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(beside)
         needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room and give the same command again" if full else "give a folder that can be written"
@@ -93,18 +102,18 @@ def aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU after checking its files.
+def read_checkpoint(folder: Path, *needed: str) -> Checkpoint:
+    """Read a checkpoint onto the CPU after checking its files; `needed` as for `read_state`.
 
     Raises:
-        DamagedCheckpoint: a file is missing, short or altered; the message names it.
+        DamagedCheckpoint: a file is missing, short, altered, or no file; the message names it.
         UserError: a format that this version does not read.
     """
-    state = read_state(folder)
+    state = read_state(folder, *needed)
     tensors = {}
     for name, expected in state["files"].items():
         try:
-            data = (folder / name).read_bytes()
+            data = read_regular(folder / name, expected["bytes"])
         except OSError as error:
             raise DamagedCheckpoint(f"checkpoint {folder} is damaged: {name}: {error.strerror}") from None
         if len(data) != expected["bytes"] or _checksum(data) != expected["blake2b"]:
@@ -112,30 +121,42 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"checkpoint {folder} is damaged: {name} has {len(data)} bytes that do not match the checksum of the "
                 f"{expected['bytes']} bytes written"
             )
-        tensors[Path(name).stem] = safetensors.torch.load(data)
+        try:
+            tensors[Path(name).stem] = safetensors.torch.load(data)
+        except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise DamagedCheckpoint(f"checkpoint {folder} is damaged: {name}: {in_a_line(error)}") from None
+    if "model" not in tensors:
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: it has no model.safetensors")
     return Checkpoint(tensors, state)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """Read `state.json` of a checkpoint alone.
+def read_state(folder: Path, *needed: str) -> dict[str, Any]:
+    """Read `state.json` of a checkpoint alone; it says something of what is `needed`, such as "preprocessing".
 
     Raises:
-        DamagedCheckpoint: it is missing or not JSON.
+        DamagedCheckpoint: it is missing, not JSON, or not what was written.
         UserError: a format that this version does not read.
     """
     try:
-        whole = json.loads((folder / "state.json").read_text())
+        whole = json.loads(read_text(folder / "state.json", _STATE_BYTES))
         state: dict[str, Any] = whole["state"]
         checksum = whole["blake2b"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error!r}") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        told = getattr(error, "strerror", None) or f"it is no JSON of a checkpoint: {error}"
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {in_a_line(told)}") from None
     if checksum != _checksum(json.dumps(state).encode()):
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json does not match its checksum")
-    if state.get("format") not in READ:
+    if not isinstance(state, dict) or state.get("format") not in READ:
+        held = state.get("format") if isinstance(state, dict) else None
         raise UserError(
-            f"checkpoint {folder} has format {state.get('format')}; this version of anysize reads formats "
+            f"checkpoint {folder} has format {in_a_line(held)}; this version of anysize reads formats "
             f"{' and '.join(map(str, READ))}"
         )
+    try:
+        STATE(state, "")
+        fields(**dict.fromkeys(needed, lambda value, where: value))(state, "state.json")
+    except Unfit as error:
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error}") from None
     return state
 
 
@@ -178,7 +199,7 @@ def _checksum(data: bytes) -> str:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

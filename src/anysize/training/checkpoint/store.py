@@ -4,9 +4,10 @@
 that were validated. A copy that was calibrated for a size lies beside them.
 """
 
-import shutil
+import contextlib
 from pathlib import Path
 
+from anysize.files import remove
 from anysize.registry import UserError
 from anysize.training.checkpoint.files import DamagedCheckpoint, aside
 
@@ -44,7 +45,8 @@ def checkpoint_to_resume(checkpoints: Path, name: str) -> Path | None:
 def remove_newer(checkpoints: Path) -> None:
     """Remove `last`, which may be damaged, where a run goes on from `previous`: the next save would keep it as such."""
     for folder in (checkpoints / LAST, aside(checkpoints / LAST)):
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(folder)
 
 
 def with_remedy(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:

@@ -55,7 +55,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     """
     digest, written = hashlib.blake2b(digest_size=16), 0
     header, order = _header(tensors)
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         for piece in _pieces(tensors, header, order):
             digest.update(piece)
             file.write(piece)
