@@ -98,8 +98,8 @@ def plan(
     chunks = resolved.training.chunks
     parts = {
         dataclasses.replace(part, batch_size=-(-part.batch_size // chunks), share=0.0)
-        for epoch in range(len(run.steps))
-        for part in batches.sizes(epoch)
+        for span in batches.spans(len(run.steps))
+        for part in batches.sizes(span.start)
     }
     memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=slots)
     return RunCost(
