@@ -217,9 +217,9 @@ def count_steps(plan: BatchPlan, epochs: int, last_steps: int | None = None, ada
                 measurements.skip(counts)
             continue
         for part, steps, samples in counts:
-            images, number = times * samples * part.copies, times * steps
-            measured = images * measurements.measured(part, number) // number if number else 0
-            add(part, number, times * samples, _PASSES * measured)
+            trained, number = times * samples * part.copies, times * steps
+            share = trained * measurements.measured(part, number) // number if number else 0
+            add(part, number, times * samples, _PASSES * share)
     if last_steps is not None:
         for part, _, _ in plan.counts(epochs - 1):
             add(part, 0, 0, 0)  # in the order of the mixture
