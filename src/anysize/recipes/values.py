@@ -69,7 +69,7 @@ def check_value(cls: Any, field: "dataclasses.Field[Any]", value: Any, file: str
     for number in _numbers(result):
         inside = (low is None or number >= low) and (high is None or number <= high)
         if not inside and number != besides:
-            of = "" if isinstance(result, (int, float)) else f", of which {shown(number)} is out of range"
+            of = "" if isinstance(value, (int, float)) else f", of which {shown(number)} is out of range"
             raise UserError(f"{where} is {shown(value)}{of}; expected {allowed_numbers(field.metadata)}")
     return result
 

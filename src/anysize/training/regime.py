@@ -17,6 +17,7 @@ by `factor` every `every` epochs. `poly` is DeepLab's: what is left to go falls 
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -174,11 +175,11 @@ def value_at(schedule: Schedule, epoch: float) -> float | str:
 
 
 def _power(factor: float, times: float) -> float:
-    """`factor` multiplied with itself so many whole times, or `FLOAT32_MAX`: such a training diverges."""
+    """`factor` multiplied with itself so many whole times, or the largest number: such a training diverges."""
     try:
         return float(factor ** math.floor(times))
     except OverflowError:
-        return FLOAT32_MAX
+        return sys.float_info.max
 
 
 def to_data(schedule: Schedule) -> Any:
