@@ -5,6 +5,7 @@ The cases follow from ANYSIZE_CHAOS_SEED (default 0) on, ANYSIZE_CHAOS_CASES of 
 it is repeated. `make test-slow` has a few, `make test-all` a thousand.
 """
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_a_random_recipe_is_planned_or_says_one_sentence(block: int, tmp_path: P
             if recipe is not None:
                 odd_recipes.reads_back(recipe, tmp_path)
                 taken += odd_recipes.plans(recipe)
-    assert taken or len(seeds(block, 24, 60)) < 20  # else the cases ask nothing
+    assert taken or "ANYSIZE_CHAOS_CASES" in os.environ  # else the cases ask nothing
 
 
 @pytest.mark.parametrize("block", BLOCKS)

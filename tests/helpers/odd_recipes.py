@@ -2,13 +2,16 @@
 one sentence says why not."""
 
 import contextlib
+import dataclasses
 import datetime
 import inspect
 import json
+import math
 import os
 import random
 import signal
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,10 @@ from anysize.cli import build_app
 from anysize.experiment.planning import plan
 from anysize.experiment.targets import eval_transform, info_of, train_transform
 from anysize.recipe import Recipe, documented_settings, dump, load_recipe, to_dict
+from anysize.recipes.values import type_hints
 from anysize.registry import UserError, printable
+from anysize.sizes.settings import PhaseSettings
+from anysize.training.regime import RAMPS, Schedule
 
 HUGE = 10**400
 ODD: tuple[Any, ...] = (
@@ -48,10 +54,52 @@ NOT_TRAINED = ("data", "model", "training.device", "training.compile", "training
 
 
 def odd_overrides(rng: random.Random) -> dict[str, Any]:
-    """A few settings with odd values, or with the values of other settings."""
-    rows = documented_settings()
-    values = [*ODD, *(default for _, default, _, _ in rows), *(c for row in rows for c in row[2].split(" | "))]
-    return {rng.choice(rows)[0]: rng.choice(values) for _ in range(rng.randint(1, 4))}
+    """A few settings, each at an end of its range, anywhere in it, or, now and then, with an odd value."""
+    rows = [
+        (f"{section}.{field.name}", type_hints(cls)[field.name], field)
+        for section, cls in type_hints(Recipe).items()
+        for field in dataclasses.fields(cls)
+    ]
+    chosen = rng.sample(rows, rng.randint(1, 5))
+    return {name: rng.choice(ODD) if rng.random() < 0.1 else _fitting(rng, hint, field) for name, hint, field in chosen}
+
+
+def _fitting(rng: random.Random, hint: Any, field: "dataclasses.Field[Any]") -> Any:
+    """A value of the type and in the range of a setting."""
+    meta = field.metadata
+    if meta["choices"]:
+        return rng.choice(meta["choices"])
+    if hint == Schedule:
+        if field.name == "name":
+            return rng.choice(["sgd", "adam", "adamw", "rmsprop", "0:adam 3:sgd"])
+        points = [0, *sorted(rng.sample(range(1, 1000), rng.randint(0, 3)))]
+        ramps = [*(rng.choice(RAMPS) for _ in points[1:]), "step"]
+        return [
+            {"epoch": epoch, "value": _number(rng, float, meta), "ramp": ramp, "every": 10 ** rng.uniform(-6, 3),
+             "factor": 10 ** rng.uniform(-5, 5)}
+            for epoch, ramp in zip(points, ramps, strict=True)
+        ]  # fmt: skip
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (int, float):
+        return _number(rng, hint, meta)
+    if origin is tuple and arguments[0] in (int, float):
+        count = rng.randint(1, 4) if arguments[-1] is Ellipsis else len(arguments)
+        return sorted(_number(rng, arguments[0], meta) for _ in range(count))
+    if origin is tuple and arguments[0] is PhaseSettings:
+        chosen = [each for each in dataclasses.fields(PhaseSettings) if rng.random() < 0.4]
+        return [{each.name: _fitting(rng, type_hints(PhaseSettings)[each.name], each) for each in chosen}]
+    if origin is dict and arguments[1] is float:
+        return {rng.choice(["28", "14", "7", "bias", "16384"]): _number(rng, float, meta) for _ in range(2)}
+    return rng.random() < 0.5 if hint is bool else rng.choice(["", "a", "layer1", "fc", field.default])
+
+
+def _number(rng: random.Random, kind: type, meta: Mapping[str, Any]) -> float:
+    """An end of a range, or a number in it: half of them usual ones."""
+    low, high, besides = meta["low"], meta["high"], meta["besides"]
+    usual = min(max(10 ** rng.uniform(-3, 2), low), high)
+    wide = min(max(10 ** rng.uniform(-12, min(38, math.log10(max(high, 1)))), low), high)
+    number = rng.choice([usual, usual, usual, wide, low, high, low if besides is None else besides])
+    return kind(math.floor(number) if kind is int else number)
 
 
 def says_one_sentence(error: BaseException, name: str = "") -> None:

@@ -84,7 +84,11 @@ def plan(
         resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
     )
     build_task(resolved, preprocessing)  # says what of the settings is not the task's
-    model = build_on_meta(lambda: build.build_model(resolved, preprocessing))
+    model = (
+        build.build_model(resolved, preprocessing).to("meta")  # norms are folded to find what is rounded: with values
+        if resolved.quantize.aware
+        else build_on_meta(lambda: build.build_model(resolved, preprocessing))
+    )
     batches = build.build_plan(resolved, length, World(0, devices))
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
