@@ -39,7 +39,7 @@ def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
     [
         ("[trainig]\nepochs = 3", "unknown section 'trainig': did you mean 'training'?"),
         ("[training]\nepoch = 3", "[training] unknown key 'epoch': did you mean 'epochs'?"),
-        ("[training]\nepochs = 0", "training.epochs is 0; expected at least 1"),
+        ("[training]\nepochs = 0", "training.epochs is 0; expected from 1 to 1,000,000"),
         ("[training]\nepochs = 'ten'", "training.epochs is 'ten' (str); expected a whole number"),
         ("[training]\nepochs = 2.5", "training.epochs is 2.5 (float); expected a whole number"),
         ("[training]\nequal_flops = 1", "training.equal_flops is 1 (int); expected true or false"),

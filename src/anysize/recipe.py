@@ -29,7 +29,7 @@ from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.settings import ModelSettings
 from anysize.quantize.settings import QuantizeSettings
 from anysize.recipes import file_label, leading_comment, merge, read_files, recipe_path
-from anysize.recipes.values import build_settings, check_value, from_text, plain, to_toml, type_hints
+from anysize.recipes.values import allowed_numbers, build_settings, check_value, from_text, plain, to_toml, type_hints
 from anysize.registry import UserError, did_you_mean
 from anysize.sizes.settings import SizeSettings
 from anysize.tasks.settings import TaskSettings
@@ -162,10 +162,7 @@ def documented_settings() -> list[tuple[str, Any, str, str]]:
     for section, defaults in to_dict(Recipe()).items():
         for field in dataclasses.fields(type_hints(Recipe)[section]):
             meta = field.metadata
-            allowed = " | ".join(choice or '""' for choice in meta["choices"])
-            if not allowed and (meta["low"] is not None or meta["high"] is not None):
-                low = "" if meta["low"] is None else f"{meta['low']} .."
-                allowed = low + ("" if meta["high"] is None else f" {meta['high']}")
+            allowed = " | ".join(choice or '""' for choice in meta["choices"]) or allowed_numbers(meta, "{} .. {}")
             rows.append((f"{section}.{field.name}", defaults[field.name], allowed, meta["doc"]))
     return rows
 

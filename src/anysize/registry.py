@@ -46,6 +46,20 @@ def in_a_line(received: object, most: int = 120) -> str:
     return text if len(text) <= most else text[:most].rstrip() + "..."
 
 
+def shown(value: object, most: int = 100) -> str:
+    """A value as a message shows it: its `repr`, of a long one the beginning.
+
+    >>> shown("abc"), shown("a" * 5000, most=10), shown(10**9999)
+    ("'abc'", "'aaaaaaaaa... (5,002 characters)", 'an int too long to show')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits; a list in a list in a list ...
+        name = type(value).__name__
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name} too long to show"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
 def some_of(names: Sequence[str], most: int = 8) -> str:
     """The first of many names, and how many more there are.
 
@@ -118,7 +132,7 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> Callable[..., T]:
         if name not in self._builders:
-            raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._builders)}")
+            raise UserError(f"unknown {self.kind} {shown(name)}: {did_you_mean(name, self._builders)}")
         return self._builders[name]
 
     def __contains__(self, name: object) -> bool:
@@ -138,16 +152,23 @@ def setting(
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    besides: float | None = None,
 ) -> Any:
-    """Make one documented field of a settings dataclass; `choices`, `low` and `high` (inclusive) are checked on load.
+    """Make one documented field of a settings dataclass, of which `choices` or a range are checked on load.
+
+    Args:
+        default, doc: its value where nobody gives one, and what it means.
+        choices: all that it may be.
+        low, high: the smallest and the largest number; of a list, a table or a schedule: of each number in it.
+        besides: a number outside this range that is taken, too, such as 0 for "off".
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Settings:
-    ...     depth: int = setting(20, "layers with weights", low=8)
+    ...     depth: int = setting(20, "layers with weights", low=8, high=1000)
     >>> dataclasses.fields(Settings)[0].metadata["doc"]
     'layers with weights'
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "besides": besides}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -3,6 +3,7 @@
 A verb's file imports the library inside its function, so that `anysize --help` answers at once and without torch.
 """
 
+import errno
 import importlib
 import io
 import itertools
@@ -17,7 +18,7 @@ import cyclopts
 import anysize.cli
 from anysize import __version__
 from anysize.ranks import EndedElsewhere, speaks_of
-from anysize.registry import UserError, did_you_mean, printable
+from anysize.registry import UserError, did_you_mean, printable, shown
 from anysize.signals import PATIENCE, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
@@ -123,6 +124,15 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+def brief(message: str, most: int = 1000) -> str:
+    """A message without the middle of what is too long to be read: the remedy stands at its end.
+
+    >>> brief("aaaaaaaaaa is no recipe", most=20)
+    'aaaaaaaaaa ... no recipe'
+    """
+    return message if len(message) <= most else f"{message[: most // 2]} ... {message[-most // 2 :].lstrip()}"
+
+
 def build_app() -> cyclopts.App:
     """Collect the verbs: each module beside this one has a function `command`.
 
@@ -167,11 +177,16 @@ def _main() -> None:
         _run(sys.argv[1:])
     except UserError as error:
         if speaks_of(error):
-            print(printable(f"anysize: {error}"), file=sys.stderr)
+            print(printable(f"anysize: {brief(str(error))}"), file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of a pipe went away
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"anysize: {shown(error.filename)} is too long for a name of a file; give a shorter one", file=sys.stderr)
         sys.exit(2)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)
-    except BrokenPipeError:  # the reader of a pipe went away
-        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

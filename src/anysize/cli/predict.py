@@ -3,7 +3,7 @@
 import sys
 
 from anysize.cli import Images, check_run, split_images, tell, with_device
-from anysize.registry import UserError, counted
+from anysize.registry import UserError, counted, printable
 
 _SHOWN = 20  # rows of the table on screen
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from anysize.registry import setting
+from anysize.sizes.mix import LARGEST_BASE
 
 MAX_PIXELS = 250_000_000
 """The default of `data.max_pixels`: the largest cameras make 200 million."""
@@ -20,8 +21,12 @@ class DataSettings:
         "how an image becomes square at evaluation; empty: as is usual for the data set",
         choices=("", "stretch", "center-crop", "crop-or-pad", "pad"),
     )
-    mean: tuple[float, ...] = setting((), "mean per channel of values in [0, 1]; empty: as is usual for the data set")
-    std: tuple[float, ...] = setting((), "standard deviation per channel; empty: as is usual for the data set")
+    mean: tuple[float, ...] = setting(
+        (), "mean per channel of values in [0, 1]; empty: as is usual for the data set", low=-1000, high=1000
+    )
+    std: tuple[float, ...] = setting(
+        (), "standard deviation per channel; empty: as is usual for the data set", low=1e-4, high=1000
+    )
     interpolation: str = setting(
         "",
         "how images are resized; empty: as is usual for the data set, or for the weights that the model starts from",
@@ -31,8 +36,9 @@ class DataSettings:
         0.0,
         "side of the crop over the shorter side of the resized image, for resize = center-crop and for several crops "
         "(0.875 is 224 of 256 px); 0: as is usual for the data set, or for the weights that the model starts from",
-        low=0,
+        low=0.1,
         high=1,
+        besides=0,
     )
     image_set: str = setting(
         "", "which of a data set's lists of training images: coco 2014 or 2017, voc train, train_aug or trainval"
@@ -41,8 +47,9 @@ class DataSettings:
         0.0,
         "share of the training images that is held out for validation where there are no validation images: of each "
         "class by a fixed rule, such as 0.1; 0: none, but of data without splits a tenth",
-        low=0,
+        low=1e-6,
         high=0.9,
+        besides=0,
     )
     renamed_classes: dict[str, str] = setting(
         {}, "classes whose names have changed since the run or the weights were trained, {old = new}: outputs stay"
@@ -52,14 +59,24 @@ class DataSettings:
         (),
         "values in mask files that stand for the classes, in their order, such as 0,255 (folder-masks, voc); 255 is "
         "void unless it is one of them; empty: the numbers of the classes",
+        low=0,
+        high=65535,
     )
     areas: tuple[float, ...] = setting(
-        (), "areas in pixels below which an object is small and medium; empty: as is usual for the data set"
+        (),
+        "areas in pixels below which an object is small and medium; empty: as is usual for the data set",
+        low=0,
+        high=1e9,
     )
     memory_limit: int = setting(
-        2048, "hold images of one size, at most 128 px, in memory when they take at most this many MiB; 0: never", low=0
+        2048,
+        "hold images of one size, at most 128 px, in memory when they take at most this many MiB; 0: never",
+        low=0,
+        high=10**9,
     )
-    workers: int = setting(-1, "processes that decode image files; -1: one a core (at most 8); 0: none", low=-1)
+    workers: int = setting(
+        -1, "processes that decode image files; -1: one a core (at most 8); 0: none", low=0, high=1024, besides=-1
+    )
     on_bad_image: str = setting(
         "error", "an image that cannot be decoded stops the run or is left out", choices=("error", "skip")
     )
@@ -75,7 +92,7 @@ class DataSettings:
         choices=("refuse", "allow"),
     )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
-    limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0)
+    limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +106,23 @@ class AugmentSettings:
         "auto: as is usual for the data set",
         choices=("auto", "pad", "random-resized", "rescale", "none"),
     )
-    padding: int = setting(4, "pixels of black on each side for crop = pad", low=0)
-    scale: tuple[float, float] = setting((0.08, 1.0), "share of the image's area for crop = random-resized")
-    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio for crop = random-resized")
-    rescale: tuple[float, float] = setting((0.5, 2.0), "smallest and largest factor of the scale for crop = rescale")
+    padding: int = setting(4, "pixels of black on each side for crop = pad", low=0, high=1024)
+    scale: tuple[float, float] = setting(
+        (0.08, 1.0), "share of the image's area for crop = random-resized", low=1e-6, high=1
+    )
+    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio for crop = random-resized", low=0.01, high=100)
+    rescale: tuple[float, float] = setting(
+        (0.5, 2.0), "smallest and largest factor of the scale for crop = rescale", low=0.01, high=100
+    )
     rescale_interpolation: str = setting(
         "",
         "how crop = rescale resizes images: lanczos in the published training of the Elastic networks on VOC; "
         "empty: as data.interpolation. Masks always take the nearest pixel",
         choices=("", "nearest", "bilinear", "bicubic", "lanczos"),
     )
-    flip: float = setting(-1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=-1, high=1)
+    flip: float = setting(
+        -1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=0, high=1, besides=-1
+    )
     autoaugment: str = setting(
         "",
         "random operations on pixels: AutoAugment's published sub-policies for cifar10, imagenet or svhn, or "
@@ -108,15 +131,29 @@ class AugmentSettings:
     )
     magnitude: int = setting(9, "strength of autoaugment = randaugment, of 30", low=0, high=30)
     severity: int = setting(3, "strength of autoaugment = augmix, of 10", low=1, high=10)
-    color_jitter: float = setting(0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0)
-    lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0)
-    cutout: int = setting(0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0)
+    color_jitter: float = setting(
+        0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0, high=10
+    )
+    lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0, high=10)
+    cutout: int = setting(
+        0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0, high=LARGEST_BASE
+    )
     random_erasing: float = setting(
         0.0, "probability of random erasing: a rectangle of 2 to 33% of the area filled with the mean", low=0, high=1
     )
-    mixup: float = setting(0.0, "alpha of the Beta distribution of mixup (classification, multilabel); 0: none", low=0)
+    mixup: float = setting(
+        0.0,
+        "alpha of the Beta distribution of mixup (classification, multilabel); 0: none",
+        low=0.001,
+        high=1000,
+        besides=0,
+    )
     cutmix: float = setting(
-        0.0, "alpha of the Beta distribution of cutmix (classification, multilabel); 0: none", low=0
+        0.0,
+        "alpha of the Beta distribution of cutmix (classification, multilabel); 0: none",
+        low=0.001,
+        high=1000,
+        besides=0,
     )
     backend: str = setting(
         "tensor",

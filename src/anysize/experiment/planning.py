@@ -84,7 +84,11 @@ def plan(
         resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
     )
     build_task(resolved, preprocessing)  # says what of the settings is not the task's
-    model = build_on_meta(lambda: build.build_model(resolved, preprocessing))
+    model = (
+        build.build_model(resolved, preprocessing).to("meta")  # norms are folded to find what is rounded: with values
+        if resolved.quantize.aware
+        else build_on_meta(lambda: build.build_model(resolved, preprocessing))
+    )
     batches = build.build_plan(resolved, length, World(0, devices))
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
@@ -98,8 +102,8 @@ def plan(
     chunks = resolved.training.chunks
     parts = {
         dataclasses.replace(part, batch_size=-(-part.batch_size // chunks), share=0.0)
-        for epoch in range(len(run.steps))
-        for part in batches.sizes(epoch)
+        for span in batches.spans(len(run.steps))
+        for part in batches.sizes(span.start)
     }
     memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=slots)
     return RunCost(

@@ -227,7 +227,7 @@ def _introduce(
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())
-    counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
+    counts = [plan.counts(span.start) for span in plan.spans(len(length.steps))]
     sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})
     parts.log.message(
         f"{recipe.model.name} ({counted(parameters, 'parameter')}) on {recipe.data.name}: "

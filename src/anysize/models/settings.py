@@ -50,4 +50,5 @@ class ModelSettings:
         "activation checkpointing: cut each stage of the model into this many segments and compute their activations "
         "again in the backward pass, for less memory and up to a third more time; 0: off",
         low=0,
+        high=10**4,
     )

@@ -20,13 +20,14 @@ class QuantizeSettings:
         (), "patterns of the names of layers, or of modules around them, that stay in float, such as layer1.*"
     )
     observer_epochs: int = setting(
-        4, "the ranges of values follow the values in the first so many epochs, then stand", low=1
+        4, "the ranges of values follow the values in the first so many epochs, then stand", low=1, high=10**6
     )
     statistics_epochs: int = setting(
         3,
         "the running statistics of norms follow the batches in the first so many epochs; then they stand, and norms "
         "normalise by them",
         low=0,
+        high=10**6,
     )
 
     @property

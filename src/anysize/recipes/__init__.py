@@ -91,6 +91,10 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
             tree = tomllib.loads(_text(path))
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path}: not a TOML file: {error}") from None
+        except (RecursionError, ValueError):  # the second: numbers of thousands of digits
+            raise UserError(
+                f"{path}: its values are nested too deeply, or have too many digits; expected a recipe"
+            ) from None
         found[path] = tree
         if "extends" not in tree:
             return dict(reversed(found.items()))

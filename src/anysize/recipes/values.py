@@ -5,12 +5,13 @@ import functools
 import json
 import math
 import typing
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tomli_w
 
-from anysize.registry import UserError, did_you_mean
-from anysize.training.regime import Schedule, is_schedule, parse_schedule, to_data
+from anysize.registry import UserError, did_you_mean, shown
+from anysize.training.regime import Point, Schedule, is_schedule, parse_schedule, to_data
 
 _EXPECTED = {
     int: "a whole number",
@@ -20,6 +21,9 @@ _EXPECTED = {
     tuple: "a list",
     dict: 'a table such as {"depth": 20}',
 }
+_DEEPEST = 16  # lists and tables in each other; a builder's options need one or two
+_LONGEST = 4096  # of text, in characters: as long as a path
+_LARGEST = 2**63 - 1  # a whole number in TOML
 
 
 @functools.cache
@@ -35,29 +39,90 @@ def build_settings(cls: Any, tree: Any, file: str, path: str = "") -> Any:
     """
     where = (f"{file}: [{path}]" if path else f"{file}:") if file else f"--{path}"
     if not isinstance(tree, dict):
-        raise UserError(f"{where} is {tree!r}; expected a table")
+        raise UserError(f"{where} is {shown(tree)}; expected a table")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
     for key, value in tree.items():
         if key not in fields:
-            raise UserError(f"{where} unknown {'key' if path else 'section'} {key!r}: {did_you_mean(key, fields)}")
+            kind = "key" if path else "section"
+            raise UserError(f"{where} unknown {kind} {shown(key)}: {did_you_mean(key, fields)}")
         values[key] = check_value(cls, fields[key], value, file, f"{path}.{key}" if path else key)
     return cls(**values)
 
 
 def check_value(cls: Any, field: "dataclasses.Field[Any]", value: Any, file: str, path: str) -> Any:
-    """Convert `value` to the type of a field of `cls` and check its choices and its range."""
-    result = _convert(type_hints(cls)[field.name], value, file, path)
-    choices, low, high = (field.metadata.get(what) for what in ("choices", "low", "high"))
+    """Convert `value` to the type of a field of `cls` and check its choices and its range.
+
+    The range holds for each number of a list, a table or a schedule.
+    """
     where = f"{file}: {path}" if file else f"--{path}"
-    if isinstance(result, float) and not math.isfinite(result):
-        raise UserError(f"{where} is {value!r}; expected a finite number")
+    _check_simple(value, where)
+    result = _convert(type_hints(cls)[field.name], value, file, path)
+    choices, besides = field.metadata.get("choices"), field.metadata.get("besides")
     if choices and result not in choices:
-        raise UserError(f"{where} is {value!r}: {did_you_mean(str(value), [c or '(empty)' for c in choices])}")
-    if (low is not None and result < low) or (high is not None and result > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"{where} is {value!r}; expected {bounds}")
+        raise UserError(f"{where} is {shown(value)}: {did_you_mean(str(value), [c or '(empty)' for c in choices])}")
+    if is_schedule(result):
+        kind = str if field.name == "name" else float  # the one setting of names that moves by epoch
+        if wrong := [point.value for point in result if not isinstance(point.value, kind)]:
+            raise UserError(f"{where} is {shown(wrong[0])}; expected {_EXPECTED[kind]}")
+    low, high = (field.metadata.get(what) for what in ("low", "high"))
+    for number in _numbers(result):
+        inside = (low is None or number >= low) and (high is None or number <= high)
+        if not inside and number != besides:
+            of = "" if isinstance(value, (int, float)) else f", of which {shown(number)} is out of range"
+            raise UserError(f"{where} is {shown(value)}{of}; expected {allowed_numbers(field.metadata)}")
     return result
+
+
+def allowed_numbers(metadata: Mapping[str, Any], range_: str = "from {} to {}") -> str:
+    """The numbers that a setting takes, in words; empty: all.
+
+    >>> allowed_numbers({"low": 1, "high": 1_000_000})
+    'from 1 to 1,000,000'
+    >>> allowed_numbers({"low": 0.1, "high": 1.0, "besides": 0}, "{} .. {}")
+    '0 or 0.1 .. 1'
+    """
+    low, high, besides = (metadata.get(what) for what in ("low", "high", "besides"))
+    if low is None and high is None:
+        return ""
+    written = [f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (low, high) if bound is not None]
+    text = range_.format(*written) if len(written) > 1 else f"at {'most' if low is None else 'least'} {written[0]}"
+    return text if besides is None else f"{besides:g} or {text}"
+
+
+def _check_simple(value: Any, where: str) -> None:
+    """Raise a `UserError` for what no setting can be: too deep, too long, or no value that JSON and TOML share."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise UserError(f"{where} has lists and tables in each other, more than {_DEEPEST}; expected fewer")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                below += [*item, *item.values()]
+            elif isinstance(item, (list, tuple)):
+                below += item
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise UserError(f"{where} is {shown(value)}; expected a finite number")
+            elif isinstance(item, int) and abs(item) > _LARGEST:
+                raise UserError(f"{where} is {shown(value)}; expected a number that 64 bits hold")
+            elif isinstance(item, str) and len(item) > _LONGEST:
+                raise UserError(f"{where} is {shown(value)}; expected text of {_LONGEST:,} characters at most")
+            elif not isinstance(item, (bool, int, float, str, Point)):
+                raise UserError(f"{where} is {shown(value)}; expected numbers, text, true, false, lists or tables")
+        level = below
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers of a setting: of a list, of a table, of the points of a schedule."""
+    if isinstance(value, Point):
+        value = value.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, (tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
 
 
 def from_text(hint: Any, value: Any) -> Any:
@@ -73,7 +138,7 @@ def from_text(hint: Any, value: Any) -> Any:
     for read in (int, float, json.loads):
         try:
             return read(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return value
 
@@ -115,7 +180,7 @@ def _convert(hint: Any, value: Any, file: str, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise UserError(f"{where} is {value!r}; expected {len(arguments)} values")
+            raise UserError(f"{where} is {shown(value)}; expected {len(arguments)} values")
         named = dataclasses.is_dataclass(arguments[0])
         return tuple(_convert(arguments[0], item, file, f"{path}[{i}]" * named or path) for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
@@ -125,4 +190,4 @@ def _convert(hint: Any, value: Any, file: str, path: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and hint in (int, float, str) and (hint is not int or float(value).is_integer()):
         return hint(value)
-    raise UserError(f"{where} is {value!r} ({type(value).__name__}); expected {_EXPECTED[origin or hint]}")
+    raise UserError(f"{where} is {shown(value)} ({type(value).__name__}); expected {_EXPECTED[origin or hint]}")

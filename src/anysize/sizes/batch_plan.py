@@ -157,6 +157,10 @@ class BatchPlan:
         now = self.schedule.at(epoch)
         return now.mix.batches(now.batch_size or self.batch_size, now.copies or self.copies)
 
+    def spans(self, epochs: int) -> list[range]:
+        """The first `epochs` epochs as ranges of those that have the same sizes, and hence the same `counts`."""
+        return self.schedule.spans(epochs)
+
     def steps(self, epoch: int) -> int:
         """Number of batches of an epoch, without listing them."""
         return sum(count for _, count, _ in self.counts(epoch))

@@ -4,11 +4,16 @@ A multiply-add counts as 2 FLOPs. Imports no torch: who asks brings the FLOPs of
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
+
+_PASSES = 2  # to measure: images go through the network copy by copy, and all at once
+_MOST_STEPS = 20_000_000  # that are looked at one by one, half a minute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +121,24 @@ class Measurements:
 
     def passes(self, part: SizeBatch) -> int:
         """How often the images of the next step, which is of this size, are computed to measure: by copy, and all."""
+        return _PASSES * self.measured(part, 1)
+
+    def measured(self, part: SizeBatch, steps: int) -> int:
+        """How many of the next `steps` steps of a size measure."""
         if not self.every or part.copies == 1:
             return 0
-        self._seen[part.size] += 1
-        return 0 if (self._seen[part.size] - 1) % self.every else 2
+        before = self.seen(part)
+        self._seen[part.size] += steps
+        return -(-(before + steps) // self.every) - -(-before // self.every)
 
-    def skip(self, counts: Iterable[tuple[SizeBatch, int, int]]) -> None:
-        """Pass over the steps of an epoch, given by its `BatchPlan.counts`."""
-        self._seen.update({part.size: steps for part, steps, _ in counts if part.copies > 1})
+    def seen(self, part: SizeBatch) -> int:
+        """Steps of this size with copies so far."""
+        return self._seen[part.size]
+
+    def skip(self, counts: Iterable[tuple[SizeBatch, int, int]], epochs: int = 1) -> None:
+        """Pass over the steps of so many epochs, given by their `BatchPlan.counts`."""
+        for part, steps, _ in counts:
+            self.measured(part, epochs * steps)
 
 
 def plan_cost(
@@ -157,11 +172,11 @@ def plan_cost(
     (196200, 1.286)
     """
     base = base or plan.schedule.at(epochs - 1).mix.base
-    parts = _count(plan, epochs, last_steps, adapt_copies)
-    base_parts = _count(plan.at_size(base), base_epochs or epochs, None, adapt_copies)
+    parts = count_steps(plan, epochs, last_steps, adapt_copies)
+    base_parts = count_steps(plan.at_size(base), base_epochs or epochs, None, adapt_copies)
     by_size = {size: flops(size) for size in {part.size for part in (*parts, *base_parts)}}
 
-    def costs(counts: _Counts) -> tuple[SizeCost, ...]:
+    def costs(counts: Counts) -> tuple[SizeCost, ...]:
         return tuple(
             SizeCost(part.size, part.batch_size, part.copies, steps, samples, by_size[part.size], measured)
             for part, (steps, samples, measured) in counts.items()
@@ -170,13 +185,19 @@ def plan_cost(
     return PlanCost(costs(parts), costs(base_parts)[0])
 
 
-_Counts = dict[SizeBatch, tuple[int, int, int]]
+Counts = dict[SizeBatch, tuple[int, int, int]]
 """Steps, samples and images that are measured, by size, batch size and copies."""
 
 
-def _count(plan: BatchPlan, epochs: int, last_steps: int | None, adapt_copies: int) -> _Counts:
-    """What a run trains; epochs of the same sizes are counted once, but where it matters which step comes when."""
-    total: _Counts = {}
+def count_steps(plan: BatchPlan, epochs: int, last_steps: int | None = None, adapt_copies: int = 0) -> Counts:
+    """What the first `epochs` epochs train, of the last one `last_steps` steps (None: all).
+
+    Epochs of the same sizes are counted once, but where it matters which step comes when.
+
+    Raises:
+        UserError: too many steps of which that matters.
+    """
+    total: Counts = {}
 
     def add(part: SizeBatch, *counts: int) -> None:
         key = dataclasses.replace(part, share=0.0)  # the same size may have other shares in another phase
@@ -184,19 +205,50 @@ def _count(plan: BatchPlan, epochs: int, last_steps: int | None, adapt_copies: i
         total[key] = steps, samples, measured
 
     measurements = Measurements(adapt_copies)
-    in_order = [*range(epochs)] if adapt_copies else [] if last_steps is None else [epochs - 1]
-    first: dict[tuple[SizeBatch, ...], int] = {}
-    repeats: Counter[tuple[SizeBatch, ...]] = Counter()
-    for epoch in range(epochs - len(in_order)):
-        sizes = plan.sizes(epoch)
-        repeats[sizes] += 1
-        first.setdefault(sizes, epoch)
-    for sizes, times in repeats.items():
-        for part, steps, samples in plan.counts(first[sizes]):
-            add(part, times * steps, times * samples, 0)
-    for epoch in in_order:
-        for part, _, _ in plan.counts(epoch):
+    for span in plan.spans(epochs if last_steps is None else epochs - 1):
+        counts, times = plan.counts(span.start), len(span)
+        if _order_matters(counts, adapt_copies):
+            _check_time(times * plan.steps(span.start))
+            for epoch in span:
+                seen = tuple(measurements.seen(part) % adapt_copies for part, _, _ in counts)
+                images = _measured_images(plan, epoch, adapt_copies, seen)
+                for (part, steps, samples), measured in zip(counts, images, strict=True):
+                    add(part, steps, samples, measured)
+                measurements.skip(counts)
+            continue
+        for part, steps, samples in counts:
+            trained, number = times * samples * part.copies, times * steps
+            share = trained * measurements.measured(part, number) // number if number else 0
+            add(part, number, times * samples, _PASSES * share)
+    if last_steps is not None:
+        for part, _, _ in plan.counts(epochs - 1):
             add(part, 0, 0, 0)  # in the order of the mixture
-        for part, samples in plan.step_parts(epoch)[: last_steps if epoch == epochs - 1 else None]:
+        for part, samples in plan.step_parts(epochs - 1)[:last_steps]:
             add(part, 1, samples, measurements.passes(part) * samples * part.copies)
     return total
+
+
+def _order_matters(counts: Iterable[tuple[SizeBatch, int, int]], every: int) -> bool:
+    """Whether some steps of a size have a sample more than others, and some but not all measure."""
+    return every > 1 and any(part.copies > 1 and steps and samples % steps for part, steps, samples in counts)
+
+
+def _check_time(steps: int) -> None:
+    if steps > _MOST_STEPS:
+        raise UserError(
+            f"with optimizer.adapt_copies and training.drop_last = false the cost follows from each of the "
+            f"{counted(steps, 'step')} alone, more than the {_MOST_STEPS:,} that can be looked at; set "
+            "training.drop_last, or optimizer.adapt_copies to 1 or 0"
+        )
+
+
+@functools.lru_cache(maxsize=2**14)
+def _measured_images(plan: BatchPlan, epoch: int, every: int, seen: tuple[int, ...]) -> tuple[int, ...]:
+    """Images that an epoch measures, size by size, where so many steps of each were before it."""
+    measurements, images = Measurements(every), Counter[int]()
+    counts = plan.counts(epoch)
+    for (part, _, _), before in zip(counts, seen, strict=True):
+        measurements.measured(part, before)
+    for part, samples in plan.step_parts(epoch):
+        images[part.size] += measurements.passes(part) * samples * part.copies
+    return tuple(images[part.size] for part, _, _ in counts)

@@ -13,12 +13,17 @@ quarter, so `B+` takes a batch four times as large and `D+` four augmented copie
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, did_you_mean, shown
 
 NAMED = ("B+", "D+", "B+D+")  # the paper's mixtures, each named after its budget
 BUDGETS = ("", *NAMED)  # what any mixture can fill its budget with
+LARGEST_BASE = 2**14
+"""The largest base size in pixels: one image of it takes 3 GiB. A mixture may go beyond it by half."""
+_LARGEST = 2 * LARGEST_BASE
+_MOST_COPIES = 2**20 - 1  # which random numbers tell apart
 
 # Size over base and share of the images, in the order of the authors' tables (the last part takes what rounding
 # leaves over). For bases other than the published ones the ratios are kept.
@@ -59,12 +64,14 @@ class SizeMix:
             raise UserError(f"unknown budget {self.budget!r}: {did_you_mean(self.budget, NAMED)}")
         if not self.weights:
             raise UserError("a size mixture needs at least one size, received none")
-        if self.base < 1:
-            raise UserError(f"the base size is {self.base}; expected a positive number of pixels")
+        if not 0 < self.base <= _LARGEST:
+            raise UserError(f"the base size is {shown(self.base)}; expected from 1 to {_LARGEST:,} pixels")
         sizes = [size for size, _ in self.weights]
         for size, share in self.weights:
-            if size < 1 or not share > 0:
-                raise UserError(f"size {size} has share {share}; expected a positive size and a positive share")
+            if size < 1 or not 0 < share < math.inf:
+                raise UserError(f"size {shown(size)} has share {share}; expected a positive size and a positive share")
+            if size > _LARGEST:
+                raise UserError(f"size {shown(size)} is too large; expected at most {_LARGEST:,} pixels")
         if len(set(sizes)) != len(sizes):
             raise UserError(f"a size is given twice in {sizes}; add their shares up")
 
@@ -134,7 +141,10 @@ class SizeMix:
             scale **= 2
         if scale * copies < 0.5:
             grow_batch, grow_copies = True, False
-        return (
-            max(1, round(scale * batch_size)) if grow_batch else batch_size,
-            max(1, round(scale * copies)) if grow_copies else copies,
-        )
+        filled = max(1, round(scale * copies)) if grow_copies else copies
+        if filled > _MOST_COPIES:
+            raise UserError(
+                f"at {size} px the budget of {self.base} px is {filled:,} copies of a sample, more than "
+                f"{_MOST_COPIES:,}; use larger sizes, or a smaller base"
+            )
+        return max(1, round(scale * batch_size)) if grow_batch else batch_size, filled

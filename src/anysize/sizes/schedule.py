@@ -8,7 +8,9 @@
 ((32, 48, 24, 16), (32,))
 """
 
+import bisect
 import dataclasses
+import itertools
 
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
@@ -45,6 +47,20 @@ class SizeRamp:
         rounded = max(self.multiple, round(size / self.multiple) * self.multiple)
         exact = {0.0: self.start, 1.0: self.stop}
         return SizeMix.fixed(exact.get(done, rounded), self.base, self.budget)
+
+    def changes(self) -> list[int]:
+        """The epochs from which on the size is another one, 0 among them, found without going over all epochs.
+
+        >>> SizeRamp(16, 32, epochs=1_000_000, multiple=4, base=32).changes()[:3]
+        [0, 125000, 375000]
+        """
+        found, last = [0], self.epochs - 1
+        if last > 1:  # between its exact ends a ramp grows, or shrinks, all the way
+            found.append(1)
+            while (size := self.mix(found[-1])) != self.mix(last - 1):
+                found.append(bisect.bisect(range(last), False, found[-1], key=lambda epoch: self.mix(epoch) != size))
+        found.append(last)
+        return [epoch for epoch in found if epoch == 0 or self.mix(epoch) != self.mix(epoch - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +102,22 @@ class SizeSchedule:
 
     def sizes(self, epochs: int) -> set[int]:
         """All sizes of the first `epochs` epochs."""
-        return {size for epoch in range(epochs) for size in self.at(epoch).mix.sizes}
+        return {size for span in self.spans(epochs) for size in self.at(span.start).mix.sizes}
+
+    def spans(self, epochs: int) -> list[range]:
+        """The first `epochs` epochs in their order, as ranges of epochs that have the same sizes.
+
+        >>> SizeSchedule((SizePhase(0, SizeMix.fixed(16)), SizePhase(8, SizeMix.fixed(32)))).spans(1_000_000)
+        [range(0, 8), range(8, 1000000)]
+        """
+        ends = [phase.epoch for phase in self.phases[1:]] + [epochs]
+        starts = [
+            phase.epoch + change
+            for phase, end in zip(self.phases, ends, strict=True)
+            for change in (phase.sizes.changes() if isinstance(phase.sizes, SizeRamp) else [0])
+            if phase.epoch + change < min(end, epochs)
+        ]
+        return [range(start, end) for start, end in itertools.pairwise([*starts, epochs])]
 
     def at(self, epoch: int) -> EpochSizes:
         """The sizes of `epoch`: a pure function."""

@@ -3,23 +3,27 @@
 import dataclasses
 
 from anysize.registry import setting
-from anysize.sizes.mix import BUDGETS, NAMED
+from anysize.sizes.mix import BUDGETS, LARGEST_BASE, NAMED
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings:
     """One `[[sizes.phases]]`: from its epoch on, a mixture, one size, or a ramp of sizes."""
 
-    epoch: int = setting(0, "first epoch of the phase, counted from 0", low=0)
+    epoch: int = setting(0, "first epoch of the phase, counted from 0", low=0, high=10**6)
     mix: str = setting("", "a mixture by name, as `sizes.mix`; leave empty for size or start/stop")
-    size: int = setting(0, "one fixed image size in pixels", low=0)
-    start: int = setting(0, "first image size of a ramp, in pixels", low=0)
-    stop: int = setting(0, "last image size of a ramp, reached in its last epoch", low=0)
-    epochs: int = setting(0, "length of the ramp in epochs; 0: to the next phase, or to training.epochs", low=0)
-    multiple: int = setting(4, "sizes of a ramp are multiples of this many pixels", low=1)
+    size: int = setting(0, "one fixed image size in pixels", low=0, high=LARGEST_BASE)
+    start: int = setting(0, "first image size of a ramp, in pixels", low=0, high=LARGEST_BASE)
+    stop: int = setting(0, "last image size of a ramp, reached in its last epoch", low=0, high=LARGEST_BASE)
+    epochs: int = setting(
+        0, "length of the ramp in epochs; 0: to the next phase, or to training.epochs", low=0, high=10**6
+    )
+    multiple: int = setting(4, "sizes of a ramp are multiples of this many pixels", low=1, high=LARGEST_BASE)
     budget: str = setting("", "what a ramp or a fixed size fills its budget with", choices=BUDGETS)
-    batch_size: int = setting(0, "batch size of the phase (at the base size); 0: training.batch_size", low=0)
-    copies: int = setting(0, "augmented copies a sample in this phase; 0: training.copies", low=0)
+    batch_size: int = setting(
+        0, "batch size of the phase (at the base size); 0: training.batch_size", low=0, high=10**6
+    )
+    copies: int = setting(0, "augmented copies a sample in this phase; 0: training.copies", low=0, high=1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +36,9 @@ class SizeSettings:
         "larger batches, more copies a sample, or both; uniform: each of sizes.sizes alike; custom: sizes.weights",
         choices=("fixed", "uniform", "custom", *NAMED),
     )
-    base: int = setting(0, "base image size in pixels; 0: the data set's own", low=0)
-    sizes: tuple[int, ...] = setting((), "image sizes for mix = uniform")
-    weights: dict[str, float] = setting({}, "size = share of the images, for mix = custom")
+    base: int = setting(0, "base image size in pixels; 0: the data set's own", low=0, high=LARGEST_BASE)
+    sizes: tuple[int, ...] = setting((), "image sizes for mix = uniform", low=1, high=LARGEST_BASE)
+    weights: dict[str, float] = setting({}, "size = share of the images, for mix = custom", low=1e-6, high=1e6)
     budget: str = setting("", "what uniform and custom fill their budget with", choices=BUDGETS)
     phases: tuple[PhaseSettings, ...] = setting(
         (), "[[sizes.phases]]: other sizes from given epochs (passes over the images) on; mix holds until the first"

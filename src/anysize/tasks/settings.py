@@ -15,12 +15,12 @@ class TaskSettings:
         "bce: binary cross-entropy; asymmetric: one that plays easy negatives down (multilabel); empty: the task's own",
         choices=("", "bce", "asymmetric"),
     )
-    gamma_negative: float = setting(4.0, "focusing exponent of negatives in the asymmetric loss", low=0)
-    gamma_positive: float = setting(0.0, "focusing exponent of positives in the asymmetric loss", low=0)
+    gamma_negative: float = setting(4.0, "focusing exponent of negatives in the asymmetric loss", low=0, high=100)
+    gamma_positive: float = setting(0.0, "focusing exponent of positives in the asymmetric loss", low=0, high=100)
     clip: float = setting(
         0.05, "probability below which a negative costs nothing in the asymmetric loss", low=0, high=1
     )
     label_smoothing: float = setting(0.0, "share of the target spread evenly over all classes", low=0, high=0.999)
     auxiliary_weight: float = setting(
-        0.4, "weight of the loss of each auxiliary classifier, in models that have some in training", low=0
+        0.4, "weight of the loss of each auxiliary classifier, in models that have some in training", low=0, high=1000
     )

@@ -1,13 +1,48 @@
-"""How long a run is: steps and FLOPs of each epoch, known before it starts. Imports no torch."""
+"""How long a run is: steps and FLOPs of its epochs, known before it starts. Imports no torch."""
 
+import bisect
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
+from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
-from anysize.sizes.cost import Measurements
+from anysize.sizes.cost import Measurements, count_steps
 from anysize.training.settings import TrainingSettings
+
+_MOST_EPOCHS = 10**9
+
+
+class Repeated(Sequence[int]):
+    """Numbers of which many are alike in a row: it takes as much memory and time as there are rows.
+
+    >>> steps = Repeated([(3, 1_000_000), (7, 2)])
+    >>> len(steps), steps[999_999], steps[-1], steps.total
+    (1000002, 3, 7, 3000014)
+    """
+
+    def __init__(self, rows: Sequence[tuple[int, int]]) -> None:
+        self._values = [value for value, times in rows if times]
+        self._ends = [*itertools.accumulate(times for _, times in rows if times)]
+        self.total = sum(value * times for value, times in rows)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[int]:
+        for value, start, end in zip(self._values, [0, *self._ends], self._ends, strict=False):
+            yield from itertools.repeat(value, end - start)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self._values[bisect.bisect(self._ends, range(len(self))[index])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,24 +58,23 @@ class RunLength:
     image_flops: Callable[[int], int]
     epochs: int
     equal_flops: bool
-    steps: tuple[int, ...]
-    epoch_flops: tuple[int, ...]
+    steps: Repeated
     adapt_copies: int = 0
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        return sum(self.steps)
+        return self.steps.total
 
-    @property
+    @functools.cached_property
     def flops(self) -> int:
         """FLOPs of the whole run."""
-        return sum(self.epoch_flops)
+        return self.flops_at(len(self.steps) - 1, self.steps[-1])
 
     def flops_at(self, epoch: int, step: int) -> int:
         """FLOPs of the run up to the first `step` steps of `epoch`."""
         within = _cumulative(self.plan, self.image_flops, epoch, self.adapt_copies)
-        return sum(self.epoch_flops[:epoch]) + within[step]
+        return _flops_before(self.plan, self.image_flops, epoch, self.adapt_copies) + within[step]
 
     def regime_epoch(self, epoch: int, step: int) -> float:
         """Progress on the scale that the regime is written in, from 0 to `epochs`."""
@@ -53,8 +87,8 @@ class RunLength:
 def _cumulative(plan: BatchPlan, image_flops: Callable[[int], int], epoch: int, adapt_copies: int = 0) -> list[int]:
     """FLOPs before each step of an epoch, and of the whole epoch."""
     measurements = Measurements(adapt_copies)
-    for earlier in range(epoch if adapt_copies else 0):
-        measurements.skip(plan.counts(earlier))
+    for span in plan.spans(epoch if adapt_copies else 0):
+        measurements.skip(plan.counts(span.start), len(span))
     spent = (
         (1 + measurements.passes(part)) * samples * part.copies * image_flops(part.size)
         for part, samples in plan.step_parts(epoch)
@@ -62,10 +96,17 @@ def _cumulative(plan: BatchPlan, image_flops: Callable[[int], int], epoch: int, 
     return list(itertools.accumulate(spent, initial=0))
 
 
+@functools.lru_cache(maxsize=2)
+def _flops_before(plan: BatchPlan, image_flops: Callable[[int], int], epoch: int, adapt_copies: int = 0) -> int:
+    """FLOPs of all epochs before this one."""
+    trained = count_steps(plan, epoch, adapt_copies=adapt_copies)
+    return sum((n * part.copies + measured) * image_flops(part.size) for part, (_, n, measured) in trained.items())
+
+
 def run_length(
     plan: BatchPlan, settings: TrainingSettings, base: int, flops: Callable[[int], int], adapt_copies: int = 0
 ) -> RunLength:
-    """Work out the length of a run before it starts.
+    """Work out the length of a run before it starts: in time by phases of sizes, not by epochs.
 
     Args:
         plan: its batches.
@@ -73,33 +114,36 @@ def run_length(
         base: image size (pixels) of the epochs that FLOPs are counted in.
         flops: FLOPs of one image of a size.
         adapt_copies: as of the optimizer: what it measures is part of the cost, at the base size, too.
+
+    Raises:
+        UserError: as `count_steps` and `BatchPlan`; FLOPs that are enough for more than 10^9 epochs.
     """
 
-    def of_epoch(plan: BatchPlan, epoch: int) -> int:
-        if adapt_copies:
-            return _cumulative(plan, flops, epoch, adapt_copies)[-1]
-        return sum(samples * part.copies * flops(part.size) for part, _, samples in plan.counts(epoch))
+    def length(epochs: int, last: int | None = None) -> RunLength:
+        rows = [(plan.steps(span.start), len(span)) for span in plan.spans(epochs)]
+        if last is not None:
+            rows.append((last, 1))
+        return RunLength(plan, flops, settings.epochs, settings.equal_flops, Repeated(rows), adapt_copies)
 
-    def length(steps: list[int], spent: list[int]) -> RunLength:
-        return RunLength(plan, flops, settings.epochs, settings.equal_flops, tuple(steps), tuple(spent), adapt_copies)
-
-    epochs = range(settings.epochs)
     if not settings.equal_flops:
-        return length([plan.steps(epoch) for epoch in epochs], [of_epoch(plan, epoch) for epoch in epochs])
-    at_base = plan.at_size(base)
-    if adapt_copies:
-        target = sum(of_epoch(at_base, epoch) for epoch in epochs)
-    else:
-        target = settings.epochs * of_epoch(at_base, 0)
-    steps: list[int] = []
-    spent: list[int] = []
-    while sum(spent) + of_epoch(plan, len(steps)) < target:
-        spent.append(of_epoch(plan, len(steps)))
-        steps.append(plan.steps(len(steps)))
-    left = target - sum(spent)
-    within = _cumulative(plan, flops, len(steps), adapt_copies)
-    count = min(range(len(within)), key=lambda step: abs(within[step] - left))
-    if count or not steps:  # a run makes one step at least
-        steps.append(max(count, 1))
-        spent.append(within[max(count, 1)])
-    return length(steps, spent)
+        return length(settings.epochs)
+    target = _flops_before(plan.at_size(base), flops, settings.epochs, adapt_copies)
+
+    def enough(epochs: int) -> bool:
+        return _flops_before(plan, flops, epochs, adapt_copies) >= target
+
+    most = 1
+    while not enough(most):
+        most *= 2
+        if most > _MOST_EPOCHS:
+            raise UserError(
+                f"training.equal_flops: {counted(settings.epochs, 'epoch')} at {base} px compute as much as more than "
+                f"{_MOST_EPOCHS:,} at the sizes of this run; lower sizes.base or training.epochs"
+            )
+    whole = bisect.bisect_left(range(1, most + 1), True, key=enough)  # epochs that end before the target
+    before = _flops_before(plan, flops, whole, adapt_copies)
+    within = _cumulative(plan, flops, whole, adapt_copies)
+    count = min(range(len(within)), key=lambda step: abs(within[step] - (target - before)))
+    if count or not whole:  # a run makes one step at least
+        return length(whole, max(count, 1))
+    return length(whole)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anysize.registry import UserError, counted, did_you_mean
 from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
 from anysize.training.decay import parameter_groups
-from anysize.training.regime import constant, is_schedule, shorten, to_data, value_at
+from anysize.training.regime import FLOAT32_MAX, constant, is_schedule, shorten, to_data, value_at
 from anysize.training.settings import OptimizerSettings
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
@@ -96,7 +96,7 @@ class RegimeOptimizer:
             if group["decay"] is not None:
                 group["weight_decay"] = group["decay"]
             if group["multiple"] != 1:
-                group["lr"] *= group["multiple"]
+                group["lr"] = min(group["lr"] * group["multiple"], FLOAT32_MAX)
         # torch makes this state in the first step alone: rmsprop's only if momentum began above 0, and fused sgd's
         # without values if that step is skipped.
         if name in ("sgd", "rmsprop") and values["momentum"] > 0:
@@ -207,7 +207,8 @@ def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) ->
         start = settings.warmup_start
         done = epoch / settings.warmup_epochs if settings.warmup_method == "linear" else 0.0
         values["lr"] *= start + (1 - start) * done
-    values["lr"], values["momentum"] = scale_to_batch(settings, values["lr"], values["momentum"], batch_size)
+    lr, values["momentum"] = scale_to_batch(settings, values["lr"], values["momentum"], batch_size)
+    values["lr"] = min(lr, FLOAT32_MAX)
     name = values["name"]
     return name, {key: values[key] for key in OPTIMIZERS[name][1]}
 

@@ -17,13 +17,17 @@ by `factor` every `every` epochs. `poly` is DeepLab's: what is left to go falls 
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, did_you_mean, shown
 
 RAMPS = ("constant", "linear", "cosine", "exponential", "poly", "step")
 POLY_POWER = 0.9
+FLOAT32_MAX = 3.4028234663852886e38
+"""The largest number that float32 holds, in which optimizers compute."""
+_SHORTEST = 1e-6  # epochs between two steps of a step ramp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,7 @@ def parse_schedule(given: Any) -> Schedule:
         UserError: an unknown key or ramp, a first epoch other than 0, or epochs out of order.
     """
     if isinstance(given, bool) or not isinstance(given, (int, float, str, Sequence)):
-        raise UserError(f"received {given!r}; expected a number or a list of {{epoch, value, ramp}} points")
+        raise UserError(f"received {shown(given)}; expected a number or a list of {{epoch, value, ramp}} points")
     if isinstance(given, (int, float)):
         return constant(float(given))
     if isinstance(given, str):
@@ -72,12 +76,16 @@ def parse_schedule(given: Any) -> Schedule:
     points = tuple(point if isinstance(point, Point) else _point(point) for point in given)
     epochs = [point.epoch for point in points]
     if not points or epochs[0] != 0 or sorted(set(epochs)) != epochs:
-        raise UserError(f"points at epochs {epochs}; expected the first at 0 and each later than the one before")
+        raise UserError(f"points at epochs {shown(epochs)}; expected the first at 0 and each later than the one before")
     if len({isinstance(point.value, str) for point in points}) > 1:
-        raise UserError(f"values {[point.value for point in points]}; expected all numbers or all names")
+        raise UserError(f"values {shown([point.value for point in points])}; expected all numbers or all names")
     for point, following in zip(points, (*points[1:], None), strict=True):
-        if isinstance(point.value, float) and not math.isfinite(point.value):
-            raise UserError(f"the value at epoch {point.epoch:g} is {point.value}; expected a finite number")
+        for key in ("value", "epoch", "every", "factor"):
+            number = getattr(point, key)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(
+                    f"the {key} of the point at epoch {point.epoch:g} is {number}; expected a finite number"
+                )
         if point.ramp not in ("constant", "step") and following is None:
             raise UserError(
                 f"a {point.ramp} ramp starts at epoch {point.epoch:g} and leads nowhere; add its last point"
@@ -100,7 +108,7 @@ def _short_form(text: str) -> Any:
     for part in text.replace(",", " ").split():
         pieces = part.split(":")
         if len(pieces) not in (2, 3):
-            raise UserError(f"received {part!r}; expected EPOCH:VALUE or EPOCH:VALUE:RAMP, such as 81:0.01")
+            raise UserError(f"received {shown(part)}; expected EPOCH:VALUE or EPOCH:VALUE:RAMP, such as 81:0.01")
         points.append(dict(zip(("epoch", "value", "ramp"), pieces, strict=False)))
     return points
 
@@ -108,28 +116,38 @@ def _short_form(text: str) -> Any:
 def _point(given: Any) -> Point:
     fields = [field.name for field in dataclasses.fields(Point)]
     if not isinstance(given, Mapping) or "value" not in given:
-        raise UserError(f"received the point {given!r}; expected a table such as {{ epoch = 81, value = 0.01 }}")
+        raise UserError(f"received the point {shown(given)}; expected a table such as {{ epoch = 81, value = 0.01 }}")
     for key in given:
         if key not in fields:
-            raise UserError(f"unknown key {key!r} in the point {dict(given)}: {did_you_mean(key, fields)}")
+            raise UserError(f"unknown key {shown(key)} in the point {shown(dict(given))}: {did_you_mean(key, fields)}")
     values = dict(given)
     for key in ("value", "epoch", "every", "factor"):
         if key in values:
             try:
-                values[key] = float(values[key])
-            except (TypeError, ValueError):
-                if key != "value" or not isinstance(values[key], str):
-                    raise UserError(f"{key} is {values[key]!r} in the point {dict(given)}; expected a number") from None
+                number = math.nan if isinstance(values[key], bool) else float(values[key])
+            except (TypeError, ValueError, OverflowError):
+                number = math.nan
+                if key == "value" and isinstance(values[key], str):
+                    continue
+            if not math.isfinite(number):
+                raise UserError(f"{key} is {shown(values[key])} in the point {shown(dict(given))}; expected a number")
+            values[key] = number
+    if not isinstance(values.get("ramp", ""), str):
+        raise UserError(f"ramp is {shown(values['ramp'])} in the point {shown(dict(given))}; expected a name")
     point = Point(**values)
     if point.ramp not in RAMPS:
-        raise UserError(f"unknown ramp {point.ramp!r}: {did_you_mean(point.ramp, RAMPS)}")
-    if point.every <= 0:
-        raise UserError(f"every is {point.every:g} in the point {dict(given)}; expected a number of epochs above 0")
+        raise UserError(f"unknown ramp {shown(point.ramp)}: {did_you_mean(point.ramp, RAMPS)}")
+    if point.every < _SHORTEST:
+        raise UserError(
+            f"every is {point.every:g} in the point {shown(dict(given))}; expected a number of epochs above 0"
+        )
+    if point.factor < 0:
+        raise UserError(f"factor is {point.factor:g} in the point {shown(dict(given))}; expected a number from 0 on")
     return point
 
 
 def value_at(schedule: Schedule, epoch: float) -> float | str:
-    """The value at `epoch` epochs of progress.
+    """The value at `epoch` epochs of progress; what grows beyond it is `FLOAT32_MAX`.
 
     >>> value_at(parse_schedule([{"value": 0.045, "ramp": "step", "every": 1, "factor": 0.98}]), 2.5)
     0.04321799999999999
@@ -143,17 +161,25 @@ def value_at(schedule: Schedule, epoch: float) -> float | str:
     if point.ramp == "constant" or isinstance(point.value, str):
         return point.value
     if point.ramp == "step":
-        return point.value * point.factor ** math.floor((epoch - point.epoch) / point.every)
+        return min(point.value * _power(point.factor, (epoch - point.epoch) / point.every), FLOAT32_MAX)
     following = schedule[i + 1]
     assert isinstance(following.value, float)  # parse_schedule lets no ramp lead to a name
     done = (epoch - point.epoch) / (following.epoch - point.epoch)
     if point.ramp == "exponential":
-        return float(point.value * (following.value / point.value) ** done)
+        return min(float(point.value * (following.value / point.value) ** done), FLOAT32_MAX)
     if point.ramp == "cosine":
         done = (1 - math.cos(math.pi * done)) / 2
     if point.ramp == "poly":
         return following.value + (point.value - following.value) * (1 - done) ** POLY_POWER  # type: ignore[no-any-return]
     return point.value + done * (following.value - point.value)
+
+
+def _power(factor: float, times: float) -> float:
+    """`factor` multiplied with itself so many whole times, or the largest number: such a training diverges."""
+    try:
+        return float(factor ** math.floor(times))
+    except OverflowError:
+        return sys.float_info.max
 
 
 def to_data(schedule: Schedule) -> Any:

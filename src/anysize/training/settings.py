@@ -3,7 +3,7 @@
 import dataclasses
 
 from anysize.registry import setting
-from anysize.training.regime import Schedule, constant
+from anysize.training.regime import FLOAT32_MAX, Schedule, constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,13 +12,17 @@ class OptimizerSettings:
 
     name: Schedule = setting(constant("sgd"), "sgd, adam, adamw or rmsprop (by epoch)")
     epochs: int = setting(
-        0, "epochs that the lists of points are written for; they stretch to training.epochs; 0: no stretching", low=0
+        0,
+        "epochs that the lists of points are written for; they stretch to training.epochs; 0: no stretching",
+        low=0,
+        high=10**6,
     )
     batch_size: int = setting(
         0,
         "batch, over all processes, that lr and momentum are written for: a run with another batch scales them as "
         "batch_rule says; 0: no scaling",
         low=0,
+        high=10**9,
     )
     batch_rule: str = setting(
         "momentum",
@@ -26,12 +30,13 @@ class OptimizerSettings:
         "lr and momentum, to average over as many samples (sgd); none: nothing",
         choices=("none", "linear", "sqrt", "momentum"),
     )
-    lr: Schedule = setting(constant(0.1), "learning rate (by epoch)")
+    lr: Schedule = setting(constant(0.1), "learning rate (by epoch)", low=0, high=FLOAT32_MAX)
     head_lr: float = setting(
         1.0,
         "learning rate of the head, as a multiple of lr: of the last linear layer, or of what makes a segmentation of "
         "the features",
         low=0,
+        high=FLOAT32_MAX,
     )
     layer_decay: float = setting(
         1.0,
@@ -45,25 +50,36 @@ class OptimizerSettings:
         "parts of the network whose weights stay as they are, such as conv1,bn1,layer1: names of modules or "
         "parameters, or patterns of parameters with *; norms in them go on normalising by the batch",
     )
-    momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)")
-    weight_decay: Schedule = setting(constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)")
+    momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)", low=0, high=1)
+    weight_decay: Schedule = setting(
+        constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)", low=0, high=FLOAT32_MAX
+    )
     decay_on: str = setting(
         "weights",
         "weights: decay no biases and no norms; no-biases: every parameter but biases; all: every parameter",
         choices=("weights", "no-biases", "all"),
     )
-    norm_weight_decay: float = setting(-1.0, "weight decay of the parameters of norms; -1: as decay_on says", low=-1)
+    norm_weight_decay: float = setting(
+        -1.0, "weight decay of the parameters of norms; -1: as decay_on says", low=0, high=FLOAT32_MAX, besides=-1
+    )
     bias_weight_decay: float = setting(
-        -1.0, "weight decay of what is named bias, those of norms too; -1: as norms and decay_on say", low=-1
+        -1.0,
+        "weight decay of what is named bias, those of norms too; -1: as norms and decay_on say",
+        low=0,
+        high=FLOAT32_MAX,
+        besides=-1,
     )
     custom_weight_decay: dict[str, float] = setting(
-        {}, "weight decay of parameters by their name or its last part, such as class_token; goes before all others"
+        {},
+        "weight decay of parameters by their name or its last part, such as class_token; goes before all others",
+        low=0,
+        high=FLOAT32_MAX,
     )
     nesterov: bool = setting(False, "Nesterov momentum (sgd)")
-    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)")
+    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)", low=0, high=1)
     alpha: float = setting(0.99, "smoothing constant (rmsprop)", low=0, high=1)
-    eps: float = setting(1e-8, "added to the denominator (adam, adamw, rmsprop)", low=0)
-    warmup_epochs: float = setting(0.0, "the learning rate is smaller during this many epochs", low=0)
+    eps: float = setting(1e-8, "added to the denominator (adam, adamw, rmsprop)", low=0, high=1000)
+    warmup_epochs: float = setting(0.0, "the learning rate is smaller during this many epochs", low=0, high=10**6)
     warmup_method: str = setting(
         "linear",
         "linear: the learning rate grows from warmup_start of its value to all of it; constant: it is warmup_start of "
@@ -83,12 +99,13 @@ class OptimizerSettings:
         low=0,
         high=0.9999,
     )
-    clip_norm: float = setting(0.0, "clip the global norm of the gradient to this; 0: off", low=0)
+    clip_norm: float = setting(0.0, "clip the global norm of the gradient to this; 0: off", low=0, high=FLOAT32_MAX)
     adapt_copies: int = setting(
         0,
         "every this many steps of a size with copies, measure how much smaller the gradient of all copies is than that "
         "of one, and scale the loss up by it, for which its images are computed twice more; 0: off",
         low=0,
+        high=10**9,
     )
 
 
@@ -96,19 +113,20 @@ class OptimizerSettings:
 class TrainingSettings:
     """The `[training]` section of a recipe."""
 
-    epochs: int = setting(90, "passes over the training images", low=1)
+    epochs: int = setting(90, "passes over the training images", low=1, high=10**6)
     equal_flops: bool = setting(
         False, "train for the FLOPs of `epochs` epochs at the base size instead of for that many passes"
     )
-    batch_size: int = setting(64, "samples a step and a process at the base size", low=1)
-    copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1)
+    batch_size: int = setting(64, "samples a step and a process at the base size", low=1, high=10**6)
+    copies: int = setting(1, "augmented copies of each sample at the base size (batch augmentation)", low=1, high=1000)
     repeats: int = setting(
         1,
         "turns of a sample in an epoch, each augmented by itself (repeated augmentation); the epoch is no longer: it "
         "sees one in this many of the samples",
         low=1,
+        high=1000,
     )
-    chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1)
+    chunks: int = setting(1, "cut each batch into this many parts and accumulate their gradients", low=1, high=10**6)
     micro_batches: str = setting(
         "off",
         "where a step does not fit into memory: off: stop; auto: cut batches into twice as many parts, until it fits",
@@ -117,7 +135,7 @@ class TrainingSettings:
     drop_last: bool = setting(
         True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
     )
-    seed: int = setting(0, "everything random follows from it", low=0)
+    seed: int = setting(0, "everything random follows from it", low=0, high=2**63 - 1)
     device: str = setting("auto", "auto: a CUDA device where there is one; cpu, cuda, cuda:1, mps, ...")
     precision: str = setting(
         "float32",
@@ -132,12 +150,15 @@ class TrainingSettings:
     )
     channels_last: bool = setting(True, "keep images and weights in channels-last memory order (faster)")
     compile: bool = setting(False, "compile the model with torch.compile, once for each distinct input shape")
-    compile_shapes: int = setting(12, "refuse to compile a run with more distinct input shapes than this", low=1)
+    compile_shapes: int = setting(
+        12, "refuse to compile a run with more distinct input shapes than this", low=1, high=10**6
+    )
     average_steps: int = setting(
         0,
         "steps between two updates of averaged weights (exponential moving average), which validation, the best "
         "checkpoint and evaluation then use; 32 in torchvision's reference training; 0: none",
         low=0,
+        high=10**9,
     )
     average_decay: float = setting(
         0.99998,
@@ -160,14 +181,24 @@ class TrainingSettings:
         "each step; where several processes train",
     )
     timeout_minutes: float = setting(
-        10.0, "minutes that a process waits for the others, to meet them and in a step, before it gives up", low=0.05
+        10.0,
+        "minutes that a process waits for the others, to meet them and in a step, before it gives up",
+        low=0.05,
+        high=10**6,
     )
     log_every: int = setting(
-        10, "steps between two looks of the host at losses and failures, which are that many steps old", low=1
+        10,
+        "steps between two looks of the host at losses and failures, which are that many steps old",
+        low=1,
+        high=10**6,
     )
-    validate_every: int = setting(1, "epochs between validations; the last epoch is always validated", low=1)
-    checkpoint_minutes: float = setting(10.0, "save at least this often within an epoch; 0: after every step", low=0)
-    checkpoint_steps: int = setting(0, "save every so many steps, too; 0: by time alone", low=0)
+    validate_every: int = setting(
+        1, "epochs between validations; the last epoch is always validated", low=1, high=10**6
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "save at least this often within an epoch; 0: after every step", low=0, high=10**6
+    )
+    checkpoint_steps: int = setting(0, "save every so many steps, too; 0: by time alone", low=0, high=10**9)
     checkpoint_background: bool = setting(
         True,
         "write checkpoints beside the training, which takes memory for one more copy of the weights and of the "

@@ -26,8 +26,8 @@ def distinct_shapes(
     `chunks` tells the number of chunks of a batch of so many images.
     """
     first: dict[tuple[SizeBatch, ...], int] = {}
-    for epoch in range(len(length.steps)):
-        first.setdefault(plan.sizes(epoch), epoch)
+    for span in plan.spans(len(length.steps)):
+        first.setdefault(plan.sizes(span.start), span.start)
     return {
         (piece.stop - piece.start, batch.size): (len(batch.indices), batch.copies)
         for epoch in first.values()
