@@ -129,7 +129,7 @@ def test_own_model_from_a_module(own: str, monkeypatch: pytest.MonkeyPatch) -> N
         ("OWN:net", {"widht": 3}, "takes no option 'widht'; its options: width$"),
         ("OWN:no_channels", {}, r"takes no argument 'in_channels'; expected a function of \(num_classes, in_channels"),
         ("OWN:no_module", {}, "returned str; expected a torch.nn.Module"),
-        ("nowhere/net.py:net", {}, "there is no file nowhere/net.py"),
+        ("nowhere/net.py:net", {}, "there is no file 'nowhere/net.py'"),
         ("no_such_module:net", {}, "there is no module 'no_such_module'"),
         ("resnet-20", {}, "unknown model 'resnet-20': did you mean 'resnet20'?"),
         ("mobilnet_v2", {}, "unknown model 'mobilnet_v2': did you mean 'mobilenet_v2'?"),

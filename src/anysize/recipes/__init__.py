@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anysize.models import trust
 from anysize.registry import UserError, did_you_mean
 
 _ROOT = Path(__file__).parent
@@ -92,6 +93,8 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path}: not a TOML file: {error}") from None
         found[path] = tree
+        if not path.is_relative_to(_ROOT):
+            trust.found(tree.get("model"), path)
         if "extends" not in tree:
             return dict(reversed(found.items()))
         base = tree.pop("extends")

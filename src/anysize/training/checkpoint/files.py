@@ -19,6 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from anysize.models import trust
+from anysize.models.weights.types import unlike
 from anysize.registry import UserError
 from anysize.training.checkpoint.tensors import write_tensors
 
@@ -136,6 +138,7 @@ def read_state(folder: Path) -> dict[str, Any]:
             f"checkpoint {folder} has format {state.get('format')}; this version of anysize reads formats "
             f"{' and '.join(map(str, READ))}"
         )
+    trust.found(state.get("model"), folder / "state.json")
     return state
 
 
@@ -148,7 +151,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
     """Copy `tensors` into `model`, in place.
 
     Raises:
-        UserError: names or shapes differ, as with a checkpoint of another model; the message shows the first few.
+        UserError: names, shapes or types differ, as with a checkpoint of another model; the message shows a few.
     """
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in tensors]
@@ -158,6 +161,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
+    problems += [f"{name} {how}" for name in own if name in tensors and (how := unlike(tensors[name], own[name]))]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
