@@ -139,6 +139,8 @@ def test_own_model_from_a_module(own: str, monkeypatch: pytest.MonkeyPatch) -> N
             "takes no option 'dropuot'; its options: bottleneck, classifier_std, dropout, expansion, ",
         ),
         ("resnet20", {"depth": 30}, "takes no option 'depth'"),
+        ("timm:resnet18", {"checkpoint_path": "/dev/zero"}, "'checkpoint_path' is not taken; weights are given with"),
+        ("timm:resnet18", {"pretrained_cfg_overlay": {"url": "http://a"}}, "'pretrained_cfg_overlay' is not taken"),
         ("resnet18", {"dropout": 0.3}, "takes no option 'dropout'; its options: groups, norm_layer, replace_stride"),
         ("mobilenet_v3_small", {"droppath": 0.3}, "takes no option 'droppath'"),
         ("resnext50_32x4d", {"groups": 3}, "cannot be built with the options {'groups': 3}"),

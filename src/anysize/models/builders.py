@@ -16,6 +16,9 @@ from anysize.models.blocks.convolution import resized_convolution
 from anysize.models.named_code import is_code, no_module, read_file
 from anysize.registry import UserError, did_you_mean
 
+_TIMM_READS = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Options of timm's that name files and addresses: a recipe from somebody else is not to have them read."""
+
 
 def import_timm(what: str) -> ModuleType:
     """The module timm, which `what` needs; raises a `UserError` where it is not installed."""
@@ -35,6 +38,7 @@ def timm_name(name: str) -> str:
 
 def timm_model(name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
     """The model `timm:NAME`; raises a `UserError` where timm, the model or an option is not there."""
+    check_timm_options(name, options)
     own, timm = timm_name(name), import_timm(name)
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
@@ -45,6 +49,13 @@ def timm_model(name: str, num_classes: int | None, in_channels: int, options: Ma
         reason = str(error) or type(error).__name__
         raise UserError(f"{name} does not take the options {dict(options)}: {reason}") from error
     return model
+
+
+def check_timm_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for options that would read files or addresses of weights."""
+    for option in _TIMM_READS:
+        if option in options:
+            raise UserError(f"model {name!r}: the option {option!r} is not taken; weights are given with model.weights")
 
 
 def is_timm_model(name: str) -> bool:
