@@ -59,6 +59,15 @@ SMALL_NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what tests consent to out of the folder of the user who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CONFIG_HOME", "APPDATA"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("configuration")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_report(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves `report.html` out, which takes longer than a tiny training, except in tests that are marked `report`."""

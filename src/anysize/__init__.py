@@ -63,6 +63,7 @@ _WHERE = {
     "scale_gradient_state": "anysize.norms.online.norm",
     "scale_policy": "anysize.evaluation.scale_policy",
     "train": "anysize.experiment.train",
+    "trusting_code": "anysize.models.trust",
 }
 __all__ = ["__version__", *_WHERE]
 
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from anysize.models.surgery.elasticize import elasticize as elasticize
     from anysize.models.surgery.fold import fold_batch_norm as fold_batch_norm
     from anysize.models.surgery.recompute import checkpoint_segments as checkpoint_segments
+    from anysize.models.trust import trusting_code as trusting_code
     from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
     from anysize.norms.calibration import calibrated as calibrated
     from anysize.norms.convert.model import convert_norms as convert_norms

@@ -145,6 +145,14 @@ def is_inside(name: str) -> bool:
     return bool(name) and not leaves and not drive
 
 
+def is_private(status: os.stat_result) -> bool:
+    """Whether a file or folder of this status is the user's own, and nobody else may write it.
+
+    Where a system tells neither, as Windows, it is taken as true.
+    """
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
 def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> IO[bytes] | IO[str]:
     try:
         descriptor = os.open(path, flags | _NO_WAIT | _CLOSED, 0o666)

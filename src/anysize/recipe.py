@@ -26,6 +26,8 @@ import tomli_w
 
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.evaluation.settings import EvaluationSettings
+from anysize.models import trust
+from anysize.models.named_code import is_code
 from anysize.models.settings import ModelSettings
 from anysize.quantize.settings import QuantizeSettings
 from anysize.recipes import file_label, leading_comment, merge, read_files, recipe_path
@@ -82,6 +84,7 @@ def override(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     >>> override(Recipe(), {"optimizer.lr": "0:0.1 5:0.01"}).optimizer.lr[1].value
     0.01
     """
+    trust.consent(overrides.get("model.name"))
     for key, value in overrides.items():
         recipe = _replace(recipe, key.split("."), value, key)
     return recipe
@@ -210,12 +213,15 @@ def _of_builder(files: Mapping[Path, dict[str, Any]], overrides: Mapping[str, An
     tree: dict[str, Any] = functools.reduce(merge, files.values(), {})
     name = str(overrides.get("model.name", tree.get("model", {}).get("name", "")))
     complete = all(values.keys() <= tree.get(section, {}).keys() for section, values in to_dict(Recipe()).items())
-    if ":" not in name or name.startswith("timm:") or complete:
+    if complete or not is_code(name):
         return "", {}
     from anysize.models.builders import import_builder  # torch
 
+    trust.consent(overrides.get("model.name"))
     try:
         settings = getattr(import_builder(name), "recipe", {})
+    except trust.NotTrusted:
+        raise
     except UserError:
         return "", {}
     if not isinstance(settings, Mapping):

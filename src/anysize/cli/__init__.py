@@ -17,6 +17,7 @@ import cyclopts
 
 import anysize.cli
 from anysize import __version__
+from anysize.models.trust import command_line
 from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError, did_you_mean, printable, shown
 from anysize.signals import PATIENCE, watched_signals
@@ -150,9 +151,32 @@ def build_app() -> cyclopts.App:
     return app
 
 
+def build_command_line() -> cyclopts.App:
+    """The verbs, each with the options that all of them have."""
+    app = build_app()
+
+    @app.meta.default
+    def command(
+        *words: Annotated[str, cyclopts.Parameter(show=False, allow_leading_hyphen=True)],
+        trust_code: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    ) -> None:
+        """Do what a command line says.
+
+        Args:
+            words: the verb and what belongs to it
+            trust_code: run the code of somebody's own, FILE.py:FUNCTION or MODULE:FUNCTION, that a recipe, run folder
+                or checkpoint names as its model, and remember it as trusted
+        """
+        with command_line(trust_code):
+            app(words)
+
+    return app.meta
+
+
 def _run(arguments: list[str]) -> None:
     try:
-        build_app()(arguments)
+        # Behind a verb that takes settings it would be taken for one of them.
+        build_command_line()(sorted(arguments, key=lambda word: word != "--trust-code"))
     except RuntimeError as error:  # torch tells of a worker that is gone at any moment, of another error's, too
         if "DataLoader worker" not in str(error):
             raise

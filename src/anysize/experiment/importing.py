@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anysize.data.catalog import resized_as_set
 from anysize.experiment.weights import Weights, describe_input, start_from
+from anysize.models import trust
 from anysize.models.builders import is_timm_model
 from anysize.models.families import PUBLISHED, PUBLISHED_CLASSES
 from anysize.models.measure.meta import build_on_meta
@@ -204,6 +205,7 @@ def _write(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
         write_checkpoint(checkpoints / "last", checkpoint)
         shutil.copytree(checkpoints / "last", checkpoints / "best", copy_function=_link)
         run_files.write_recipe(folder, dump(recipe))
+        trust.remember(recipe.model.name, recipe.model.options)
     except BaseException as error:  # an interruption, too
         shutil.rmtree(checkpoints, ignore_errors=True)
         if isinstance(error, (OSError, shutil.Error)):

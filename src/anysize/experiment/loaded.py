@@ -22,6 +22,7 @@ from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
+from anysize.models import trust
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.preprocessing import Preprocessing
@@ -58,6 +59,7 @@ def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Re
         raise UserError(
             f"{run} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )
+    trust.consent((overrides or {}).get("model.name"))
     return override(load_recipe(str(path)), overrides or {})
 
 

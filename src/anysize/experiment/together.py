@@ -14,6 +14,7 @@ import anysize
 from anysize.data.source import Source
 from anysize.data.workers import lost_workers
 from anysize.launch import joined
+from anysize.models import trust
 from anysize.recipe import Recipe, load_recipe, override, to_dict
 from anysize.recipes import recipe_names
 from anysize.registry import UserError
@@ -47,7 +48,10 @@ def of_run_folder(
 
 def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
     """The recipe with its overrides."""
-    return override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
+    if not isinstance(recipe, Recipe):
+        return load_recipe(str(recipe), overrides)
+    trust.consent_unless_found(recipe.model.name)
+    return override(recipe, overrides or {})
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from anysize.experiment.run_folder import (
 )
 from anysize.experiment.targets import open_sources
 from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
+from anysize.models import trust
 from anysize.recipe import Recipe, dump, load_recipe, origins
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
@@ -224,6 +225,7 @@ def _introduce(
     # A run that goes on by its own recipe keeps what that says of where each setting is from.
     if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
         run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
+    trust.remember(recipe.model.name, recipe.model.options)
     forget_results(folder)
     write_environment(folder, environment)
     parameters = sum(p.numel() for p in prepared.model.parameters())

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from anysize import __version__
+from anysize.models import trust
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -73,4 +74,6 @@ class Description:
             assert isinstance(described.recipe, dict)
         except (KeyError, TypeError, AttributeError, AssertionError, UserError):
             raise UserError(f"{path}: its description is damaged; export the file anew") from None
+        for model in (described.model, described.recipe.get("model")):
+            trust.found(model, path)
         return described

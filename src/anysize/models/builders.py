@@ -6,14 +6,18 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from anysize.models import trust
 from anysize.models.blocks.convolution import resized_convolution
+from anysize.models.named_code import is_code, no_module, read_file
 from anysize.registry import UserError, did_you_mean
+
+_TIMM_READS = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Options of timm's that name files and addresses: a recipe from somebody else is not to have them read."""
 
 
 def import_timm(what: str) -> ModuleType:
@@ -34,6 +38,7 @@ def timm_name(name: str) -> str:
 
 def timm_model(name: str, num_classes: int | None, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
     """The model `timm:NAME`; raises a `UserError` where timm, the model or an option is not there."""
+    check_timm_options(name, options)
     own, timm = timm_name(name), import_timm(name)
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
@@ -46,6 +51,13 @@ def timm_model(name: str, num_classes: int | None, in_channels: int, options: Ma
     return model
 
 
+def check_timm_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for options that would read files or addresses of weights."""
+    for option in _TIMM_READS:
+        if option in options:
+            raise UserError(f"model {name!r}: the option {option!r} is not taken; weights are given with model.weights")
+
+
 def is_timm_model(name: str) -> bool:
     """Whether timm, if it is installed, has a model of this name."""
     try:
@@ -56,31 +68,30 @@ def is_timm_model(name: str) -> bool:
 
 
 def import_builder(name: str) -> Callable[..., nn.Module]:
-    """The function that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names.
+    """The function that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names; the one place where code that is named comes in.
 
     Raises:
-        UserError: no such file, module or function.
+        UserError: no such file, module or function, or code that the user has not consented to run (`trust`).
     """
     source, _, function = name.rpartition(":")
     if source.endswith(".py"):
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise UserError(f"model {name!r}: there is no file {source}; expected FILE.py:FUNCTION")
+        path, content = read_file(name)
+        trust.check(name, content=content)
         spec = importlib.util.spec_from_file_location(f"anysize_user_{path.stem}", path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+        # What was looked at is run, and no compiled copy that lies beside the file.
+        exec(compile(content, str(path), "exec", dont_inherit=True), vars(module))
     else:
+        trust.check(name)
         try:
             module = importlib.import_module(source)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{source}.".startswith(f"{error.name}."):
                 raise  # the module is there, and misses another one
-            raise UserError(
-                f"model {name!r}: there is no module {source!r}; install it, or give a file as FILE.py:FUNCTION"
-            ) from None
+            raise no_module(name, source) from None
     builder = getattr(module, function, None)
     if not callable(builder):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -94,8 +105,11 @@ def call_builder(
     """Call the builder of the model `name` with the `fixed` arguments that are not None and with `options`.
 
     Raises:
-        UserError: an argument that it does not take, a value that it refuses, or a result that is no `nn.Module`.
+        UserError: an argument that it does not take, a value that it refuses, a result that is no `nn.Module`, or
+            options with which the user has not consented to call it (`trust`).
     """
+    if is_code(name):
+        trust.check(name, options)
     parameters = builder_parameters(builder)
     if parameters is not None:
         for argument in fixed:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from anysize.models import trust
 from anysize.models.builders import builder_parameters, call_builder, replace_first_convolution, timm_model
 from anysize.models.expected import expected_preprocessing
 from anysize.models.families import MODELS
@@ -154,6 +155,7 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
         """Read a dict of `to_dict`, or that of an older checkpoint, which has settings in the place of the changes."""
+        trust.found(values)
         known = {field.name for field in dataclasses.fields(cls)}
         given = {key: value for key, value in values.items() if key in known}
         if "changes" in given:
@@ -254,6 +256,7 @@ def create_model(
     >>> create_model("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 100])
     """
+    trust.consent(name)
     spec = ModelSpec(name, num_classes, in_channels, task, options).elasticize(elasticize)
     spec = spec.swap_norms(norm, norm_options)
     timm = name.startswith("timm:")

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anysize.models import trust
 from anysize.registry import UserError, did_you_mean
 
 _ROOT = Path(__file__).parent
@@ -96,6 +97,8 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
                 f"{path}: its values are nested too deeply, or have too many digits; expected a recipe"
             ) from None
         found[path] = tree
+        if not path.is_relative_to(_ROOT):
+            trust.found(tree.get("model"), path)
         if "extends" not in tree:
             return dict(reversed(found.items()))
         base = tree.pop("extends")

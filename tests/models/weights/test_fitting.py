@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -15,6 +16,7 @@ from anysize.models.spec import create_model
 from anysize.models.weights import file_classes, find_head, fit_state_dict
 from anysize.models.weights.heads import adapt_channels
 from anysize.registry import UserError
+from anysize.training.checkpoint.files import load_model
 
 FAMILIES = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t"),
@@ -177,10 +179,37 @@ def test_partial_still_refuses_what_has_nothing_in_common() -> None:
         fit_state_dict(tiny(), {"something": torch.zeros(3)}, partial=True)
 
 
-def test_complex_weights_do_not_lose_half_of_themselves() -> None:
-    complex_ones = {name: value.to(torch.complex64) for name, value in tiny().state_dict().items()}
-    with pytest.raises(UserError, match=r"the file's .* holds complex numbers and the model's real ones"):
-        fit_state_dict(tiny(), complex_ones)
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        (torch.complex64, "complex numbers"),
+        (torch.float8_e4m3fn, "floating-point numbers of 8 bits or less"),
+        (torch.float8_e8m0fnu, "floating-point numbers of 8 bits or less"),
+        (torch.int8, "whole numbers"),
+        (torch.uint64, "whole numbers"),
+        (torch.bool, "truth values"),
+        (torch.bits8, "what is no number"),
+    ],
+)
+def test_numbers_of_another_kind_are_told_by_tensor_and_type(dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
+    model, weights = tiny(), tiny().state_dict()
+    before = model.fc.weight.clone()
+    value = weights["fc.weight"].to(torch.uint8).repeat(1, 1).view(dtype) if dtype is torch.bits8 else None
+    weights["fc.weight"] = weights["fc.weight"].to(dtype) if value is None else value
+    said = rf"fc\.weight holds {kind} \({dtype}\), the model's torch\.float32"
+    with pytest.raises(UserError, match=rf"the file's {said}; expected floating-point numbers of 16 bits or more"):
+        fit_state_dict(model, weights)
+    with pytest.raises(UserError, match=f"run is a checkpoint of another model: {said}"):  # one of ours
+        load_model(model, weights, tmp_path / "run")
+    assert torch.equal(model.fc.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_and_counters_of_another_type_are_taken(dtype: torch.dtype) -> None:
+    model, other = tiny(), tiny()
+    fit_state_dict(model, {name: value.to(dtype) for name, value in other.state_dict().items()})
+    assert torch.equal(model.fc.weight, other.fc.weight.to(dtype).float())
+    assert model.bn1.num_batches_tracked.dtype == torch.int64
 
 
 def test_a_file_with_online_norms_says_which_norm_it_wants() -> None:

@@ -190,5 +190,8 @@ def test_what_cannot_be_taken_is_told(
     torch.save({"conv1.weight": tensor, **values}, tmp_path / "int8.pth")
     with pytest.raises(UserError, match=message):
         loaded("resnet18", tmp_path / "int8.pth")
-    with pytest.raises(UserError, match="is quantized, and `anysize import` makes a run of such a file"):
+    with pytest.raises(
+        UserError,
+        match=r"is quantized \(torch\.q\w+\), and `anysize import` makes a run of torchvision's quantized networks",
+    ):
         read_foreign(tmp_path / "int8.pth")

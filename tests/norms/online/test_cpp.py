@@ -1,5 +1,6 @@
 """The compiled kernel is built once, found again, done without where it cannot be had, and the same on any threads."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,61 @@ def test_the_kernel_is_compiled_once_and_kept(cache: Path, caplog: pytest.LogCap
 @needs_compiler
 def test_a_kernel_that_is_no_library_is_done_without(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.mkdir(mode=0o700)
-    (cache / f"online_kernel-{online_cpp._fingerprint(online_cpp._compiler() or '')}.so").write_bytes(b"no library")
+    name = f"online_kernel-{online_cpp._fingerprint(online_cpp._compiler() or '')}"
+    kept = cache / f"{name}-{online_cpp._digest(b'no library')}.so"
+    kept.write_bytes(b"no library")
+    kept.chmod(0o600)
     assert load()[0] is None
     (notice,) = caplog.messages
     assert notice.startswith(SLOWER)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system knows no owners and modes")
+def test_only_a_whole_kernel_that_is_the_user_s_own_is_loaded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, compiler = tmp_path / "made", tmp_path / "compiler"
+    compiler.write_text(
+        f'#!/bin/sh\nfor word; do [ "$last" = -o ] && echo kernel > "$word" && echo >> {made}; last=$word; done\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setattr(online_cpp, "_fingerprint", lambda compiler: "0")
+
+    def compiled_again() -> bool:
+        """Whether the next process compiles; what it loads then is what the compiler made."""
+        before = made.read_bytes() if made.exists() else b""
+        path = online_cpp._compile(str(compiler))
+        assert path.parent == cache
+        assert path.read_bytes() == b"kernel\n"
+        assert (path.lstat().st_mode & 0o777, path.is_symlink()) == (0o600, False)
+        return made.read_bytes() != before
+
+    old = os.umask(0o002)
+    try:
+        assert [compiled_again(), compiled_again()] == [True, False]
+    finally:
+        os.umask(old)
+    (path,) = cache.iterdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"kernel\n")
+    elsewhere.chmod(0o666)
+    for spoil in (
+        lambda: path.write_bytes(b"kern"),
+        lambda: path.write_bytes(b"kernem\n"),
+        lambda: path.write_bytes(b""),
+        lambda: path.chmod(0o620),
+        lambda: path.chmod(0o602),
+        lambda: (path.unlink(), path.symlink_to(elsewhere)),
+        lambda: (path.unlink(), os.mkfifo(path)),
+    ):
+        spoil()
+        assert [compiled_again(), compiled_again()] == [True, False]
+    path.unlink()
+    path.mkdir()  # cannot be replaced
+    assert online_cpp._compile(str(compiler)).parent.parent == tmp_path
+    path.rmdir()
+    cache.chmod(0o770)
+    assert online_cpp._compile(str(compiler)).parent != cache  # somebody else may write what lies in it
 
 
 @pytest.mark.parametrize(

@@ -130,10 +130,12 @@ def strip_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], st
 
 def _without_plain_values(tensor: Tensor) -> str | None:
     """Why a tensor is no array of numbers; None if it is one."""
+    if tensor.is_nested:
+        return "is nested"
     if tensor.is_meta:
         return "was saved without its values (device meta)"
     if tensor.is_quantized:
-        return "is quantized, and `anysize import` makes a run of such a file"
+        return f"is quantized ({tensor.dtype}), and `anysize import` makes a run of torchvision's quantized networks"
     return None if tensor.layout is torch.strided else f"is sparse ({tensor.layout})"
 
 

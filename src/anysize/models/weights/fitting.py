@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from anysize.models.weights.heads import adapt_channels, find_first_convolution, find_head, join
 from anysize.models.weights.mismatch import mismatch_table
 from anysize.models.weights.renaming import map_names
+from anysize.models.weights.types import unlike
 from anysize.registry import UserError
 
 
@@ -91,6 +92,12 @@ def fit_tensors(
     """
     mapped = map_names(tensors, own)
     left, notes, new = dict(mapped.tensors), list(mapped.notes), {}
+    for name, value in left.items():
+        if name in own and (how := unlike(value, own[name])):
+            raise UserError(
+                f"the file's {name} {how}; expected floating-point numbers of 16 bits or more: save the weights anew "
+                "where they were made"
+            )
     if first is not None and (name := join(first, "weight")) in own and name in left:
         adapted = _adapt(left[name], own[name])
         if adapted is not None:
@@ -108,9 +115,6 @@ def fit_tensors(
             )
             new.update(dict.fromkeys(fresh, ""))
             left = {name: value for name, value in left.items() if name not in fresh}
-    for name, value in left.items():
-        if name in own and value.is_complex() and not own[name].is_complex():
-            raise UserError(f"the file's {name} holds complex numbers and the model's real ones; expected real ones")
     missing = [name for name in own if name not in left and name not in new]
     unexpected = [name for name in left if name not in own]
     if head is not None and not unexpected and missing and all(name.rpartition(".")[0] == head for name in missing):

@@ -20,7 +20,7 @@ from typing import Any
 import torchvision
 from torch import Tensor
 
-from anysize.models.builders import import_timm, timm_name
+from anysize.models.builders import check_timm_options, import_timm, timm_name
 from anysize.models.expected import expected_preprocessing, preprocessing_of
 from anysize.models.families import PUBLISHED
 from anysize.models.names import find_builder
@@ -148,6 +148,7 @@ def _torchvision(name: str, which: str, options: Mapping[str, Any]) -> Pretraine
 
 
 def _timm(name: str, options: Mapping[str, Any]) -> Pretrained:
+    check_timm_options(name, options)
     own, timm = timm_name(name), import_timm(name)
     config = timm.get_pretrained_cfg(own)
     if config is None:

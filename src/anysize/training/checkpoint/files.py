@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from anysize.files import read_regular, read_text, remove
 from anysize.forms import Unfit, fields
+from anysize.models import trust
+from anysize.models.weights.types import unlike
 from anysize.registry import UserError, in_a_line
 from anysize.training.checkpoint.form import STATE
 from anysize.training.checkpoint.tensors import write_tensors
@@ -157,6 +159,7 @@ def read_state(folder: Path, *needed: str) -> dict[str, Any]:
         fields(**dict.fromkeys(needed, lambda value, where: value))(state, "state.json")
     except Unfit as error:
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error}") from None
+    trust.found(state.get("model"), folder / "state.json")
     return state
 
 
@@ -169,7 +172,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
     """Copy `tensors` into `model`, in place.
 
     Raises:
-        UserError: names or shapes differ, as with a checkpoint of another model; the message shows the first few.
+        UserError: names, shapes or types differ, as with a checkpoint of another model; the message shows a few.
     """
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in tensors]
@@ -179,6 +182,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
+    problems += [f"{name} {how}" for name in own if name in tensors and (how := unlike(tensors[name], own[name]))]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(

@@ -1,8 +1,10 @@
 """The C++ backend of Online Normalization, for CPUs: one pass over the activations, forward and backward.
 
 `kernel.cpp` is compiled on first use for this processor, in about ten seconds, and kept in the user's cache
-folder (`ANYSIZE_CACHE`, else `XDG_CACHE_HOME/anysize`, else `~/.cache/anysize`). Where there is no compiler, a line
-says so once and the PyTorch backend does the work. The compiler is `CXX`, else c++, g++ or clang++.
+folder (`ANYSIZE_CACHE`, else `XDG_CACHE_HOME/anysize`, else `~/.cache/anysize`). It is loaded from there where file and
+folder are the user's own, which nobody else may write, and its content has the digest that the file is named after;
+otherwise it is compiled again. Where there is no compiler, a line says so once and the PyTorch backend does the work.
+The compiler is `CXX`, else c++, g++ or clang++.
 
 The library is called through ctypes with the addresses of the tensors: it knows nothing of torch, so that it need not
 be built again for another version of it.
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anysize.files import is_private, open_regular, replacing
 from anysize.norms.online.backends import Affine, Saved, statistics_dtype
 from anysize.norms.online.options import Options
 
@@ -162,13 +165,13 @@ def _compile(compiler: str) -> Path:
     Raises:
         RuntimeError: the compiler refuses the source with all flags; its last line.
     """
-    name = f"online_kernel-{_fingerprint(compiler)}.so"
+    name = f"online_kernel-{_fingerprint(compiler)}"
     for folder in _folders():
-        if (folder / name).is_file() and _is_ours(folder):
-            return folder / name
+        if found := _kept(folder, name):
+            return found
     log.warning("compiling online norm's kernel for this processor, once; it takes about ten seconds")
     with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch) / name
+        made = Path(scratch) / f"{name}.so"
         for flags in _TRIES:
             command = [compiler, *_FLAGS, *flags, "-o", str(made), str(_SOURCE)]
             result = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -177,15 +180,17 @@ def _compile(compiler: str) -> Path:
         else:
             lines = [line for line in result.stderr.splitlines() if "error" in line] or ["no reason given"]
             raise RuntimeError(f"{compiler} does not compile the kernel: {lines[0]}")
+        content = made.read_bytes()
         for folder in _folders():
             with contextlib.suppress(OSError):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if not _is_ours(folder):
+                if not is_private(folder.lstat()):
                     continue
-                beside = folder / f".{name}.{os.getpid()}"
-                shutil.copy(made, beside)
-                beside.replace(folder / name)
-                return folder / name
+                path = folder / f"{name}-{_digest(content)}.so"
+                with replacing(path) as file:
+                    file.write(content)
+                path.chmod(0o600)
+                return path
     tried = ", ".join(map(str, _folders()))
     raise RuntimeError(f"no folder to keep the compiled kernel in; set ANYSIZE_CACHE (tried {tried})")
 
@@ -193,19 +198,31 @@ def _compile(compiler: str) -> Path:
 def _folders() -> list[Path]:
     """The folders that may keep the compiled kernel, the best first."""
     if os.environ.get("ANYSIZE_CACHE"):
-        folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser()]
+        folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser().resolve()]
     else:
         folders, base = [], os.environ.get("XDG_CACHE_HOME")
         with contextlib.suppress(RuntimeError):  # there may be no home
-            folders.append((Path(base) if base else Path.home() / ".cache") / "anysize")
+            folders.append(((Path(base) if base else Path.home() / ".cache") / "anysize").resolve())
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return [*folders, Path(tempfile.gettempdir()) / f"anysize-{user}"]
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether this user alone can write to the folder: the folder for temporary files is everybody's."""
-    status = folder.stat()
-    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+def _kept(folder: Path, name: str) -> Path | None:
+    """The whole compiled kernel in a folder that is the user's own: that of temporary files is everybody's.
+
+    Of what is not whole, or may be another's, nothing is loaded: the first would end the process at any call.
+    """
+    with contextlib.suppress(OSError):
+        if is_private(folder.lstat()):
+            for path in folder.glob(f"{name}-*.so"):
+                with contextlib.suppress(OSError), open_regular(path) as file:
+                    if is_private(os.fstat(file.fileno())) and path.stem == f"{name}-{_digest(file.read())}":
+                        return path
+    return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _fingerprint(compiler: str) -> str:
