@@ -168,6 +168,12 @@ class TrainingSettings:
     validate_every: int = setting(1, "epochs between validations; the last epoch is always validated", low=1)
     checkpoint_minutes: float = setting(10.0, "save at least this often within an epoch; 0: after every step", low=0)
     checkpoint_steps: int = setting(0, "save every so many steps, too; 0: by time alone", low=0)
+    keep_previous: int = setting(
+        1,
+        "saves that are kept beside the last one: previous, previous-2 (the one before) and so on; more of them reach "
+        "farther back where a divergence was saved before it showed",
+        low=1,
+    )
     checkpoint_background: bool = setting(
         True,
         "write checkpoints beside the training, which takes memory for one more copy of the weights and of the "

@@ -8,10 +8,11 @@ checksum, so that a damaged checkpoint is told apart from a good one before it i
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from anysize.registry import UserError
+from anysize.models.checks import first_not_finite
+from anysize.registry import NotFinite, UserError
 from anysize.training.checkpoint.tensors import write_tensors
 
 FORMAT = 2
@@ -28,7 +30,15 @@ READ = (1, 2)
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that is not what was written: a file is missing, short or altered."""
+    """A checkpoint that cannot be used: a file is missing, short or altered."""
+
+
+class LostFolder(UserError):
+    """The folder that a run writes is no longer its own: it was moved, deleted, or is another run's now."""
+
+
+class NotFiniteCheckpoint(DamagedCheckpoint, NotFinite):
+    """A checkpoint that holds a value that is NaN or infinite: whoever wrote it had diverged."""
 
 
 @dataclasses.dataclass
@@ -49,17 +59,31 @@ class Checkpoint:
         return self.tensors.get("averaged", self.model)
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
+def write_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    keep: Path | None = None,
+    *,
+    kept: int = 1,
+    check: Callable[[], object] = lambda: None,
+) -> None:
     """Write `checkpoint` to `folder`; a checkpoint that was there is renamed to `keep`, or removed once replaced.
 
     The files are written and synced under another name first: whatever happens, `folder` or `keep` is whole.
 
+    Args:
+        folder, checkpoint, keep: where to, what, and the new name of what was there.
+        kept: that many earlier ones stay: what was at `keep` becomes KEEP-2, that KEEP-3, and so on.
+        check: raises `LostFolder` where nothing may be written; called first, and before anything takes its place.
+
     Raises:
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
+        NotFinite: a value is NaN or infinite; what was there before is untouched.
     """
     beside, replaced = folder.with_name(f".{folder.name}.new"), aside(folder)
     contents = {f"{part}.safetensors": tensors for part, tensors in checkpoint.tensors.items() if tensors}
     files = {}
+    check()
     try:
         shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
         beside.mkdir(parents=True)
@@ -69,10 +93,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         state = {"format": FORMAT, **checkpoint.state, "files": files}
         _write_synced(beside / "state.json", _serialise_state(state))
         _sync_folder(beside)
+        check()
         if folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             if keep is not None:
-                shutil.rmtree(keep, ignore_errors=True)
+                _make_way(keep, kept)
             folder.rename(keep or replaced)
         beside.rename(folder)
         _sync_folder(folder.parent)
@@ -86,6 +111,26 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
             f"could not write the checkpoint {folder} ({needed:.1f} MiB): {error.strerror or error}; what was "
             f"written before is untouched: {remedy}"
         ) from error
+    except LostFolder:
+        raise  # what lies there may be another run's
+    except UserError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, NotFinite):
+            raise NotFinite(f"the checkpoint {folder} is not written, since {error}; what was there stays") from error
+        raise
+
+
+def _make_way(keep: Path, kept: int) -> None:
+    """Give each of the earlier checkpoints the name of the one before it, and remove those that are too many."""
+    places = [keep, *(keep.with_name(f"{keep.name}-{number}") for number in range(2, kept + 1))]
+    for path in keep.parent.glob(f"{keep.name}-*"):
+        if path not in places and path.name.removeprefix(f"{keep.name}-").isdecimal():
+            shutil.rmtree(path, ignore_errors=True)
+    for newer, older in reversed([*itertools.pairwise(places)]):
+        if newer.exists():
+            shutil.rmtree(older, ignore_errors=True)
+            newer.rename(older)
+    shutil.rmtree(keep, ignore_errors=True)
 
 
 def aside(folder: Path) -> Path:
@@ -98,6 +143,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: a file is missing, short or altered; the message names it.
+        NotFiniteCheckpoint: a tensor, which is named, has a value that is NaN or infinite.
         UserError: a format that this version does not read.
     """
     state = read_state(folder)
@@ -113,6 +159,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"{expected['bytes']} bytes written"
             )
         tensors[Path(name).stem] = safetensors.torch.load(data)
+        if damaged := first_not_finite(tensors[Path(name).stem]):
+            raise NotFiniteCheckpoint(
+                f"checkpoint {folder} is not used: {damaged} in {name} is NaN or infinite, so its training had diverged"
+            )
     return Checkpoint(tensors, state)
 
 
