@@ -103,6 +103,7 @@ def write_checkpoint(
         _sync_folder(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
+        check()  # a folder that went away meanwhile is told as such
         shutil.rmtree(beside, ignore_errors=True)
         needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
