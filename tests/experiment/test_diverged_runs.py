@@ -1,4 +1,4 @@
-"""After a divergence the advice that is given works, and no checkpoint with values that are not finite is used unsaid."""
+"""After a divergence the advice that is given works, and no checkpoint that is not finite is used without a word."""
 
 import json
 import re
