@@ -51,7 +51,8 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
 
     Raises:
         Interrupted: a signal asked to stop; the state was saved.
-        Diverged: the loss or the gradient is not finite; the last good checkpoint is kept.
+        Diverged: the loss, the gradient, a validation or what is to be saved is not finite.
+        LostFolder: the run folder is no longer this run's.
         UserError: out of memory, a full disk.
     """
     fit_into_memory(parts, state)

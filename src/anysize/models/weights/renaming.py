@@ -107,8 +107,10 @@ def take_network(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Te
             below.setdefault(".".join(parts[:depth]) + ".", []).append(name)
     beside = [name for name in tensors if name not in own and _BESIDE.match(name)]
     if beside and all(_known(name, own) for name in tensors.keys() - set(beside)):
-        others = ", ".join(dict.fromkeys(name.partition(".")[0] for name in beside))
-        return {name: tensors[name] for name in tensors if name not in beside}, f"left out beside the network: {others}"
+        modules = ", ".join(dict.fromkeys(name.partition(".")[0] for name in beside))
+        return {
+            name: tensors[name] for name in tensors if name not in beside
+        }, f"left out beside the network: {modules}"
     found = {prefix: _misfit(prefix, names, tensors, own) for prefix, names in below.items()}
     least = min(found, key=lambda prefix: found[prefix])
     if found[least][0] >= found[""][0] or 2 * found[least][0] > wanted or put_under_backbone(tensors, own)[1]:
