@@ -95,6 +95,19 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain(recipe))
 
 
+def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe that `to_dict` made data of, which are from `source`; a setting that they lack has its default.
+
+    Raises:
+        UserError: they are not the settings of this version; the message names `source`.
+
+    >>> from_dict(to_dict(Recipe()), "state.json") == Recipe()
+    True
+    """
+    recipe: Recipe = build_settings(Recipe, tree, source)
+    return recipe
+
+
 def dump(recipe: Recipe, told: Mapping[str, str] | None = None) -> str:
     """The recipe as TOML text that `load_recipe` reads back to an equal recipe.
 

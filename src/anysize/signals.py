@@ -21,11 +21,12 @@ PATIENCE = 10.0
 """Seconds that a process has to hear of a signal."""
 
 _AGAIN = 5.0  # after a second Ctrl-C
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a program to end; Windows has no SIGHUP."""
 
 
 def watch_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> Callable[[], None]:
-    """From now on end this process `patience()` seconds after SIGTERM or Ctrl-C, unless it was `heard` by then.
+    """From now on end this process `patience()` seconds after SIGTERM, SIGHUP or Ctrl-C, unless it was `heard` by then.
 
     A second Ctrl-C ends it in a few seconds in any case. Signals that have their default effect, or are ignored, are
     not looked at. Returns a function that ends the watch. Outside the main thread there is none.
@@ -50,6 +51,23 @@ def watch_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> C
     return end
 
 
+class OnceInterrupted:
+    """Handles Ctrl-C in a program that ends with it: the first one interrupts, and those after it leave the ending be.
+
+    >>> handler = OnceInterrupted()
+    >>> handler.came = True  # a run heard of one, and is ending
+    >>> handler(signal.SIGINT)
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, number: int, frame: object = None) -> None:
+        if not self.came:
+            self.came = True
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def watched_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> Iterator[None]:
     """`watch_signals` for the length of a block."""
@@ -70,7 +88,7 @@ def _watch(own: socket.socket, other: socket.socket, patience: Callable[[], floa
                 numbers = own.recv(64)
                 if not numbers:
                     return
-                for number in (number for number in numbers if number in _ENDING):
+                for number in (number for number in numbers if number in ENDING):
                     came.append(number)
                     if len(came) == 1:
                         deadline = time.monotonic() + patience()

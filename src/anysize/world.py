@@ -27,7 +27,7 @@ from torch import Tensor
 
 from anysize.ranks import mark_as_after_sigterm, mark_as_of_all
 from anysize.registry import UserError
-from anysize.signals import PATIENCE, watched_signals
+from anysize.signals import ENDING, PATIENCE, OnceInterrupted, watched_signals
 
 _GROUPS: dict[Any, Any] = {}
 """The group over the CPUs that belongs to the default one."""
@@ -196,7 +196,7 @@ class StopWaiting(Exception):
 
 
 class StopRequest:
-    """Whether to stop: SIGTERM or the first Ctrl-C came, or the time is over. The loop looks at it after every step.
+    """Whether to stop: a signal or the first Ctrl-C came, or the time is over. The loop looks at it after every step.
 
     Time is over early enough to be saved before the end: by twice what the slowest save took, and twice the time since
     the last look. Where nothing was saved yet, a twentieth of the time is left for it, 20 seconds at most.
@@ -289,8 +289,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
-    """Let SIGTERM and Ctrl-C set `request` while training; a second Ctrl-C interrupts at once.
+    """Let SIGTERM, SIGHUP and Ctrl-C set `request` while training; a second Ctrl-C interrupts at once.
 
+    SIGHUP, which comes when a terminal is closed, is left alone where it is ignored, as after nohup.
     A process that does not look at it in the time that it usually takes is ended: it waits for what never comes.
     Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
     """
@@ -302,17 +303,21 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    ignored = [number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN]
+    numbers = [number for number in ENDING if number in (signal.SIGINT, signal.SIGTERM) or number not in ignored]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         with watched_signals(request.patience, lambda: request.heard):
             yield request
     except Exception as error:
-        if request.signal == signal.SIGTERM:
+        if request.signal not in (None, signal.SIGINT):
             mark_as_after_sigterm(error)
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+            if request.signal is not None and isinstance(handler, OnceInterrupted):
+                handler.came = True
 
 
 def pick_device(name: str) -> torch.device:

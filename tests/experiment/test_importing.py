@@ -324,11 +324,11 @@ def test_a_model_that_is_not_known_is_asked_for(file: Path, beside: dict[str, An
         anysize.import_checkpoint(save(file, small(), **beside), model, out=file.parent / "run")
 
 
-def test_values_that_are_not_finite_are_told(file: Path) -> None:
+def test_values_that_are_not_finite_are_refused(file: Path) -> None:
     model = small()
     model.conv1.weight.data[0, 0, 0, 0] = float("nan")
-    _, lines = imported(save(file, model))
-    assert "conv1.weight holds values that are not finite" in lines
+    with pytest.raises(UserError, match=r"holds values that are NaN or infinite, first in conv1\.weight: .*--averaged"):
+        imported(save(file, model))
 
 
 def test_the_data_that_the_class_count_suggests(file: Path, tmp_path: Path) -> None:

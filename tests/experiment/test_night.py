@@ -60,11 +60,11 @@ def test_saves_come_every_so_many_steps_with_the_bits_of_the_foreground(
     saved: list[tuple[int, bool]] = []
     write = files.write_checkpoint
 
-    def noted(folder: Path, checkpoint: Any, keep: Path | None = None) -> None:
+    def noted(folder: Path, checkpoint: Any, keep: Path | None = None, **how: Any) -> None:
         if folder.name == "last":
             beside = threading.current_thread() is not threading.main_thread()
             saved.append((checkpoint.state["progress"]["step"], beside))
-        write(folder, checkpoint, keep)
+        write(folder, checkpoint, keep, **how)
 
     monkeypatch.setattr("anysize.training.checkpoint.writer.write_checkpoint", noted)
     beside = train(tiny(**SMALL, training__checkpoint_steps=2), run=tmp_path / "beside")

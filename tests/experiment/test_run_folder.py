@@ -46,9 +46,9 @@ def dead_process() -> int:
 def test_two_processes_never_write_one_run(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     named = rf"is being trained by process {os.getpid()} on {socket.gethostname()}"
-    with alone_in(tmp_path / "run") as said, pytest.raises(UserError, match=named):
+    with alone_in(tmp_path / "run") as held, pytest.raises(UserError, match=named):
         train(tiny(data__limit=30), run=tmp_path / "run")
-    assert said == ""
+    assert held.owner.taken_over == ""
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
@@ -71,8 +71,8 @@ def test_a_process_of_this_machine_that_is_gone_is_followed_at_once(
     if not locks:
         request.getfixturevalue("no_locks")
     leave_record(tmp_path, socket.gethostname(), dead_process(), age=1)
-    with alone_in(tmp_path) as said:
-        assert said == ""
+    with alone_in(tmp_path) as held:
+        assert held.owner.taken_over == ""
         assert json.loads((tmp_path / ".owner").read_text())["pid"] == os.getpid()
 
 

@@ -135,7 +135,7 @@ def test_metrics_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, metrics_r
             log.epoch(metrics_row(epoch))
     untouched = (tmp_path / run_files.METRICS).read_text().splitlines()[:4]
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
-        log.truncate(3)
+        log.restore(run_files.read_rows(tmp_path / run_files.METRICS)[:3])
         assert (tmp_path / run_files.METRICS).read_text().splitlines() == untouched
         log.epoch(metrics_row(4, train_loss=0.125))
         log.epoch(metrics_row(4, train_loss=0.0625))  # even without truncate
@@ -148,7 +148,7 @@ def test_metrics_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, metrics_r
 def test_a_run_that_starts_again_has_no_rows(tmp_path: Path, metrics_row: Row) -> None:
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
         log.epoch(metrics_row(1))
-        log.truncate(0)
+        log.restore([])
         assert not (tmp_path / run_files.METRICS).exists()
         log.epoch(metrics_row(1))
     assert len(pd.read_csv(tmp_path / run_files.METRICS)) == 1

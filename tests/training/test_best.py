@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from anysize.training.history import History
 from anysize.training.loop import validate
 from anysize.training.parts import Parts, Validation
 from anysize.training.state import Progress, TrainState
@@ -30,7 +31,7 @@ def test_a_score_beats_what_is_lower_and_what_is_none(scores: list[float], saved
         wait=lambda: None, write=lambda folder, best, changes: kept.append(best.state["metrics"]["map"])
     )
     progress = Progress()
-    state: Any = SimpleNamespace(progress=progress, evaluated=None)
+    state: Any = SimpleNamespace(progress=progress, history=History(), evaluated=None)
     for score in scores:
         parts: Any = SimpleNamespace(
             task=SimpleNamespace(best="map"),

@@ -53,7 +53,7 @@ def test_a_run_of_format_1_goes_on_to_the_same_bits(
     monkeypatch.undo()
     ended = read_checkpoint(train(recipe, run=tmp_path / "old") / "checkpoints/last")
     assert ended.state["format"] == 2
-    assert ended.state["recorder"] == whole.state["recorder"]
+    assert all(ended.state["recorder"][key] == whole.state["recorder"][key] for key in ("sums", "images"))
     for part, tensors in whole.tensors.items():
         for name, value in tensors.items():
             assert torch.equal(value, ended.tensors[part][name]), f"{part}: {name}"

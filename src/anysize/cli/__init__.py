@@ -11,6 +11,7 @@ import logging
 import pkgutil
 import signal
 import sys
+import threading
 from typing import Annotated
 
 import cyclopts
@@ -20,7 +21,7 @@ from anysize import __version__
 from anysize.models.trust import command_line
 from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError, did_you_mean, printable, shown
-from anysize.signals import PATIENCE, watched_signals
+from anysize.signals import PATIENCE, OnceInterrupted, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
@@ -192,8 +193,17 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # what the console cannot show ends no work
     if logging.lastResort:
         logging.lastResort.setFormatter(_Printable())
-    with watched_signals(lambda: PATIENCE, lambda: False):  # of Ctrl-C; SIGTERM ends what does not train at once
-        _main()
+    once, before = OnceInterrupted(), signal.getsignal(signal.SIGINT)
+    alone = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
+    if alone:
+        signal.signal(signal.SIGINT, once)
+    try:
+        with watched_signals(lambda: PATIENCE, lambda: False):  # of Ctrl-C; SIGTERM ends what does not train at once
+            _main()
+    finally:
+        if alone:
+            # What is torn down from here on tells of a further Ctrl-C in tracebacks.
+            signal.signal(signal.SIGINT, signal.SIG_DFL if once.came else before)
 
 
 def _main() -> None:

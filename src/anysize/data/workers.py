@@ -59,6 +59,8 @@ def start_worker(worker: int) -> None:
     And let it know of what this worker cannot deliver.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "setsid"):
         os.setsid()
     # The hook of multiprocessing for what a queue cannot pickle; in this process alone.

@@ -25,7 +25,7 @@ from anysize.models.spec import ModelSpec
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe
+from anysize.recipe import Recipe, to_dict
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
@@ -199,6 +199,7 @@ def describe(
     the identity of its images (`anysize.experiment.identity`).
     """
     return {
+        "recipe": to_dict(recipe),
         "model": model_spec(recipe, preprocessing).to_dict(),
         "task": recipe.task.name,
         "images": images,
@@ -214,7 +215,7 @@ HARMLESS = (
     "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
     "data.max_pixels", "data.outside",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
-    "training.timeout_minutes", "model.checkpoint_segments",
+    "training.keep_previous", "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip
 
 

@@ -124,11 +124,6 @@ def check_same_data(
         now = identity.get(split)
         if now is None or now["digest"] == held["digest"]:
             continue
-        if split == "train" and held["images"] != now["images"]:
-            raise UserError(
-                f"the run was trained on {held['images']:,} images and the data now has {now['images']:,}; give the "
-                "data it began with, or go on with --allow-changes"
-            )
         raise UserError(
             f"the run began with other {split} images: {held['images']:,} in {held['bytes']:,} bytes then, "
             f"{now['images']:,} in {now['bytes']:,} bytes now, or of other names; give the data it began with, or go "

@@ -140,8 +140,7 @@ def convert(
     recipe = _with_data(recipe, expected, plan.classes, overrides)
     plan.spec = dataclasses.replace(plan.spec, task=recipe.task.name, image_size=expected.image_size)
     tensors, fitted = _tensors(plan, recipe, foreign, partial)
-    damaged = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
-    notes = [*fitted, *([f"{damaged} holds values that are not finite"] if damaged else []), *notes]
+    notes = [*fitted, *notes]
     said = {"model": foreign.arch, "epoch": foreign.epoch, **foreign.metrics}
     return _imported(foreign, plan.spec, tensors, recipe, expected, notes, said)
 

@@ -31,10 +31,11 @@ from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import (
     Checkpoint,
+    DamagedCheckpoint,
     load_model,
     read_checkpoint,
 )
-from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint
+from anysize.training.checkpoint.store import checkpoint_names, find_checkpoint, with_another
 from anysize.world import World, pick_device
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,10 @@ def load_run(
         known = checkpoint_names(folder / run_files.CHECKPOINTS)
         hint = did_you_mean(checkpoint, known) if known else "train it first"
         raise UserError(f"{folder} has no checkpoint {checkpoint!r}: {hint}")
-    loaded = read_checkpoint(path, "model", "preprocessing")
+    try:
+        loaded = read_checkpoint(path, "model", "preprocessing")
+    except DamagedCheckpoint as error:
+        raise with_another(path, error, "take another one of the run with --checkpoint {}".format) from None
     preprocessing = resized_as_set(Preprocessing.from_dict(loaded.state["preprocessing"]), recipe.data)
     names = renamed(preprocessing.classes, recipe.data)
     preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)

@@ -6,6 +6,7 @@ one, and touches it every minute. A record that was not touched for three minute
 """
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import logging
@@ -30,9 +31,29 @@ _MOST = 1 << 16  # bytes of a record
 _RECORD = fields(host=text(300), pid=number(1, 2**31, whole=True))
 
 
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """This process in the record of a folder; `taken_over` is what is to be said of one that was there."""
+
+    path: Path
+    record: dict[str, Any]
+    taken_over: str
+
+    def lost(self) -> str:
+        """What has become of the record, in words; empty where it stands, and where nobody can tell."""
+        try:
+            os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"its record {self.path.name} was removed"
+        except OSError:
+            return ""  # a network that is away for the moment
+        record, touched = _read(self.path)
+        return "" if record == self.record or touched is None else f"it was taken over by {_named(record)}"
+
+
 @contextlib.contextmanager
-def recorded_owner(folder: Path, *, locked: bool) -> Iterator[str]:
-    """Keep a record of this process in `folder`, and yield what is to be said of one that was taken over.
+def recorded_owner(folder: Path, *, locked: bool) -> Iterator[Owner]:
+    """Keep a record of this process in `folder`.
 
     `locked` says that the lock of the folder is held, so that no other process of this machine trains there.
 
@@ -47,7 +68,7 @@ def recorded_owner(folder: Path, *, locked: bool) -> Iterator[str]:
     heart = threading.Thread(target=_renew, args=(path, own, ended), daemon=True)
     heart.start()
     try:
-        yield taken_over
+        yield Owner(path, own, taken_over)
     finally:
         ended.set()
         heart.join()
@@ -62,12 +83,6 @@ def owner_of(folder: Path) -> str:
     'another process'
     """
     return _named(_read(folder / ".owner")[0])
-
-
-def owner_is_gone(folder: Path) -> bool:
-    """Whether the process that the record in `folder` names was one of this machine, and has ended."""
-    record = _read(folder / ".owner")[0]
-    return record.get("host") == socket.gethostname() and not _is_alive(record["pid"])
 
 
 def _job() -> str:
@@ -123,7 +138,7 @@ def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(RENEW_SECONDS):
         record, _ = _read(path)
         if record != own:
-            logger.warning(f"{path.parent} was taken over by {_named(record)}: stop one of the two runs")
+            logger.warning(f"{path.parent} was taken over by {_named(record)}: this run stops at its next save")
             return
         with contextlib.suppress(OSError):  # the next time will do
             os.utime(path)

@@ -36,7 +36,8 @@ from anysize.quantize.by_layer import share_of_layers, worst_first
 from anysize.registry import NotFinite, UserError, counted
 from anysize.reports import run_files
 from anysize.sizes.batch_plan import Batch
-from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_checkpoint, write_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
+from anysize.training.checkpoint.store import is_own_name
 
 Say = Callable[[str], object]
 
@@ -234,7 +235,7 @@ def _check_name(folder: Path, name: str) -> None:
     if Path(name).name != name or name.startswith(".") or "\\" in name:
         raise UserError(f"name {name!r} is no name for a checkpoint; expected a plain one, such as int8")
     path = folder / run_files.CHECKPOINTS / name
-    taken = name in ("best", "last", "previous") or (path.exists() and "quantized" not in read_checkpoint(path).state)
+    taken = is_own_name(name) or (path.exists() and "quantized" not in read_state(path))
     if taken:
         raise UserError(f"{path} is no int8 checkpoint, or is to be none; give another name with --name, such as int8")
 

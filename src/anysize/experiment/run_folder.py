@@ -1,19 +1,22 @@
 """A run folder while it is trained: held by one process, of one recipe, cleared for a new start."""
 
 import contextlib
+import dataclasses
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from anysize.experiment import build
-from anysize.experiment.owner import owner_is_gone, owner_of, recorded_owner
+from anysize.experiment.owner import Owner, owner_of, recorded_owner
 from anysize.files import open_in_place, remove
-from anysize.recipe import Recipe, differences, load_recipe, override
-from anysize.registry import UserError
+from anysize.recipe import Recipe, differences, from_dict, load_recipe, override
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
+from anysize.training.checkpoint.files import DamagedCheckpoint, LostFolder, read_state
+from anysize.training.checkpoint.store import find_checkpoint
 
 try:
     import fcntl
@@ -21,8 +24,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-_LOADERS_END = 20.0
-"""Seconds in which the loaders of a process that was killed notice it."""
+_LOCK = ".lock"
+_held: set[TextIO] = set()
+"""Locks of this process. One that it starts by a fork would hold them beyond its end."""
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -36,7 +49,8 @@ def made(folder: Path) -> Iterator[None]:
     try:
         there = set() if new else set(folder.iterdir())
         folder.mkdir(parents=True, exist_ok=True)
-        open_in_place(folder / ".lock", append=True).close()
+        open_in_place(folder / _LOCK, append=True).close()
+        own = _identity_at(folder / _LOCK)
     except OSError as error:
         raise UserError(
             f"cannot write the run folder {folder}: {_of(folder, error)}; give another one with --out"
@@ -44,43 +58,96 @@ def made(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not (folder / run_files.RECIPE).exists():
-            with contextlib.suppress(OSError):  # what others have put there stays
-                for path in {folder / name for name in (".lock", ".owner", run_files.LOG)} - there:
+        with contextlib.suppress(OSError):  # what others have put there stays
+            if not (folder / run_files.RECIPE).exists() and _identity_at(folder / _LOCK) == own:
+                for path in {folder / name for name in (_LOCK, ".owner", run_files.LOG)} - there:
                     path.unlink(missing_ok=True)
                 for path in new:
                     path.rmdir()
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A run folder that this process holds: `lock` says which file its lock is, None where that cannot be told."""
+
+    folder: Path
+    lock: tuple[int, int] | None
+    owner: Owner
+
+    def check(self) -> None:
+        """Look whether the folder is still this process's; takes some hundredths of a millisecond.
+
+        Raises:
+            LostFolder: it was moved, deleted, taken over, or is another run's.
+        """
+        why = self._lost()
+        if why:
+            raise LostFolder(f"{self.folder} is no longer the folder of this run: {why}; the run stops")
+
+    def _lost(self) -> str:
+        try:
+            now = _identity(os.lstat(self.folder / _LOCK))
+        except (FileNotFoundError, NotADirectoryError):
+            return f"its {_LOCK} was removed" if self.folder.is_dir() else "it was moved or deleted"
+        except OSError:
+            return ""  # a network that is away for the moment: the write itself will tell
+        if self.lock is not None and now != self.lock:
+            return "another one was put in its place"
+        return self.owner.lost()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _identity_at(path: Path) -> tuple[int, int] | None:
+    try:
+        return _identity(os.lstat(path))
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[str]:
-    """Hold the run folder, so that two processes never write one run; yields a warning, or nothing.
+def alone_in(folder: Path) -> Iterator[Held]:
+    """Hold the run folder, so that two processes never write one run.
 
     By a lock where the file system has such, and by a record of the process everywhere (`owner`).
 
     Raises:
         UserError: another process holds it, which is named.
     """
-    locked = fcntl is not None  # Windows has no such locks
-    with open_in_place(folder / ".lock") as file:
-        end = time.monotonic() + _LOADERS_END
-        while locked:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not owner_is_gone(folder) or time.monotonic() > end:  # or its loaders, which are ending, have it
-                    raise UserError(
-                        f"{folder} is being trained by {owner_of(folder)} (or its loaders are still ending: try again "
-                        "in a few seconds); wait for it, or give another --out"
-                    ) from None
-                time.sleep(0.2)
-            except OSError:
-                locked = False  # a file system without locks
-        with recorded_owner(folder, locked=locked) as taken_over:
-            os.utime(file.fileno())
-            run_files.remove_left_overs(folder, os.fstat(file.fileno()).st_mtime)
-            yield taken_over
+    path = folder / _LOCK
+    for last in (False, False, True):
+        file = open_in_place(path)
+        _held.add(file)
+        try:
+            locked = _locked(file, folder)
+            own = _identity(os.fstat(file.fileno()))
+            same = own == _identity_at(path)
+            if same or last:  # a failed start removes its lock; some file systems have no fixed numbers
+                with recorded_owner(folder, locked=locked) as owner:
+                    os.utime(file.fileno())
+                    run_files.remove_left_overs(folder, os.fstat(file.fileno()).st_mtime)
+                    yield Held(folder, own if same else None, owner)
+                return
+        finally:
+            _held.discard(file)
+            file.close()
+
+
+def _locked(file: TextIO, folder: Path) -> bool:
+    """Take the lock; whether there are locks. Raises a `UserError` where another process has it."""
+    if fcntl is None:
+        return False  # Windows has no such locks
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{folder} is being trained by {owner_of(folder)}; wait for it, or give another --out"
+        ) from None
+    except OSError:
+        return False  # a file system without locks
+    return True
 
 
 def _of(folder: Path, error: OSError) -> str:
@@ -105,29 +172,61 @@ def warnings_into(log: RunLog) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def keep_precision(folder: Path, recipe: Recipe) -> Recipe:
-    """The recipe with the precision that the folder's run has come to, where it leaves the choice open (auto)."""
-    if recipe.training.precision != "auto" or not _is_trained(folder):
+def keep_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """The recipe with the precision that the run of `before` has come to, where it leaves the choice open (auto)."""
+    if recipe.training.precision != "auto" or before is None:
         return recipe
-    return override(recipe, {"training.precision": load_recipe(str(folder / run_files.RECIPE)).training.precision})
+    return override(recipe, {"training.precision": before.training.precision})
 
 
-def check_same_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise a `UserError` if the folder holds a run of another recipe."""
-    if not _is_trained(folder):
-        return
-    before = load_recipe(str(folder / run_files.RECIPE))
-    changed = {key: pair for key, pair in differences(before, recipe).items() if key not in build.HARMLESS}
-    if changed:
-        shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:4])
+def check_same_recipe(folder: Path, recipe: Recipe, before: Recipe | None) -> None:
+    """Raise a `UserError` if the folder holds a run of another recipe, `before`."""
+    if changed := _changes(before or recipe, recipe):
         raise UserError(
-            f"{folder} holds a run of another recipe: {shown}; give another folder with --out, go on with the new "
+            f"{folder} holds a run of another recipe: {changed}; give another folder with --out, go on with the new "
             "settings with --allow-changes, or start over with --resume never"
         )
 
 
-def _is_trained(folder: Path) -> bool:
-    return (folder / run_files.RECIPE).exists() and any((folder / run_files.CHECKPOINTS).glob("*"))
+def trained_recipe(folder: Path, resume_from: str) -> Recipe | None:
+    """The recipe of the run in a folder that is to go on, None where there is none: that which its checkpoint holds.
+
+    Checkpoints of older versions hold none; then it is that of `recipe.toml`.
+    """
+    path, file = find_checkpoint(folder / run_files.CHECKPOINTS, resume_from), folder / run_files.RECIPE
+    state = {}
+    with contextlib.suppress(DamagedCheckpoint):  # told where it is read whole, with a remedy
+        state = read_state(path) if path else {}
+    if "recipe" in state:
+        return from_dict(state["recipe"], f"{path}/state.json")
+    trained = any((folder / run_files.CHECKPOINTS).glob("*"))
+    return load_recipe(str(file)) if trained and file.exists() else None
+
+
+def read_recipe(folder: Path) -> Recipe | None:
+    """The recipe that a run folder shows; None where that is missing or cannot be read."""
+    with contextlib.suppress(UserError):
+        return load_recipe(str(folder / run_files.RECIPE))
+    return None
+
+
+def not_as_trained(folder: Path, before: Recipe | None, resume_from: str) -> str:
+    """What is to be said of a `recipe.toml` that is not what the run was trained by: that of its checkpoint counts."""
+    if before is None:
+        if find_checkpoint(folder / run_files.CHECKPOINTS, resume_from) is None:
+            return ""
+        return f"nothing in {folder} tells by which settings it was trained: it goes on by those that are given"
+    written = read_recipe(folder)
+    if written and not _changes(before, written):
+        return ""
+    how = f"differs from the settings in the checkpoint ({_changes(before, written)})" if written else "is not there"
+    return f"{folder / run_files.RECIPE} {how}; those of the checkpoint count, and it is written anew"
+
+
+def _changes(before: Recipe, now: Recipe) -> str:
+    changed = {key: pair for key, pair in differences(before, now).items() if key not in build.HARMLESS}
+    more = f" and {counted(len(changed) - 4, 'more setting')}" if len(changed) > 4 else ""
+    return "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in [*changed.items()][:4]) + more
 
 
 def forget_results(folder: Path) -> None:
@@ -139,7 +238,8 @@ def forget_results(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove what an earlier run of this package wrote into `folder` but for its log, and nothing else."""
-    if (folder / run_files.RECIPE).exists():
+    saved = find_checkpoint(folder / run_files.CHECKPOINTS)
+    if (folder / run_files.RECIPE).exists() or (saved and (saved / "state.json").exists()):
         forget_results(folder)
         with contextlib.suppress(OSError):
             remove(folder / run_files.CHECKPOINTS)

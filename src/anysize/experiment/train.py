@@ -1,6 +1,7 @@
 """`anysize.train`: a recipe becomes a run folder."""
 
 import contextlib
+import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from anysize.experiment import build
 from anysize.experiment.assemble import assemble, replicated, write_report_of
 from anysize.experiment.identity import check_same_data, folder_for, identity_of, short
 from anysize.experiment.prepare import Prepared, prepare, resumed_state, settle_precision
+from anysize.experiment.rescue import saved_beside
 from anysize.experiment.run_folder import (
     alone_in,
     check_same_recipe,
@@ -23,23 +25,28 @@ from anysize.experiment.run_folder import (
     forget_results,
     keep_precision,
     made,
+    not_as_trained,
+    read_recipe,
+    trained_recipe,
     warnings_into,
 )
 from anysize.experiment.targets import open_sources
 from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
 from anysize.models import trust
-from anysize.recipe import Recipe, dump, load_recipe, origins
-from anysize.registry import UserError, counted
+from anysize.ranks import concerns_all
+from anysize.recipe import Recipe, dump, origins
+from anysize.registry import UserError, counted, some_of
 from anysize.reports import run_files
 from anysize.reports.columns import show
 from anysize.reports.environment import describe_environment
 from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
 from anysize.training.batch_rule import is_scaled
-from anysize.training.checkpoint.store import checkpoint_to_resume, remove_newer
+from anysize.training.checkpoint.files import LostFolder
+from anysize.training.checkpoint.store import BEST, LAST, NEVER, check_resume, checkpoint_to_resume, remove_newer
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.deterministic import deterministic
-from anysize.training.loop import fit
+from anysize.training.loop import finish_writing, fit, save, still_own
 from anysize.training.optimizer import describe_batch, stretch
 from anysize.training.parts import Parts
 from anysize.training.replicas import one_model
@@ -65,13 +72,16 @@ def train(
         run: the run folder; by default `runs/RECIPE`, with a digest of the overrides, and with one of the data where
             that folder holds a run on others. Where it holds the same run unfinished, training goes on at the step
             where it was saved.
-        resume_from: "last", "previous" (the save before it) or "never" (start over; removes what the run had).
+        resume_from: "last", "previous" (the save before it; "previous-2" and so on where more are kept), "best" (the
+            weights that validated best, after a divergence; the optimizer starts anew) or "never" (start over; removes
+            what the run had).
         allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
         max_hours: stop in time to be saved before so many hours are over, counted from here; the same call goes on.
         console: where to show progress; None: standard output.
 
     Raises:
         UserError: a bad recipe, missing data, a run folder of another recipe, out of memory, a full disk, divergence.
+        LostFolder: the run folder was moved, deleted or taken over meanwhile; the state was saved beside it.
         Interrupted: a signal asked to stop; the state was saved. `TimeOver`, which is one, after `max_hours`.
 
     Example (trains a minute and a half on the embedded images)::
@@ -89,8 +99,7 @@ def train(
         identity: dict[str, Any] = {}
         folder = Path(run) if run else plain
         with world.together():
-            if resume_from not in ("last", "previous", "never"):
-                raise UserError(f"resume is {resume_from!r}; expected last, previous or never")
+            check_resume(resume_from)
             sources = open_sources(resolved)
             if world.main:
                 identity = identity_of(sources, resolved.data)
@@ -98,17 +107,17 @@ def train(
         shared: tuple[Path, dict[str, Any]] = world.share((folder, identity))
         folder, identity = shared
         with world.together():
-            if resume_from != "never":
-                resolved = keep_precision(folder, resolved)
-                if not allow_changes:
-                    check_same_recipe(folder, resolved)
+            before = trained_recipe(folder, resume_from) if resume_from != NEVER else None
+            resolved = keep_precision(resolved, before)
+            if not allow_changes:
+                check_same_recipe(folder, resolved, before)
         stack.enter_context(deterministic(resolved.training.deterministic))
-        taken_over = ""
+        held = None
         with world.together():
             if world.main:
                 stack.enter_context(made(folder))
                 run_files.check_is_own(folder)
-                taken_over = stack.enter_context(alone_in(folder))
+                held = stack.enter_context(alone_in(folder))
         with world.together():
             epochs = resolved.training.epochs
             log = RunLog(folder, epochs, console) if world.main else SilentLog(folder, epochs, console, world.rank)
@@ -117,8 +126,10 @@ def train(
             stack.enter_context(warnings_into(log))
         if folder != plain and not run:
             log.message(f"{plain} holds a run with these settings on other data; this one is in {folder}")
-        if taken_over:
-            log.warning(taken_over)
+        if held and held.owner.taken_over:
+            log.warning(held.owner.taken_over)
+        if held and not allow_changes and (odd := not_as_trained(folder, before, resume_from)):
+            log.warning(odd)
         with world.together():
             resumed = resumed_state(folder / run_files.CHECKPOINTS, resume_from)
             if resumed:
@@ -130,16 +141,25 @@ def train(
         check_alike(world, resolved, prepared.data.train)
         prepared = settle_precision(prepared)
         with world.together():
-            writer = stack.enter_context(CheckpointWriter(background=resolved.training.checkpoint_background))
+            saves = resolved.training
+            writer = CheckpointWriter(
+                background=saves.checkpoint_background,
+                kept=saves.keep_previous,
+                check=held.check if held else lambda: None,
+            )
+            stack.enter_context(writer)
             parts, state, evaluator = assemble(prepared, folder, log, writer)
             if world.main:
                 build.check_targets(prepared.data.train, evaluator.validation, evaluator.kind, log.warning)
         parts = replicated(parts, prepared)
         with world.together():
-            if resume_from == "never" and world.main:
+            writer.check()
+            if resume_from == NEVER and world.main:
                 clear(folder)  # only now that nothing is wrong with what is to take its place
         with world.together():
             goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
+        if goes_on and resume_from == BEST:
+            _make_last(parts, state)
         if goes_on and state.progress.epoch >= len(parts.length.steps):
             _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
             log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
@@ -148,12 +168,17 @@ def train(
             if world.main:
                 told = None if isinstance(recipe, Recipe) or own else origins(name, overrides)
                 _introduce(parts, state, prepared, folder, goes_on, told)
-            log.truncate(state.progress.epoch)
+                _restore_metrics(parts, state)
         if not world.main:
             stack.enter_context(warnings_into(log))
-        with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
-            fit(parts, state, stop)
-        _finish(folder, evaluator, parts, state)
+        try:
+            with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
+                fit(parts, state, stop)
+            _finish(folder, evaluator, parts, state)
+        except LostFolder as lost:
+            if world.size == 1 or concerns_all(lost):
+                raise saved_beside(parts, state, prepared.recipe, lost) from None
+            raise
         log.message(f"done; the report is {folder / run_files.REPORT}")
     return folder
 
@@ -162,7 +187,7 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
     """Let the state go on from a checkpoint; whether there is one.
 
     Raises:
-        UserError: `previous` was asked for and is not there, or the number of training images has changed.
+        UserError: the checkpoint that was asked for is not there, or the number of training images has changed.
     """
     path = checkpoint_to_resume(parts.checkpoints, resume_from)
     if path is None:
@@ -173,13 +198,40 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
             f"the run was trained on {counted(before, 'image')} and the data now has {now:,}; give the data it began "
             "with, or go on with --allow-changes"
         )
-    if resume_from == "previous" and parts.world.main:
-        remove_newer(parts.checkpoints)
+    if resume_from == BEST:
+        state.progress.start_epoch()  # it was written at the end of one
+    elif resume_from != LAST and parts.world.main:
+        remove_newer(parts.checkpoints, resume_from)
     return True
+
+
+def _make_last(parts: Parts, state: TrainState) -> None:
+    """Let the state be the last save: a run that went on from `best` goes on from there."""
+    save(parts, state, replace=True)
+    finish_writing(parts)
+    if parts.world.main:
+        remove_newer(parts.checkpoints, BEST)
+
+
+def _restore_metrics(parts: Parts, state: TrainState) -> None:
+    """Write the rows of the epochs that are done as the checkpoint has them, and say where the file had others."""
+    path = parts.log.folder / run_files.METRICS
+    try:
+        written = run_files.read_rows(path)
+    except (OSError, ValueError, csv.Error):
+        written = []
+    if differ := state.history.merge(written, state.progress.epoch):
+        epochs = f"epoch{'s' * (len(differ) > 1)} {some_of([*map(str, differ)])}"
+        parts.log.warning(
+            f"{path} had other figures than the checkpoint, or none, for {epochs}: those of the checkpoint stand there "
+            "again"
+        )
+    parts.log.restore(state.history.rows)
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
     """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report."""
+    still_own(parts)
     with one_model(state.evaluated, parts.world, parts.training.statistics):
         if parts.world.main:
             _write_results(folder, evaluator.alone(), parts, state.evaluated)
@@ -195,8 +247,10 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
+    parts.writer.check()
     if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
         write_scale_policy(folder, measure_policy(evaluator, model, base))
+    parts.writer.check()
     write_report_of(folder)
 
 
@@ -223,7 +277,7 @@ def _introduce(
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
     written = folder / run_files.RECIPE
     # A run that goes on by its own recipe keeps what that says of where each setting is from.
-    if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
+    if told is not None or not (goes_on and _says(written, who) and read_recipe(folder) == recipe):
         run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
     trust.remember(recipe.model.name, recipe.model.options)
     forget_results(folder)

@@ -19,8 +19,8 @@ from anysize.models.weights.published import DEFAULT, pretrained_weights, publis
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
-from anysize.training.checkpoint.files import read_checkpoint
-from anysize.training.checkpoint.store import find_checkpoint
+from anysize.training.checkpoint.files import DamagedCheckpoint, read_checkpoint
+from anysize.training.checkpoint.store import find_checkpoint, with_another
 
 _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
 
@@ -184,7 +184,10 @@ def checkpoint_folder(path: Path) -> Path:
 
 
 def _ours(folder: Path) -> Weights:
-    checkpoint = read_checkpoint(folder, "model", "preprocessing")
+    try:
+        checkpoint = read_checkpoint(folder, "model", "preprocessing")
+    except DamagedCheckpoint as error:
+        raise with_another(folder, error, f"take another one of the run, {folder.parent}/{{}}".format) from None
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     if spec.is_quantized:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")

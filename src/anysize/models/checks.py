@@ -1,9 +1,9 @@
 """Checks of options, arguments and weights that several families and functions share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anysize.registry import UserError
 
@@ -25,10 +25,20 @@ def check_is_model(function: str, model: object) -> None:
 
 def find_damaged(model: nn.Module) -> str | None:
     """Name of the first parameter or buffer that holds a value that is not finite, if any."""
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            return name
-    return None
+    return first_not_finite(model.state_dict())
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds a value that is not finite, if any; a device is waited for once.
+
+    >>> first_not_finite({"count": torch.tensor(3), "weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])})
+    'bias'
+    """
+    numbers = {name: value for name, value in tensors.items() if value.is_floating_point() or value.is_complex()}
+    flags = [torch.isfinite(value if value.element_size() > 1 else value.float()).all() for value in numbers.values()]
+    if not flags or all(torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()):
+        return None
+    return next(name for name, flag in zip(numbers, flags, strict=True) if not flag)
 
 
 def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tuple[int, ...]:

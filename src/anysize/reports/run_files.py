@@ -142,6 +142,11 @@ def remove_left_overs(folder: Path, before: float) -> None:
                 remove(path)
 
 
+def rows_of(text: str) -> list[dict[str, str]]:
+    """The rows of a table that `text_of` wrote."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     """Write rows as CSV, atomically; columns are those of all rows, in order of appearance. No rows: no file.
 
@@ -150,12 +155,19 @@ def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
+    write_atomically(path, text_of(rows))
+
+
+def text_of(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Rows as CSV; empty for none. Cells as `write_rows` has them."""
+    if not rows:
+        return ""
     text = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
-    write_atomically(path, text.getvalue())
+    return text.getvalue()
 
 
 def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:

@@ -3,7 +3,7 @@
 import datetime
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsFloat, TextIO
@@ -131,15 +131,17 @@ class RunLog:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Record an epoch: one more row of `metrics.csv` (in place of rows from this epoch on), and a line."""
-        self._keep(lambda epoch: epoch < row["epoch"], row)
+        path = self.folder / run_files.METRICS
+        kept = [other for other in run_files.read_rows(path) if int(other["epoch"]) < row["epoch"]]
+        run_files.write_rows(path, [*kept, row])
         if self._live:
             self._live.update("", refresh=True)
         self._next = time.monotonic() + self._seconds
         self.message(self._epoch_line(row))
 
-    def truncate(self, epoch: int) -> None:
-        """Forget the rows after `epoch` epochs: training goes on from there."""
-        self._keep(lambda other: other <= epoch)
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.csv` with these rows of the epochs that are done; training goes on from there."""
+        run_files.write_rows(self.folder / run_files.METRICS, rows)
 
     def close(self) -> None:
         """Take the live line away and close `log.txt`."""
@@ -155,12 +157,6 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _keep(self, wanted: Callable[[int], bool], *added: Mapping[str, Any]) -> None:
-        path = self.folder / run_files.METRICS
-        rows = run_files.read_rows(path, lambda row: int(row["epoch"]))
-        kept = [row for row in rows if wanted(int(row["epoch"]))]
-        run_files.write_rows(path, [*kept, *added])
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
         parts = [f"epoch {row['epoch']}/{self.epochs}  {_metrics(row, 'train')}".rstrip()]
@@ -204,7 +200,7 @@ class SilentLog(RunLog):
     def step(self, *where: Any, **values: Any) -> None:
         pass
 
-    message = epoch = truncate = close = doing = step
+    message = epoch = restore = close = doing = step
 
 
 def _opened(path: Path) -> tuple[TextIO | None, str]:

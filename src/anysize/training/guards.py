@@ -2,10 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from anysize.registry import NotFinite, UserError, counted, some_of
+from anysize.training.checkpoint.files import Checkpoint
+from anysize.training.checkpoint.store import BEST, LAST, earlier_names, sound_checkpoints
 
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """What running out of memory may be raised as; `is_out_of_memory` tells it apart."""
@@ -21,8 +24,26 @@ class Diverged(NotFinite):
     """The loss or the gradient is not finite; the weights were not touched by it."""
 
 
+def way_on(checkpoints: Path, sane: int) -> str:
+    """How a run that has diverged goes on: from the newest save that was made before step `sane`, or from the start.
+
+    A save is looked at whole: it takes as long as reading it.
+    """
+
+    def of_before(checkpoint: Checkpoint) -> bool:
+        progress = checkpoint.state.get("progress")
+        return isinstance(progress, dict) and progress["step"] < sane
+
+    lower = "lower optimizer.lr or set optimizer.clip_norm, and"
+    sound = sound_checkpoints(checkpoints, [LAST, *earlier_names(checkpoints), BEST], of_before)
+    if not sound:
+        return f"{lower} start over with --resume never: no save is left that is older than the divergence"
+    resume = "" if sound[0] == LAST else f" --resume {sound[0]}, a save that is older than the divergence"
+    return f"{lower} go on with --allow-changes{resume}"
+
+
 def diverged(
-    name: str, value: float, epoch: int, step: int, size: int, samples: Sequence[str], where: str | None
+    name: str, value: float, epoch: int, step: int, size: int, samples: Sequence[str], where: str | None, advice: str
 ) -> Diverged:
     """The error that names where in training something was not finite.
 
@@ -32,12 +53,12 @@ def diverged(
         size: image size, pixels.
         samples: names of those of the batch.
         where: the first tensor of the model that is not finite, such as the running statistics of a norm.
+        advice: of `way_on`.
     """
     first = f"; the first of the model that is not finite is {where}" if where else ""
     return Diverged(
         f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {some_of(samples)}"
-        f"{first}; the weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "
-        "optimizer.clip_norm and go on with --allow-changes, or look at these samples"
+        f"{first}; the weights were not updated: look at these samples, or {advice}"
     )
 
 

@@ -15,6 +15,7 @@ the same bits.
 """
 
 import collections
+import contextlib
 import functools
 import math
 import time
@@ -25,12 +26,14 @@ import numpy as np
 
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
-from anysize.models.checks import find_damaged
+from anysize.models.checks import find_damaged, first_not_finite
 from anysize.quantize.aware import set_epoch, statistics_stand
+from anysize.ranks import concerns_all
+from anysize.registry import NotFinite, UserError, counted
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
-from anysize.training.guards import diverged
+from anysize.training.guards import Diverged, diverged, way_on
 from anysize.training.memory import fit_into_memory
 from anysize.training.parts import Parts
 from anysize.training.recorder import Failure
@@ -48,7 +51,8 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
 
     Raises:
         Interrupted: a signal asked to stop; the state was saved.
-        Diverged: the loss or the gradient is not finite; the last good checkpoint is kept.
+        Diverged: the loss, the gradient, a validation or what is to be saved is not finite.
+        LostFolder: the run folder is no longer this run's.
         UserError: out of memory, a full disk.
     """
     fit_into_memory(parts, state)
@@ -60,12 +64,21 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             save(parts, state)  # a signal during validation loses nothing
             row |= validate(parts, state, stop)
             validated = True
+        still_own(parts)
         parts.log.epoch(row)  # before the save that ends the epoch: a row too many is removed on resume
+        state.history.add(row)
         progress.start_epoch()
         state.recorder.start_epoch()
         save(parts, state, replace=validated)
         parts.report()
     finish_writing(parts)
+
+
+def still_own(parts: Parts) -> None:
+    """Raise `LostFolder` on all processes where nothing may be written to the run folder any more."""
+    with parts.world.together():
+        if parts.world.main:
+            parts.writer.check()
 
 
 def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
@@ -198,7 +211,9 @@ def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch, step: int)
         needs = f"batch norm needs two in each of {chunks} parts"
     else:
         return False
-    parts.log.warning(f"passed over a batch at {batch.size} px that damaged files left {images} images of: {needs}")
+    parts.log.warning(
+        f"passed over a batch at {batch.size} px that damaged files left {counted(images, 'image')} of: {needs}"
+    )
     return True
 
 
@@ -224,9 +239,21 @@ def stop_if_failed(parts: Parts, state: TrainState, failure: Failure | None) -> 
         where = find_damaged(state.model)
         # Where the loss of one process is not finite, the gradient, their sum, is that of all.
         names = parts.world.gather(failure.name)
+        advice = way_on_of(parts, state, made.step)
         with parts.world.together():
             if parts.world.rank == (names.index("loss") if "loss" in names else 0):
-                raise diverged(failure.name, failure.value, made.epoch, made.step, made.size, samples, where)
+                raise diverged(failure.name, failure.value, made.epoch, made.step, made.size, samples, where, advice)
+
+
+def way_on_of(parts: Parts, state: TrainState, failed: int) -> str:
+    """How the run goes on that diverged in the step `failed`, by the saves that there are; on all processes."""
+    advice = ""
+    if parts.world.main:
+        with contextlib.suppress(UserError):  # the divergence is what is told
+            parts.writer.wait()
+        advice = way_on(parts.checkpoints, state.recorder.last_sane(failed))
+    shared: str = parts.world.share(advice)
+    return shared
 
 
 def save(parts: Parts, state: TrainState, *, replace: bool = False) -> None:
@@ -238,6 +265,7 @@ def save(parts: Parts, state: TrainState, *, replace: bool = False) -> None:
     state.replicas.gather()
     with parts.world.together():
         if parts.world.main:
+            parts.writer.wait()
             keep = None if replace else parts.checkpoints / PREVIOUS
             state.save(parts.checkpoints / LAST, parts.description, keep=keep, write=parts.writer.write)
 
@@ -255,6 +283,10 @@ def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, An
     except Interrupted:
         parts.writer.wait()  # an interruption says that everything was saved
         raise
+    except NotFinite as error:
+        if parts.world.size > 1 and not concerns_all(error):
+            raise
+        raise Diverged(f"{error}; of this run: {way_on_of(parts, state, state.progress.step + 1)}") from error
     finish_writing(parts)
     values, progress = validation.metrics, state.progress
     score = values[parts.task.best]
@@ -262,7 +294,12 @@ def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, An
         progress.best = score
         with parts.world.together():
             if parts.world.main:
+                if damaged := first_not_finite(validation.tensors):
+                    step = progress.step
+                    advice = way_on(parts.checkpoints, state.recorder.last_sane(step + 1))
+                    raise Diverged(f"{damaged} is not finite after step {step}, which is not kept as best; {advice}")
                 said = {**parts.description, "progress": progress.state_dict(), "metrics": values}
+                said["history"] = state.history.state_dict()
                 best = Checkpoint({"model": validation.tensors}, said)
                 parts.writer.write(parts.checkpoints / BEST, best, changes=False)
     metrics = {f"validation_{name}": value for name, value in values.items()}

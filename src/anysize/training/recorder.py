@@ -17,6 +17,9 @@ from torch import Tensor
 from anysize.training.gradients import wide
 from anysize.world import World
 
+_LOSSES = 512  # of the last steps that are remembered
+_AT_ONCE = 5  # steps
+
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
@@ -65,6 +68,9 @@ class Recorder:
         self._names: Sequence[str] = ()
         self._failed = torch.zeros(3, dtype=self.dtype, device=device)  # step (0: none), loss, norm of the gradient
         self._totals = self._latest = self._failed[:0]
+        self._losses = torch.zeros(_LOSSES, dtype=self.dtype, device=device)  # that of step s at s modulo their number
+        self._steps = range(0)  # that they are of
+        self._began = 0  # the step that the run went on from
         self._records: collections.deque[StepRecord] = collections.deque(maxlen=2 * every + 1)
         self._sent: _Copy | None = None
         self._world = world or World()
@@ -75,6 +81,8 @@ class Recorder:
         `sound` and the result are truths on the device.
         """
         now = torch.stack([self._failed.new_full((), step), loss.to(self.dtype), norm.to(self.dtype)])
+        self._losses[step % _LOSSES] = now[1]
+        self._steps = range(max(self._steps.start or step, step + 1 - _LOSSES), step + 1)
         healthy = self._failed[0] == 0
         self._failed = torch.where(healthy & ~sound, now, self._failed)
         return healthy & sound
@@ -120,6 +128,26 @@ class Recorder:
             return Failure(record, "gradient norm", norm)
         return Failure(record, "loss of another process", math.nan)
 
+    def last_sane(self, before: int) -> int:
+        """The last step before step `before` whose loss was not far above those of before; 0: none is known of.
+
+        A run that diverges does so over some steps: saves that were made in them are of no use. Far is twice the lowest
+        eighth of the losses that are remembered. Nor is a save of use that a run went on from, and diverged at once.
+        """
+        losses = self._remembered()
+        known = {step: losses[step] for step in losses if step < before}
+        if not known:
+            return 0
+        low = sorted(known.values())[len(known) // 8]
+        sane = max((step for step, loss in known.items() if loss <= low + abs(low)), default=0)
+        return min(sane, self._began) if before <= self._began + _AT_ONCE else sane
+
+    def _remembered(self) -> dict[int, float]:
+        """The losses of the last steps by step, to four digits, as a checkpoint has them; waits for the device."""
+        largest = torch.finfo(torch.float32).max
+        losses = self._losses.nan_to_num(largest, largest, -largest).tolist()
+        return {step: float(f"{losses[step % _LOSSES]:.4g}") for step in self._steps}
+
     def mean(self, name: str) -> float:
         """A metric over the epoch, as far as the host knows."""
         return self.sums[name] / self.images if self.images else math.nan
@@ -131,7 +159,8 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready sums; call `drain` before."""
-        return {"sums": self.sums, "images": self.images}
+        losses = self._remembered()
+        return {"sums": self.sums, "images": self.images, "steps": [*losses][:1], "losses": [*losses.values()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the sums that `state_dict` returned; those of all processes go on in the main one."""
@@ -139,6 +168,11 @@ class Recorder:
         self._totals = torch.tensor(list(state["sums"].values()), dtype=self.dtype) * self._world.main
         self._totals = self._totals.to(self._failed.device)
         self._latest = torch.zeros_like(self._totals)
+        for first in state.get("steps", ()):  # older checkpoints have none
+            self._steps = range(first, first + len(state["losses"]))
+            self._began = self._steps[-1]
+            places = torch.tensor(self._steps) % _LOSSES
+            self._losses[places.to(self._losses.device)] = self._losses.new_tensor(state["losses"])
 
 
 class _Copy:

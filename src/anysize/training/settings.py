@@ -199,6 +199,13 @@ class TrainingSettings:
         10.0, "save at least this often within an epoch; 0: after every step", low=0, high=10**6
     )
     checkpoint_steps: int = setting(0, "save every so many steps, too; 0: by time alone", low=0, high=10**9)
+    keep_previous: int = setting(
+        1,
+        "saves that are kept beside the last one: previous, previous-2 (the one before) and so on; more of them reach "
+        "farther back where a divergence was saved before it showed",
+        low=1,
+        high=1000,
+    )
     checkpoint_background: bool = setting(
         True,
         "write checkpoints beside the training, which takes memory for one more copy of the weights and of the "

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from anysize.models.checks import find_damaged
+from anysize.models.checks import first_not_finite
 from anysize.registry import UserError, in_a_line
 from anysize.training.averaging import AveragedWeights
 from anysize.training.checkpoint.files import (
@@ -24,7 +24,8 @@ from anysize.training.checkpoint.files import (
 )
 from anysize.training.checkpoint.store import with_remedy
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
-from anysize.training.guards import Diverged
+from anysize.training.guards import Diverged, way_on
+from anysize.training.history import History
 from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
@@ -77,8 +78,8 @@ class TrainState:
 
     `scaler` is float16's loss scaling (disabled in other precisions), `smoothing` that of gradients (None: off),
     `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
-    epoch, `replicas` the buffers of all processes' models, `micro_batches` the number of parts of a batch, `averaged`
-    the averaged weights (None: off).
+    epoch, `history` the rows of the epochs before, `replicas` the buffers of all processes' models, `micro_batches` the
+    number of parts of a batch, `averaged` the averaged weights (None: off).
     """
 
     model: nn.Module
@@ -92,6 +93,7 @@ class TrainState:
     micro_batches: MicroBatches
     averaged: AveragedWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
+    history: History = dataclasses.field(default_factory=History)
 
     def parts(self) -> dict[str, StatePart]:
         """The parts that a checkpoint holds, by name."""
@@ -106,6 +108,7 @@ class TrainState:
             "recorder": self.recorder,
             "micro_batches": self.micro_batches if self.micro_batches.auto else None,
             "progress": self.progress,
+            "history": self.history,
             "replicas": self.replicas if self.replicas.world.size > 1 else None,
         }
         return {name: part for name, part in parts.items() if part is not None}
@@ -129,15 +132,9 @@ class TrainState:
         `write` is given the tensors themselves, which the next step changes.
 
         Raises:
-            Diverged: the weights are not finite; the checkpoints that are there are kept.
+            Diverged: weights, averaged ones or the optimizer's state are not finite; what was written before stays.
             UserError: the disk is full or refuses.
         """
-        damaged = find_damaged(self.model)
-        if damaged:
-            raise Diverged(
-                f"{damaged} is not finite after step {self.progress.step}; the checkpoints written before are kept: "
-                "lower optimizer.lr or set optimizer.clip_norm, and go on with --allow-changes"
-            )
         tensors: dict[str, dict[str, Tensor]] = {}
         values: dict[str, dict[str, Any]] = {}
         for name, part in self.parts().items():
@@ -145,6 +142,13 @@ class TrainState:
             tensors[name] = {key: value for key, value in held.items() if isinstance(value, Tensor)}
             if rest := {key: value for key, value in held.items() if not isinstance(value, Tensor)}:
                 values[name] = rest
+        every = {f"{name} of {part}": value for part, held in tensors.items() for name, value in held.items()}
+        if damaged := first_not_finite(every):
+            step = self.progress.step
+            raise Diverged(
+                f"{damaged} is not finite after step {step}, which is not saved; "
+                f"{way_on(folder.parent, self.recorder.last_sane(step + 1))}"
+            )
         write(folder, Checkpoint(tensors, {**description, **values}), keep)
 
     def load(self, folder: Path) -> dict[str, Any]:

@@ -21,6 +21,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "compiled part": (lambda: {n.replace("layer1.", "layer1._orig_mod."): v for n, v in OWN.items()}, "_orig_mod in"),
     "wrapped parts": (lambda: {n.replace("layer2.", "layer2.module."): v for n, v in OWN.items()}, "module in"),
     "criterion": (lambda: put("net.") | {"criterion.weight": torch.ones(3)}, "'net.'; left out: criterion (1)"),
+    "criterion beside the root": (
+        lambda: OWN | {"criterion.weight": torch.ones(3), "train_loss.value": torch.ones(1)},
+        "left out beside the network: criterion, train_loss",
+    ),
     "teacher first": (lambda: put("teacher.") | put("student."), "'student.'; left out: teacher (56)"),
     "larger network": (lambda: put("a.", OTHER) | put("b."), "'b.'; left out: a (128)"),
     "deep": (lambda: put("model._orig_mod.net.") | {"model.loss.w": torch.ones(1)}, "left out: model.loss (1)"),

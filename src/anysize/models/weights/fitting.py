@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from anysize.models.checks import first_not_finite
 from anysize.models.weights.heads import adapt_channels, find_first_convolution, find_head, join
 from anysize.models.weights.mismatch import mismatch_table
 from anysize.models.weights.renaming import map_names
 from anysize.models.weights.types import unlike
-from anysize.registry import UserError
+from anysize.registry import NotFinite, UserError
 
 
 @dataclasses.dataclass
@@ -134,8 +135,13 @@ def fit_tensors(
 def check_fit(report: FitReport, own: Mapping[str, Tensor], source: str, model: str, partial: bool) -> None:
     """Raise a `UserError` with a table where the weights do not fit; with `partial` only where none does.
 
-    With `partial`, what does not fit becomes a note.
+    With `partial`, what does not fit becomes a note. A `NotFinite` names what is NaN or infinite of the rest.
     """
+    if damaged := first_not_finite(report.tensors):
+        raise NotFinite(
+            f"{source} holds values that are NaN or infinite, first in {damaged}: its training had diverged, or the "
+            "file is damaged; take another file, or the averaged weights where it has such (import: --averaged)"
+        )
     if report.fits:
         return
     wrong = (

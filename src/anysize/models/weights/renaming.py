@@ -23,6 +23,8 @@ _WRAPPERS = ("_orig_mod", "module")
 """What torch.compile and DataParallel put before the names of what they wrap."""
 _AVERAGED = ("ema", "averag", "teacher", "target", "momentum", "swa")
 """Words in the names of a second network, of the same kind as the first."""
+_BESIDE = re.compile(r"(\w+_)?(criterion|criteria|loss|losses|metric|metrics)(_\w+)?\.")
+"""What a training module has beside its network."""
 _NAMED = 6  # of what is left out
 _AUXILIARY = re.compile(r"^(AuxLogits|aux\d*|aux_logits|auxiliary\w*|aux_head\w*|aux_classifier)\.")
 
@@ -95,7 +97,7 @@ def take_network(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Te
     """Take the network out of a training module, which holds it under a name beside a criterion, metrics or another.
 
     Of the names under which at least half of the model is found, that with the least that is missing, of another shape
-    or not in the model; of two alike one that is no average or teacher.
+    or not in the model; of two alike one that is no average or teacher. One that is under no name is all but them.
     """
     wanted = sum(not name.endswith("num_batches_tracked") for name in own)
     below: dict[str, list[str]] = {"": list(tensors)}
@@ -103,6 +105,12 @@ def take_network(tensors: dict[str, Tensor], own: Tensors) -> tuple[dict[str, Te
         parts = name.split(".")
         for depth in range(1, len(parts)):
             below.setdefault(".".join(parts[:depth]) + ".", []).append(name)
+    beside = [name for name in tensors if name not in own and _BESIDE.match(name)]
+    if beside and all(_known(name, own) for name in tensors.keys() - set(beside)):
+        modules = ", ".join(dict.fromkeys(name.partition(".")[0] for name in beside))
+        return {
+            name: tensors[name] for name in tensors if name not in beside
+        }, f"left out beside the network: {modules}"
     found = {prefix: _misfit(prefix, names, tensors, own) for prefix, names in below.items()}
     least = min(found, key=lambda prefix: found[prefix])
     if found[least][0] >= found[""][0] or 2 * found[least][0] > wanted or put_under_backbone(tensors, own)[1]:

@@ -9,9 +9,10 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from anysize.files import read_regular, read_text, remove
 from anysize.forms import Unfit, fields
 from anysize.models import trust
+from anysize.models.checks import first_not_finite
 from anysize.models.weights.types import unlike
-from anysize.registry import UserError, in_a_line
+from anysize.registry import NotFinite, UserError, in_a_line
 from anysize.training.checkpoint.form import STATE
 from anysize.training.checkpoint.tensors import write_tensors
 
@@ -37,7 +39,15 @@ _STATE_BYTES = 1 << 28
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that is not what was written: a file is missing, short or altered."""
+    """A checkpoint that cannot be used: a file is missing, short or altered."""
+
+
+class LostFolder(UserError):
+    """The folder that a run writes is no longer its own: it was moved, deleted, or is another run's now."""
+
+
+class NotFiniteCheckpoint(DamagedCheckpoint, NotFinite):
+    """A checkpoint that holds a value that is NaN or infinite: whoever wrote it had diverged."""
 
 
 @dataclasses.dataclass
@@ -58,17 +68,31 @@ class Checkpoint:
         return self.tensors.get("averaged", self.model)
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
+def write_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    keep: Path | None = None,
+    *,
+    kept: int = 1,
+    check: Callable[[], object] = lambda: None,
+) -> None:
     """Write `checkpoint` to `folder`; a checkpoint that was there is renamed to `keep`, or removed once replaced.
 
     The files are written and synced under another name first: whatever happens, `folder` or `keep` is whole.
 
+    Args:
+        folder, checkpoint, keep: where to, what, and the new name of what was there.
+        kept: that many earlier ones stay: what was at `keep` becomes KEEP-2, that KEEP-3, and so on.
+        check: raises `LostFolder` where nothing may be written; called first, and before anything takes its place.
+
     Raises:
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
+        NotFinite: a value is NaN or infinite; what was there before is untouched.
     """
     beside, replaced = folder.with_name(f".{folder.name}.new"), aside(folder)
     contents = {f"{part}.safetensors": tensors for part, tensors in checkpoint.tensors.items() if tensors}
     files = {}
+    check()
     try:
         remove(beside)  # of a save that was killed
         beside.mkdir(parents=True)
@@ -78,18 +102,18 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
         state = {"format": FORMAT, **checkpoint.state, "files": files}
         _write_synced(beside / "state.json", _serialise_state(state))
         _sync_folder(beside)
+        check()
         if os.path.lexists(folder):
             remove(replaced)
             if keep is not None:
-                remove(keep)
+                _make_way(keep, kept)
             folder.rename(keep or replaced)
         beside.rename(folder)
         _sync_folder(folder.parent)
-        with contextlib.suppress(OSError):
-            remove(replaced)
+        _clear(replaced)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            remove(beside)
+        check()  # a folder that went away meanwhile is told as such
+        _clear(beside)
         needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room and give the same command again" if full else "give a folder that can be written"
@@ -97,6 +121,31 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Path | None = N
             f"could not write the checkpoint {folder} ({needed:.1f} MiB): {error.strerror or error}; what was "
             f"written before is untouched: {remedy}"
         ) from error
+    except LostFolder:
+        raise  # what lies there may be another run's
+    except UserError as error:
+        _clear(beside)
+        if isinstance(error, NotFinite):
+            raise NotFinite(f"the checkpoint {folder} is not written, since {error}; what was there stays") from error
+        raise
+
+
+def _make_way(keep: Path, kept: int) -> None:
+    """Give each of the earlier checkpoints the name of the one before it, and remove those that are too many."""
+    places = [keep, *(keep.with_name(f"{keep.name}-{number}") for number in range(2, kept + 1))]
+    for path in keep.parent.glob(f"{keep.name}-*"):
+        if path not in places and path.name.removeprefix(f"{keep.name}-").isdecimal():
+            _clear(path)
+    for newer, older in reversed([*itertools.pairwise(places)]):
+        if newer.exists():
+            _clear(older)
+            newer.rename(older)
+    _clear(keep)
+
+
+def _clear(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove(path)
 
 
 def aside(folder: Path) -> Path:
@@ -109,6 +158,7 @@ def read_checkpoint(folder: Path, *needed: str) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: a file is missing, short, altered, or no file; the message names it.
+        NotFiniteCheckpoint: a tensor, which is named, has a value that is NaN or infinite.
         UserError: a format that this version does not read.
     """
     state = read_state(folder, *needed)
@@ -127,6 +177,10 @@ def read_checkpoint(folder: Path, *needed: str) -> Checkpoint:
             tensors[Path(name).stem] = safetensors.torch.load(data)
         except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise DamagedCheckpoint(f"checkpoint {folder} is damaged: {name}: {in_a_line(error)}") from None
+        if damaged := first_not_finite(tensors[Path(name).stem]):
+            raise NotFiniteCheckpoint(
+                f"checkpoint {folder} is not used: {damaged} in {name} is NaN or infinite, so its training had diverged"
+            )
     if "model" not in tensors:
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: it has no model.safetensors")
     return Checkpoint(tensors, state)

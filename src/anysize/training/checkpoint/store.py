@@ -1,17 +1,36 @@
 """The checkpoints of a run, in its folder `checkpoints`: which there are, and which one stands for a name.
 
-`last` is where training is, `previous` the save before it, `best` the best validation, with the weights and statistics
-that were validated. A copy that was calibrated for a size lies beside them.
+`last` is where training is, `previous` the save before it, `previous-2` the one before that where so many are kept,
+`best` the best validation, with the weights and statistics that were validated. A copy that was calibrated for a size
+lies beside them.
 """
 
 import contextlib
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from anysize.files import remove
-from anysize.registry import UserError
-from anysize.training.checkpoint.files import DamagedCheckpoint, aside
+from anysize.registry import UserError, did_you_mean
+from anysize.training.checkpoint.files import Checkpoint, DamagedCheckpoint, aside, read_checkpoint
 
-LAST, PREVIOUS, BEST = "last", "previous", "best"
+LAST, PREVIOUS, BEST, NEVER = "last", "previous", "best", "never"
+_EARLIER = re.compile(rf"{PREVIOUS}(-([2-9]|[1-9]\d+))?")
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a checkpoint of this name is written by training.
+
+    >>> [is_own_name(name) for name in ("last", "best", "previous", "previous-12", "previous-1", "int8")]
+    [True, True, True, True, False, False]
+    """
+    return name in (LAST, BEST) or bool(_EARLIER.fullmatch(name))
+
+
+def check_resume(name: str) -> None:
+    """Raise a `UserError` for what is no answer to the question where a run goes on."""
+    if not is_own_name(name) and name != NEVER:
+        raise UserError(f"resume is {name!r}; expected last, previous, previous-2 (and so on), best or never")
 
 
 def find_checkpoint(checkpoints: Path, name: str = LAST) -> Path | None:
@@ -21,8 +40,8 @@ def find_checkpoint(checkpoints: Path, name: str = LAST) -> Path | None:
     it: it has been set aside, or for `last` kept as `previous`.
     """
     folder = checkpoints / name
-    candidates = (folder, aside(folder), *([checkpoints / PREVIOUS] if name == LAST else []))
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+    earlier = [checkpoints / other for other in earlier_names(checkpoints)] if name == LAST else []
+    return next((candidate for candidate in (folder, aside(folder), *earlier) if candidate.is_dir()), None)
 
 
 def checkpoint_names(checkpoints: Path) -> list[str]:
@@ -30,29 +49,71 @@ def checkpoint_names(checkpoints: Path) -> list[str]:
     return [path.name for path in sorted(checkpoints.glob("[!.]*")) if path.is_dir()]
 
 
+def earlier_names(checkpoints: Path) -> list[str]:
+    """Names of the saves before the last one that are there, the newest first."""
+    return sorted(filter(_EARLIER.fullmatch, checkpoint_names(checkpoints)), key=_age)
+
+
 def checkpoint_to_resume(checkpoints: Path, name: str) -> Path | None:
-    """The checkpoint that a run goes on from: `last`, `previous`, or for `never` and where there is none yet None.
+    """The checkpoint that a run goes on from; None for `never`, and for `last` where there is none yet.
 
     Raises:
-        UserError: `previous` was asked for and is not there.
+        UserError: another one was asked for and is not there.
     """
-    path = None if name == "never" else find_checkpoint(checkpoints, name)
-    if path is None and name == PREVIOUS:
-        raise UserError(f"{checkpoints} has no checkpoint {name!r}; leave --resume out to start or to go on")
+    path = None if name == NEVER else find_checkpoint(checkpoints, name)
+    if path is None and name not in (LAST, NEVER):
+        known = [other for other in checkpoint_names(checkpoints) if is_own_name(other)]
+        there = did_you_mean(name, known) if known else "leave --resume out to start or to go on"
+        raise UserError(f"{checkpoints} has no checkpoint {name!r}; {there}")
     return path
 
 
-def remove_newer(checkpoints: Path) -> None:
-    """Remove `last`, which may be damaged, where a run goes on from `previous`: the next save would keep it as such."""
-    for folder in (checkpoints / LAST, aside(checkpoints / LAST)):
+def remove_newer(checkpoints: Path, name: str) -> None:
+    """Remove the saves that are newer than the earlier one `name`, and may be damaged: the next one would keep them.
+
+    For `best` these are all but `last`, which was just written anew from it.
+    """
+    newer = {other for other in earlier_names(checkpoints) if name == BEST or _age(other) < _age(name)}
+    folders = [checkpoints / other for other in newer]
+    if name != BEST:
+        folders += [checkpoints / LAST, aside(checkpoints / LAST)]
+    for folder in folders:
         with contextlib.suppress(OSError):
             remove(folder)
 
 
+def sound_checkpoints(
+    checkpoints: Path, names: Iterable[str], wanted: Callable[[Checkpoint], bool] = lambda checkpoint: True
+) -> list[str]:
+    """Those of the checkpoints `names` that can be read whole, hold finite values alone and are `wanted`."""
+    return [name for name in names if _is_sound(checkpoints / name, wanted)]
+
+
 def with_remedy(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
-    """The error about the damaged checkpoint `path`, with the other save as the remedy where it is there."""
-    other = LAST if path.name == PREVIOUS else PREVIOUS
+    """The error about the checkpoint `path`, which training cannot go on from, with another one as the remedy."""
+    saves = [LAST, *earlier_names(path.parent), BEST]
+    others = [name for name in saves if name != path.name and (path.parent / name).is_dir()]
+    sound = sound_checkpoints(path.parent, others, lambda checkpoint: "progress" in checkpoint.state)
     remedy = "no other checkpoint is left: start again with --resume never"
-    if (path.parent / other).is_dir():
-        remedy = f"go on from the other save with --resume {other}"
-    return DamagedCheckpoint(f"{error}; {remedy}")
+    if sound:
+        remedy = f"go on from the other save with --resume {sound[0]}"
+    return type(error)(f"{error}; {remedy}")
+
+
+def with_another(path: Path, error: DamagedCheckpoint, say: Callable[[str], str]) -> DamagedCheckpoint:
+    """The error about the checkpoint `path` with another one of its run as the remedy, which `say` puts in words."""
+    others = [name for name in checkpoint_names(path.parent) if name != path.name]
+    first = [name for name in (BEST, LAST) if name in others]
+    sound = sound_checkpoints(path.parent, dict.fromkeys([*first, *others]))
+    return type(error)(f"{error}; {say(sound[0]) if sound else 'no other checkpoint of it is left, train it again'}")
+
+
+def _is_sound(path: Path, wanted: Callable[[Checkpoint], bool]) -> bool:
+    try:
+        return wanted(read_checkpoint(path))
+    except UserError:
+        return False
+
+
+def _age(name: str) -> int:
+    return int(name.removeprefix(PREVIOUS).removeprefix("-") or 1)

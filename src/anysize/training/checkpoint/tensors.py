@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysize.registry import UserError
+from anysize.models.checks import first_not_finite
+from anysize.registry import NotFinite, UserError
 
 _NAMES = {
     torch.float64: "F64",
@@ -44,6 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
 
     Raises:
         UserError: a type that the format has no name for.
+        NotFinite: a value that is NaN or infinite; the message names the tensor.
         OSError: the disk is full or refuses.
 
     >>> import tempfile, safetensors.torch
@@ -86,5 +88,7 @@ def _pieces(tensors: Mapping[str, Tensor], header: dict[str, Any], order: list[s
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in order:
         tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg()
+        if first_not_finite({name: tensor}):
+            raise NotFinite(f"{name} is not finite")
         values = tensor.contiguous().reshape(-1).view(torch.uint8)
         yield values.numpy().data

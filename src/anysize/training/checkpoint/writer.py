@@ -9,6 +9,7 @@ but its description of the files is pickled, and it renames no folder into place
 import copy
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,10 @@ class CheckpointWriter:
     A process that is killed in the middle of a write leaves what was there before. What goes wrong in a write is
     raised by the next `write` or `wait`; `failed` says that there is something to raise.
 
+    Args:
+        background: write in a thread.
+        kept, check: as `write_checkpoint` takes them; `check` is also called before anything is copied.
+
     >>> import tempfile
     >>> folder, weight = Path(tempfile.mkdtemp()) / "last", torch.zeros(2)
     >>> with CheckpointWriter(background=True) as writer:
@@ -37,9 +42,11 @@ class CheckpointWriter:
     tensor([0., 0.])
     """
 
-    def __init__(self, *, background: bool = False) -> None:
+    def __init__(self, *, background: bool = False, kept: int = 1, check: Callable[[], object] = lambda: None) -> None:
+        self.check = check
         self.slowest = 0.0
         """Seconds that the slowest write took, from the call to the synced files."""
+        self._kept = kept
         self._copies: dict[tuple[str, str], Tensor] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._under_way: Future[None] | None = None
@@ -48,9 +55,11 @@ class CheckpointWriter:
         """`write_checkpoint`, once the write before is done; tensors that `changes` says will change are copied.
 
         Raises:
+            LostFolder: nothing may be written any more.
             UserError: this write, or in the background the one before, could not be made.
         """
         self.wait()
+        self.check()
         start = time.monotonic()
         if self._thread is None:
             self._write(folder, checkpoint, keep, start)
@@ -105,7 +114,7 @@ class CheckpointWriter:
     ) -> None:
         if arrived:
             arrived.synchronize()
-        write_checkpoint(folder, checkpoint, keep)
+        write_checkpoint(folder, checkpoint, keep, kept=self._kept, check=self.check)
         self.slowest = max(self.slowest, time.monotonic() - start)
 
     def _copied(self, checkpoint: Checkpoint) -> tuple[Checkpoint, torch.cuda.Event | None]:
