@@ -35,6 +35,20 @@ def printable(text: str) -> str:
     return _STEERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value in a message: text as it is, anything else as Python writes it, at most about `most` characters of it.
+
+    The middle of what is longer is left out. Control characters are escaped.
+
+    >>> shown("cat"), shown({"cat": 1}), shown("x" * 1700, most=20)
+    ('cat', "{'cat': 1}", 'xxxxxxxxxx...xxxxxxxxxx (1,700 characters)')
+    """
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) <= most + 40:  # or the number would take as much room
+        return printable(text)
+    return printable(f"{text[: most // 2]}...{text[-(most // 2) :]} ({len(text):,} characters)")
+
+
 def some_of(names: Sequence[str], most: int = 8) -> str:
     """The first of many names, and how many more there are.
 

@@ -3,20 +3,25 @@
 A verb's file imports the library inside its function, so that `anysize --help` answers at once and without torch.
 """
 
+import contextlib
 import importlib
 import io
 import itertools
+import os
 import pkgutil
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import cyclopts
 
 import anysize.cli
 from anysize import __version__
+from anysize.machine import plainly
 from anysize.ranks import EndedElsewhere, speaks_of
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, did_you_mean, shown
 from anysize.signals import PATIENCE, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
@@ -110,6 +115,12 @@ def check_run(run: str, settings: dict[str, str]) -> None:
     override(Recipe(), settings)
 
 
+def say_written(paths: Sequence[str]) -> None:
+    """Print which files are written, if any is; a warning has said of the others why they are not."""
+    if paths:
+        print(f"{' and '.join(paths)} {'are' if len(paths) > 1 else 'is'} written")
+
+
 def build_app() -> cyclopts.App:
     """Collect the verbs: each module beside this one has a function `command`.
 
@@ -127,32 +138,28 @@ def build_app() -> cyclopts.App:
     return app
 
 
-def _run(arguments: list[str]) -> None:
-    try:
-        build_app()(arguments)
-    except RuntimeError as error:  # torch tells of a worker that is gone at any moment, of another error's, too
-        if "DataLoader worker" not in str(error):
-            raise
-        from anysize.data.workers import of_lost_worker
-
-        raise of_lost_worker(error) or error from error
-
-
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the console cannot show ends no work
-    with watched_signals(lambda: PATIENCE, lambda: False):  # of Ctrl-C; SIGTERM ends what does not train at once
-        _main()
-
-
-def _main() -> None:
     try:
-        _run(sys.argv[1:])
+        _main(sys.argv[1:])
+    finally:
+        _flush()
+
+
+def _main(arguments: list[str]) -> None:
+    try:
+        # The signals: Ctrl-C; SIGTERM ends what does not train at once.
+        with (
+            plainly(f"running anysize {' '.join(arguments[:1])}".rstrip()),
+            watched_signals(lambda: PATIENCE, lambda: False),
+        ):
+            build_app()(arguments)
     except UserError as error:
         if speaks_of(error):
-            print(f"anysize: {error}", file=sys.stderr)
+            _say(f"anysize: {in_short(str(error))}")
         sys.exit(2)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)
@@ -160,3 +167,30 @@ def _main() -> None:
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def in_short(text: str) -> str:
+    """A message without the middle of its longest words and of itself, where it quotes more than anybody reads.
+
+    >>> in_short("no such folder: " + "x" * 1000).replace("x" * 80, "x..x")
+    'no such folder: x..x...x..x (1,000 characters)'
+    """
+    text = re.sub(r"\S{300,}", lambda word: shown(word[0], 160), text)
+    return shown(text, 1500)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # there is nowhere left to say it
+        print(text, file=sys.stderr)
+
+
+def _flush() -> None:
+    """Write what stands in the buffer of the standard output; where that cannot be, say so in place of Python."""
+    try:
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
+    except OSError as error:
+        with open(os.devnull, "w") as nothing:  # or the end of the program fails in the same way
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _say(f"anysize: the standard output cannot be written: {error.strerror}")

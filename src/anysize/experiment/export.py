@@ -14,10 +14,12 @@ from anysize.export.check import Exported
 from anysize.export.description import Description
 from anysize.export.look import is_exported
 from anysize.export.write import EXPORTS, folded
+from anysize.machine import plainly
 from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError, did_you_mean
 
 
+@plainly("exporting")
 def export_run(
     source: str | Path,
     out: str | Path | None = None,

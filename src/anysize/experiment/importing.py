@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anysize.data.catalog import resized_as_set
 from anysize.experiment.weights import Weights, describe_input, start_from
+from anysize.machine import plainly
 from anysize.models.builders import is_timm_model
 from anysize.models.families import PUBLISHED, PUBLISHED_CLASSES
 from anysize.models.measure.meta import build_on_meta
@@ -35,6 +36,7 @@ from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 
 
+@plainly("importing")
 def import_checkpoint(
     path: str | Path,
     model: str = "",

@@ -20,6 +20,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+logger = logging.getLogger(__name__)
+
 _LOADERS_END = 20.0
 """Seconds in which the loaders of a process that was killed notice it."""
 
@@ -125,7 +127,7 @@ def forget_results(folder: Path) -> None:
     """Remove what was measured with weights that are about to change."""
     shutil.rmtree(folder / run_files.PREDICTIONS, ignore_errors=True)
     for name in (run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY):
-        (folder / name).unlink(missing_ok=True)
+        _remove(folder / name)
 
 
 def clear(folder: Path) -> None:
@@ -134,4 +136,12 @@ def clear(folder: Path) -> None:
         forget_results(folder)
         shutil.rmtree(folder / run_files.CHECKPOINTS, ignore_errors=True)
         for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
-            (folder / name).unlink(missing_ok=True)
+            _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or warn that it is of another training than the run's."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s cannot be removed, and is of weights that are no more: %s", path, error.strerror or error)

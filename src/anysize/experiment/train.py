@@ -84,7 +84,8 @@ def train(
     recipe, run, own = of_run_folder(recipe, run)
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     plain = build.default_run_folder(name, overrides or {})
-    with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world), contextlib.ExitStack() as stack:
+    joint = joined_for(lambda: resolve(recipe, overrides), "training")
+    with joint as (resolved, world), contextlib.ExitStack() as stack:
         identity: dict[str, Any] = {}
         folder = Path(run) if run else plain
         with world.together():
@@ -139,8 +140,8 @@ def train(
         with world.together():
             goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
         if goes_on and state.progress.epoch >= len(parts.length.steps):
-            _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
-            log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
+            report = _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
+            log.message(f"{folder} is trained to its end already; " + (f"its report is {report}" if report else "done"))
             return folder
         with world.together():
             if world.main:
@@ -151,8 +152,8 @@ def train(
             stack.enter_context(warnings_into(log))
         with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
             fit(parts, state, stop)
-        _finish(folder, evaluator, parts, state)
-        log.message(f"done; the report is {folder / run_files.REPORT}")
+        report = _finish(folder, evaluator, parts, state)
+        log.message(f"done; the report is {report}" if report else f"done; the run is {folder}")
     return folder
 
 
@@ -176,14 +177,18 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
     return True
 
 
-def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
-    """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report."""
+def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> Path | None:
+    """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report.
+
+    Returns:
+        The report; None where it could not be written, which was said.
+    """
     with one_model(state.evaluated, parts.world, parts.training.statistics):
-        if parts.world.main:
-            _write_results(folder, evaluator.alone(), parts, state.evaluated)
+        written = parts.world.main and _write_results(folder, evaluator.alone(), parts, state.evaluated)
+    return folder / run_files.REPORT if written else None
 
 
-def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torch.nn.Module) -> None:
+def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torch.nn.Module) -> bool:
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
     from anysize.experiment.policy import measure_policy
     from anysize.reports.policy_report import write_scale_policy
@@ -194,8 +199,9 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
     if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
-        write_scale_policy(folder, measure_policy(evaluator, model, base))
-    write_report_of(folder)
+        policy = measure_policy(evaluator, model, base)
+        run_files.go_on_without(folder / run_files.SCALE_POLICY, lambda: write_scale_policy(folder, policy))
+    return write_report_of(folder, parts.log)
 
 
 def _says(recipe: Path, who: str) -> bool:
@@ -224,7 +230,7 @@ def _introduce(
     if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
         run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
-    write_environment(folder, environment)
+    run_files.go_on_without(folder / run_files.ENVIRONMENT, lambda: write_environment(folder, environment))
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
     sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})

@@ -23,21 +23,29 @@ validation was done. `evaluation.csv` has `checkpoint`, `split`, `settings`
 `flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
 `images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
 comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
+
+But for the recipe and the checkpoints these files stand beside a run: one that cannot be written is said, and the run
+goes on (`go_on_without`). One that rows are to be added to and that is no table is kept as NAME.damaged.
 """
 
 import csv
 import io
+import itertools
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anysize.registry import UserError
+from anysize.machine import is_out_of_memory
+from anysize.registry import UserError, shown
 
 if TYPE_CHECKING:  # the log of a run starts without it
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.toml"
@@ -85,6 +93,50 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def go_on_without(
+    path: Path,
+    write: Callable[[], object],
+    told: set[Path] | None = None,
+    warn: Callable[[str], object] = logger.warning,
+) -> bool:
+    """Write a file that stands beside a run, such as its report; where that cannot be, warn and go on.
+
+    Args:
+        path: what is written.
+        write: writes it.
+        told: what was warned of already, which is once. None: nothing.
+        warn: is told why.
+
+    Returns:
+        Whether it is written.
+
+    >>> go_on_without(Path("report.html"), lambda: None)
+    True
+    """
+    try:
+        write()
+    except (OSError, UserError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, (OSError, UserError)) and not is_out_of_memory(error):
+            raise
+        if told is None or path not in told:
+            warn(f"cannot write {path}, and goes on without it: {reason_of(error, path)}")
+        if told is not None:
+            told.add(path)
+        return False
+    return True
+
+
+def write_all_that_can_be(files: Mapping[Path, Callable[[], object]]) -> list[str]:
+    """`go_on_without` for several files; returns the paths of those that are written."""
+    return [str(path) for path, write in files.items() if go_on_without(path, write)]
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """Why `path` cannot be written or read, in a line that does not name it once more."""
+    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return shown(reason.splitlines()[0].removeprefix(f"cannot write {path}: "), 200)
+
+
 def check_writable(path: Path) -> None:
     """Raise a `UserError` where a file `path` could not be written, before anything is computed for it.
 
@@ -109,6 +161,34 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def rows_to_keep(path: Path, numbers: Collection[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file that others are to be added to; each has a value of `numbers`, columns of whole numbers.
+
+    A file that is no such table is kept as NAME.damaged, which is said, and there are no rows.
+
+    Raises:
+        OSError: it can be neither read nor renamed.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = read_rows(path)
+        for row in rows:
+            if None in row or None in row.values():  # a line with too many values, or one that was cut
+                raise ValueError("a row has not as many values as there are columns")
+            for number in numbers:
+                int(row[number])
+        if not rows:
+            raise ValueError("it has no rows")
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        numbered = (f"{path.name}.damaged{number}" for number in itertools.chain(("",), itertools.count(2)))
+        beside = path.rename(next(new for name in numbered if not os.path.lexists(new := path.with_name(name))))
+        why = f"it has no column {error}" if isinstance(error, KeyError) else reason_of(error, path)
+        logger.warning("%s is damaged (%s): it is kept as %s, and a new one begins", path, why, beside.name)
+        return []
+    return rows
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     """Write rows as CSV, atomically; columns are those of all rows, in order of appearance. No rows: no file.
 
@@ -131,7 +211,7 @@ def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     Rows that an earlier version wrote do not tell their settings, which are then "unknown".
     """
     new = {tuple(str(_cell(row.get(key, ""))) for key in EVALUATION_KEYS) for row in rows}
-    kept = [{"split": "validation", "settings": "unknown", **row} for row in read_rows(path)]
+    kept = [{"split": "validation", "settings": "unknown", **row} for row in rows_to_keep(path, ["size"])]
     kept = [row for row in kept if tuple(row.get(key, "") for key in EVALUATION_KEYS) not in new]
     columns = dict.fromkeys(column for row in (*rows, *kept) for column in row)
     write_rows(path, [{column: row.get(column) for column in columns} for row in (*kept, *rows)])

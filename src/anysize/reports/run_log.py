@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from anysize.files import open_in_place
 from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
 from anysize.reports.console import tolerant
@@ -46,11 +47,15 @@ class RunLog:
         self.folder = folder
         self.epochs = epochs
         self.console = tolerant(console or Console())
-        self._log = open(folder / run_files.LOG, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        self._told: set[Path] = set()
+        self._old: list[dict[str, str]] | None = None  # rows of metrics.csv that were there; None: not read yet
+        self._rows: list[Mapping[str, Any]] = []  # and those of this process
+        self._log: TextIO | None = None
         self._live: Live | None = None
+        self._without_log(self._open)
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
-            self._live.start()
+            self._show(self._live.start)
         self._seconds = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         self._next = time.monotonic() + self._seconds
 
@@ -105,7 +110,7 @@ class RunLog:
         bar = ProgressBar(total=steps, completed=step, width=min(_BAR[1], max(_BAR[0], room - len(text))))
         line = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
         line.add_row(where, bar, Text(text, no_wrap=True, overflow="ellipsis"))
-        self._live.update(line, refresh=True)
+        self._refresh(line)
 
     def doing(self, text: str) -> None:
         """Show what is done beside training, such as how far the validation is, as often as a step is shown."""
@@ -114,7 +119,7 @@ class RunLog:
         if self._live is None:
             self._print(text)
         else:
-            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._refresh(Text(text, no_wrap=True, overflow="ellipsis"))
 
     def _due(self) -> bool:
         """Whether it is time to show another line."""
@@ -127,8 +132,7 @@ class RunLog:
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Record an epoch: one more row of `metrics.csv` (in place of rows from this epoch on), and a line."""
         self._keep(lambda epoch: epoch < row["epoch"], row)
-        if self._live:
-            self._live.update("", refresh=True)
+        self._refresh("")
         self._next = time.monotonic() + self._seconds
         self.message(self._epoch_line(row))
 
@@ -136,11 +140,16 @@ class RunLog:
         """Forget the rows after `epoch` epochs: training goes on from there."""
         self._keep(lambda other: other <= epoch)
 
+    def go_on_without(self, path: Path, write: Callable[[], object]) -> bool:
+        """`run_files.go_on_without`, which warns here, and of each file once."""
+        return run_files.go_on_without(path, write, self._told, self.warning)
+
     def close(self) -> None:
         """Take the live line away and close `log.txt`."""
         if self._live:
-            self._live.stop()
-        self._log.close()
+            self._show(self._live.stop)
+        if self._log:
+            self._without_log(self._log.close)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -152,8 +161,14 @@ class RunLog:
 
     def _keep(self, wanted: Callable[[int], bool], *added: Mapping[str, Any]) -> None:
         path = self.folder / run_files.METRICS
-        kept = [row for row in run_files.read_rows(path) if wanted(int(row["epoch"]))]
-        run_files.write_rows(path, [*kept, *added])
+        self._rows = [*(row for row in self._rows if wanted(int(row["epoch"]))), *added]
+
+        def write() -> None:
+            old = run_files.rows_to_keep(path, ["epoch"]) if self._old is None else self._old
+            self._old = [row for row in old if wanted(int(row["epoch"]))]
+            run_files.write_rows(path, [*self._old, *self._rows])
+
+        self.go_on_without(path, write)
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
         parts = [f"epoch {row['epoch']}/{self.epochs}  {_metrics(row, 'train')}".rstrip()]
@@ -165,13 +180,39 @@ class RunLog:
             parts.append(f"{show('images_per_second', row['images_per_second'])} images/s")
         return "  |  ".join(parts)
 
+    def _open(self) -> None:
+        self._log = open_in_place(self.folder / run_files.LOG, append=True)
+        self._log.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
+
     def _write(self, level: str, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._log.write(f"{now} {level} {text}\n")
+        if log := self._log:  # which keeps what it could not write, and tries again with the next line
+            self._without_log(lambda: log.write(f"{now} {level} {text}\n"))
+
+    def _without_log(self, do: Callable[[], object]) -> None:
+        run_files.go_on_without(
+            self.folder / run_files.LOG, do, self._told, lambda text: self._print(f"warning: {text}", "yellow")
+        )
+
+    def _refresh(self, line: RenderableType) -> None:
+        if live := self._live:
+            self._show(lambda: live.update(line, refresh=True))
 
     def _print(self, text: str, style: str = "") -> None:
         # Soft wrap: a line in a file stays a line, however long. Plain text: a "[" is no markup.
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        self._show(lambda: self.console.print(Text(text, style=style), soft_wrap=True))
+
+    def _show(self, show: Callable[[], object]) -> None:
+        """Show something; a console that cannot be written, such as a file on a full disk, ends no training."""
+        try:
+            show()
+        except BrokenPipeError:  # somebody has read enough
+            raise
+        except OSError as error:
+            path = Path("the console")
+            if path not in self._told:
+                self._told.add(path)
+                self._write("WARNING", f"cannot show anything here: {run_files.reason_of(error, path)}")
 
 
 class SilentLog(RunLog):
@@ -188,6 +229,7 @@ class SilentLog(RunLog):
         self.epochs = epochs
         self.console = tolerant(console or Console())
         self.rank = rank
+        self._log, self._told = None, set()
 
     def warning(self, text: str) -> None:
         """Show what this process has met."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from anysize.machine import is_out_of_memory
 from anysize.registry import NotFinite, UserError, counted, some_of
 
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
@@ -39,16 +40,6 @@ def diverged(
         f"{first}; the weights were not updated and the last good checkpoint is kept: lower optimizer.lr or set "
         "optimizer.clip_norm and go on with --allow-changes, or look at these samples"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, on a CPU or on another device.
-
-    >>> is_out_of_memory(RuntimeError("MPS backend out of memory")), is_out_of_memory(RuntimeError("shapes differ"))
-    (True, False)
-    """
-    said = ("allocate memory", "out of memory", "ALLOC_FAILED")  # torch's on CPUs; MPS and CUDA; cuDNN and cuBLAS
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
 
 
 @contextlib.contextmanager
