@@ -76,7 +76,7 @@ def sentence(error: BaseException, doing: str = "") -> UserError | None:
             "evaluation.batch_size), smaller images or fewer data.workers, or end other programs"
         )
     if "can't start new thread" in str(error):
-        return UserError(f"no thread can be started{during}: {_REMEDIES[errno.EAGAIN]}")
+        return UserError(f"no thread can be started{during}: memory is short, or {_REMEDIES[errno.EAGAIN]}")
     if "determine home directory" in str(error):
         return UserError(f"this user has no home folder{during}: set HOME, or give paths without ~")
     return _of_files(error, during)
@@ -94,8 +94,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an error speaks of too little memory or too few open files, and not of the file that was being read."""
-    return is_out_of_memory(error) or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    """Whether an error speaks of what the machine lacks, and not of the file or the model that was at work.
+
+    >>> is_short(OSError(errno.EMFILE, "Too many open files")), is_short(OSError(errno.ENOENT, "No such file"))
+    (True, False)
+    """
+    lacks = ("can't start new thread", "usable temporary directory")
+    few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+    return few or is_out_of_memory(error) or any(text in str(error) for text in lacks)
 
 
 def of_lost_worker(error: BaseException) -> UserError | None:
@@ -153,4 +159,5 @@ def _folder_is_gone() -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    return shown(next(iter(str(error).splitlines()), "") or type(error).__name__, 160)
+    text = re.sub(r"^\[enforce fail [^]]*\] (err == 0\. )?", "", str(error))  # where in torch it was
+    return shown(next(iter(text.splitlines()), "") or type(error).__name__, 160)

@@ -70,7 +70,7 @@ def command(
         return
     show_table(evaluation_table(table))
     say_written(table.attrs["written"])
-    if not is_exported(run) and not runtime:
+    if not is_exported(run) and not runtime and len(table.attrs["written"]) == 2:  # what is read here is whole
         others = [what for what, rows in Run.read(run_folder(run)).other_evaluations.items() if len(rows)]
         if others:
             print(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others)}")

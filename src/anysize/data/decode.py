@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from anysize.machine import is_short
+
 try:
     import simplejpeg
 except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slower
@@ -71,6 +73,8 @@ def _decode(path: str, exif: bool) -> tuple[np.ndarray, int]:
     except BadImage:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        if is_short(error):
+            raise
         raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})".replace("\n", " ")) from error
 
 

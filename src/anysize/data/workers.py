@@ -115,6 +115,8 @@ def _remedy(reason: str, error: BaseException | None = None) -> str:
     room = shared_room()
     if "open files" in reason or "ancdata" in reason:
         return f"raise the limit of open files (ulimit -n), or lower data.workers (0 needs none; {room})"
+    if "temporary directory" in reason:
+        return "set TMPDIR to a folder that can be written, or lower data.workers (0 needs none)"
     if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM):
         return f"memory or the number of processes is short (ulimit -u; {room}): lower data.workers (0 needs none)"
     return (

@@ -105,11 +105,9 @@ def _repeat(
             try:
                 finished.append(pd.read_csv(done / run_files.METRICS, index_col="epoch"))
             except (OSError, ValueError) as error:  # it could not be written, which the run has said
-                reason = run_files.reason_of(error, done / run_files.METRICS)
-                told = (
-                    f"warning: seed {seed} is left out of the table: its {run_files.METRICS} cannot be read ({reason})"
-                )
-                console.print(Text(told, style="yellow"), soft_wrap=True)
+                reason = run_files.reason_of(error)
+                told = f"seed {seed} is left out of the table: its {run_files.METRICS} cannot be read ({reason})"
+                console.print(Text(f"warning: {told}", style="yellow"), soft_wrap=True)
                 unread.append(seed)
     if not finished and unread:
         raise UserError(f"no {run_files.METRICS} of the runs in {folder} can be read; their checkpoints are whole")

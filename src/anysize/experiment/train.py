@@ -209,20 +209,24 @@ def _says(recipe: Path, who: str) -> bool:
     return recipe.is_file() and recipe.read_text("utf-8", "surrogateescape").startswith(f"# {who}\n")
 
 
+def _environment(prepared: Prepared) -> dict[str, Any]:
+    """What a run is trained on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return describe_environment(
+        device=str(prepared.device),
+        gpus=", ".join(gpus) or "none",
+        threads=torch.get_num_threads(),
+        world_size=prepared.plan.world_size,
+        total_batch=prepared.plan.total_batch,
+        **({"data": short(prepared.identity)} if prepared.identity else {}),
+    )
+
+
 def _introduce(
     parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool, told: dict[str, str] | None
 ) -> None:
     """Say what is about to be trained, and write down on what, and where each setting is from (`told`)."""
     recipe, plan, length = prepared.recipe, prepared.plan, prepared.length
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    environment = describe_environment(
-        device=str(prepared.device),
-        gpus=", ".join(gpus) or "none",
-        threads=torch.get_num_threads(),
-        world_size=plan.world_size,
-        total_batch=plan.total_batch,
-        **({"data": short(prepared.identity)} if prepared.identity else {}),
-    )
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
     written = folder / run_files.RECIPE
@@ -230,7 +234,8 @@ def _introduce(
     if told is not None or not (goes_on and _says(written, who) and load_recipe(str(written)) == recipe):
         run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
     forget_results(folder)
-    run_files.go_on_without(folder / run_files.ENVIRONMENT, lambda: write_environment(folder, environment))
+    path = folder / run_files.ENVIRONMENT
+    parts.log.go_on_without(path, lambda: write_environment(folder, _environment(prepared)))
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(epoch) for epoch in range(len(length.steps))]
     sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})

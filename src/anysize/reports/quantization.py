@@ -18,13 +18,9 @@ def write_quantization(folder: Path, sizes: pd.DataFrame, layers: pd.DataFrame) 
 
     One that cannot be written is warned of.
     """
-    frames = {folder / run_files.INT8: sizes, folder / run_files.INT8_LAYERS: layers}
-    run_files.write_all_that_can_be(
-        {
-            path: functools.partial(run_files.write_rows, path, frame.to_dict("records"))
-            for path, frame in frames.items()
-        }
-    )
+    for name, frame in ((run_files.INT8, sizes), (run_files.INT8_LAYERS, layers)):
+        write = functools.partial(run_files.write_rows, folder / name, frame.to_dict("records"))
+        run_files.go_on_without(folder / name, write)
 
 
 def read_quantization(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -39,7 +39,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anysize.machine import is_out_of_memory
+from anysize.machine import is_out_of_memory, is_short
 from anysize.registry import UserError, shown
 
 if TYPE_CHECKING:  # the log of a run starts without it
@@ -115,11 +115,11 @@ def go_on_without(
     """
     try:
         write()
-    except (OSError, UserError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (OSError, UserError)) and not is_out_of_memory(error):
-            raise
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and not is_out_of_memory(error):
+            raise  # ValueErrors are of users, and of pandas for other files that are damaged
         if told is None or path not in told:
-            warn(f"cannot write {path}, and goes on without it: {reason_of(error, path)}")
+            warn(f"cannot write {path}, and goes on without it: {reason_of(error)}")
         if told is not None:
             told.add(path)
         return False
@@ -131,10 +131,12 @@ def write_all_that_can_be(files: Mapping[Path, Callable[[], object]]) -> list[st
     return [str(path) for path, write in files.items() if go_on_without(path, write)]
 
 
-def reason_of(error: Exception, path: Path) -> str:
-    """Why `path` cannot be written or read, in a line that does not name it once more."""
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be written or read, in a line; it does not name the file where that can be."""
+    if isinstance(error.__cause__, OSError):
+        error = error.__cause__
     reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return shown(reason.splitlines()[0].removeprefix(f"cannot write {path}: "), 200)
+    return shown(reason.splitlines()[0], 200)
 
 
 def check_writable(path: Path) -> None:
@@ -181,10 +183,13 @@ def rows_to_keep(path: Path, numbers: Collection[str] = ()) -> list[dict[str, st
         if not rows:
             raise ValueError("it has no rows")
     except (OSError, ValueError, KeyError, csv.Error) as error:
+        if is_short(error):  # of the machine, and not of the file
+            raise
         numbered = (f"{path.name}.damaged{number}" for number in itertools.chain(("",), itertools.count(2)))
         beside = path.rename(next(new for name in numbered if not os.path.lexists(new := path.with_name(name))))
-        why = f"it has no column {error}" if isinstance(error, KeyError) else reason_of(error, path)
-        logger.warning("%s is damaged (%s): it is kept as %s, and a new one begins", path, why, beside.name)
+        why = f"it has no column {error}" if isinstance(error, KeyError) else reason_of(error)
+        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
+        logger.warning("%s %s (%s): it is kept as %s, and a new one begins", path, what, why, beside.name)
         return []
     return rows
 

@@ -209,10 +209,9 @@ class RunLog:
         except BrokenPipeError:  # somebody has read enough
             raise
         except OSError as error:
-            path = Path("the console")
-            if path not in self._told:
-                self._told.add(path)
-                self._write("WARNING", f"cannot show anything here: {run_files.reason_of(error, path)}")
+            if (console := Path("console")) not in self._told:
+                self._told.add(console)
+                self._write("WARNING", f"the console cannot be written: {run_files.reason_of(error)}")
 
 
 class SilentLog(RunLog):

@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from anysize.data.decode import BadImage
 from anysize.data.source import VOID
+from anysize.machine import is_short
 
 MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # endings of the files that are taken for masks: none is lossy
 _LOOKED_AT = 50  # files that tell what masks hold
@@ -111,6 +112,8 @@ def read_mask(path: str) -> np.ndarray:
     except BadImage:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        if is_short(error):
+            raise
         fault = f"its mask {path} cannot be decoded ({type(error).__name__}: {error})"
         raise BadImage(fault.replace("\n", " ")) from error
     if values.ndim != 2 or values.dtype.kind not in "bui":

@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from anysize.registry import UserError
+from anysize.machine import is_short
+from anysize.registry import UserError, shown
 from anysize.training.checkpoint.tensors import write_tensors
 
 FORMAT = 2
@@ -106,6 +107,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         try:
             data = (folder / name).read_bytes()
         except OSError as error:
+            if is_short(error):
+                raise
             raise DamagedCheckpoint(f"checkpoint {folder} is damaged: {name}: {error.strerror}") from None
         if len(data) != expected["bytes"] or _checksum(data) != expected["blake2b"]:
             raise DamagedCheckpoint(
@@ -128,7 +131,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = whole["state"]
         checksum = whole["blake2b"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {error!r}") from None
+        if is_short(error):
+            raise
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {shown(repr(error))}") from None
     if checksum != _checksum(json.dumps(state).encode()):
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json does not match its checksum")
     if state.get("format") not in READ:

@@ -16,6 +16,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from anysize.machine import is_short, sentence
 from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,16 @@ class CheckpointWriter:
     """Writes checkpoints one after the other, with `background` while the caller goes on. Use as a context manager.
 
     A process that is killed in the middle of a write leaves what was there before. What goes wrong in a write is
-    raised by the next `write` or `wait`; `failed` says that there is something to raise.
+    raised by the next `write` or `wait`; `failed` says that there is something to raise. Where memory does not
+    suffice for a copy, or no thread can be started, writes are made at once from then on, which is said.
 
     >>> import tempfile
     >>> folder, weight = Path(tempfile.mkdtemp()) / "last", torch.zeros(2)
     >>> with CheckpointWriter(background=True) as writer:
     ...     writer.write(folder, Checkpoint({"model": {"weight": weight}}, {}))
     ...     _ = weight.add_(1)  # as a step does
-    >>> from anysize.training.checkpoint.files import read_checkpoint
+    >>> from anysize.machine import is_short, sentence
+    from anysize.training.checkpoint.files import read_checkpoint
     >>> read_checkpoint(folder).model["weight"]
     tensor([0., 0.])
     """
@@ -56,9 +59,18 @@ class CheckpointWriter:
             self._write(folder, checkpoint, keep, start)
             return
         arrived = None
-        if changes:
-            checkpoint, arrived = self._copied(checkpoint)
-        self._under_way = self._thread.submit(self._write, folder, checkpoint, keep, start, arrived)
+        try:
+            copied = checkpoint
+            if changes:
+                copied, arrived = self._copied(checkpoint)
+            self._under_way = self._thread.submit(self._write, folder, copied, keep, start, arrived)
+        except (MemoryError, RuntimeError) as error:
+            if not is_short(error):
+                raise
+            # No room for a copy, or no thread: what is copied so far goes, and this save and those after it need none.
+            logger.warning("checkpoints are written while training waits: %s", sentence(error, "copying one"))
+            self._thread, self._copies = None, {}
+            self._write(folder, checkpoint, keep, start)
 
     @property
     def failed(self) -> bool:
