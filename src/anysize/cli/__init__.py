@@ -9,7 +9,6 @@ import io
 import itertools
 import os
 import pkgutil
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import anysize.cli
 from anysize import __version__
 from anysize.machine import plainly
 from anysize.ranks import EndedElsewhere, speaks_of
-from anysize.registry import UserError, did_you_mean, shown
+from anysize.registry import UserError, did_you_mean
 from anysize.signals import PATIENCE, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
@@ -159,7 +158,7 @@ def _main(arguments: list[str]) -> None:
             build_app()(arguments)
     except UserError as error:
         if speaks_of(error):
-            _say(f"anysize: {in_short(str(error))}")
+            _say(f"anysize: {error}")
         sys.exit(2)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)
@@ -167,16 +166,6 @@ def _main(arguments: list[str]) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-
-
-def in_short(text: str) -> str:
-    """A message without the middle of its longest words and of itself, where it quotes more than anybody reads.
-
-    >>> in_short("no such folder: " + "x" * 1000).replace("x" * 80, "x..x")
-    'no such folder: x..x...x..x (1,000 characters)'
-    """
-    text = re.sub(r"\S{300,}", lambda word: shown(word[0], 160), text)
-    return shown(text, 1500)
 
 
 def _say(text: str) -> None:

@@ -34,8 +34,7 @@ class CheckpointWriter:
     >>> with CheckpointWriter(background=True) as writer:
     ...     writer.write(folder, Checkpoint({"model": {"weight": weight}}, {}))
     ...     _ = weight.add_(1)  # as a step does
-    >>> from anysize.machine import is_short, sentence
-    from anysize.training.checkpoint.files import read_checkpoint
+    >>> from anysize.training.checkpoint.files import read_checkpoint
     >>> read_checkpoint(folder).model["weight"]
     tensor([0., 0.])
     """
