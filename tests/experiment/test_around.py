@@ -20,7 +20,7 @@ from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
-from anysize.reports import run_files
+from anysize.reports import html, run_files
 from anysize.training.checkpoint import writer
 from anysize.training.checkpoint.files import read_checkpoint
 
@@ -79,10 +79,10 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.report
 def test_each_write_of_a_run_may_fail(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "describe_environment", dict)  # it asks git, in a process
+    monkeypatch.setattr(html, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x"))
     disk, at, ends = Full(monkeypatch), 0, {"done": 0, "checkpoint": 0, "start": 0}
     told: list[str] = []
     while disk.calls >= disk.at:  # until a run makes fewer calls than that
@@ -102,7 +102,7 @@ def test_each_write_of_a_run_may_fail(tiny: Tiny, tmp_path: Path, monkeypatch: p
         assert text.startswith(("could not write the checkpoint ", f"cannot write {tmp_path}", "cannot write the run"))
         ends["checkpoint" if "checkpoint" in text else "start"] += 1
     assert all(ends.values())
-    assert ends["done"] > 10
+    assert ends["done"] > 5
 
 
 def test_files_that_are_in_the_way_or_damaged_are_said_and_training_goes_on(run: Path, tiny: Tiny) -> None:
