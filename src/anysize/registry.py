@@ -18,8 +18,21 @@ _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 """Control characters but for tab and newline, and those that turn the direction of writing."""
 
 
+_LONG = re.compile(r"\S{300,}|(?<!\w)'[^'\n]{200,}'(?!\w)|\{.{200,}\}|\[[^][]{200,}\]", re.DOTALL)
+"""What a message quotes, such as a path or a whole file, and that is longer than a line."""
+
+
 class UserError(ValueError):
-    """An error that a user can put right: the message says what was received, what was expected, and the remedy."""
+    """An error that a user can put right: the message says what was received, what was expected, and the remedy.
+
+    It shows at most a line of what was received: the middle of what is longer is left out.
+
+    >>> len(str(UserError(f"state is {dict.fromkeys(range(1000), 0)}; expected a number")))
+    210
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_cut(_LONG.sub(lambda part: _cut(part[0], 160), message), 1500))
 
 
 class NotFinite(UserError):
@@ -58,6 +71,13 @@ def shown(value: object, most: int = 100) -> str:
         name = type(value).__name__
         return f"{'an' if name[0] in 'aeiou' else 'a'} {name} too long to show"
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def _cut(text: str, most: int) -> str:
+    """Text without the middle of what is longer than about `most` characters: the remedy stands at its end."""
+    if len(text) <= most + 40:  # or the number would take as much room
+        return text
+    return f"{text[: most // 2]}...{text[-(most // 2) :]} ({len(text):,} characters)"
 
 
 def some_of(names: Sequence[str], most: int = 8) -> str:

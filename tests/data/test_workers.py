@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from anysize.data.mixed import MixedSizeLoader
-from anysize.data.workers import lost_workers, worker_count
+from anysize.data.workers import worker_count
+from anysize.machine import plainly
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
 
@@ -39,8 +40,8 @@ def test_a_worker_that_is_gone_is_one_sentence() -> None:
     killed = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that workers are out of memory."
     with (
         pytest.raises(UserError, match=r"\(pid 7\) is killed by signal: Bus error: .*/dev/shm.*data.workers"),
-        lost_workers(),
+        plainly(),
     ):
         raise RuntimeError(killed)
-    with pytest.raises(RuntimeError, match=r"^another$"), lost_workers():
+    with pytest.raises(RuntimeError, match=r"^another$"), plainly():
         raise RuntimeError("another")

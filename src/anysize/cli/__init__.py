@@ -3,24 +3,27 @@
 A verb's file imports the library inside its function, so that `anysize --help` answers at once and without torch.
 """
 
-import errno
+import contextlib
 import importlib
 import io
 import itertools
 import logging
+import os
 import pkgutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Annotated
 
 import cyclopts
 
 import anysize.cli
 from anysize import __version__
+from anysize.machine import plainly
 from anysize.models.trust import command_line
 from anysize.ranks import EndedElsewhere, speaks_of
-from anysize.registry import UserError, did_you_mean, printable, shown
+from anysize.registry import UserError, did_you_mean, printable
 from anysize.signals import PATIENCE, OnceInterrupted, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
@@ -126,13 +129,10 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def brief(message: str, most: int = 1000) -> str:
-    """A message without the middle of what is too long to be read: the remedy stands at its end.
-
-    >>> brief("aaaaaaaaaa is no recipe", most=20)
-    'aaaaaaaaaa ... no recipe'
-    """
-    return message if len(message) <= most else f"{message[: most // 2]} ... {message[-most // 2 :].lstrip()}"
+def say_written(paths: Sequence[str]) -> None:
+    """Print which files are written, if any is; a warning has said of the others why they are not."""
+    if paths:
+        tell(f"{' and '.join(paths)} {'are' if len(paths) > 1 else 'is'} written")
 
 
 def build_app() -> cyclopts.App:
@@ -174,18 +174,6 @@ def build_command_line() -> cyclopts.App:
     return app.meta
 
 
-def _run(arguments: list[str]) -> None:
-    try:
-        # Behind a verb that takes settings it would be taken for one of them.
-        build_command_line()(sorted(arguments, key=lambda word: word != "--trust-code"))
-    except RuntimeError as error:  # torch tells of a worker that is gone at any moment, of another error's, too
-        if "DataLoader worker" not in str(error):
-            raise
-        from anysize.data.workers import of_lost_worker
-
-        raise of_lost_worker(error) or error from error
-
-
 def main() -> None:
     """Run the command line; what a user can put right ends in one sentence and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -199,28 +187,41 @@ def main() -> None:
         signal.signal(signal.SIGINT, once)
     try:
         with watched_signals(lambda: PATIENCE, lambda: False):  # of Ctrl-C; SIGTERM ends what does not train at once
-            _main()
+            _main(sys.argv[1:])
     finally:
+        _flush()
         if alone:
             # What is torn down from here on tells of a further Ctrl-C in tracebacks.
             signal.signal(signal.SIGINT, signal.SIG_DFL if once.came else before)
 
 
-def _main() -> None:
+def _main(arguments: list[str]) -> None:
     try:
-        _run(sys.argv[1:])
+        with plainly(f"running anysize {' '.join(arguments[:1])}".rstrip()):
+            # Behind a verb that takes settings it would be taken for one of them.
+            build_command_line()(sorted(arguments, key=lambda word: word != "--trust-code"))
     except UserError as error:
         if speaks_of(error):
-            print(printable(f"anysize: {brief(str(error))}"), file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # the reader of a pipe went away
-        sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"anysize: {shown(error.filename)} is too long for a name of a file; give a shorter one", file=sys.stderr)
+            _say(printable(f"anysize: {error}"))
         sys.exit(2)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # there is nowhere left to say it
+        print(text, file=sys.stderr)
+
+
+def _flush() -> None:
+    """Write what stands in the buffer of the standard output; where that cannot be, say so in place of Python."""
+    try:
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
+    except OSError as error:
+        with open(os.devnull, "w") as nothing:  # or the end of the program fails in the same way
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _say(f"anysize: the standard output cannot be written: {error.strerror}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from anysize.cli import tell
+from anysize.registry import UserError
 
 
 def command(
@@ -44,7 +45,13 @@ def command(
     setting = x not in X_AXES
     defaults = {name: default for name, default, _, _ in documented_settings()}
     options: dict[str, Any] = {"line": line, "metric": metric, "unfinished": unfinished, "defaults": defaults}
-    path = write_comparison(runs, out, columns=columns or (), x=x, legend=legend, colors=colors, **options)
+    unwritten = None
+    try:
+        write_comparison(runs, out, columns=columns or (), x=x, legend=legend, colors=colors, **options)
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        unwritten = error  # which is said below what can be shown without the file
     read = read_runs(runs, legend, untrained=setting)
     if setting:
         found = by_setting(read, x, **options)
@@ -60,4 +67,6 @@ def command(
         tell(f"not evaluated alike: {told}")
     for judged_by, evaluated in by_metric(read).items():
         show_table(comparison_table(accuracy_by_size(evaluated, judged_by)))
-    tell(f"the comparison is {path}")
+    if unwritten:
+        raise unwritten
+    tell(f"the comparison is {out}")

@@ -1,6 +1,6 @@
 """`anysize evaluate RUN|RECIPE|FILE`."""
 
-from anysize.cli import Settings, check_run, parse_settings, tell, with_device
+from anysize.cli import Settings, check_run, parse_settings, say_written, tell, with_device
 
 
 def command(
@@ -69,14 +69,9 @@ def command(
     if not main_process():
         return
     show_table(evaluation_table(table))
-    if is_exported(run):
-        tell(f"{run}.evaluation.csv is written")
-    elif runtime:
-        tell(f"{run_folder(run)}/evaluation-{runtime}.csv is written")
-    else:
-        folder = run_folder(run)
-        tell(f"{folder}/evaluation.csv and {folder}/report.html are written")
-        others = [what for what, rows in Run.read(folder).other_evaluations.items() if len(rows)]
+    say_written(table.attrs["written"])
+    if not is_exported(run) and not runtime and len(table.attrs["written"]) == 2:  # what is read here is whole
+        others = [what for what, rows in Run.read(run_folder(run)).other_evaluations.items() if len(rows)]
         if others:
             tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others)}")
     if budget:

@@ -1,6 +1,6 @@
 """`anysize policy RUN [IMAGE ...]`."""
 
-from anysize.cli import Images, check_run, split_images, tell, with_device
+from anysize.cli import Images, check_run, say_written, split_images, with_device
 
 
 def command(
@@ -36,4 +36,4 @@ def command(
     )
     show_table(images_table(table) if paths else summary_table(table))
     if not paths:
-        tell(f"{run}/scale_policy.csv and {run}/report.html are written")
+        say_written(table.attrs["written"])

@@ -67,9 +67,10 @@ def command(
         show_table(TextTable(columns, rows, labels=len(columns)))
     if len(table) > _SHOWN:
         tell(f"... and {len(table) - _SHOWN} more")
-    if rows:
+    if rows and not table.attrs["unwritten"]:
         tell(f"{folder} holds predictions.csv and what pictures there are")
     if left_out := table.attrs["left_out"]:
         # Each was named when it was met.
         tell(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
+    if left_out or table.attrs["unwritten"]:
         sys.exit(1)

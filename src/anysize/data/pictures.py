@@ -16,6 +16,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from anysize.files import open_regular, read_regular
+from anysize.machine import is_short
 
 # PIL recognises these, but has no decoder of its own for them (EPS would go to Ghostscript, WMF to Windows).
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -75,6 +76,8 @@ def opened(data: bytes | BinaryIO, max_pixels: int, what: str = "it") -> Iterato
     except BadImage:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        if is_short(error):
+            raise
         fault = f"{what} cannot be decoded ({type(error).__name__}: {error})"
         raise BadImage(fault.replace("\n", " ")) from error
 

@@ -11,7 +11,6 @@ import multiprocessing
 import multiprocessing.queues
 import os
 import re
-import shutil
 import signal
 import traceback
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from anysize.machine import lost_worker, plainly, shared_room
 from anysize.registry import UserError
 
-_SHARED = "/dev/shm"
 _T = TypeVar("_T")
 
 
@@ -79,7 +78,7 @@ def delivered(loader: DataLoader[_T]) -> Iterator[_T]:
     Raises:
         UserError: its workers cannot be started, cannot deliver, or are gone.
     """
-    with lost_workers(), _starting(loader.num_workers):
+    with plainly("loading images"), _starting(loader.num_workers):
         for item in loader:
             if isinstance(item, _Undelivered):
                 raise UserError(
@@ -89,29 +88,12 @@ def delivered(loader: DataLoader[_T]) -> Iterator[_T]:
 
 
 @contextlib.contextmanager
-def lost_workers() -> Iterator[None]:
-    """Say what a worker that was killed means; torch raises its end wherever the main process is just then."""
-    try:
-        yield
-    except RuntimeError as error:
-        if told := of_lost_worker(error):
-            raise told from error
-        raise
-
-
-def of_lost_worker(error: RuntimeError) -> UserError | None:
-    """What torch's error about a worker that is gone means; None for another error."""
-    found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", str(error))
-    return _gone(f"(pid {found[1].strip()}) {found[2].partition('. ')[0].rstrip('. ')}") if found else None
-
-
-@contextlib.contextmanager
 def _starting(workers: int) -> Iterator[None]:
     """Say what it means where torch cannot start workers, or take from them what they have."""
     try:
         yield
     except (ConnectionError, EOFError) as error:
-        raise _gone("ended in the middle of a batch") from error
+        raise lost_worker("ended in the middle of a batch") from error
     except (OSError, RuntimeError) as error:
         known = isinstance(error, OSError) or "ancdata" in str(error) or "open files" in str(error)
         if not workers or not known or "Original Traceback" in str(error):  # of the data set's own code
@@ -123,13 +105,6 @@ def _starting(workers: int) -> Iterator[None]:
         ) from error
 
 
-def _gone(how: str) -> UserError:
-    return UserError(
-        f"a process that loads images {how}: where the system did it, memory is short, or shared memory ({_room()}): "
-        "lower data.workers (0 needs neither) and give the same command again, which goes on from what was saved"
-    )
-
-
 def _make_whole(error: BaseException) -> None:
     """Give an iterator of torch's that failed half made what its end asks for, or that fails again, and is shown."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -139,19 +114,14 @@ def _make_whole(error: BaseException) -> None:
 
 
 def _remedy(reason: str, error: BaseException | None = None) -> str:
+    room = shared_room()
     if "open files" in reason or "ancdata" in reason:
-        return f"raise the limit of open files (ulimit -n), or lower data.workers (0 needs none; {_room()})"
+        return f"raise the limit of open files (ulimit -n), or lower data.workers (0 needs none; {room})"
+    if "temporary directory" in reason:
+        return "set TMPDIR to a folder that can be written, or lower data.workers (0 needs none)"
     if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM):
-        return f"memory or the number of processes is short (ulimit -u; {_room()}): lower data.workers (0 needs none)"
+        return f"memory or the number of processes is short (ulimit -u; {room}): lower data.workers (0 needs none)"
     return (
-        f"shared memory is short or cannot be used ({_room()}): make it larger (docker run --shm-size 2g), or lower "
+        f"shared memory is short or cannot be used ({room}): make it larger (docker run --shm-size 2g), or lower "
         "data.workers (0 needs none) or training.batch_size"
     )
-
-
-def _room() -> str:
-    try:
-        usage = shutil.disk_usage(_SHARED)
-    except OSError as error:
-        return f"{_SHARED}: {error.strerror}"
-    return f"{_SHARED} has {usage.free / 2**20:,.1f} MiB free of {usage.total / 2**20:,.1f}"

@@ -76,7 +76,7 @@ def assemble(
         description=build.describe(recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity),
         log=log,
         describe=data.train.describe,
-        report=now_and_then(_REPORT_SECONDS, lambda: write_report_of(folder)) if world.main else (lambda: None),
+        report=now_and_then(_REPORT_SECONDS, lambda: write_report_of(folder, log)) if world.main else (lambda: None),
         device=device,
         world=world,
         writer=writer,
@@ -112,10 +112,15 @@ def now_and_then(seconds: float, do: Callable[[], object]) -> Callable[[], None]
     return call
 
 
-def write_report_of(folder: Path) -> None:
-    from anysize.reports.html import write_report  # bokeh takes half a second that the first step need not wait for
+def write_report_of(folder: Path, log: RunLog) -> bool:
+    """Write the report of a run that trains, and whether that could be; the log says once that it could not."""
 
-    write_report(folder)
+    def write() -> None:
+        from anysize.reports.html import write_report  # bokeh takes half a second that the first step need not wait for
+
+        write_report(folder)
+
+    return log.go_on_without(folder / run_files.REPORT, write)
 
 
 def _metrics(values: dict[str, float]) -> dict[str, float]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite
@@ -24,6 +23,7 @@ from anysize.export.module import measured
 from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime
 from anysize.export.write import export_onnx, folded
+from anysize.machine import plainly
 from anysize.models.measure.speed import bench_runtimes
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.quantize.by_layer import noise_in_layers
@@ -31,6 +31,7 @@ from anysize.reports import run_files
 from anysize.reports.html import write_report
 from anysize.reports.predictions import Predictions, write_predictions
 from anysize.reports.quantization import write_quantization
+from anysize.reports.run_files import go_on_without
 
 BATCHES = (1, 32)
 """Images a step at which both are timed."""
@@ -54,7 +55,7 @@ class Comparison:
     layers: pd.DataFrame
 
 
-@lost_workers()
+@plainly("comparing")
 def compare_with_original(
     made: Quantized, overrides: Mapping[str, Any] | None = None, *, threads: int = 0
 ) -> Comparison:
@@ -84,7 +85,7 @@ def compare_with_original(
     ]
     result = Comparison(pd.DataFrame(rows), pd.DataFrame(layers))
     write_quantization(folder, result.sizes, result.layers)
-    write_report(folder)
+    go_on_without(folder / run_files.REPORT, lambda: write_report(folder))
     return result
 
 
@@ -188,7 +189,8 @@ def _picture_changed(folder: Path, evaluator: Evaluator, model: nn.Module, size:
                 index = int(batch.indices[row])
                 shown = evaluator.task.show(output.cpu(), evaluator.kind.target_of(batch, row).cpu())
                 images.append((source.describe(index), displayed(source, index), shown))
-    write_predictions(folder, Predictions(size, False, len(changed), images), run_files.CHANGED)
+    predictions = Predictions(size, False, len(changed), images)
+    go_on_without(folder / run_files.CHANGED, lambda: write_predictions(folder, predictions, run_files.CHANGED))
 
 
 def layer_rows(model: nn.Module, noise: Mapping[str, float]) -> Iterator[dict[str, Any]]:

@@ -14,11 +14,14 @@ from anysize.export.check import Exported
 from anysize.export.description import Description
 from anysize.export.look import is_exported
 from anysize.export.write import EXPORTS, folded
+from anysize.machine import plainly
 from anysize.models.measure.input_size import check_size
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
+from anysize.reports.run_files import check_writable
 
 
+@plainly("exporting")
 def export_run(
     source: str | Path,
     out: str | Path | None = None,
@@ -80,8 +83,9 @@ def export_run(
         )
     check_size(model, described.preprocessing.image_size, described.preprocessing.channels)
     if not out:
-        with contextlib.suppress(OSError):  # an error is reported when the file is written
+        with contextlib.suppress(OSError):  # an error is reported by the next line
             path.parent.mkdir(exist_ok=True)
+    check_writable(path)  # before the model is traced
     return EXPORTS[format](folded(model), path, described, uint8_input=uint8_input)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anysize.data.catalog import resized_as_set
 from anysize.experiment.weights import Weights, describe_input, start_from
+from anysize.machine import plainly
 from anysize.models import trust
 from anysize.models.builders import is_timm_model
 from anysize.models.families import PUBLISHED, PUBLISHED_CLASSES
@@ -36,6 +37,7 @@ from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 
 
+@plainly("importing")
 def import_checkpoint(
     path: str | Path,
     model: str = "",

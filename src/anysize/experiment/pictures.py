@@ -12,6 +12,7 @@ from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite
+from anysize.reports import run_files
 from anysize.reports.predictions import Predictions, write_predictions
 from anysize.tasks.records import Shown
 
@@ -52,7 +53,8 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
     check_all_finite(unsound, seen, source.describe, model)
     worst.sort(key=lambda entry: (-entry[0], entry[1]))
     images = [(source.describe(index), displayed(source, index), shown) for _, index, shown in worst]
-    write_predictions(folder, Predictions(size, calibrated, seen, images))
+    predictions = Predictions(size, calibrated, seen, images)
+    run_files.go_on_without(folder / run_files.PREDICTIONS, lambda: write_predictions(folder, predictions))
 
 
 def fixed_images(length: int, limit: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from anysize.data.catalog import build_preprocessing
 from anysize.experiment import build
 from anysize.experiment.targets import build_task, info_of, open_split
+from anysize.machine import plainly
 from anysize.models.measure.memory import estimate_memory
 from anysize.models.measure.meta import build_on_meta
 from anysize.recipe import Recipe, load_recipe, override
@@ -53,6 +54,7 @@ class RunCost:
         return self.flops / (tflops * 1e12 * self.devices) / 3600
 
 
+@plainly("planning")
 def plan(
     recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None, *, images: int = 0, devices: int = 1
 ) -> RunCost:

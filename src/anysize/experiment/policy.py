@@ -16,17 +16,21 @@ from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files
 from anysize.experiment.loaded import LoadedRun, load_run, make_evaluator
 from anysize.experiment.targets import eval_transform
+from anysize.machine import plainly
 from anysize.models.measure.input_size import check_size
 from anysize.recipe import override
 from anysize.registry import UserError
+from anysize.reports import run_files
 from anysize.reports.html import write_report
 from anysize.reports.policy_report import summarise, write_scale_policy
+from anysize.reports.run_files import write_all_that_can_be
 from anysize.sizes.batch_plan import Batch
 
 IMAGES = 1000
 """Validation images that a policy is measured on by default: enough to tell classes apart, seconds to run."""
 
 
+@plainly("measuring the scale policy")
 def run_scale_policy(
     run: str | Path,
     images: Sequence[str | Path] = (),
@@ -49,7 +53,8 @@ def run_scale_policy(
 
     Returns:
         For the validation images: a row a block, and a block and class, with mean and standard deviation of
-        `low_share` over images. For image files: a row a block and image, `image` its path.
+        `low_share` over images; `attrs["written"]` has the files that could be written. For image files: a row a block
+        and image, `image` its path.
 
     Raises:
         UserError: not a run, a model without elastic blocks, or images that cannot be read.
@@ -65,8 +70,12 @@ def run_scale_policy(
     if not has_scales(loaded.model):
         scale_policy(loaded.model, [])  # raises an error that says what is missing
     summary = measure_policy(make_evaluator(loaded), loaded.model, size, limit)
-    write_scale_policy(loaded.folder, summary)
-    write_report(loaded.folder)
+    summary.attrs["written"] = write_all_that_can_be(
+        {
+            loaded.folder / run_files.SCALE_POLICY: lambda: write_scale_policy(loaded.folder, summary),
+            loaded.folder / run_files.REPORT: lambda: write_report(loaded.folder),
+        }
+    )
     return summary
 
 

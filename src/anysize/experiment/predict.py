@@ -12,7 +12,6 @@ import pandas as pd
 from PIL import Image
 
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.evaluation.sizes import parse_sizes
@@ -20,6 +19,7 @@ from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.loaded import check_takes, class_names, load_run
 from anysize.experiment.pictures import displayed
 from anysize.experiment.targets import build_task, eval_transform, kind_of
+from anysize.machine import plainly
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.tasks.base import task_class
@@ -27,7 +27,7 @@ from anysize.tasks.base import task_class
 TABLE = "predictions.csv"
 
 
-@lost_workers()
+@plainly("predicting")
 def predict(
     run: str | Path,
     images: str | Path | Iterable[str | Path],
@@ -56,7 +56,8 @@ def predict(
 
     Returns:
         A row an image: `file`, then the class and the probabilities, the labels and the probabilities, or for
-        segmentation the share of each class in the pixels. `attrs["left_out"]` says which files cannot be read, and
+        segmentation the share of each class in the pixels. `attrs["unwritten"]` says whether the table could not be
+        written to `out`, which is warned of. `attrs["left_out"]` says which files cannot be read, and
         why; with the override `{"data.on_bad_image": "error"}` the first of them is an error.
 
     Raises:
@@ -104,10 +105,11 @@ def predict(
                         _save(picture, folder / below / names[path].with_suffix(".png"))
                 if on_image:
                     on_image(len(rows), len(source))
-    if folder:
-        run_files.write_rows(folder / TABLE, rows)
-    check_all_finite(unsound, len(source), source.describe, loaded.model)
     table = pd.DataFrame(rows)
+    table.attrs["unwritten"] = folder is not None and not run_files.go_on_without(
+        folder / TABLE, lambda: run_files.write_rows(folder / TABLE, rows)
+    )
+    check_all_finite(unsound, len(source), source.describe, loaded.model)
     table.attrs["left_out"] = dict(source.bad_files)
     return table
 

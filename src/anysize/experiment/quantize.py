@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
-from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, images_not_finite
@@ -26,6 +25,7 @@ from anysize.export.check import Exported
 from anysize.export.extras import import_extra
 from anysize.export.look import is_exported
 from anysize.export.write import export_onnx
+from anysize.machine import plainly
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.models.surgery.quantization.aware import is_aware, without_quantization
@@ -63,7 +63,7 @@ class Quantized:
     kept: dict[str, str]
 
 
-@lost_workers()
+@plainly("quantizing")
 def quantize_run(
     run: str | Path,
     sizes: int | Sequence[int] | str | None = None,

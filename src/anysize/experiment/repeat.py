@@ -75,7 +75,7 @@ def repeat(
         )
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     folder = Path(run) if run else build.default_run_folder(name, overrides or {})
-    with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world):
+    with joined_for(lambda: resolve(recipe, overrides), "training") as (resolved, world):
         with world.together():
             if n < 1:
                 raise UserError(f"repeat is {n}; expected the number of runs, at least 1")
@@ -92,7 +92,7 @@ def _repeat(
     recipe: Recipe, n: int, folder: Path, max_hours: float | None, world: World, how: Mapping[str, Any]
 ) -> pd.DataFrame:
     console = how["console"]
-    started, finished, diverged = time.monotonic(), [], []
+    started, finished, diverged, unread = time.monotonic(), [], [], []
     for i, seed in enumerate(range(recipe.training.seed, recipe.training.seed + n)):
         console.print(f"run {i + 1} of {n}: seed {seed}", soft_wrap=True)
         try:
@@ -104,10 +104,13 @@ def _repeat(
             console.print(Text(told, style="yellow"), soft_wrap=True)
         else:
             world.agree(False)  # waits until the first process has written what all read
-            metrics = read_table(done / run_files.METRICS, schema.METRICS)
-            finished += [metrics.set_index("epoch")] if len(metrics) else []
-    if not finished and not diverged:
-        raise UserError(f"no run in {folder} has a metrics.csv that can be read; train them anew with --resume never")
+            metrics = read_table(done / run_files.METRICS, schema.METRICS)  # which says what is wrong with it
+            if len(metrics):
+                finished.append(metrics.set_index("epoch"))
+            else:
+                unread.append(seed)
+    if not finished and unread:
+        raise UserError(f"no {run_files.METRICS} of the runs in {folder} can be read; their checkpoints are whole")
     if not finished:
         raise UserError(
             f"{f'all {n} runs' if n > 1 else 'the run'} in {folder} diverged; lower optimizer.lr or set "
@@ -115,7 +118,8 @@ def _repeat(
         )
     table = summarize_repeats(finished)
     if world.main:
-        run_files.write_rows(folder / run_files.REPEATS, table.to_dict("records"))
+        path, rows = folder / run_files.REPEATS, table.to_dict("records")
+        run_files.go_on_without(path, lambda: run_files.write_rows(path, rows))
     if diverged:
         seeds = ", ".join(map(str, diverged))
         console.print(f"{len(finished)} of {n} runs reached their end; these seeds diverged: {seeds}", soft_wrap=True)

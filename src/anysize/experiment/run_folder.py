@@ -24,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+logger = logging.getLogger(__name__)
+
 _LOCK = ".lock"
 _held: set[TextIO] = set()
 """Locks of this process. One that it starts by a fork would hold them beyond its end."""
@@ -233,7 +235,8 @@ def forget_results(folder: Path) -> None:
     """Remove what was measured with weights that are about to change."""
     with contextlib.suppress(OSError):  # writing them anew says what is wrong
         remove(folder / run_files.PREDICTIONS)
-    _unlink(folder, run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY)
+    for name in (run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY):
+        _remove(folder / name)
 
 
 def clear(folder: Path) -> None:
@@ -243,11 +246,13 @@ def clear(folder: Path) -> None:
         forget_results(folder)
         with contextlib.suppress(OSError):
             remove(folder / run_files.CHECKPOINTS)
-        _unlink(folder, run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT)
+        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
+            _remove(folder / name)
 
 
-def _unlink(folder: Path, *names: str) -> None:
-    """Remove files of ours; a folder of such a name is not ours."""
-    for name in names:
-        with contextlib.suppress(OSError):
-            (folder / name).unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    """Remove a file, or warn that it is of another training than the run's; a folder of such a name is not ours."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s cannot be removed, and is of weights that are no more: %s", path, error.strerror or error)

@@ -12,7 +12,6 @@ import pandas as pd
 
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.workers import lost_workers
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
@@ -35,6 +34,7 @@ from anysize.experiment.targets import build_evaluator
 from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
+from anysize.machine import plainly
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
@@ -103,7 +103,8 @@ def evaluate(
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
         time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
-        loss), `images`, `images_per_second`, `flops` (of one image forward).
+        loss), `images`, `images_per_second`, `flops` (of one image forward). `attrs["written"]` has the files that it
+        went into: one that cannot be written is warned of, and the table is returned.
 
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
@@ -115,7 +116,7 @@ def evaluate(
             return Recipe()
         return load_recipe(str(run), overrides) if of_recipe else recipe_of(run, overrides)
 
-    with joined_for(resolved) as (_, world):
+    with joined_for(resolved, "evaluating") as (_, world):
         with world.together():
             if world.main and of_recipe:
                 run_folder(run)  # so that the others find it
@@ -170,18 +171,25 @@ def _evaluate(
             with evaluator.calibrated(model, size):
                 add(size, True)
     table = pd.DataFrame(rows)
+    table.attrs["written"] = []
     if isinstance(model, RuntimeModel):
         if evaluator.world.main:
-            for path, written in zip(evaluation_files(loaded), (rows, details), strict=True):
-                add_rows(path, written)
+            for path, made_of in zip(evaluation_files(loaded), (rows, details), strict=True):
+                if run_files.go_on_without(path, functools.partial(add_rows, path, made_of)) and made_of is rows:
+                    table.attrs["written"] = [str(path)]
         return table
     with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
         if evaluator.world.main and made["split"] == "validation":
             picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
     if evaluator.world.main:
-        write_evaluation(loaded.folder, table)
-        write_tables(loaded.folder, details)
-        write_report(loaded.folder)
+        folder = loaded.folder
+        run_files.go_on_without(folder / run_files.EVALUATION_TABLES, lambda: write_tables(folder, details))
+        table.attrs["written"] = run_files.write_all_that_can_be(
+            {
+                folder / run_files.EVALUATION: lambda: write_evaluation(folder, table),
+                folder / run_files.REPORT: lambda: write_report(folder),
+            }
+        )
     return table
 
 
@@ -242,7 +250,7 @@ def default_sizes(base: int) -> list[int]:
     return [round(base * sixth / 6) for sixth in range(3, 10)]
 
 
-@lost_workers()
+@plainly("calibrating")
 def calibrate(
     run: str | Path,
     size: int,

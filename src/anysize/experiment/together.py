@@ -12,8 +12,8 @@ import torch
 
 import anysize
 from anysize.data.source import Source
-from anysize.data.workers import lost_workers
 from anysize.launch import joined
+from anysize.machine import plainly
 from anysize.models import trust
 from anysize.recipe import Recipe, load_recipe, override, to_dict
 from anysize.recipes import recipe_names
@@ -55,10 +55,10 @@ def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) ->
 
 
 @contextlib.contextmanager
-def joined_for(resolved: Callable[[], Recipe]) -> Iterator[tuple[Recipe, World]]:
+def joined_for(resolved: Callable[[], Recipe], doing: str = "") -> Iterator[tuple[Recipe, World]]:
     """The recipe and the world of the processes that were launched together, for the length of a block.
 
-    What is wrong with the recipe is said once, by all.
+    What is wrong with the recipe is said once, by all; what the machine lacks, with what was being done (`doing`).
     """
     error: Exception | None = None
     try:
@@ -70,7 +70,7 @@ def joined_for(resolved: Callable[[], Recipe]) -> Iterator[tuple[Recipe, World]]
         with world.together():
             if error is not None:
                 raise error
-        with lost_workers():
+        with plainly(doing):
             yield recipe, world
 
 

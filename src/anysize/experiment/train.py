@@ -95,7 +95,8 @@ def train(
     recipe, run, own = of_run_folder(recipe, run)
     name = "recipe" if isinstance(recipe, Recipe) else str(recipe)
     plain = build.default_run_folder(name, overrides or {})
-    with joined_for(lambda: resolve(recipe, overrides)) as (resolved, world), contextlib.ExitStack() as stack:
+    joint = joined_for(lambda: resolve(recipe, overrides), "training")
+    with joint as (resolved, world), contextlib.ExitStack() as stack:
         identity: dict[str, Any] = {}
         folder = Path(run) if run else plain
         with world.together():
@@ -161,8 +162,8 @@ def train(
         if goes_on and resume_from == BEST:
             _make_last(parts, state)
         if goes_on and state.progress.epoch >= len(parts.length.steps):
-            _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
-            log.message(f"{folder} is trained to its end already; its report is {folder / run_files.REPORT}")
+            report = _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
+            log.message(f"{folder} is trained to its end already; " + (f"its report is {report}" if report else "done"))
             return folder
         with world.together():
             if world.main:
@@ -174,12 +175,12 @@ def train(
         try:
             with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
                 fit(parts, state, stop)
-            _finish(folder, evaluator, parts, state)
+            report = _finish(folder, evaluator, parts, state)
         except LostFolder as lost:
             if world.size == 1 or concerns_all(lost):
                 raise saved_beside(parts, state, prepared.recipe, lost) from None
             raise
-        log.message(f"done; the report is {folder / run_files.REPORT}")
+        log.message(f"done; the report is {report}" if report else f"done; the run is {folder}")
     return folder
 
 
@@ -229,15 +230,19 @@ def _restore_metrics(parts: Parts, state: TrainState) -> None:
     parts.log.restore(state.history.rows)
 
 
-def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> None:
-    """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report."""
+def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> Path | None:
+    """Write the pictures and the scale policy of the trained model, where they are not there yet, then the report.
+
+    Returns:
+        The report; None where it could not be written, which was said.
+    """
     still_own(parts)
     with one_model(state.evaluated, parts.world, parts.training.statistics):
-        if parts.world.main:
-            _write_results(folder, evaluator.alone(), parts, state.evaluated)
+        written = parts.world.main and _write_results(folder, evaluator.alone(), parts, state.evaluated)
+    return folder / run_files.REPORT if written else None
 
 
-def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torch.nn.Module) -> None:
+def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torch.nn.Module) -> bool:
     from anysize.experiment.pictures import picture_predictions  # bokeh, as below
     from anysize.experiment.policy import measure_policy
     from anysize.reports.policy_report import write_scale_policy
@@ -249,9 +254,10 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
     parts.writer.check()
     if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
-        write_scale_policy(folder, measure_policy(evaluator, model, base))
+        policy = measure_policy(evaluator, model, base)
+        run_files.go_on_without(folder / run_files.SCALE_POLICY, lambda: write_scale_policy(folder, policy))
     parts.writer.check()
-    write_report_of(folder)
+    return write_report_of(folder, parts.log)
 
 
 def _says(recipe: Path, who: str) -> bool:
@@ -259,20 +265,24 @@ def _says(recipe: Path, who: str) -> bool:
     return recipe.is_file() and recipe.read_text("utf-8", "surrogateescape").startswith(f"# {who}\n")
 
 
+def _environment(prepared: Prepared) -> dict[str, Any]:
+    """What a run is trained on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return describe_environment(
+        device=str(prepared.device),
+        gpus=", ".join(gpus) or "none",
+        threads=torch.get_num_threads(),
+        world_size=prepared.plan.world_size,
+        total_batch=prepared.plan.total_batch,
+        **({"data": short(prepared.identity)} if prepared.identity else {}),
+    )
+
+
 def _introduce(
     parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool, told: dict[str, str] | None
 ) -> None:
     """Say what is about to be trained, and write down on what, and where each setting is from (`told`)."""
     recipe, plan, length = prepared.recipe, prepared.plan, prepared.length
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    environment = describe_environment(
-        device=str(prepared.device),
-        gpus=", ".join(gpus) or "none",
-        threads=torch.get_num_threads(),
-        world_size=plan.world_size,
-        total_batch=plan.total_batch,
-        **({"data": short(prepared.identity)} if prepared.identity else {}),
-    )
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
     written = folder / run_files.RECIPE
@@ -281,7 +291,8 @@ def _introduce(
         run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
     trust.remember(recipe.model.name, recipe.model.options)
     forget_results(folder)
-    write_environment(folder, environment)
+    path = folder / run_files.ENVIRONMENT
+    parts.log.go_on_without(path, lambda: write_environment(folder, _environment(prepared)))
     parameters = sum(p.numel() for p in prepared.model.parameters())
     counts = [plan.counts(span.start) for span in plan.spans(len(length.steps))]
     sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})

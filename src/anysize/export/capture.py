@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from anysize.export.extras import quiet
+from anysize.machine import is_short
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -80,6 +81,8 @@ def capture(model: nn.Module, images: Tensor, *, any_size: bool = True) -> torch
             "compute both ways and choose with torch.where"
         ) from None
     except Exception as error:  # whatever a model or torch.export says
+        if is_short(error):
+            raise
         raise UserError(
             f"{_name(stack, model)} cannot be exported: {first_line(error)}; write what it does with operations on "
             "tensors alone"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.augment.transform import normalize
+from anysize.machine import is_short
 from anysize.models.surgery.quantization.fake import quantization_of
 from anysize.preprocessing import Preprocessing
 from anysize.registry import NotFinite, UserError
@@ -120,6 +121,8 @@ def check_file(
             try:
                 got = run(pixels if uint8_input else values)
             except Exception as error:  # of the runtime, whichever it is
+                if is_short(error):
+                    raise
                 raise UserError(f"{where} {str(error).strip().splitlines()[0]}; no file is left") from error
             if got.shape != expected.shape:
                 raise UserError(
@@ -157,6 +160,8 @@ def _takes(model: nn.Module, channels: int, height: int, width: int) -> bool:
         with torch.inference_mode():
             device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
             model(torch.zeros(1, channels, height, width, device=device))
-    except Exception:  # whatever a model says to a size that it cannot take
+    except Exception as error:  # whatever a model says to a size that it cannot take
+        if is_short(error):
+            raise
         return False
     return True

@@ -7,6 +7,7 @@ from typing import Any
 from anysize.export.contents import Contents
 from anysize.export.description import KEY, Description
 from anysize.export.extras import import_extra
+from anysize.machine import is_short
 from anysize.registry import UserError
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -21,7 +22,9 @@ def look_at_onnx(path: Path) -> Contents:
         nodes = list(_messages(model, onnx.NodeProto))
         assert model.ir_version
         assert nodes
-    except Exception:  # of the protocol buffers, which raise errors of several kinds
+    except Exception as error:  # of the protocol buffers, which raise errors of several kinds
+        if is_short(error):
+            raise
         raise UserError(f"{path} is no ONNX file, or a truncated one; export or copy it anew") from None
     tensors = list(_messages(model, onnx.TensorProto))
     external = next((each for each in tensors if each.data_location == each.EXTERNAL), None)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from anysize.export.check import random_pictures
 from anysize.export.runtimes import Runtime
+from anysize.machine import is_short
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 
@@ -36,6 +37,8 @@ class RuntimeModel(nn.Module):
             return self.runtime(values).to(images.device)
         except Exception as error:  # of the runtime, whichever it is
             size = " x ".join(map(str, images.shape[-2:]))
+            if is_short(error):
+                raise
             raise UserError(
                 f"{self.runtime.contents.path} cannot take {counted(len(images), 'image')} of {size} pixels: "
                 f"{str(error).strip().splitlines()[0]}"
@@ -64,6 +67,8 @@ def measured(runtime: Runtime) -> Callable[[tuple[int, int, int, int]], tuple[Ca
                 return runtime(images)
             except Exception as error:  # of the runtime, whichever it is
                 size = " x ".join(map(str, shape[2:]))
+                if is_short(error):
+                    raise
                 raise UserError(
                     f"{runtime.contents.path} cannot take {counted(shape[0], 'image')} of "
                     f"{counted(shape[1], 'channel')} and {size} pixels: "

@@ -20,6 +20,7 @@ from anysize.export.extras import import_extra, quiet
 from anysize.export.look import look_at
 from anysize.export.saturation import Compute, OnnxFile, start_without_saturation
 from anysize.files import open_regular
+from anysize.machine import is_short
 from anysize.registry import Registry, UserError
 
 
@@ -105,6 +106,8 @@ def open_runtime(
     except UserError:
         raise
     except Exception as error:  # of the runtime, whichever it is
+        if is_short(error):
+            raise
         raise UserError(f"{name} does not take {contents.path}: {str(error).strip().splitlines()[0]}") from error
     return Runtime(name, says, contents, options, run)
 

@@ -1,5 +1,6 @@
 """An int8 model in a run folder, on the console and in the report: compared with the original, and its layers."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from anysize.reports.text_table import TextTable
 
 
 def write_quantization(folder: Path, sizes: pd.DataFrame, layers: pd.DataFrame) -> None:
-    """Write `int8.csv`, a row an image size, and `int8_layers.csv`, a row a layer, in place of earlier ones."""
-    run_files.write_rows(folder / run_files.INT8, sizes.to_dict("records"))
-    run_files.write_rows(folder / run_files.INT8_LAYERS, layers.to_dict("records"))
+    """Write `int8.csv`, a row an image size, and `int8_layers.csv`, a row a layer, in place of earlier ones.
+
+    One that cannot be written is warned of.
+    """
+    for name, frame in ((run_files.INT8, sizes), (run_files.INT8_LAYERS, layers)):
+        write = functools.partial(run_files.write_rows, folder / name, frame.to_dict("records"))
+        run_files.go_on_without(folder / name, write)
 
 
 def read_quantization(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -23,12 +23,17 @@ validation was done. `evaluation.csv` has `checkpoint`, `split`, `settings`
 `flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
 `images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
 comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
+
+But for the recipe and the checkpoints these files stand beside a run: one that cannot be written is said, and the run
+goes on (`go_on_without`). One that rows are to be added to and that is no table is kept as NAME.damaged.
 """
 
 import contextlib
 import csv
 import io
+import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +41,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysize.files import is_left_over, remove, replacing
+from anysize.machine import is_out_of_memory, is_short
 from anysize.registry import UserError, in_a_line
-from anysize.reports.schema import read_cells, read_piece
+from anysize.reports.schema import read_cells, reason
 
 if TYPE_CHECKING:  # the log of a run starts without it
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.toml"
@@ -95,6 +103,52 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         ) from error
 
 
+def go_on_without(
+    path: Path,
+    write: Callable[[], object],
+    told: set[Path] | None = None,
+    warn: Callable[[str], object] = logger.warning,
+) -> bool:
+    """Write a file that stands beside a run, such as its report; where that cannot be, warn and go on.
+
+    Args:
+        path: what is written.
+        write: writes it.
+        told: what was warned of already, which is once. None: nothing.
+        warn: is told why.
+
+    Returns:
+        Whether it is written.
+
+    >>> go_on_without(Path("report.html"), lambda: None)
+    True
+    """
+    try:
+        write()
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and not is_out_of_memory(error):
+            raise  # ValueErrors are of users, and of pandas for other files that are damaged
+        if told is None or path not in told:
+            warn(f"cannot write {path}, and goes on without it: {reason_of(error)}")
+        if told is not None:
+            told.add(path)
+        return False
+    return True
+
+
+def write_all_that_can_be(files: Mapping[Path, Callable[[], object]]) -> list[str]:
+    """`go_on_without` for several files; returns the paths of those that are written."""
+    return [str(path) for path, write in files.items() if go_on_without(path, write)]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be written or read, in a line; it does not name the file where that can be."""
+    if isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return in_a_line(reason.splitlines()[0], 200)
+
+
 def check_writable(path: Path) -> None:
     """Raise a `UserError` where a file `path` could not be written, before anything is computed for it.
 
@@ -114,19 +168,30 @@ def check_writable(path: Path) -> None:
 def read_rows(path: Path, check: Callable[[dict[str, str]], object] = bool) -> list[dict[str, str]]:
     """The rows of a CSV file as text, exactly as they stand; none when there is no file.
 
-    A damaged file is renamed to `NAME.damaged`, which the log says: the rows are to be written anew.
+    One that is damaged is kept as NAME.damaged, which the log says: the rows are to be written anew.
 
     Args:
         check: is called with each row, and raises a `ValueError` or `KeyError` for one that is none.
+
+    Raises:
+        OSError: it can be neither read nor renamed.
     """
-    rows = read_piece(path, lambda path: _rows(path, check), None) if os.path.lexists(path) else []
-    if rows is None:
-        with contextlib.suppress(OSError):  # writing says what is wrong
-            os.replace(path, path.with_name(f"{path.name}.damaged"))
-    return rows or []
+    if not os.path.lexists(path):
+        return []
+    try:
+        return _rows(path, check)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        if is_short(error):  # of the machine, and not of the file
+            raise
+        numbered = (f"{path.name}.damaged{number}" for number in itertools.chain(("",), itertools.count(2)))
+        beside = path.rename(next(new for name in numbered if not os.path.lexists(new := path.with_name(name))))
+        why = f"it has no column {error}" if isinstance(error, KeyError) else reason(error)
+        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
+        logger.warning("%s %s (%s): it is kept as %s, and a new one begins", path, what, why, beside.name)
+        return []
 
 
-def _rows(path: Path, check: Callable[[dict[str, str]], object]) -> list[dict[str, str]] | None:
+def _rows(path: Path, check: Callable[[dict[str, str]], object]) -> list[dict[str, str]]:
     header, cells = read_cells(path)
     rows = [dict(zip(header, row, strict=True)) for row in cells]
     for row in rows:
@@ -176,7 +241,9 @@ def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     Rows that an earlier version wrote do not tell their settings, which are then "unknown".
     """
     new = {tuple(str(_cell(row.get(key, ""))) for key in EVALUATION_KEYS) for row in rows}
-    kept = [{"split": "validation", "settings": "unknown", **row} for row in read_rows(path)]
+    kept = [
+        {"split": "validation", "settings": "unknown", **row} for row in read_rows(path, lambda row: int(row["size"]))
+    ]
     kept = [row for row in kept if tuple(row.get(key, "") for key in EVALUATION_KEYS) not in new]
     columns = dict.fromkeys(column for row in (*rows, *kept) for column in row)
     write_rows(path, [{column: row.get(column) for column in columns} for row in (*kept, *rows)])

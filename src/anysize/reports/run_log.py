@@ -1,14 +1,13 @@
 """The log of a run while it trains: a live line on a terminal, plain lines elsewhere, `log.txt` and `metrics.csv`."""
 
 import datetime
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsFloat, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -49,15 +48,16 @@ class RunLog:
         self.folder = folder
         self.epochs = epochs
         self.console = tolerant(console or Console())
-        self._log, closed = _opened(folder / run_files.LOG)
+        self._told: set[Path] = set()
+        self._rows: list[Mapping[str, Any]] = []  # of metrics.csv
+        self._log: TextIO | None = None
         self._live: Live | None = None
+        self._without_log(self._open)
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
-            self._live.start()
+            self._show(self._live.start)
         self._seconds = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         self._next = time.monotonic() + self._seconds
-        if closed:
-            self.warning(closed)
 
     def message(self, text: str) -> None:
         """Show a line and write it to `log.txt` with the time (UTC)."""
@@ -110,7 +110,7 @@ class RunLog:
         bar = ProgressBar(total=steps, completed=step, width=min(_BAR[1], max(_BAR[0], room - len(text))))
         line = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
         line.add_row(where, bar, Text(text, no_wrap=True, overflow="ellipsis"))
-        self._live.update(line, refresh=True)
+        self._refresh(line)
 
     def doing(self, text: str) -> None:
         """Show what is done beside training, such as how far the validation is, as often as a step is shown."""
@@ -119,7 +119,7 @@ class RunLog:
         if self._live is None:
             self._print(text)
         else:
-            self._live.update(Text(printable(text), no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._refresh(Text(printable(text), no_wrap=True, overflow="ellipsis"))
 
     def _due(self) -> bool:
         """Whether it is time to show another line."""
@@ -131,24 +131,27 @@ class RunLog:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Record an epoch: one more row of `metrics.csv` (in place of rows from this epoch on), and a line."""
-        path = self.folder / run_files.METRICS
-        kept = [other for other in run_files.read_rows(path) if int(other["epoch"]) < row["epoch"]]
-        run_files.write_rows(path, [*kept, row])
-        if self._live:
-            self._live.update("", refresh=True)
+        self._rows = [*(other for other in self._rows if int(other["epoch"]) < row["epoch"]), row]
+        self._write_rows()
+        self._refresh("")
         self._next = time.monotonic() + self._seconds
         self.message(self._epoch_line(row))
 
     def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `metrics.csv` with these rows of the epochs that are done; training goes on from there."""
-        run_files.write_rows(self.folder / run_files.METRICS, rows)
+        self._rows = [*rows]
+        self._write_rows()
+
+    def go_on_without(self, path: Path, write: Callable[[], object]) -> bool:
+        """`run_files.go_on_without`, which warns here, and of each file once."""
+        return run_files.go_on_without(path, write, self._told, self.warning)
 
     def close(self) -> None:
         """Take the live line away and close `log.txt`."""
         if self._live:
-            self._live.stop()
+            self._show(self._live.stop)
         if self._log:
-            self._log.close()
+            self._without_log(self._log.close)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -157,6 +160,10 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _write_rows(self) -> None:
+        path = self.folder / run_files.METRICS
+        self.go_on_without(path, lambda: run_files.write_rows(path, self._rows))
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
         parts = [f"epoch {row['epoch']}/{self.epochs}  {_metrics(row, 'train')}".rstrip()]
@@ -168,14 +175,38 @@ class RunLog:
             parts.append(f"{show('images_per_second', row['images_per_second'])} images/s")
         return "  |  ".join(parts)
 
+    def _open(self) -> None:
+        self._log = open_in_place(self.folder / run_files.LOG, append=True)
+        self._log.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
+
     def _write(self, level: str, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        if self._log:
-            self._log.write(f"{now} {level} {printable(text)}\n")
+        if log := self._log:  # which keeps what it could not write, and tries again with the next line
+            self._without_log(lambda: log.write(f"{now} {level} {printable(text)}\n"))
+
+    def _without_log(self, do: Callable[[], object]) -> None:
+        run_files.go_on_without(
+            self.folder / run_files.LOG, do, self._told, lambda text: self._print(f"warning: {text}", "yellow")
+        )
+
+    def _refresh(self, line: RenderableType) -> None:
+        if live := self._live:
+            self._show(lambda: live.update(line, refresh=True))
 
     def _print(self, text: str, style: str = "") -> None:
         # Soft wrap: a line in a file stays a line, however long. Plain text: a "[" is no markup.
-        self.console.print(Text(printable(text), style=style), soft_wrap=True)
+        self._show(lambda: self.console.print(Text(printable(text), style=style), soft_wrap=True))
+
+    def _show(self, show: Callable[[], object]) -> None:
+        """Show something; a console that cannot be written, such as a file on a full disk, ends no training."""
+        try:
+            show()
+        except BrokenPipeError:  # somebody has read enough
+            raise
+        except OSError as error:
+            if (console := Path("console")) not in self._told:
+                self._told.add(console)
+                self._write("WARNING", f"the console cannot be written: {run_files.reason_of(error)}")
 
 
 class SilentLog(RunLog):
@@ -192,6 +223,7 @@ class SilentLog(RunLog):
         self.epochs = epochs
         self.console = tolerant(console or Console())
         self.rank = rank
+        self._log, self._told = None, set()
 
     def warning(self, text: str) -> None:
         """Show what this process has met."""
@@ -201,17 +233,6 @@ class SilentLog(RunLog):
         pass
 
     message = epoch = restore = close = doing = step
-
-
-def _opened(path: Path) -> tuple[TextIO | None, str]:
-    """The file of the log, written line by line; where it cannot be written None, and what is to be said of it."""
-    try:
-        file = open_in_place(path, append=True)
-    except OSError as error:
-        return None, f"{path} cannot be written: {error.strerror or error}; the run goes on without it"
-    if isinstance(file, io.TextIOWrapper):
-        file.reconfigure(line_buffering=True)
-    return file, ""
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

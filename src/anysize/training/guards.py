@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from anysize.machine import is_out_of_memory
 from anysize.registry import NotFinite, UserError, counted, some_of
 from anysize.training.checkpoint.files import Checkpoint
 from anysize.training.checkpoint.store import BEST, LAST, earlier_names, sound_checkpoints
@@ -60,16 +61,6 @@ def diverged(
         f"the {name} is {value} at epoch {epoch + 1}, step {step} (image size {size}), samples {some_of(samples)}"
         f"{first}; the weights were not updated: look at these samples, or {advice}"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, on a CPU or on another device.
-
-    >>> is_out_of_memory(RuntimeError("MPS backend out of memory")), is_out_of_memory(RuntimeError("shapes differ"))
-    (True, False)
-    """
-    said = ("allocate memory", "out of memory", "ALLOC_FAILED")  # torch's on CPUs; MPS and CUDA; cuDNN and cuBLAS
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
 
 
 @contextlib.contextmanager

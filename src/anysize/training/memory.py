@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import torch
 
+from anysize.machine import is_out_of_memory
 from anysize.norms.synchronised import each_alone
-from anysize.training.guards import MEMORY_ERRORS, OutOfMemory, is_out_of_memory
+from anysize.training.guards import MEMORY_ERRORS, OutOfMemory
 from anysize.training.parts import Parts
 from anysize.training.shapes import try_largest_step
 from anysize.training.state import TrainState

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from anysize.machine import is_short
 from anysize.models.measure.meta import device_of, meta_copy
 from anysize.norms.synchronised import each_alone
 from anysize.registry import UserError, counted
@@ -100,6 +101,8 @@ def _refusal(model: nn.Module, size: int, in_channels: int, images: int = 2) -> 
         with torch.no_grad(), each_alone():
             model(torch.zeros(images, in_channels, size, size, device=device_of(model)))
     except Exception as error:  # whatever a model says to a size that it cannot take
+        if is_short(error):
+            raise
         return error
     return None
 

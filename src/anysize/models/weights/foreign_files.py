@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from anysize.files import open_regular, read_regular
+from anysize.machine import is_short
 from anysize.models.weights.contents import ForeignCheckpoint, find_contents
 from anysize.registry import UserError
 
@@ -160,6 +161,8 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return {**(file.metadata() or {}), "state_dict": tensors}
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        if is_short(error):
+            raise
         raise UserError(
             f"{path} is no whole safetensors file ({_size(path)}): {error}; copy or download it again"
         ) from None
@@ -171,6 +174,8 @@ def _load(path: Path, kind: str, mmap: bool) -> Any:
             warnings.simplefilter("ignore")  # of TorchScript, of pickles made by Python 2
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
     except Exception as error:  # torch raises whatever a damaged file leads to
+        if is_short(error):
+            raise
         raise UserError(_explain(path, kind, error)) from None
 
 

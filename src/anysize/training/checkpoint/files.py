@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from anysize.files import read_regular, read_text, remove
 from anysize.forms import Unfit, fields
+from anysize.machine import is_short
 from anysize.models import trust
 from anysize.models.checks import first_not_finite
 from anysize.models.weights.types import unlike
@@ -167,6 +168,8 @@ def read_checkpoint(folder: Path, *needed: str) -> Checkpoint:
         try:
             data = read_regular(folder / name, expected["bytes"])
         except OSError as error:
+            if is_short(error):
+                raise
             raise DamagedCheckpoint(f"checkpoint {folder} is damaged: {name}: {error.strerror}") from None
         if len(data) != expected["bytes"] or _checksum(data) != expected["blake2b"]:
             raise DamagedCheckpoint(
@@ -198,6 +201,8 @@ def read_state(folder: Path, *needed: str) -> dict[str, Any]:
         state: dict[str, Any] = whole["state"]
         checksum = whole["blake2b"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if is_short(error):
+            raise
         told = getattr(error, "strerror", None) or f"it is no JSON of a checkpoint: {error}"
         raise DamagedCheckpoint(f"checkpoint {folder} is damaged: state.json: {in_a_line(told)}") from None
     if checksum != _checksum(json.dumps(state).encode()):

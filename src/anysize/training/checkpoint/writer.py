@@ -17,6 +17,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from anysize.machine import is_short, sentence
 from anysize.training.checkpoint.files import Checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class CheckpointWriter:
     """Writes checkpoints one after the other, with `background` while the caller goes on. Use as a context manager.
 
     A process that is killed in the middle of a write leaves what was there before. What goes wrong in a write is
-    raised by the next `write` or `wait`; `failed` says that there is something to raise.
+    raised by the next `write` or `wait`; `failed` says that there is something to raise. Where memory does not
+    suffice for a copy, or no thread can be started, writes are made at once from then on, which is said.
 
     Args:
         background: write in a thread.
@@ -65,9 +67,18 @@ class CheckpointWriter:
             self._write(folder, checkpoint, keep, start)
             return
         arrived = None
-        if changes:
-            checkpoint, arrived = self._copied(checkpoint)
-        self._under_way = self._thread.submit(self._write, folder, checkpoint, keep, start, arrived)
+        try:
+            copied = checkpoint
+            if changes:
+                copied, arrived = self._copied(checkpoint)
+            self._under_way = self._thread.submit(self._write, folder, copied, keep, start, arrived)
+        except (MemoryError, RuntimeError) as error:
+            if not is_short(error):
+                raise
+            # No room for a copy, or no thread: what is copied so far goes, and this save and those after it need none.
+            logger.warning("checkpoints are written while training waits: %s", sentence(error, "copying one"))
+            self._thread, self._copies = None, {}
+            self._write(folder, checkpoint, keep, start)
 
     @property
     def failed(self) -> bool:
