@@ -12,7 +12,7 @@ from PIL import Image
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.file_lists import in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
-from anysize.data.formats.splits import Splits, find_names, split_named
+from anysize.data.formats.splits import Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
@@ -41,6 +41,9 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     chosen = in_old_order(classes, settings, str(folder))
     left_out = LeftOut()
     folders_in(folder, left_out)
+    if split == "train" and not splits.whole:
+        for name in sorted({*_subfolders(root)} - {*splits.names.values()}):
+            left_out.add("beside the splits", str(root / name))
     paths: list[str] = []
     targets: list[int] = []
     for target, (name, found) in enumerate(zip(chosen, _files_of(folder, chosen, left_out), strict=True)):
@@ -123,7 +126,13 @@ def _check_classes(folder: Path, classes: Sequence[str], *, warn: bool) -> None:
                 f"{folder / name} holds {' and '.join(named)}, which are named as splits; expected the splits above "
                 f"the classes, as in train/CLASS/IMAGE: move them there, or give {folder / name} as data.root"
             )
-    if warn and len(classes) > 1 and len(below[0]) > 1 and all(inner == below[0] for inner in below):
+    alike = warn and len(classes) > 1 and len(below[0]) > 1 and all(inner == below[0] for inner in below)
+    if alike and all(sounds_like_split(name) for name in classes):
+        raise UserError(
+            f"{folder} holds {', '.join(classes[:4])}, which look like splits, as each holds the folders "
+            f"{', '.join(below[0][:4])}; expected the usual names: call them train, validation and test"
+        )
+    if alike:
         logger.warning(
             "%s are taken for classes, but each holds the folders %s: if they are splits, name them train and "
             "validation", ", ".join(classes[:4]), ", ".join(below[0][:4]),
