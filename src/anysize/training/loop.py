@@ -27,6 +27,7 @@ from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
 from anysize.models.checks import find_damaged
 from anysize.quantize.aware import set_epoch, statistics_stand
+from anysize.registry import counted
 from anysize.sizes.batch_plan import Batch
 from anysize.training.checkpoint.files import Checkpoint
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
@@ -198,7 +199,9 @@ def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch, step: int)
         needs = f"batch norm needs two in each of {chunks} parts"
     else:
         return False
-    parts.log.warning(f"passed over a batch at {batch.size} px that damaged files left {images} images of: {needs}")
+    parts.log.warning(
+        f"passed over a batch at {batch.size} px that damaged files left {counted(images, 'image')} of: {needs}"
+    )
     return True
 
 
