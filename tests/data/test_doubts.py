@@ -1,5 +1,6 @@
 """Targets from which nothing can be learnt are refused in training, and said by `data check`, with their cause."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -81,15 +82,30 @@ def write_coco(*segmentations: list[list[int]], crowd: int = 0) -> Callable[[Pat
 
 CASES = [
     ("folder-masks", "masks", lambda root: write_masks(root, 0, 255), "0, 255, and 255 is void.*mask_values 0,255"),
-    ("folder-masks", "masks", lambda root: write_masks(root, 255), "no class, but 255 for none: the files hold"),
-    ("folder-masks", "masks", lambda root: write_masks(root, 1), "one class, '1': the files hold the values 1"),
+    (
+        "folder-masks",
+        "masks",
+        lambda root: write_masks(root, 255),
+        "no class, but 255 for none: the files hold the value 255, .* nor counted;",
+    ),
+    ("folder-masks", "masks", lambda root: write_masks(root, 1), "one class, '1': the files hold the value 1"),
     ("voc", "masks", write_voc, "one class, 'background': .* set --data.mask_values 0,255"),
     ("folder", "class", write_classes, "all 2 images have one class, 'cat'"),
     ("folder-labels", "labels", write_csv(*4 * ["cat"]), r"all 4 images have every label there is \('cat'\)"),
-    ("coco", "labels", write_coco(), r"no image has any of the 1 labels \('cat'\)"),
+    ("coco", "labels", write_coco(), "no image has the only label, 'cat'"),
     ("coco", "masks", write_coco(), "one class, 'background': .* has no annotation with a segmentation"),
-    ("coco", "masks", write_coco([[1, 1, 5, 5]]), "of 1 segmentations .* at least three corners"),
-    ("coco", "masks", write_coco([[1, 1, 5, 5, 1, 5]], crowd=1), "of 1 segmentations in .* 1 are crowds"),
+    (
+        "coco",
+        "masks",
+        write_coco([[1, 1, 5, 5]]),
+        "has 1 segmentation .* 0 of crowds, .* and 1 without pixels: a polygon",
+    ),
+    (
+        "coco",
+        "masks",
+        write_coco([[1, 1, 5, 5, 1, 5]], crowd=1),
+        "has 1 segmentation .* 1 of crowds, which",
+    ),
 ]
 
 
@@ -112,6 +128,18 @@ def test_what_teaches_nothing_is_refused_with_its_cause(
     said = capsys.readouterr().out
     assert "warning: nothing can be learnt from the training images" in said
     assert "warning: nothing can be measured with the validation images" in said
+
+
+def test_the_check_of_labels_tells_of_masks_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a data set offers both: labels can be learnt, masks cannot."""
+    write_coco([[1, 1, 5, 5]])(tmp_path / "two")
+    write_coco([[1, 1, 5, 5, 1, 5]])(tmp_path / "three")
+    for name in ("two", "three"):
+        for task in ((), ("--task.name", "multilabel")):
+            with contextlib.suppress(SystemExit):
+                build_app()(["data", "check", "coco", "--data.root", str(tmp_path / name), *task])
+            said = capsys.readouterr().out
+            assert ("warning: masks: nothing can be learnt" in said) == (name == "two" and not task)
 
 
 def test_single_labels_and_classes_are_warned_about(tmp_path: Path) -> None:

@@ -211,6 +211,21 @@ def test_a_rate_for_training_from_scratch_is_remarked_on(recipe: Recipe) -> None
     assert not remarks(**{"optimizer.lr": slow.lr, "optimizer.epochs": slow.epochs})
 
 
+def test_a_run_that_learns_nothing_says_so(recipe: Recipe) -> None:
+    """Where its only step is the first one of warm-up; not where it has another."""
+    one = {"training.epochs": 1, "training.batch_size": 64, "data.limit": 64, "optimizer.warmup_epochs": 0.5}
+
+    def remarks(**settings: Any) -> list[str]:
+        given = {"model.weights": "", "sizes.mix": "fixed", "training.equal_flops": False, **one, **settings}
+        return [note for note in prepare(override(recipe, given)).notes if "nothing is learnt" in note]
+
+    (note,) = remarks()
+    assert note.startswith("warning: the learning rate is 0 in all of the run (1 step)")
+    assert remarks(**{"optimizer.lr": 0, "optimizer.warmup_epochs": 0, "training.batch_size": 32})
+    assert not remarks(**{"training.batch_size": 32})
+    assert not remarks(**{"optimizer.warmup_epochs": 0})
+
+
 def test_frozen_parts_keep_their_weights(recipe: Recipe, network: nn.Module, tmp_path: Path) -> None:
     settings = {"optimizer.freeze": "conv1,layer1.0", "optimizer.layer_decay": 0.5}
     run = anysize.train(recipe, settings, run=tmp_path / "r")

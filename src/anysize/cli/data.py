@@ -43,7 +43,7 @@ def command(
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
     from anysize.data.catalog import DATASETS
-    from anysize.data.check import check_dataset
+    from anysize.data.check import check_dataset, other_doubts
     from anysize.recipe import Recipe, override
     from anysize.tasks.base import task_class
 
@@ -51,7 +51,8 @@ def command(
     recipe = override(Recipe(), {**given, "data.name": name})
     if told := DATASETS[name]().splits(recipe.data):
         tell(told)
-    splits = check_dataset(recipe.data, task_class(recipe.task.name).targets if "task.name" in given else "")
+    targets = task_class(recipe.task.name).targets if "task.name" in given else ""
+    splits = check_dataset(recipe.data, targets)
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
         tell(f"{split.split}: {counted(split.images, 'image')} of {counted(len(split.counts), 'class')}")
@@ -65,6 +66,9 @@ def command(
             tell(f"  left out: {line}")
         for text in split.doubts.of_split(split.split):
             tell(f"warning: {text}")
+    for kind, doubts in other_doubts(recipe.data, targets).items():
+        for text in doubts.of_split("train"):
+            tell(f"warning: {kind}: {text}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
     for found, what, remedy in (

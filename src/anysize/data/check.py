@@ -17,6 +17,7 @@ from anysize.data.pictures import BadImage, TooLarge
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source
+from anysize.registry import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,23 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
         test = load_dataset(settings, "test", targets, preload=False)
         sources += [test] if not len(test) or test.describe(0) != sources[1].describe(0) else []
     return [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
+
+
+def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]:
+    """Doubts about the training targets of the kinds that `check_dataset` does not look at, by kind.
+
+    A data set may offer labels and masks, and its labels tell nothing of its masks. Kinds that this data lacks are left
+    out: it may be meant for the others alone.
+
+    >>> other_doubts(DataSettings())
+    {}
+    """
+    found = {}
+    for kind in () if targets else DATASETS[settings.name]().offers[1:]:
+        with contextlib.suppress(UserError):
+            source = load_dataset(settings, "train", kind, preload=False)
+            found[kind] = create_kind(kind).first_doubts(source)
+    return found
 
 
 def _check_split(source: Source, split: Split, targets: str) -> SplitCheck:

@@ -54,7 +54,8 @@ def of_labels(classes: Sequence[str], counts: np.ndarray, images: int) -> Doubts
     """
     names = some_of([repr(name) for name in classes])
     if not counts.any():
-        return Doubts(f"no image has any of the {len(classes)} labels ({names})")
+        which = f"any of the {len(classes)} labels ({names})" if len(classes) > 1 else f"the only label, {names}"
+        return Doubts(f"no image has {which}")
     if (counts == images).all():
         return Doubts(f"{_all(images)} every label there is ({names})")
     if np.isin(counts, (0, images)).all():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch
 from anysize.models.checks import find_damaged
-from anysize.registry import NotFinite, some_of
+from anysize.registry import NotFinite, counted, some_of
 from anysize.tasks.base import Forward, Task
 
 
@@ -38,7 +38,7 @@ def check_all_finite(
         where = model and find_damaged(model)
         names = some_of([describe(index) for index in found])
         raise NotFinite(
-            f"the outputs of the network are NaN or infinite for {len(found):,} of {images:,} images: "
+            f"the outputs of the network are NaN or infinite for {len(found):,} of {counted(images, 'image')}: "
             f"{names}{f' (its {where} is not finite)' if where else ''}; it has diverged, or these images "
             "are at fault: take another checkpoint, or train with a lower optimizer.lr or with optimizer.clip_norm"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from anysize.data.dataset import Split
 from anysize.data.settings import DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.reports import run_files
 
 _CHUNK = 1000  # files whose sizes a thread asks for in one go: a network's file system takes milliseconds for each
@@ -100,8 +100,8 @@ def how_classes_differ(before: Sequence[str], now: Sequence[str]) -> str:
     place = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
     old, new = (repr(names[place]) if place < len(names) else "none" for names in (before, now))
     return (
-        f"output {place} was trained as {old} and is {new} in the data ({len(before)} classes then, {len(now)} now); "
-        f"{hint}"
+        f"output {place} was trained as {old} and is {new} in the data ({counted(len(before), 'class')} then, "
+        f"{len(now)} now); {hint}"
     )
 
 

@@ -27,7 +27,7 @@ from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, counted, did_you_mean
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import (
     Checkpoint,
@@ -208,7 +208,8 @@ def _unnamed_classes(loaded: LoadedRun, names: tuple[str, ...]) -> tuple[str, ..
     wanted = loaded.checkpoint.state["model"]["num_classes"]
     if len(names) != wanted:
         raise UserError(
-            f"the data has {len(names)} classes and the weights, imported without names of classes, are for {wanted}; "
-            f"give data with these classes, in the same order, or train a new head: --model.weights {loaded.folder}"
+            f"the data has {counted(len(names), 'class')} and the weights, imported without names of classes, are for "
+            f"{wanted}; give data with these classes, in the same order, or train a new head: "
+            f"--model.weights {loaded.folder}"
         )
     return names

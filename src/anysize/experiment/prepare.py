@@ -15,17 +15,19 @@ from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.preprocessing import Preprocessing
 from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, with_remedy
 from anysize.training.guards import check_precision
 from anysize.training.length import RunLength, run_length
-from anysize.training.optimizer import stretch, too_fast_for_weights
+from anysize.training.optimizer import regime_at, stretch, too_fast_for_weights
 from anysize.training.precision import choose_precision
-from anysize.training.settings import TrainingSettings
+from anysize.training.settings import OptimizerSettings, TrainingSettings
 from anysize.world import World, pick_device
+
+_FEW_STEPS = 100  # a longer run's warm-up has more steps than its first
 
 
 @dataclasses.dataclass
@@ -102,10 +104,25 @@ def prepare(
             "the weights have learnt; the recipe finetune has rates for them (anysize train finetune), or lower "
             "optimizer.lr",
         )
+    if _never_learns(stretch(recipe.optimizer, recipe.training.epochs), length, plan.total_batch):
+        notes.insert(
+            0,
+            f"warning: the learning rate is 0 in all of the run ({counted(length.total_steps, 'step')}), so that "
+            "nothing is learnt: give optimizer.lr, optimizer.warmup_epochs 0, or more steps (training.epochs, or a "
+            "smaller training.batch_size)",
+        )
     validation = sources["validation"]
     return Prepared(
         recipe, training, world, device, data, validation, model.to(device), plan, length, notes, identity or {}
     )
+
+
+def _never_learns(settings: OptimizerSettings, length: RunLength, batch: int) -> bool:
+    """Whether the learning rate is 0 at every step of a short run, as where its only step is the first of warm-up."""
+    if length.total_steps > _FEW_STEPS:
+        return False
+    steps = ((epoch, step) for epoch, count in enumerate(length.steps) for step in range(count))
+    return not any(regime_at(settings, length.regime_epoch(*each), batch)[1]["lr"] for each in steps)
 
 
 def settle_precision(prepared: Prepared) -> Prepared:

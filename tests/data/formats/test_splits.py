@@ -99,12 +99,21 @@ def test_what_may_be_splits_or_classes_is_refused(tmp_path: Path, caplog: pytest
         load_dataset(DataSettings(name="folder", root=str(tmp_path / "up")), "train")
     load_dataset(classes(tmp_path / "odd", "learn", "exam"), "train")
     assert "exam, learn are taken for classes, but each holds the folders cat, dog" in caplog.text
+    with pytest.raises(UserError, match=r"holds seg_test, seg_train, which look like splits, .* cat, dog"):
+        load_dataset(classes(tmp_path / "seg", "seg_train", "seg_test"), "train")
     for name in ("bus", "train"):  # a vehicle
         images(tmp_path / "vehicles" / name)
     assert load_dataset(DataSettings(name="folder", root=str(tmp_path / "vehicles")), "train").classes == (
         "bus",
         "train",
     )
+
+
+def test_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
+    source = load_dataset(classes(tmp_path, "train", "val", "unlabeled", "eval"), "train")
+    assert str(source.left_out) == f"2 beside the splits ({tmp_path}/eval, {tmp_path}/unlabeled)"
+    assert not load_dataset(DataSettings(name="folder", root=str(tmp_path)), "validation").left_out  # told once
+    assert not load_dataset(classes(tmp_path / "whole", "."), "train").left_out
 
 
 def test_csv_files_have_any_usual_name(tmp_path: Path) -> None:

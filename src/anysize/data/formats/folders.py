@@ -9,7 +9,7 @@ import numpy as np
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.file_lists import file_source, in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
-from anysize.data.formats.splits import Splits, find_names, split_named
+from anysize.data.formats.splits import Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
@@ -36,6 +36,9 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     chosen = in_old_order(classes, settings, str(folder))
     left_out = LeftOut()
     folders_in(folder, left_out)
+    if split == "train" and not splits.whole:
+        for name in sorted({*_subfolders(root)} - {*splits.names.values()}):
+            left_out.add("beside the splits", str(root / name))
     below: dict[str, list[str]] = {name: [] for name in chosen}
     files = _files_of(folder, below, left_out)
     _check_classes(folder, below, warned=splits.whole and split == "train")
@@ -128,7 +131,13 @@ def _check_classes(folder: Path, below: dict[str, list[str]], *, warned: bool) -
             )
     first, *others = below.values()
     if warned and others and len(first) > 1 and all(inner == first for inner in others):
+        told, inside = ", ".join([*below][:4]), ", ".join(first[:4])
+        if all(sounds_like_split(name) for name in below):
+            raise UserError(
+                f"{folder} holds {told}, which look like splits, as each holds the folders {inside}; expected the usual "
+                "names: call them train, validation and test"
+            )
         warn(
-            f"{', '.join([*below][:4])} are taken for classes, but each holds the folders {', '.join(first[:4])}: if "
-            "they are splits, name them train and validation"
+            f"{told} are taken for classes, but each holds the folders {inside}: if they are splits, name them train "
+            "and validation"
         )

@@ -73,9 +73,12 @@ class MaskFiles:
         for path in self._paths[:: -(-len(self._paths) // _LOOKED_AT)]:
             with contextlib.suppress(BadImage):
                 found |= {*np.unique(read_mask(os.fsdecode(bytes(path)), self.max_pixels)).tolist()}
-        says = f"the files hold the values {', '.join(map(str, sorted(found)))}"
+        values = "value" if len(found) == 1 else "values"
+        says = f"the files hold the {values} {', '.join(map(str, sorted(found)))}"
         if VOID not in found or VOID in self.values:
             return says
+        if len(found) == 1:  # nothing to tell it from: no setting makes two classes of one value
+            return f"{says}, and {VOID} is void, which is neither learnt nor counted"
         listed = ",".join(map(str, sorted(found)))
         return (
             f"{says}, and {VOID} is void, which is neither learnt nor counted: if it stands for a class, set "

@@ -38,6 +38,15 @@ def split_named(name: str) -> Split | None:
     return _SPLIT_OF.get(words[0]) if len(words) == 1 else None
 
 
+def sounds_like_split(name: str) -> bool:
+    """Whether one of the words of a name is that of a split, whatever the others are.
+
+    >>> sounds_like_split("seg_train"), sounds_like_split("trainer")
+    (True, False)
+    """
+    return any(word.removesuffix("set") in _SPLIT_OF for word in re.findall("[a-z]+", name.lower()))
+
+
 def find_names(root: Path, entries: Iterable[str], ending: str = "", beginning: str = "") -> dict[Split, str]:
     """The entries of a folder (with this ending, and beginning) that hold splits. A usual name goes before longer ones.
 

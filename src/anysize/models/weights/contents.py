@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 WEIGHTS = (
     "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params",
@@ -47,7 +47,7 @@ class ForeignCheckpoint:
     def lines(self) -> list[str]:
         """Sentences on what was read."""
         values = sum(tensor.numel() for tensor in self.tensors.values())
-        what = f"{self.format} file with {len(self.tensors):,} tensors, {values:,} values"
+        what = f"{self.format} file with {counted(len(self.tensors), 'tensor')}, {counted(values, 'value')}"
         beside = [f"model {self.arch!r}"] if self.arch else []
         beside += [f"options {self.config}"] if self.config else []
         beside += [f"epoch {self.epoch}"] if self.epoch is not None else []

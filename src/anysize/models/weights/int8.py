@@ -23,7 +23,7 @@ from anysize.models.surgery.quantization.placement import IMAGES, Placement
 from anysize.models.surgery.quantization.quantizers import LEVELS
 from anysize.models.weights.contents import ForeignCheckpoint, find_contents, main_weights, strip_wrappers
 from anysize.models.weights.foreign_files import read_held
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 _PACKED = "._packed_params"
 _WITHOUT = {"hardsigmoid": (1 / 256, 0)}
@@ -60,7 +60,7 @@ class Int8Checkpoint:
     def lines(self) -> list[str]:
         """A sentence on what was read."""
         count = sum(layer.integers.numel() for layer in self.layers.values())
-        return [f"{self.path}: int8 weights of {len(self.layers)} layers, {count:,} whole numbers"]
+        return [f"{self.path}: int8 weights of {counted(len(self.layers), 'layer')}, {counted(count, 'whole number')}"]
 
 
 def read_any(path: str | Path, *, averaged: bool = False) -> ForeignCheckpoint | Int8Checkpoint:

@@ -18,7 +18,7 @@ from anysize.data.left_out import LeftOut, warn
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.files import is_inside
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarr
     if not len(absent):
         return np.arange(len(names)), {}
     first = os.path.join(folder, os.fsdecode(names[absent[0]]))
-    fault = f"{len(absent):,} of the {len(names):,} images in {index.path} are not in {folder}, such as {first}"
+    fault = f"{len(absent):,} of {counted(len(names), 'image')} in {index.path} are not in {folder}, such as {first}"
     if len(absent) == len(names):
         raise UserError(f"{fault}; unpack the images that belong to this file there")
     if on_bad_image == "error":

@@ -21,7 +21,7 @@ from anysize.data.formats.names import short
 from anysize.data.pictures import BadImage
 from anysize.data.source import VOID
 from anysize.files import open_regular
-from anysize.registry import UserError
+from anysize.registry import UserError, counted
 
 try:
     from pycocotools import mask as pycocomask
@@ -104,8 +104,8 @@ class CocoMasks:
             return f"{self._path} has no annotation with a segmentation for them"
         crowds = int((self._values == VOID).sum())
         return (
-            f"of {len(self._values):,} segmentations in {self._path} {crowds:,} are crowds, which are void, and the "
-            "others have no pixels: a polygon has at least three corners"
+            f"{self._path} has {counted(len(self._values), 'segmentation')} for them, {crowds:,} of crowds, which are "
+            f"void, and {len(self._values) - crowds:,} without pixels: a polygon has at least three corners"
         )
 
     def __getitem__(self, indices: np.ndarray) -> "CocoMasks":
