@@ -134,8 +134,8 @@ def _check_classes(folder: Path, below: dict[str, list[str]], *, warned: bool) -
         told, inside = ", ".join([*below][:4]), ", ".join(first[:4])
         if all(sounds_like_split(name) for name in below):
             raise UserError(
-                f"{folder} holds {told}, which look like splits, as each holds the folders {inside}; expected the usual "
-                "names: call them train, validation and test"
+                f"{folder} holds {told}, which look like splits, as each holds the folders {inside}; expected the "
+                "usual names: call them train, validation and test"
             )
         warn(
             f"{told} are taken for classes, but each holds the folders {inside}: if they are splits, name them train "
