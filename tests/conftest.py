@@ -20,6 +20,8 @@ from anysize.reports.html import write_report
 
 torch.set_num_threads(1)
 
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # several modules of one name, without doctests
+
 TINY = {
     "data.limit": 200,
     "sizes.mix": "B+",

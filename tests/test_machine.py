@@ -94,7 +94,7 @@ def test_a_machine_that_is_short_damages_no_file_and_no_model(tmp_path: Path, mo
         with pytest.raises(MemoryError):
             source.image(0)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", short)
+        patch.setattr(os, "open", short)
         with pytest.raises(OSError, match="Too many") as caught:
             read_checkpoint(tmp_path / "last")
         assert not isinstance(caught.value, DamagedCheckpoint)
@@ -130,11 +130,11 @@ def test_the_command_line_says_what_is_lacking_while_what(monkeypatch: pytest.Mo
 
         return lambda: run
 
-    monkeypatch.setattr(cli, "build_app", app(OSError(errno.EIO, "Input/output error", "run/metrics.csv")))
+    monkeypatch.setattr(cli, "build_command_line", app(OSError(errno.EIO, "Input/output error", "run/metrics.csv")))
     done = anysize("report", "run")
     said = "anysize: run/metrics.csv: Input/output error while running anysize report; look at the disk"
     assert (done.returncode, done.stderr.startswith(said)) == (2, True)
-    monkeypatch.setattr(cli, "build_app", app(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(cli, "build_command_line", app(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):  # which keeps its traceback
         anysize("report", "run")
 

@@ -49,14 +49,13 @@ def printable(text: str) -> str:
 
 
 def in_a_line(received: object, most: int = 120) -> str:
-    """What was received, for a message: in one line, cut where it is longer than `most` characters, and printable.
+    """What was received, for a message: in one line, without the middle of what is long, and printable.
 
     >>> in_a_line("state\\nof " + "training" * 100, most=20)
-    'state\\\\nof trainingtr...'
+    'state\\\\nof ...ngtraining (810 characters)'
     """
-    text = str(received)[: most + 1]
-    text = printable(text).replace("\n", "\\n").replace("\t", "\\t")
-    return text if len(text) <= most else text[:most].rstrip() + "..."
+    text = printable(str(received)).replace("\n", "\\n").replace("\t", "\\t")
+    return _cut(text, most)
 
 
 def shown(value: object, most: int = 100) -> str:

@@ -63,5 +63,5 @@ def test_errors_warnings_and_results(
 
 
 def test_a_message_has_a_line_of_what_it_received() -> None:
-    assert in_a_line("a\nb\tc" + "x" * 10_000, most=10) == "a\\nb\\tcxxx..."
+    assert in_a_line("a\nb\tc" + "x" * 10_000, most=10) == "a\\nb\\...xxxxx (10,007 characters)"
     assert in_a_line([1, 2]) == "[1, 2]"

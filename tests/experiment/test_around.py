@@ -115,16 +115,17 @@ def test_files_that_are_in_the_way_or_damaged_are_said_and_training_goes_on(run:
     told = screen.file.getvalue()  # type: ignore[attr-defined]
     for name in (run_files.LOG, run_files.ENVIRONMENT):
         assert told.count(f"cannot write {run / name}, and goes on without it: ") == 1
-    assert "metrics.csv is damaged ('utf-8' codec" in told
+    assert "metrics.csv is damaged (it is no text in UTF-8" in told
     assert (run / "metrics.csv.damaged").read_bytes() == b"epoch,step\n1,\xff\n"
-    assert pd.read_csv(run / run_files.METRICS)["epoch"].tolist() == [2]
+    assert pd.read_csv(run / run_files.METRICS)["epoch"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "it has no rows"), (b"size,top1\n28\n", "not as many values"), (b"a,b\n1,2\n", "no column 'size'"),
-        (b"size\n\xff\n", "utf-8"), (b"size\nx\n", "invalid literal"),
+        (b"", "it is empty"), (b"size,top1\n28\n", "expected 2 cells as in the header"),
+        (b"a,b\n1,2\n", "no column 'size'"),
+        (b"size\n\xff\n", "no text in UTF-8"), (b"size\nx\n", "invalid literal"),
     ],
 )  # fmt: skip
 def test_a_damaged_table_is_kept_and_a_new_one_begins(

@@ -196,16 +196,19 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_was_forked_does_not_hold_the_folder(tmp_path: Path) -> None:
     ours, theirs = os.pipe()
+    started, begins = os.pipe()
     with alone_in(tmp_path):
         worker = os.fork()
         if worker == 0:  # as a loader's, which outlives a main process that is killed
             os.close(theirs)
+            os.write(begins, b".")
             os.read(ours, 1)
             os._exit(0)
+        os.read(started, 1)
     try:
         with alone_in(tmp_path) as held:
             held.check()
     finally:
-        os.close(theirs)
-        os.close(ours)
+        for end in (theirs, ours, started, begins):
+            os.close(end)
         os.waitpid(worker, 0)

@@ -85,13 +85,13 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
         saves.append(state.progress.step)
         save(parts, state, **how)
 
-    def noted(folder: Path, evaluator: Any, parts: Any, state: Any) -> None:
+    def noted(folder: Path, evaluator: Any, parts: Any, state: Any) -> Path | None:
         seen["weights"] = {name: value.clone().numpy() for name, value in state.model.state_dict().items()}
         seen["images"] = state.progress.images
         if state.averaged:
             averaged = state.averaged.state_dict()
             seen["weights"] |= {f"averaged {name}": value.clone().numpy() for name, value in averaged.items()}
-        finish(folder, evaluator, parts, state)
+        return finish(folder, evaluator, parts, state)
 
     if what != "trained":
         patch.setattr(html, "write_report", lambda folder: folder / "report.html")

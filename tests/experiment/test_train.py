@@ -416,7 +416,7 @@ def test_a_failed_start_blocks_no_later_one(tiny: Make, tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"optimizer__lr": "abc"}, r"optimizer\.lr is 'abc'; expected a number"),
-        ({"optimizer__lr": -1.0}, "refuses its settings at epoch 0: Invalid learning rate"),
+        ({"optimizer__lr": -1.0}, "expected from 0 to 3"),
         ({"optimizer__nesterov": True, "optimizer__momentum": 0}, "refuses its settings at epoch 0"),
         ({"training__device": "gpu"}, r"training\.device is 'gpu', which cannot be used"),
         ({"sizes__phases": [{"epoch": 1, "size": 14}, {"epoch": 50, "size": 28}]}, "at epoch 50 never starts"),

@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_needs_them_no_more(recipe: Recipe, file: Path, tmp_p
     ):
         anysize.train(recipe, longer, run=run)
     shutil.rmtree(run / "checkpoints/previous")
-    with pytest.raises(UserError, match="has no checkpoint 'previous'; leave --resume out"):
+    with pytest.raises(UserError, match="has no checkpoint 'previous'; choose one of: best, last"):
         anysize.train(recipe, longer, run=run, resume_from="previous")
 
 

@@ -54,6 +54,8 @@ def read_picture(path: str, max_pixels: int, what: str = "it") -> bytes:
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise _too_large(f"{what} is too large a file ({error.strerror})", max_pixels) from error
+        if is_short(error):
+            raise
         raise BadImage(f"{what} cannot be read ({error.strerror})") from error
 
 

@@ -84,6 +84,7 @@ class DataSettings:
         MAX_PIXELS,
         "an image or mask of more pixels is too large: it is not decoded, and treated as data.on_bad_image says",
         low=1,
+        high=10**10,
     )
     outside: str = setting(
         "refuse",

@@ -108,6 +108,8 @@ def _repeat(
             if len(metrics):
                 finished.append(metrics.set_index("epoch"))
             else:
+                told = f"seed {seed} is left out of the table: its {run_files.METRICS} cannot be read"
+                console.print(Text(f"warning: {told}", style="yellow"), soft_wrap=True)
                 unread.append(seed)
     if not finished and unread:
         raise UserError(f"no {run_files.METRICS} of the runs in {folder} can be read; their checkpoints are whole")

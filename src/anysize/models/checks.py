@@ -34,7 +34,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     >>> first_not_finite({"count": torch.tensor(3), "weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])})
     'bias'
     """
-    numbers = {name: value for name, value in tensors.items() if value.is_floating_point() or value.is_complex()}
+    numbers = {name: value for name, value in tensors.items() if value.is_floating_point() and not value.is_meta}
     flags = [torch.isfinite(value if value.element_size() > 1 else value.float()).all() for value in numbers.values()]
     if not flags or all(torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()):
         return None
