@@ -162,7 +162,7 @@ def test_images_that_the_folder_lacks(tmp_path: Path, targets, caplog: pytest.Lo
         assert (source.read(0)[1] == whole.read(1)[1]).all()
     for row in (1, 3):
         Path(whole.describe(row)).unlink()
-    with pytest.raises(UserError, match="4 of the 4 images"):
+    with pytest.raises(UserError, match="4 of 4 images"):
         load_dataset(settings(tmp_path, on_bad_image="skip"), "train", targets)
 
 
