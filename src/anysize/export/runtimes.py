@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark.utils.common import set_torch_threads
 
 from anysize.export.contents import Contents
 from anysize.export.extras import import_extra, quiet
@@ -21,6 +20,7 @@ from anysize.export.look import look_at
 from anysize.export.saturation import Compute, OnnxFile, start_without_saturation
 from anysize.files import open_regular
 from anysize.machine import is_short
+from anysize.models.measure.threads import torch_threads
 from anysize.registry import Registry, UserError
 
 
@@ -184,7 +184,7 @@ def _program(contents: Contents) -> torch.nn.Module:
 
 def _called(module: Callable[[Tensor], Tensor], options: RuntimeOptions) -> Callable[[Tensor], Tensor]:
     def run(images: Tensor) -> Tensor:
-        with torch.no_grad(), set_torch_threads(options.threads or torch.get_num_threads()):
+        with torch.no_grad(), torch_threads(options.threads or torch.get_num_threads()):
             return module(images.contiguous())
 
     return run

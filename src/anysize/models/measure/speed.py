@@ -24,13 +24,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.benchmark.utils.common import set_torch_threads
 
 from anysize.models.blocks.auxiliary import logits_of
 from anysize.models.checks import check_is_model
 from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
+from anysize.models.measure.threads import torch_threads
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.quantization.fake import is_quantized
@@ -129,7 +129,7 @@ def bench(
     for size in sizes:
         check_size(model, size, in_channels or 3, training=how.train)
     rows = []
-    with set_torch_threads(how.threads or torch.get_num_threads()):
+    with torch_threads(how.threads or torch.get_num_threads()):
         for mode, size, batch in itertools.product(("inference", "training")[: 1 + how.train], sizes, batches):
             rows.append(_row(model, mode, (batch, in_channels or 3, size, size), how))
             on_row(rows[-1])
@@ -197,7 +197,7 @@ def torch_ready(model: nn.Module, threads: int = 0) -> Ready:
         images = torch.randn(shape).to(memory_format=torch.channels_last)
 
         def run() -> None:
-            with torch.inference_mode(), set_torch_threads(threads or torch.get_num_threads()):
+            with torch.inference_mode(), torch_threads(threads or torch.get_num_threads()):
                 copied(images)
 
         return run, weights + images.nbytes
