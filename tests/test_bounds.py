@@ -66,7 +66,7 @@ def test_what_is_taken_can_be_planned_and_reads_back(section: str, tmp_path: Pat
     ("key", "value", "said"),
     [
         ("training.epochs", 10**6 + 1, "training.epochs is 1000001; expected from 1 to 1,000,000"),
-        ("training.epochs", 10**400, "(401 characters); expected a number that 64 bits hold"),
+        ("training.epochs", 10**400, "...000; expected a number that 64 bits hold"),
         ("optimizer.lr", "1e300", "optimizer.lr is 1e+300; expected from 0 to 3.40282e+38"),
         ("optimizer.lr", "0:0.1 5:-1", "of which -1.0 is out of range; expected from 0"),
         ("optimizer.lr", "0:0.1 nan:1", "epoch is 'nan' in the point"),
@@ -81,7 +81,7 @@ def test_what_is_taken_can_be_planned_and_reads_back(section: str, tmp_path: Pat
         ("augment.flip", "-0.5", "augment.flip is -0.5; expected -1 or from 0 to 1"),
         ("augment.padding", "100000", "expected from 0 to 1,024"),
         ("data.mean", "nan", "expected a finite number"),
-        ("data.name", "x" * 5000, "... (5,002 characters); expected text of 4,096 characters at most"),
+        ("data.name", "x" * 5000, "...xxx'; expected text of 4,096 characters at most"),
         ("sizes.base", "100000", "expected from 0 to 16,384"),
         ("sizes.weights", {"28": float("inf")}, "expected a finite number"),
         ("model.options.depth", [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]], "lists and tables in each other, more than 16"),
@@ -132,10 +132,10 @@ def test_a_mixture_has_bounds_without_a_recipe() -> None:
         SizeMix.fixed(28, 100_000)
 
 
-def test_a_message_shows_the_beginning_of_what_it_received() -> None:
+def test_a_message_shows_little_of_what_it_received() -> None:
     assert len(shown("x" * 10**6)) < 150
     assert len(shown([1] * 10**6)) < 150
     deep: list[Any] = []
     for _ in range(2000):
         deep = [deep]
-    assert shown(deep) == "a list too long to show"
+    assert shown(deep) == "[[[[[[[...]]]]]]]"

@@ -9,6 +9,7 @@ This module imports the standard library alone.
 import dataclasses
 import difflib
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -59,17 +60,19 @@ def in_a_line(received: object, most: int = 120) -> str:
 
 
 def shown(value: object, most: int = 100) -> str:
-    """A value as a message shows it: its `repr`, of a long one the beginning.
+    """A value as a message shows it: its `repr`, short where it is long, nested or much.
 
-    >>> shown("abc"), shown("a" * 5000, most=10), shown(10**9999)
-    ("'abc'", "'aaaaaaaaa... (5,002 characters)", 'an int too long to show')
+    >>> shown("abc"), shown("a" * 5000, most=10), shown(10**9999), shown(list(range(1000)))
+    ("'abc'", "'aa...aaa'", 'an int too long to show', '[0, 1, 2, 3, 4, 5, ...]')
     """
+    brief = reprlib.Repr()  # which goes neither deep nor far into what others have nested
+    brief.maxstring = brief.maxother = brief.maxlong = most
     try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # thousands of digits; a list in a list in a list ...
+        text = brief.repr(value)
+    except (ValueError, RecursionError):  # thousands of digits
         name = type(value).__name__
         return f"{'an' if name[0] in 'aeiou' else 'a'} {name} too long to show"
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+    return text if len(text) <= most + 1 else f"{text[: most - 3]}..."
 
 
 def _cut(text: str, most: int) -> str:

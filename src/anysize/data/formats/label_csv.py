@@ -25,14 +25,13 @@ from anysize.data.formats.names import (
     check_file_name,
     check_inside,
     check_labels,
-    short,
     twice,
 )
 from anysize.data.formats.splits import Splits, find_names, split_named
 from anysize.data.left_out import LeftOut
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
-from anysize.registry import UserError, did_you_mean
+from anysize.registry import UserError, did_you_mean, shown
 
 _WHOLE = "labels.csv"
 _CLASSES = "classes.txt"
@@ -193,7 +192,7 @@ def _chosen(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
     for name, value in zip(columns, values, strict=True):
         if value.lower() not in _VALUES:
             raise UserError(
-                f"{path} line {line} has {short(value)} in column {name!r}; expected 0 or 1 (or false or true)"
+                f"{path} line {line} has {shown(value, 60)} in column {name!r}; expected 0 or 1 (or false or true)"
             )
         if _VALUES[value.lower()]:
             yield name

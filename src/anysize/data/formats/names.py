@@ -1,15 +1,13 @@
 """Names of files and classes that lists and annotations give, looked at before anything else is done with them."""
 
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from anysize.data.settings import DataSettings
 from anysize.files import is_inside
-from anysize.registry import UserError
+from anysize.registry import UserError, shown
 
 LONGEST_FILE = 1024
 """Bytes of the name of a file: all names of a list are kept in an array as wide as its longest."""
@@ -17,18 +15,6 @@ LONGEST_CLASS = 500
 """Characters of the name of a class."""
 MOST_CLASSES = 100_000
 _MOST_LABELS = 2**32  # bytes of a table of labels
-_BRIEF = reprlib.Repr()  # which goes neither deep nor far into what others have nested
-_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
-
-
-def short(value: Any) -> str:
-    """What was received, as one line of a message.
-
-    >>> short("a" * 1000)
-    "'aaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaa'"
-    """
-    text = _BRIEF.repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def twice(names: Sequence[str]) -> str | None:
@@ -54,7 +40,7 @@ def check_file_name(name: str, origin: str) -> None:
     """Raise a `UserError` for a name that no file can have; `origin` is where it stands."""
     if not is_file_name(name):
         raise UserError(
-            f"{origin} names {short(name)}; expected the name of a file, which has at most {LONGEST_FILE:,} bytes, "
+            f"{origin} names {shown(name, 60)}; expected the name of a file, which has at most {LONGEST_FILE:,} bytes, "
             "none of them zero"
         )
 
@@ -70,7 +56,7 @@ def check_inside(path: str, name: str, origin: str, settings: DataSettings) -> N
     place = os.path.abspath(path)
     if not any(place.startswith(os.path.join(each, "")) for each in (os.path.abspath(root), os.path.realpath(root))):
         raise UserError(
-            f"{origin} names {short(name)}, which lies outside of data.root, {root}; expected files in it: where "
+            f"{origin} names {shown(name, 60)}, which lies outside of data.root, {root}; expected files in it: where "
             "others are meant, set data.outside to allow"
         )
 
@@ -83,8 +69,8 @@ def check_class_names(names: Iterable[str], origin: str) -> None:
     for name in different:
         if len(name) > LONGEST_CLASS:
             raise UserError(
-                f"{origin} has a class whose name is {len(name):,} characters long, {short(name)}; expected at most "
-                f"{LONGEST_CLASS}"
+                f"{origin} has a class whose name is {len(name):,} characters long, {shown(name, 60)}; expected at "
+                f"most {LONGEST_CLASS}"
             )
 
 

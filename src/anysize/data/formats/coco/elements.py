@@ -11,8 +11,8 @@ import numpy as np
 
 from anysize.data.formats.coco.json_stream import Element
 from anysize.data.formats.coco.run_lengths import estimated_area
-from anysize.data.formats.names import LONGEST_CLASS, LONGEST_FILE, check_class_names, is_file_name, short
-from anysize.registry import UserError
+from anysize.data.formats.names import LONGEST_CLASS, LONGEST_FILE, check_class_names, is_file_name
+from anysize.registry import UserError, shown
 
 EXPECTED = "expected object instances, as in COCO's instances_*.json"
 _OTHERS = {"caption": "captions", "segments_info": "panoptic segments", "score": "results"}  # other COCO files' keys
@@ -121,7 +121,7 @@ class _Taker:
     def next(self, element: Element) -> Element:
         self.number += 1
         if not isinstance(element.value, dict):
-            raise self._wrong({}, f"is {short(element.value)}", "an object")
+            raise self._wrong({}, f"is {shown(element.value, 60)}", "an object")
         return element
 
     def __call__(self, element: dict[str, Any], key: str, valid: _Valid) -> Any:
@@ -132,11 +132,11 @@ class _Taker:
             raise self._wrong(element, received, wanted)
         value = element[key]
         if not valid.test(value):
-            raise self._wrong(element, f"has {key} {short(value)}", valid.expected)
+            raise self._wrong(element, f"has {key} {shown(value, 60)}", valid.expected)
         return value
 
     def _wrong(self, element: dict[str, Any], fault: str, expected: str) -> UserError:
-        name = f" (id {short(element['id'])})" if self.kind == "annotation" and "id" in element else ""
+        name = f" (id {shown(element['id'], 60)})" if self.kind == "annotation" and "id" in element else ""
         return UserError(f"{self.path}: {self.kind} number {self.number}{name} {fault}; expected {expected}")
 
 
@@ -148,7 +148,7 @@ def unique(path: str, what: str, values: np.ndarray) -> np.ndarray:
     if len(different) < len(values):
         doubles = different[counts > 1].tolist()
         raise UserError(
-            f"{path}: {len(doubles):,} {what} are there more than once, the first {short(doubles[0])}; expected each "
-            "once"
+            f"{path}: {len(doubles):,} {what} are there more than once, the first {shown(doubles[0], 60)}; expected "
+            "each once"
         )
     return values

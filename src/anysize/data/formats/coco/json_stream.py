@@ -9,9 +9,8 @@ import re
 from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from anysize.data.formats.names import short
 from anysize.files import open_regular
-from anysize.registry import UserError
+from anysize.registry import UserError, shown
 
 WINDOW = 2**22  # bytes
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -80,7 +79,7 @@ class _Reader:
         for _ in self._items("{", "}"):
             name = self._value().value
             if not isinstance(name, str):
-                raise self._not_json(f"a member named {short(name)}")
+                raise self._not_json(f"a member named {shown(name, 60)}")
             self._take(":")
             self.member = name[:40]
             if self._peek() == "[":

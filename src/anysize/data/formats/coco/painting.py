@@ -17,11 +17,10 @@ from anysize.data.formats.coco.elements import is_segmentation
 from anysize.data.formats.coco.index import CocoIndex, file_stamp
 from anysize.data.formats.coco.run_lengths import expand_counts
 from anysize.data.formats.mask_files import check_shape
-from anysize.data.formats.names import short
 from anysize.data.pictures import BadImage
 from anysize.data.source import VOID
 from anysize.files import open_regular
-from anysize.registry import UserError, counted
+from anysize.registry import UserError, counted, shown
 
 try:
     from pycocotools import mask as pycocomask
@@ -92,7 +91,7 @@ class CocoMasks:
                 try:
                     return segmentation_counts(annotation.get("segmentation"), height, width)
                 except ValueError as error:
-                    name = short(annotation["id"]) if "id" in annotation else f"at byte {offset}"
+                    name = shown(annotation["id"], 60) if "id" in annotation else f"at byte {offset}"
                     raise BadImage(f"annotation {name} in {self._path} {error}") from error
 
             objects = zip(offsets, lengths, values, strict=True)
@@ -143,17 +142,17 @@ def segmentation_counts(segmentation: Any, height: int, width: int) -> list[int]
     [2, 4, 2]
     """
     if not segmentation or not is_segmentation(segmentation):
-        raise ValueError(f"has the segmentation {short(segmentation)}; expected polygons or run lengths")
+        raise ValueError(f"has the segmentation {shown(segmentation, 60)}; expected polygons or run lengths")
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if size != [height, width]:
-            raise ValueError(f"has run lengths of size {short(size)}; expected [{height}, {width}], the image's")
+            raise ValueError(f"has run lengths of size {shown(size, 60)}; expected [{height}, {width}], the image's")
         if isinstance(counts, str):
             counts = expand_counts(counts)
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("has counts that are no run lengths; expected whole numbers")
         if sum(counts) != height * width:
-            raise ValueError(f"has run lengths of {short(sum(counts))} pixels in all; expected {height * width}")
+            raise ValueError(f"has run lengths of {shown(sum(counts), 60)} pixels in all; expected {height * width}")
         return counts
     polygons = [_polygon(polygon, height, width) for polygon in segmentation]
     closed = [polygon for polygon in polygons if len(polygon) >= 6]  # points and lines have no pixels
@@ -185,6 +184,6 @@ def _polygon(polygon: Sequence[Any], height: int, width: int) -> Sequence[float]
     for value in polygon:
         if type(value) not in (int, float) or not abs(value) <= far:  # also not NaN
             raise ValueError(
-                f"has {short(value)} in a polygon; expected numbers in or near its {height} x {width} pixels"
+                f"has {shown(value, 60)} in a polygon; expected numbers in or near its {height} x {width} pixels"
             )
     return polygon
