@@ -66,7 +66,7 @@ def test_what_is_taken_can_be_planned_and_reads_back(section: str, tmp_path: Pat
     ("key", "value", "said"),
     [
         ("training.epochs", 10**6 + 1, "training.epochs is 1000001; expected from 1 to 1,000,000"),
-        ("training.epochs", 10**400, "...000; expected a number that 64 bits hold"),
+        ("training.epochs", 10**400, "000; expected a number that 64 bits hold"),
         ("optimizer.lr", "1e300", "optimizer.lr is 1e+300; expected from 0 to 3.40282e+38"),
         ("optimizer.lr", "0:0.1 5:-1", "of which -1.0 is out of range; expected from 0"),
         ("optimizer.lr", "0:0.1 nan:1", "epoch is 'nan' in the point"),
@@ -81,7 +81,7 @@ def test_what_is_taken_can_be_planned_and_reads_back(section: str, tmp_path: Pat
         ("augment.flip", "-0.5", "augment.flip is -0.5; expected -1 or from 0 to 1"),
         ("augment.padding", "100000", "expected from 0 to 1,024"),
         ("data.mean", "nan", "expected a finite number"),
-        ("data.name", "x" * 5000, "...xxx'; expected text of 4,096 characters at most"),
+        ("data.name", "x" * 5000, "xxx'; expected text of 4,096 characters at most"),
         ("sizes.base", "100000", "expected from 0 to 16,384"),
         ("sizes.weights", {"28": float("inf")}, "expected a finite number"),
         ("model.options.depth", [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]], "lists and tables in each other, more than 16"),
