@@ -62,7 +62,7 @@ def test_a_random_command_line_works_or_says_one_sentence(
         monkeypatch.setattr(sys, "argv", ["anysize", *line])
         code: Any = 0
         try:
-            _main()
+            _main(sys.argv[1:])
         except SystemExit as stop:
             code = stop.code or 0
         said = capsys.readouterr().err

@@ -12,7 +12,9 @@ import multiprocessing.queues
 import os
 import re
 import signal
+import sys
 import traceback
+import types
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -62,8 +64,15 @@ def start_worker(worker: int) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "setsid"):
         os.setsid()
+    sys.excepthook = _of_thread
     # The hook of multiprocessing for what a queue cannot pickle; in this process alone.
     multiprocessing.queues.Queue._on_queue_feeder_error = _tell  # type: ignore[attr-defined]
+
+
+def _of_thread(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
+    """Tell of an error that a thread of a worker did not catch; that the main process was killed is none."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _tell(queue: "multiprocessing.queues.Queue[Any]", error: Exception, item: tuple[Any, Any]) -> None:

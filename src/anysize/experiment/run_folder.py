@@ -54,9 +54,7 @@ def made(folder: Path) -> Iterator[None]:
         open_in_place(folder / _LOCK, append=True).close()
         own = _identity_at(folder / _LOCK)
     except OSError as error:
-        raise UserError(
-            f"cannot write the run folder {folder}: {_of(folder, error)}; give another one with --out"
-        ) from None
+        raise _not_written(folder, error) from None
     try:
         yield
     finally:
@@ -120,7 +118,10 @@ def alone_in(folder: Path) -> Iterator[Held]:
     """
     path = folder / _LOCK
     for last in (False, False, True):
-        file = open_in_place(path)
+        try:
+            file = open_in_place(path)
+        except OSError as error:
+            raise _not_written(folder, error) from None
         _held.add(file)
         try:
             locked = _locked(file, folder)
@@ -152,10 +153,11 @@ def _locked(file: TextIO, folder: Path) -> bool:
     return True
 
 
-def _of(folder: Path, error: OSError) -> str:
+def _not_written(folder: Path, error: OSError) -> UserError:
     """What is wrong, with the name of the file in the folder that it is about."""
     path = Path(str(error.filename or folder))
-    return f"{path.name}: {error.strerror}" if path.parent == folder else str(error.strerror)
+    of = f"{path.name}: " if path.parent == folder else ""
+    return UserError(f"cannot write the run folder {folder}: {of}{error.strerror}; give another one with --out")
 
 
 @contextlib.contextmanager

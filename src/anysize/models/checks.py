@@ -1,11 +1,14 @@
 """Checks of options, arguments and weights that several families and functions share."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from anysize.registry import UserError
+
+_RANGE = re.compile(r"\bquantization\.values\..*\.(low|high)\b")
 
 
 def check_is_model(function: str, model: object) -> None:
@@ -35,10 +38,16 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     'bias'
     """
     numbers = {name: value for name, value in tensors.items() if value.is_floating_point() and not value.is_meta}
-    flags = [torch.isfinite(value if value.element_size() > 1 else value.float()).all() for value in numbers.values()]
+    flags = [_is_sound(name, value) for name, value in numbers.items()]
     if not flags or all(torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()):
         return None
     return next(name for name, flag in zip(numbers, flags, strict=True) if not flag)
+
+
+def _is_sound(name: str, value: Tensor) -> Tensor:
+    value = value if value.element_size() > 1 else value.float()
+    # The range of an observer that has seen no value yet begins at infinity.
+    return (~value.isnan() if _RANGE.search(name) else value.isfinite()).all()
 
 
 def whole_numbers(option: str, values: object, example: tuple[int, ...]) -> tuple[int, ...]:
