@@ -155,6 +155,6 @@ def test_a_message_shows_a_line_of_what_it_received() -> None:
     told = str(UserError(f"state is {state}, in [{'a, ' * 100}] of {'x/' * 2500}; expected 'a number'"))
     assert len(told) < 700
     assert told.endswith("expected 'a number'")
-    assert shown(["a"] * 500, 20).endswith("(2,500 characters)")
+    assert len(shown(["a"] * 500, 20)) <= 21
     assert is_short(MemoryError())
     assert sentence(UserError("a message")) is None

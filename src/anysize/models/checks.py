@@ -37,7 +37,11 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     >>> first_not_finite({"count": torch.tensor(3), "weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])})
     'bias'
     """
-    numbers = {name: value for name, value in tensors.items() if value.is_floating_point() and not value.is_meta}
+    numbers = {
+        name: value
+        for name, value in tensors.items()
+        if (value.is_floating_point() or value.is_complex()) and not value.is_meta
+    }
     flags = [_is_sound(name, value) for name, value in numbers.items()]
     if not flags or all(torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()):
         return None
