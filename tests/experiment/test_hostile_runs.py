@@ -144,7 +144,7 @@ def test_side_files_that_are_none_stop_no_training(tmp_path: Path) -> None:
         replaced(tmp_path / name, kind)
     forget_results(tmp_path)
     with RunLog(tmp_path, 2) as log:
-        log.epoch({"epoch": 1, "train_loss": 0.5})
+        log.table([{"epoch": 1, "train_loss": 0.5}])
         log.warning("\x1b[2J[bold]")
     assert [row["epoch"] for row in run_files.read_rows(tmp_path / "metrics.csv")] == ["1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.csv", "log.txt", "metrics.csv"]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -129,16 +128,15 @@ def test_log_txt_has_time_and_level(tmp_path: Path) -> None:
     assert datetime.datetime.fromisoformat(first.split()[0]).utcoffset() == datetime.timedelta(0)
 
 
-def test_metrics_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, metrics_row: Row) -> None:
+def test_the_table_of_epochs_is_written_anew_each_time(tmp_path: Path, metrics_row: Row) -> None:
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
-        for epoch in range(1, 6):
-            log.epoch(metrics_row(epoch))
+        log.table([metrics_row(epoch) for epoch in range(1, 6)])
     untouched = (tmp_path / run_files.METRICS).read_text().splitlines()[:4]
+    rows = run_files.read_rows(tmp_path / run_files.METRICS)[:3]
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
-        log.restore(run_files.read_rows(tmp_path / run_files.METRICS)[:3])
+        log.table(rows)
         assert (tmp_path / run_files.METRICS).read_text().splitlines() == untouched
-        log.epoch(metrics_row(4, train_loss=0.125))
-        log.epoch(metrics_row(4, train_loss=0.0625))  # even without truncate
+        log.table([*rows, metrics_row(4, train_loss=0.0625)])
     metrics = Run.read(tmp_path).metrics
     assert metrics["epoch"].to_list() == [1, 2, 3, 4]
     assert metrics["train_loss"].iloc[-1] == 0.0625
@@ -147,11 +145,9 @@ def test_metrics_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, metrics_r
 
 def test_a_run_that_starts_again_has_no_rows(tmp_path: Path, metrics_row: Row) -> None:
     with RunLog(tmp_path, epochs=8, console=screen()) as log:
-        log.epoch(metrics_row(1))
-        log.restore([])
+        log.table([metrics_row(1)])
+        log.table([])
         assert not (tmp_path / run_files.METRICS).exists()
-        log.epoch(metrics_row(1))
-    assert len(pd.read_csv(tmp_path / run_files.METRICS)) == 1
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

@@ -1,7 +1,6 @@
 """`anysize.train`: a recipe becomes a run folder."""
 
 import contextlib
-import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -219,7 +218,7 @@ def _restore_metrics(parts: Parts, state: TrainState) -> None:
     path = parts.log.folder / run_files.METRICS
     try:
         written = run_files.read_rows(path)
-    except (OSError, ValueError, csv.Error):
+    except OSError:  # writing it anew says why
         written = []
     if differ := state.history.merge(written, state.progress.epoch):
         epochs = f"epoch{'s' * (len(differ) > 1)} {some_of([*map(str, differ)])}"
@@ -227,7 +226,7 @@ def _restore_metrics(parts: Parts, state: TrainState) -> None:
             f"{path} had other figures than the checkpoint, or none, for {epochs}: those of the checkpoint stand there "
             "again"
         )
-    parts.log.restore(state.history.rows)
+    parts.log.table(state.history.rows)
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> Path | None:

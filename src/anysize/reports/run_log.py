@@ -49,7 +49,6 @@ class RunLog:
         self.epochs = epochs
         self.console = tolerant(console or Console())
         self._told: set[Path] = set()
-        self._rows: list[Mapping[str, Any]] = []  # of metrics.csv
         self._log: TextIO | None = None
         self._live: Live | None = None
         self._without_log(self._open)
@@ -130,17 +129,15 @@ class RunLog:
         return due
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Record an epoch: one more row of `metrics.csv` (in place of rows from this epoch on), and a line."""
-        self._rows = [*(other for other in self._rows if int(other["epoch"]) < row["epoch"]), row]
-        self._write_rows()
+        """Show the line of an epoch that is done."""
         self._refresh("")
         self._next = time.monotonic() + self._seconds
         self.message(self._epoch_line(row))
 
-    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `metrics.csv` with these rows of the epochs that are done; training goes on from there."""
-        self._rows = [*rows]
-        self._write_rows()
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.csv` with these rows of the epochs that are done, in place of what it has."""
+        path = self.folder / run_files.METRICS
+        self.go_on_without(path, lambda: run_files.write_rows(path, rows))
 
     def go_on_without(self, path: Path, write: Callable[[], object]) -> bool:
         """`run_files.go_on_without`, which warns here, and of each file once."""
@@ -160,10 +157,6 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _write_rows(self) -> None:
-        path = self.folder / run_files.METRICS
-        self.go_on_without(path, lambda: run_files.write_rows(path, self._rows))
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
         parts = [f"epoch {row['epoch']}/{self.epochs}  {_metrics(row, 'train')}".rstrip()]
@@ -232,7 +225,7 @@ class SilentLog(RunLog):
     def step(self, *where: Any, **values: Any) -> None:
         pass
 
-    message = epoch = restore = close = doing = step
+    message = epoch = table = close = doing = step
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

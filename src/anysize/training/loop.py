@@ -65,8 +65,9 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             row |= validate(parts, state, stop)
             validated = True
         still_own(parts)
-        parts.log.epoch(row)  # before the save that ends the epoch: a row too many is removed on resume
         state.history.add(row)
+        parts.log.table(state.history.rows)  # before the save that ends the epoch: resuming removes a row too many
+        parts.log.epoch(row)
         progress.start_epoch()
         state.recorder.start_epoch()
         save(parts, state, replace=validated)
