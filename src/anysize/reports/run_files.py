@@ -143,10 +143,7 @@ def write_all_that_can_be(files: Mapping[Path, Callable[[], object]]) -> list[st
 
 def reason_of(error: BaseException) -> str:
     """Why a file cannot be written or read, in a line; it does not name the file where that can be."""
-    if isinstance(error.__cause__, OSError):
-        error = error.__cause__
-    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return in_a_line(reason.splitlines()[0], 200)
+    return reason(error.__cause__ if isinstance(error.__cause__, OSError) else error)
 
 
 def check_writable(path: Path) -> None:

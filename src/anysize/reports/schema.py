@@ -140,7 +140,7 @@ def _say(sentence: str) -> None:
     logger.warning(sentence)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Why a file cannot be read, in a line."""
     if isinstance(error, OSError):
         return in_a_line(error.strerror or error)
@@ -150,7 +150,7 @@ def reason(error: Exception) -> str:
         return "it is nested too deep"
     kinds = {json.JSONDecodeError: "JSON", tomllib.TOMLDecodeError: "TOML", csv.Error: "CSV"}
     kind = next((f"no {name}: " for each, name in kinds.items() if isinstance(error, each)), "")
-    return kind + in_a_line(error, 200)
+    return kind + in_a_line(str(error).split("\n")[0] or type(error).__name__, 200)
 
 
 def read_json(path: Path) -> Any:
