@@ -119,19 +119,20 @@ def _take(path: Path, own: dict[str, Any], *, locked: bool) -> str:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise _cannot_write(path, error) from None
+                raise not_written(path.parent, error) from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise _cannot_write(path, error) from None
+            raise not_written(path.parent, error) from None
         else:
             return said
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write the run folder {path.parent}: {path.name}: {error.strerror}; give another one with --out"
-    )
+def not_written(folder: Path, error: OSError) -> UserError:
+    """The error for a run folder that cannot be written, with the name of the file in it that it is about."""
+    path = Path(str(error.filename or folder))
+    of = f"{path.name}: " if path.parent == folder else ""
+    return UserError(f"cannot write the run folder {folder}: {of}{error.strerror}; give another one with --out")
 
 
 def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from anysize.experiment import build
-from anysize.experiment.owner import Owner, owner_of, recorded_owner
+from anysize.experiment.owner import Owner, not_written, owner_of, recorded_owner
 from anysize.files import open_in_place, remove
 from anysize.recipe import Recipe, differences, from_dict, load_recipe, override
 from anysize.registry import UserError, counted
@@ -54,7 +54,7 @@ def made(folder: Path) -> Iterator[None]:
         open_in_place(folder / _LOCK, append=True).close()
         own = _identity_at(folder / _LOCK)
     except OSError as error:
-        raise _not_written(folder, error) from None
+        raise not_written(folder, error) from None
     try:
         yield
     finally:
@@ -121,7 +121,7 @@ def alone_in(folder: Path) -> Iterator[Held]:
         try:
             file = open_in_place(path)
         except OSError as error:
-            raise _not_written(folder, error) from None
+            raise not_written(folder, error) from None
         _held.add(file)
         try:
             locked = _locked(file, folder)
@@ -151,13 +151,6 @@ def _locked(file: TextIO, folder: Path) -> bool:
     except OSError:
         return False  # a file system without locks
     return True
-
-
-def _not_written(folder: Path, error: OSError) -> UserError:
-    """What is wrong, with the name of the file in the folder that it is about."""
-    path = Path(str(error.filename or folder))
-    of = f"{path.name}: " if path.parent == folder else ""
-    return UserError(f"cannot write the run folder {folder}: {of}{error.strerror}; give another one with --out")
 
 
 @contextlib.contextmanager
