@@ -11,7 +11,6 @@ import io
 import os
 import posixpath
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -107,7 +106,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def name_beside(path: Path) -> Path:
     """A hidden name in the folder of `path`, for what is to take its place; `is_left_over` knows it again."""
-    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name[:64]}.{os.urandom(8).hex()}.tmp")
 
 
 def is_left_over(path: Path) -> bool:

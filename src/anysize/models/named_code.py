@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anysize.files import read_regular
-from anysize.registry import UserError
-
-_SHOWN = 100  # letters of a name in a message
+from anysize.registry import UserError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +114,9 @@ def no_module(name: str, module: str) -> UserError:
     )
 
 
-def shown(name: str) -> str:
-    """A name in quotation marks, cut where it is long."""
-    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
-
-
 def _version(package: str) -> str:
+    import importlib.metadata  # takes as long as half the command line
+
     try:
         return importlib.metadata.version(package)
     except (importlib.metadata.PackageNotFoundError, ValueError):

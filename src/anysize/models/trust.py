@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from anysize.files import is_private, open_regular, replacing
-from anysize.models.named_code import code_of, is_code, place_of, shown
-from anysize.registry import UserError, printable
+from anysize.models.named_code import code_of, is_code, place_of
+from anysize.registry import UserError, printable, shown
 
 _MOST = 1 << 24  # bytes that are read of the file of what is remembered
 
