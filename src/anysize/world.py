@@ -303,8 +303,8 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    ignored = [number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN]
-    numbers = [number for number in ENDING if number in (signal.SIGINT, signal.SIGTERM) or number not in ignored]
+    asked = (signal.SIGINT, signal.SIGTERM)
+    numbers = [number for number in ENDING if number in asked or signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         with watched_signals(request.patience, lambda: request.heard):

@@ -69,10 +69,10 @@ def start_worker(worker: int) -> None:
     multiprocessing.queues.Queue._on_queue_feeder_error = _tell  # type: ignore[attr-defined]
 
 
-def _of_thread(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
+def _of_thread(kind: type[BaseException], error: BaseException, where: types.TracebackType | None) -> None:
     """Tell of an error that a thread of a worker did not catch; that the main process was killed is none."""
     if not isinstance(error, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, traceback)
+        sys.__excepthook__(kind, error, where)
 
 
 def _tell(queue: "multiprocessing.queues.Queue[Any]", error: Exception, item: tuple[Any, Any]) -> None:
