@@ -20,7 +20,8 @@ from anysize.world import Interrupted
 Make = Callable[..., Recipe]
 
 
-@pytest.mark.parametrize("norm", [pytest.param("", marks=pytest.mark.slow), "online"])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["", "online"])
 def test_a_run_may_change_its_segments_on_the_way(
     tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:

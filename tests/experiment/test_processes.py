@@ -29,6 +29,8 @@ from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 
+pytestmark = pytest.mark.slow  # its runs in two processes take half a minute
+
 PLAIN = """from torch import nn
 
 def build(num_classes, in_channels):

@@ -119,6 +119,7 @@ def test_the_report_shows_int8(run: Path) -> None:
     assert "signal to noise" in page
 
 
+@pytest.mark.slow
 def test_layers_go_back_to_float_until_the_accuracy_holds(run: Path) -> None:
     said: list[str] = []
     made = quantize_run(

@@ -105,6 +105,7 @@ def test_resuming_keeps_every_optimizers_state(
     assert_same_bits(whole, train(recipe, run=tmp_path / "broken"))
 
 
+@pytest.mark.slow
 def test_files_through_workers_stopped_and_resumed_with_another_number_of_them(
     tiny: Make, tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,9 +129,10 @@ def test_files_through_workers_stopped_and_resumed_with_another_number_of_them(
         assert torch.equal(value, weights(broken)[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGKILL, signal.SIGINT))],
+    [signal.SIGTERM, signal.SIGKILL, signal.SIGINT],
 )
 def test_a_killed_process_goes_on_from_its_last_save(
     tiny: Make, tmp_path: Path, anysize: Callable[..., Any], number: signal.Signals

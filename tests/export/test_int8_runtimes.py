@@ -59,7 +59,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("residual", "joined") else pytest.mark.slow) for name in NETWORKS]
+    "name", [pytest.param(name, marks=() if name == "residual" else pytest.mark.slow) for name in NETWORKS]
 )
 @pytest.mark.parametrize("bits", [8, pytest.param(7, marks=pytest.mark.slow)])
 def test_runtimes_give_the_same_whole_numbers(name: str, bits: int, tmp_path: Path) -> None:

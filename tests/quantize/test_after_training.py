@@ -68,6 +68,7 @@ def test_compensated_rounding_changes_the_outputs_less() -> None:
     assert error(whole) < 0.6 * error(nearest(weight, scale, 15))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_options_are_worth_what_they_say() -> None:
     model = settled("resnet20")

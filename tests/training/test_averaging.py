@@ -96,7 +96,7 @@ def test_the_decay_follows_batch_and_length(
 AVERAGED: dict[str, Any] = {"training__average_steps": 2, "training__average_decay": 0.97}
 
 
-@pytest.mark.parametrize("norm", ["", "online", "group"])
+@pytest.mark.parametrize("norm", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("online", "group"))])
 def test_validation_best_and_evaluation_are_those_of_the_average(tiny: Make, tmp_path: Path, norm: str) -> None:
     run = train(tiny(**AVERAGED, model__norm=norm, data__limit=120), run=tmp_path / "run")
     last, best = (read_checkpoint(run / "checkpoints" / name) for name in ("last", "best"))

@@ -51,7 +51,9 @@ def assert_same(one: Checkpoint, other: Checkpoint) -> None:
         assert all(torch.equal(value, other.tensors[part][name]) for name, value in tensors.items()), part
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    "error", ["cuda", *(pytest.param(name, marks=pytest.mark.slow) for name in ERRORS if name != "cuda")]
+)
 def test_the_largest_step_is_cut_until_it_fits(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
@@ -68,7 +70,8 @@ def test_the_largest_step_is_cut_until_it_fits(
     assert_same(last(train(tiny(**changes, training__chunks=4), run=tmp_path / "chunks")), last(run))
 
 
-@pytest.mark.parametrize("norm", ["batch", pytest.param("online", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "online"])
 def test_a_later_step_leaves_no_trace_of_the_pass_that_failed_and_is_resumed(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:
