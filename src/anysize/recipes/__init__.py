@@ -7,6 +7,7 @@ those of the base key by key, and its values, lists and schedules replace the ba
 A recipe of the package whose name ends in `-base` is there to be extended, and is not listed as one to train.
 """
 
+import functools
 import itertools
 import tomllib
 from pathlib import Path
@@ -31,8 +32,12 @@ class RecipeHeader(NamedTuple):
 
 def recipe_names(*, bases: bool = False) -> list[str]:
     """Names of the package's recipes, such as `mixsize/cifar10-resnet44`; with `bases` also those only to extend."""
-    names = sorted(map(file_label, _ROOT.rglob("*.toml")))
-    return [name for name in names if bases or not name.endswith("-base")]
+    return [name for name in _names() if bases or not name.endswith("-base")]
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(map(file_label, _ROOT.rglob("*.toml"))))
 
 
 def recipe_path(name: str, extended_by: Path | None = None) -> Path:
