@@ -15,13 +15,13 @@ demo: .venv/installed
 	$(BIN)/anysize compare $(RUNS)/mixed $(RUNS)/fixed --out $(RUNS)/comparison.html
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
 
 test-all: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not cuda"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not cuda"
 
 gpu-check: .venv/installed
 	PYTHONPATH=src $(BIN)/python tools/gpu_check.py

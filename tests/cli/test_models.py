@@ -134,6 +134,7 @@ def test_bench_refuses_a_file_that_cannot_be_written_before_it_measures(capsys, 
     assert "inference" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_for_segmentation_a_model_is_shown_with_the_classes_of_voc(capsys: pytest.CaptureFixture[str]) -> None:
     build_app()(
         ["models", "show", "dla60x_elastic", "--task", "segmentation", "--size", "33"], result_action="return_value"

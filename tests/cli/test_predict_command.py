@@ -68,6 +68,7 @@ def test_masks_go_beside_the_run_unless_a_folder_is_given(
     assert len(pd.read_csv(tmp_path / "elsewhere/predictions.csv")) == 2
 
 
+@pytest.mark.slow
 def test_settings_come_after_the_images(
     trained_scenes: Trained, images: Path, tmp_path: Path, command: Callable[..., str]
 ) -> None:

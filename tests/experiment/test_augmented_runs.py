@@ -29,6 +29,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_evaluated_as_its_recipe_says(tiny: Make, tmp_path: Path) -> None:
     recipe = tiny(**ALL, data__limit=48, training__epochs=1, training__batch_size=16, augment__mixup=0.2)
     folder = train(recipe, run=tmp_path / "run")

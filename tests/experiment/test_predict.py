@@ -54,6 +54,7 @@ def input_of(path: Path, run: Path) -> torch.Tensor:
     return normalize(pixels[None], load_run(run, "last").preprocessing)
 
 
+@pytest.mark.slow
 def test_masks_have_their_images_sizes_and_vocs_palette(trained_scenes: Trained, images: Path, tmp_path: Path) -> None:
     table = anysize.predict(trained_scenes("segmentation"), images, tmp_path / "out")
     assert sorted(table["file"]) == sorted(str(images / name) for name in SHAPES)
@@ -116,6 +117,7 @@ def test_an_image_is_predicted_alike_whatever_comes_with_it(trained_scenes: Trai
     pd.testing.assert_frame_equal(batched, together, atol=2e-3)  # but for ties
 
 
+@pytest.mark.slow
 def test_labels_come_with_the_probability_of_each(trained_scenes: Trained, images: Path, tmp_path: Path) -> None:
     run = trained_scenes("multilabel")
     table = predict(run, [images / "square.png", images / "wide.jpg"], tmp_path / "out", size=64)

@@ -129,6 +129,7 @@ def test_int8_weights_become_an_onnx_file_integer_for_integer(offline: Path) -> 
     assert all(any(np.array_equal(integers, other) for other in weights) for integers in own)
 
 
+@pytest.mark.slow
 def test_load_model_takes_all_that_is_a_model(offline: Path) -> None:
     address = published_address(RECIPE)
     put_int8(offline / "hub" / "checkpoints", address.file)

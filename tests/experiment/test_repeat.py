@@ -49,6 +49,7 @@ def test_the_table_is_of_the_runs_and_each_run_is_that_of_its_seed(tiny: Make, t
     pd.testing.assert_frame_equal(written, table, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_stopped_in_the_second_run_the_same_call_goes_on(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

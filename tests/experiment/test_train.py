@@ -218,6 +218,7 @@ def test_validation_calibrates_no_copy_where_told(tiny: Make, tmp_path: Path) ->
     assert len(evaluate(run, [28])) == 2  # as trained, and calibrated
 
 
+@pytest.mark.slow
 def test_equal_flops_spends_the_same_at_any_size(tiny: Make, tmp_path: Path) -> None:
     spent = {}
     for mix in ("fixed", "B+", "D+"):
@@ -351,6 +352,7 @@ def test_mixed_precision_is_refused_where_the_processor_would_emulate_it(
         train(tiny(training__precision="bfloat16", training__device="cpu"), run=tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_trains_and_resumes(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str

@@ -187,6 +187,7 @@ def test_averaged_weights_copy_the_ranges() -> None:
     assert not torch.equal(theirs["bn1.running_mean"], ours["bn1.running_mean"])
 
 
+@pytest.mark.slow
 def test_it_is_measured_without_memory_before_anything_was_observed() -> None:
     spec = ModelSpec("resnet8", 10, image_size=16).elasticize("all").quantize_aware(bits=7, keep=["layer3"])
     assert ModelSpec.from_dict(spec.to_dict()) == spec

@@ -12,6 +12,7 @@ from anysize.models.measure.speed import peak_bytes
 from anysize.models.surgery.fold import fold_batch_norm
 
 
+@pytest.mark.slow
 def test_a_row_for_each_mode_size_and_batch():
     seen = []
     table = bench("resnet8", sizes=[16, 24], batches=[2, 3], repeats=3, on_row=seen.append)
