@@ -457,8 +457,11 @@ def test_rmsprop_takes_up_momentum_in_a_later_phase(tiny: Make, tmp_path: Path) 
     train(tiny(**changes, data__limit=60), run=tmp_path / "run")
 
 
-def test_copies_are_scaled_adaptively_and_resumed(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"sizes__mix": "D+", "optimizer__adapt_copies": 2, "training__chunks": 2, "training__epochs": 1}
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_copies_are_scaled_adaptively_and_resumed(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> None:
+    changes = {"sizes__mix": "D+", "optimizer__adapt_copies": 2, "training__chunks": chunks, "training__epochs": 1}
     whole = train(tiny(**changes), run=tmp_path / "whole")
     factors = read_state(whole / "checkpoints/last")["copies"]["factors"]
     assert set(factors) == {"21", "14"}  # the sizes with more than one copy

@@ -85,9 +85,10 @@ def copies_factor(norm: Callable[[Tensor, Tensor], Tensor], images: Tensor, targ
 class AdaptiveCopies:
     """The factors of adaptive gradient scaling by image size, each measured anew every so many steps of its size."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, device: torch.device | str = "cpu") -> None:
         self.every = every
-        self.factors: dict[str, Tensor | float] = {}
+        self.device = device
+        self.factors: dict[str, Tensor] = {}
         self.steps: dict[str, int] = {}
 
     def factor(self, size: int, copies: int, measure: Callable[[], Tensor]) -> Tensor | float:
@@ -107,7 +108,12 @@ class AdaptiveCopies:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.factors, self.steps = dict(state["factors"]), dict(state["steps"])
+        # Tensors as measured: a step takes a number for no factor.
+        self.factors = {
+            size: torch.tensor(factor, dtype=wide(self.device), device=self.device)
+            for size, factor in state["factors"].items()
+        }
+        self.steps = dict(state["steps"])
 
 
 class ControlVariables:

@@ -116,7 +116,7 @@ def new_state(
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
         smoothing=GradientSmoothing(smoothing, device) if smoothing else None,
-        copies=AdaptiveCopies(optimizer.settings.adapt_copies),
+        copies=AdaptiveCopies(optimizer.settings.adapt_copies, device),
         control=control,
         recorder=Recorder(device, training.log_every, world),
         micro_batches=MicroBatches(model, training.chunks, auto=training.micro_batches == "auto"),
