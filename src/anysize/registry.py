@@ -26,14 +26,20 @@ _LONG = re.compile(r"\S{300,}|(?<!\w)'[^'\n]{200,}'(?!\w)|\{.{200,}\}|\[[^][]{20
 class UserError(ValueError):
     """An error that a user can put right: the message says what was received, what was expected, and the remedy.
 
-    It shows at most a line of what was received: the middle of what is longer is left out.
+    It shows at most a line of what was received: the middle of what is longer is left out, and line breaks, as in
+    names from elsewhere, are escaped. A `table` may follow it, in lines of its own.
 
     >>> len(str(UserError(f"state is {dict.fromkeys(range(1000), 0)}; expected a number")))
     210
+    >>> print(UserError("no picture 'a\\nb.png'; give one that is there", table="epoch 1\\nepoch 2"))
+    no picture 'a\\nb.png'; give one that is there
+    epoch 1
+    epoch 2
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(_cut(_LONG.sub(lambda part: _cut(part[0], 160), message), 1500))
+    def __init__(self, message: str = "", table: str = "") -> None:
+        line = _cut(_LONG.sub(lambda part: _cut(part[0], 160), message.strip().replace("\n", "\\n")), 1500)
+        super().__init__(f"{line}\n{table}" if table else line)
 
 
 class NotFinite(UserError):

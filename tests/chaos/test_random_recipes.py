@@ -8,8 +8,9 @@ it is repeated. `make test-slow` has a few, `make test-all` a thousand.
 import os
 import random
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import odd_recipes
 import pytest
@@ -60,6 +61,7 @@ def test_a_random_command_line_works_or_says_one_sentence(
 
     def answers(line: list[str]) -> None:
         monkeypatch.setattr(sys, "argv", ["anysize", *line])
+        cast(TextIOWrapper, sys.stderr).reconfigure(errors="backslashreplace")  # as Python's own is, and not pytest's
         code: Any = 0
         try:
             _main(sys.argv[1:])

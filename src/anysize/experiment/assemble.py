@@ -13,7 +13,7 @@ from anysize.experiment import build
 from anysize.experiment.prepare import Prepared
 from anysize.experiment.targets import build_evaluator, ready
 from anysize.norms.synchronised import synchronise_anywhere
-from anysize.registry import UserError
+from anysize.registry import UserError, in_a_line
 from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
 from anysize.training.checkpoint.files import model_tensors
@@ -38,8 +38,8 @@ def assemble(
     validation = ready(prepared.validation, recipe.data)
     if validation.classes != data.train.classes:
         raise UserError(
-            f"the validation images have classes {', '.join(validation.classes[:5])}, ... and the training images "
-            f"{', '.join(data.train.classes[:5])}, ...; expected the same"
+            f"the validation images have classes {in_a_line(', '.join(validation.classes[:5]))}, ... and the training "
+            f"images {in_a_line(', '.join(data.train.classes[:5]))}, ...; expected the same"
         )
     evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device, world)
     evaluator.say = log.doing

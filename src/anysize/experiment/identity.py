@@ -17,8 +17,8 @@ import numpy as np
 from anysize.data.dataset import Split
 from anysize.data.settings import DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
-from anysize.registry import UserError, counted
-from anysize.reports import run_files
+from anysize.registry import UserError, counted, shown
+from anysize.reports.run_files import read_environment
 
 _CHUNK = 1000  # files whose sizes a thread asks for in one go: a network's file system takes milliseconds for each
 _SAMPLED = 1000  # images in memory that are looked at
@@ -94,11 +94,12 @@ def how_classes_differ(before: Sequence[str], now: Sequence[str]) -> str:
     gone, came = [c for c in before if c not in now], [c for c in now if c not in before]
     if len(before) == len(now) and gone:
         said = json.dumps(dict(zip(gone, came, strict=True)), ensure_ascii=False)
-        hint = f"if they have other names alone, say so with --data.renamed_classes '{said}'"
+        said = f" '{said}'" if len(said) < 200 else ", {old = new}"
+        hint = f"if they have other names alone, say so with --data.renamed_classes{said}"
     else:
         hint = "give the data that it was trained on, or train a new head with --model.weights"
     place = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
-    old, new = (repr(names[place]) if place < len(names) else "none" for names in (before, now))
+    old, new = (shown(names[place]) if place < len(names) else "none" for names in (before, now))
     return (
         f"output {place} was trained as {old} and is {new} in the data ({counted(len(before), 'class')} then, "
         f"{len(now)} now); {hint}"
@@ -142,7 +143,7 @@ def folder_for(plain: Path, identity: Mapping[str, Any], *, allow_changes: bool)
 
 def _data_of(folder: Path) -> str:
     """The digest of the data that the run in a folder, or the first of several, was begun with; empty: not known."""
-    for path in (folder / run_files.ENVIRONMENT, *sorted(folder.glob(f"seed-*/{run_files.ENVIRONMENT}"))):
-        if path.is_file():
-            return str(json.loads(path.read_text(encoding="utf-8")).get("data", ""))
+    for each in (folder, *sorted(folder.glob("seed-*/"))):
+        if found := read_environment(each):
+            return str(found.get("data", ""))
     return ""

@@ -27,7 +27,7 @@ from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
-from anysize.registry import UserError, counted, did_you_mean
+from anysize.registry import UserError, counted, did_you_mean, in_a_line
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import (
     Checkpoint,
@@ -151,8 +151,8 @@ def make_evaluator(
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
     if validation.classes != preprocessing.classes:
         raise UserError(
-            f"the data has classes {', '.join(validation.classes[:5])}, ... and the run was trained on "
-            f"{', '.join(preprocessing.classes[:5])}, ...: "
+            f"the data has classes {in_a_line(', '.join(validation.classes[:5]))}, ... and the run was trained on "
+            f"{in_a_line(', '.join(preprocessing.classes[:5]))}, ...: "
             f"{how_classes_differ(preprocessing.classes, validation.classes)}; other data are given with --data.root"
         )
     loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)

@@ -34,6 +34,7 @@ from anysize.experiment.together import check_alike, joined_for, of_run_folder, 
 from anysize.models import trust
 from anysize.ranks import concerns_all
 from anysize.recipe import Recipe, dump, origins
+from anysize.recipes import leading_comment
 from anysize.registry import UserError, counted, some_of
 from anysize.reports import run_files
 from anysize.reports.columns import show
@@ -261,7 +262,9 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
 
 def _says(recipe: Path, who: str) -> bool:
     """Whether a run's recipe begins with this sentence on who trains it."""
-    return recipe.is_file() and recipe.read_text("utf-8", "surrogateescape").startswith(f"# {who}\n")
+    with contextlib.suppress(UserError):  # there is none, or it cannot be read
+        return leading_comment(recipe).partition("\n")[0] == f"# {who}"
+    return False
 
 
 def _environment(prepared: Prepared) -> dict[str, Any]:

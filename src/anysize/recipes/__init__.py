@@ -13,10 +13,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anysize.files import read_text
 from anysize.models import trust
 from anysize.registry import UserError, did_you_mean
 
 _ROOT = Path(__file__).parent
+_MOST_BYTES = 1 << 24  # of a recipe file
 
 
 class RecipeHeader(NamedTuple):
@@ -119,7 +121,10 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
 
 def _text(path: Path) -> str:
     """A recipe file, in which a path may be no UTF-8."""
-    return path.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        return read_text(path, _MOST_BYTES, "surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); expected a recipe") from None
 
 
 def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from anysize.files import read_text
 from anysize.registry import UserError, counted, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
 from anysize.reports.reading import Run
+from anysize.reports.schema import TEXT_BYTES, read_piece
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
 
 _LOGARITHMIC = 8  # a horizontal axis whose largest value is at least this many times its smallest
@@ -202,7 +204,7 @@ def _epochs(run: Run) -> tuple[int, int]:
     planned = int(run.settings.get("training.epochs", done))
     if done and run.settings.get("training.equal_flops"):
         log = run.folder / run_files.LOG
-        text = log.read_text(encoding="utf-8") if log.is_file() else ""
+        text = read_piece(log, lambda path: read_text(path, TEXT_BYTES, "replace"), "")
         lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
         planned = int(lines[-1]) if lines else done
     return done, planned

@@ -14,7 +14,7 @@ from anysize.forms import Unfit, one_of
 from anysize.registry import UserError, in_a_line
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
-from anysize.reports.schema import Columns, flat_settings, read_cells, read_json, read_piece, say_left_out
+from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Run:
             by_settings.get(shown if evaluations else _latest(by_settings), pd.DataFrame()),
             read_table(folder / run_files.SCALE_POLICY, schema.SCALE_POLICY, _check_blocks),
             read_piece(folder / run_files.RECIPE, _recipe, ""),
-            read_piece(folder / run_files.ENVIRONMENT, lambda path: schema.ENVIRONMENT(read_json(path), ""), {}),
+            run_files.read_environment(folder),
             {_in_words(key): frame for key, frame in evaluations.items() if key != shown},
         )
 

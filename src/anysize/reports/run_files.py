@@ -43,7 +43,8 @@ from typing import TYPE_CHECKING, Any
 from anysize.files import is_left_over, remove, replacing
 from anysize.machine import is_out_of_memory, is_short
 from anysize.registry import UserError, in_a_line
-from anysize.reports.schema import read_cells, reason
+from anysize.reports import schema
+from anysize.reports.schema import read_cells, read_json, read_piece, reason
 
 if TYPE_CHECKING:  # the log of a run starts without it
     import pandas as pd
@@ -254,6 +255,12 @@ def write_evaluation(folder: Path, evaluation: "pd.DataFrame") -> None:
 def write_environment(folder: Path, environment: dict[str, Any]) -> None:
     """Write `environment.json`."""
     write_atomically(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run was trained on and with; empty where that is not known."""
+    found: dict[str, Any] = read_piece(folder / ENVIRONMENT, lambda path: schema.ENVIRONMENT(read_json(path), ""), {})
+    return found
 
 
 def _cell(value: Any) -> Any:

@@ -162,7 +162,7 @@ def check_fit(report: FitReport, own: Mapping[str, Tensor], source: str, model: 
         such = f", such as {report.unexpected[0]}" if report.unexpected else ""
         remedy = f"no weight fits: it holds another network, or this one under names that are not known{such}"
     table = mismatch_table(report.missing, report.unexpected, report.shapes)
-    raise UserError(f"{source} does not fit {model}: {wrong}; {remedy}\n{table}")
+    raise UserError(f"{source} does not fit {model}: {wrong}; {remedy}", table)
 
 
 def _adapt(weight: Tensor, own: Tensor) -> Tensor | None:
