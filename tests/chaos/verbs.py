@@ -13,6 +13,7 @@ from typing import Any
 import tiny_runs
 import torch
 from forks import Done
+from safetensors import SafetensorError
 
 SIZE = {"averaged": "16", "multilabel": "32", "segmentation": "32"}
 OTHER = {"averaged": "12", "multilabel": "48", "segmentation": "48"}
@@ -69,10 +70,17 @@ def _weights(folder: Path) -> dict[str, str]:
     return digests
 
 
+def _weights_or_why(folder: Path) -> Any:
+    try:
+        return _weights(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        return repr(error)
+
+
 def _trained(task: str, run: Path, out: Path, done: Done) -> Any:
     names = "last", "best"
     return {"metrics": tiny_runs.rows(run / "metrics.csv")} | {
-        name: _weights(run / "checkpoints" / name) for name in names
+        name: _weights_or_why(run / "checkpoints" / name) for name in names
     }
 
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,14 @@ from rich.console import Console
 
 from anysize.experiment import runs
 from anysize.experiment import train as training
+from anysize.experiment.loaded import recipe_of
 from anysize.experiment.repeat import repeat
 from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.reports import html, run_files
+from anysize.reports.reading import Run
 from anysize.training.checkpoint import writer
 from anysize.training.checkpoint.files import read_checkpoint
 
@@ -123,7 +126,8 @@ def test_files_that_are_in_the_way_or_damaged_are_said_and_training_goes_on(run:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "it is empty"), (b"size,top1\n28\n", "expected 2 cells as in the header"),
+        (b"", "it is empty"), (b"secret\n", "one line alone, secret"),
+        (b"size,top1\n28\n", "expected 2 cells as in the header"),
         (b"a,b\n1,2\n", "no column 'size'"),
         (b"size\n\xff\n", "no text in UTF-8"), (b"size\nx\n", "invalid literal"),
     ],
@@ -138,6 +142,23 @@ def test_a_damaged_table_is_kept_and_a_new_one_begins(
         assert run_files.read_rows(table) == [{"size": "28", "top1": "0.5"}]
         assert (tmp_path / name).read_bytes() == content
     assert why in caplog.text
+
+
+def test_a_recipe_that_was_changed_or_cut_is_said(
+    run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / run_files.RECIPE
+    assert recipe_of(run).sizes.base
+    assert caplog.messages == []
+    text = path.read_text()
+    path.write_text(re.sub(r"(?s)(\[evaluation\].*?batch_size = )\d+", r"\g<1>9", text))
+    assert recipe_of(run, {"evaluation.batch_size": 7}).evaluation.batch_size == 7
+    (said,) = caplog.messages
+    assert said.startswith(f"{path} differs from the settings in the checkpoint (evaluation.batch_size was ")
+    assert said.endswith(" and is now 9); recipe.toml counts here")
+    path.write_text(text.rstrip("\n"))
+    assert Run.read(run).settings
+    assert caplog.messages[1:] == [f"{path} does not end with a line break: it may be cut"]
 
 
 def test_an_evaluation_is_shown_where_nothing_can_be_written(

@@ -130,6 +130,23 @@ def test_a_column_or_a_row_that_does_not_fit(make_run: MakeRun, caplog: pytest.L
         assert again.settings == read.settings
 
 
+def test_numbers_without_end_and_predictions_that_are_no_folder(
+    make_run: MakeRun, evaluation: Callable[..., pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = fill(make_run(evaluation=evaluation().assign(**MADE)))
+    table = run / run_files.EVALUATION
+    values = pd.read_csv(table)
+    pd.DataFrame({**values, "top1": [float("inf"), *values["top1"][1:]]}).to_csv(table, index=False)
+    assert "top1" not in Run.read(run).evaluation
+    assert f"the column top1 of {table} is left out: top1 in line 2 is inf" in caplog.text
+    (run / run_files.PREDICTIONS).rename(run / "other")
+    for put in (lambda path: path.write_bytes(b"x"), lambda path: path.symlink_to("/dev/zero")):
+        put(run / run_files.PREDICTIONS)
+        assert read_predictions(run) == {}
+        (run / run_files.PREDICTIONS).unlink()
+    assert f"{run / run_files.PREDICTIONS} is left out: it is no folder" in caplog.text
+
+
 def test_settings_that_do_not_fit_are_not_calculated_with(make_run: MakeRun) -> None:
     odd = 'name = "x"\nwhen = 1979-05-27\nhuge = 1{}\n[sizes]\nbase = "<b>"\n'
     odd += "[training]\nepochs = [[1]]\nequal_flops = 3\n"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from in_the_place import KINDS, replaced
+from torch import nn
 
 from anysize.training.checkpoint.files import (
     Checkpoint,
@@ -19,6 +20,9 @@ from anysize.training.checkpoint.files import (
     read_state,
     write_checkpoint,
 )
+from anysize.training.optimizer import RegimeOptimizer
+from anysize.training.regime import constant
+from anysize.training.settings import OptimizerSettings
 
 MODEL = {"name": "resnet8", "num_classes": 2, "in_channels": 3, "changes": []}
 SAID = {"model": MODEL, "preprocessing": {"image_size": 8}, "images": 4, "progress": {"step": 1, "best": float("nan")}}
@@ -123,3 +127,16 @@ def test_links_are_replaced_and_not_followed(folder: Path) -> None:
     assert not folder.is_symlink()
     assert not (folder.parent / "previous").is_symlink()
     assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, lambda value: value[:1]])
+def test_moments_are_as_their_parameters(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer = RegimeOptimizer(model, OptimizerSettings(name=constant("adam")))
+    optimizer.apply(0.0)
+    optimizer.torch.step()
+    held = optimizer.state_dict()
+    optimizer.load_state_dict(held)
+    with pytest.raises(ValueError, match=r"weight/exp_avg is torch.float.*, and not as its parameter"):
+        optimizer.load_state_dict({**held, "weight/exp_avg": change(held["weight/exp_avg"])})

@@ -19,6 +19,7 @@ from anysize.experiment import build
 from anysize.experiment.exported import in_runtime, opened
 from anysize.experiment.identity import how_classes_differ, renamed
 from anysize.experiment.image_files import image_files, images_in
+from anysize.experiment.run_folder import warn_of_changes
 from anysize.experiment.targets import build_evaluator, info_of, open_split, train_transform
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
@@ -61,7 +62,9 @@ def recipe_of(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Re
             f"{run} is not a run folder: it has no {run_files.RECIPE}; give a folder that anysize train wrote"
         )
     trust.consent((overrides or {}).get("model.name"))
-    return override(load_recipe(str(path)), overrides or {})
+    recipe = load_recipe(str(path))
+    warn_of_changes(Path(run), recipe)
+    return override(recipe, overrides or {})
 
 
 def load_run(

@@ -15,8 +15,9 @@ from anysize.recipe import Recipe, differences, from_dict, load_recipe, override
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
+from anysize.reports.schema import say_once
 from anysize.training.checkpoint.files import DamagedCheckpoint, LostFolder, read_state
-from anysize.training.checkpoint.store import find_checkpoint
+from anysize.training.checkpoint.store import LAST, find_checkpoint
 
 try:
     import fcntl
@@ -218,6 +219,15 @@ def not_as_trained(folder: Path, before: Recipe | None, resume_from: str) -> str
         return ""
     how = f"differs from the settings in the checkpoint ({_changes(before, written)})" if written else "is not there"
     return f"{folder / run_files.RECIPE} {how}; those of the checkpoint count, and it is written anew"
+
+
+def warn_of_changes(folder: Path, recipe: Recipe) -> None:
+    """Warn, once a process, where `recipe.toml`, which holds `recipe`, is not what the run was last trained by."""
+    with contextlib.suppress(UserError):  # of the checkpoint, if that is what is read
+        before = trained_recipe(folder, LAST)
+        if before and (changes := _changes(before, recipe)):
+            path = folder / run_files.RECIPE
+            say_once(f"{path} differs from the settings in the checkpoint ({changes}); {path.name} counts here")
 
 
 def _changes(before: Recipe, now: Recipe) -> str:

@@ -1,6 +1,7 @@
 """Several runs side by side: a summary, and an HTML page of their curves and their accuracy by image size."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from anysize.reports.figures import Line, line_color, line_figure, size_figures
 from anysize.reports.page import card, cards, page, plot, section, table
 from anysize.reports.reading import Run
 from anysize.reports.run_files import write_atomically
+from anysize.reports.schema import say_once
 from anysize.reports.setting_figure import setting_figure
 from anysize.reports.setting_values import known_settings
 from anysize.reports.tables import accuracy_by_size, by_metric, comparison_table, setting_table
@@ -54,6 +56,8 @@ def read_runs(
             raise UserError(f"{times} runs are called {name!r}; give each a name of its own with legend")
     runs = [Run.read(folder, name) for folder, name in zip(folders, names, strict=True)]
     for run in runs:
+        if not os.path.lexists(path := run.folder / run_files.METRICS):
+            say_once(f"{path} is not there: nothing of a training is compared")
         if not untrained and not len(run.metrics) and not len(run.evaluation):
             raise UserError(f"{run.folder} has no metrics.csv and no evaluation.csv; train or evaluate the run first")
     return runs

@@ -7,8 +7,10 @@ pictures, which lie beside it.
 import base64
 import contextlib
 import dataclasses
+import errno
 import io
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,9 @@ def read_predictions(folder: Path, name: str = run_files.PREDICTIONS) -> dict[st
 
     What does not fit is left out, which the log says: all of them, or an image whose pictures are none of this folder.
     """
+    if os.path.lexists(folder / name) and not (folder / name).is_dir():
+        say_left_out(str(folder / name), NotADirectoryError(errno.ENOTDIR, "it is no folder"))
+        return {}
     found: dict[str, Any] = read_piece(folder / name / _FILE, lambda path: schema.PREDICTIONS(read_json(path), ""), {})
     images = []
     for entry in found.get("images", ()):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from anysize.files import read_text
@@ -14,7 +15,7 @@ from anysize.forms import Unfit, one_of
 from anysize.registry import UserError, in_a_line
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
-from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out
+from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out, say_once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +75,10 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The recipe as `section.field` -> value; empty when it cannot be parsed (it is shown as text anyway)."""
         try:
-            return flat_settings(self.recipe)
+            settings = flat_settings(self.recipe)
+            if settings and not self.recipe.endswith("\n"):
+                say_once(f"{self.folder / run_files.RECIPE} does not end with a line break: it may be cut")
+            return settings
         except (ValueError, RecursionError) as error:
             say_left_out(f"what {self.folder / run_files.RECIPE} says of the settings", error)
             return {}
@@ -162,6 +166,8 @@ def _column(name: str, cells: Sequence[str], columns: Columns) -> "pd.Series[Any
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(str(error)) from None
         values = values.astype(float) if values.dtype == object else values
+        if len(infinite := np.flatnonzero(np.isinf(values.to_numpy()))):
+            raise Unfit(f"{name} in line {infinite[0] + 2}", float(values[infinite[0]]), "a finite number")
     if form := columns.needed.get(name) or columns.may.get(name):
         for i, value in enumerate(values.tolist(), start=2):
             if name in columns.needed or not pd.isna(value):

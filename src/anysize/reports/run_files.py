@@ -191,6 +191,8 @@ def read_rows(path: Path, check: Callable[[dict[str, str]], object] = bool) -> l
 
 def _rows(path: Path, check: Callable[[dict[str, str]], object]) -> list[dict[str, str]]:
     header, cells = read_cells(path)
+    if not cells:  # no table is ever written without rows
+        raise ValueError(f"it has one line alone, {in_a_line(','.join(header))}")
     rows = [dict(zip(header, row, strict=True)) for row in cells]
     for row in rows:
         check(row)

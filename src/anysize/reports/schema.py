@@ -132,11 +132,12 @@ def read_piece(path: Path, read: Callable[[Path], T], instead: T) -> T:
 
 def say_left_out(what: str, error: Exception) -> None:
     """Say, once a process, that something of a run folder is left out, and why."""
-    _say(f"{what} is left out: {reason(error)}")
+    say_once(f"{what} is left out: {reason(error)}")
 
 
 @functools.lru_cache(maxsize=1000)
-def _say(sentence: str) -> None:
+def say_once(sentence: str) -> None:
+    """Warn, once a process."""
     logger.warning(sentence)
 
 

@@ -163,8 +163,10 @@ class RegimeOptimizer:
             # A moment lies in memory as its parameter does; a step count is a scalar, with fused optimizers beside it.
             if kind == "step":
                 like = value.to(parameter.device) if self.torch.defaults.get("fused") else value
+            elif value.shape != parameter.shape or value.dtype != parameter.dtype:
+                raise ValueError(f"{key} is {value.dtype} {tuple(value.shape)}, and not as its parameter")
             else:
-                like = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                like = torch.empty_like(parameter).copy_(value)
             self.torch.state[parameter][kind] = like
 
 
