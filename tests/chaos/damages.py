@@ -20,6 +20,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from PIL import Image
 
 Change = Callable[[Path, random.Random, Path], str]
 
@@ -267,8 +268,6 @@ def picture_bomb(path: Path, rng: random.Random, outside: Path) -> str:
 
 def jpeg_bomb(side: int = 40_000) -> bytes:
     """A JPEG of one pixel's data that says it is `side` x `side` pixels."""
-    from PIL import Image
-
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "JPEG")
     data = bytearray(content.getvalue())
@@ -306,13 +305,11 @@ def alike(before: bytes, path: Path) -> bool:
             whole = now.endswith(b"\n")
             return whole and first[0] == second[0] and all(tuple(map(_cell, row)) in forms for row in second[1:])
         if path.suffix in (".jpg", ".png"):
-            from PIL import Image
-
             with Image.open(path) as image:
                 image.load()
             return True
         return path.suffix in (".txt", ".html") and bool(now.decode())
-    except (ValueError, OSError, RecursionError):
+    except (ValueError, OSError, RecursionError, Image.DecompressionBombError):
         return False
 
 

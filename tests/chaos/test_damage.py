@@ -85,7 +85,7 @@ def may_differ(verb: str, name: str, before: bytes, path: Path, told: str) -> bo
         return "other values" in told or "with a checksum" in told
     if verb.startswith("train") and name in ("recipe.toml", "metrics.csv"):
         return False
-    if told == "removed" and verb.startswith("evaluate") and name.startswith("evaluation"):
+    if told == "removed" and verb.startswith(("evaluate", "report")) and name.startswith(("evaluation", "predictions")):
         return True  # a run that was not evaluated yet
     if name.endswith(".onnx"):
         return path.is_file() and path.stat().st_size > 100  # it has no checksum
