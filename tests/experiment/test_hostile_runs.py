@@ -123,6 +123,15 @@ def test_a_record_of_another_owner_says_what_it_is(tmp_path: Path) -> None:
             pass
 
 
+def test_what_a_killed_save_left_goes_where_the_run_is_done(run: Path, tiny: Callable[..., Recipe]) -> None:
+    saves = run / "checkpoints"
+    for name in (".last.old", ".best.new"):
+        shutil.copytree(saves / "last", saves / name)
+    shutil.move(saves / "best", saves / ".best.old")  # the only one: it was killed before the new one had its name
+    with alone_in(run):
+        assert sorted(path.name for path in saves.glob(".*")) == [".best.old"]
+
+
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     (tmp_path / "kept.tmp").touch()
     left = [name_beside(tmp_path / name) for name in ("metrics.csv", "predictions", "report.html")]

@@ -90,7 +90,7 @@ def write_checkpoint(
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
         NotFinite: a value is NaN or infinite; what was there before is untouched.
     """
-    beside, replaced = folder.with_name(f".{folder.name}.new"), aside(folder)
+    beside, replaced = _beside(folder), aside(folder)
     contents = {f"{part}.safetensors": tensors for part, tensors in checkpoint.tensors.items() if tensors}
     files = {}
     check()
@@ -147,6 +147,18 @@ def _make_way(keep: Path, kept: int) -> None:
 def _clear(path: Path) -> None:
     with contextlib.suppress(OSError):
         remove(path)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what a killed process has left of a save to `folder`: what was half-written, and what was replaced."""
+    _clear(_beside(folder))
+    if os.path.lexists(folder):
+        _clear(aside(folder))
+
+
+def _beside(folder: Path) -> Path:
+    """Where a checkpoint is written."""
+    return folder.with_name(f".{folder.name}.new")
 
 
 def aside(folder: Path) -> Path:
