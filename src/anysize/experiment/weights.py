@@ -27,12 +27,16 @@ _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGE
 
 @dataclasses.dataclass
 class Weights:
-    """Tensors by name, the input that they want (None: nobody says), whose they are, and sentences on what was read."""
+    """Tensors by name, the input that they want (None: nobody says), whose they are, and sentences on what was read.
+
+    `classes` are the names of the outputs in their order; empty: nobody says.
+    """
 
     tensors: Mapping[str, Tensor]
     preprocessing: Preprocessing | None
     source: str
     notes: list[str] = dataclasses.field(default_factory=list)
+    classes: tuple[str, ...] = ()
 
 
 def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None) -> Weights:
@@ -58,7 +62,8 @@ def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | Non
             f"folder, a file such as model.pth, {DEFAULT!r}, or a name of torchvision's weights such as IMAGENET1K_V1"
         )
     foreign = read_foreign(path)
-    return Weights(foreign.tensors, published_preprocessing(name, options), str(path), foreign.lines())
+    wanted = published_preprocessing(name, options)
+    return Weights(foreign.tensors, wanted, str(path), foreign.lines(), foreign.classes)
 
 
 def load_weights(
@@ -126,7 +131,7 @@ def start_from(spec: ModelSpec, weights: Weights, *, partial: bool = False) -> n
 
 def for_classes(weights: Weights, spec: ModelSpec, classes: Sequence[str], settings: DataSettings) -> Weights:
     """The weights without their head where it was trained for as many classes of other names, or in another order."""
-    trained_for = renamed(weights.preprocessing.classes, settings) if weights.preprocessing else ()
+    trained_for = renamed(weights.classes, settings)
     if len(trained_for) != len(classes) or trained_for == tuple(classes):
         return weights
     head = find_head(build_on_meta(spec.build), spec.num_classes)
@@ -193,4 +198,4 @@ def _ours(folder: Path) -> Weights:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
-    return Weights(checkpoint.weights, preprocessing, str(folder), [note])
+    return Weights(checkpoint.weights, preprocessing, str(folder), [note], preprocessing.classes)
