@@ -217,6 +217,8 @@ def test_what_mask_values_needs_besides_is_said(tmp_path: Path) -> None:
     source = load_dataset(DataSettings(name="folder-masks", root=str(tmp_path)), "train", "masks")
     said = create_kind("masks").first_doubts(source).nothing
     assert said.endswith("name as many classes in classes.txt and set --data.mask_values 0,255")
+    write_masks(tmp_path, 0, 1)
+    assert create_kind("masks").first_doubts(source).others == ("no image has 1 of the 3 classes: 'dog'",)
 
 
 def test_names_that_differ_in_case_or_accents_alone_are_told(tmp_path: Path) -> None:
