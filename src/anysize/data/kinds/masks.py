@@ -60,7 +60,7 @@ class Masks(TargetKind):
         return of_masks(source.classes, counts, cause() if cause else "")
 
     def first_doubts(self, source: Source) -> Doubts:
-        """What the first masks tell, in a fixed order: read until there are two classes, of a few images all of them."""
+        """What the first masks tell, in a fixed order: until there are two classes, of a few images all of them."""
         counts, damaged = np.zeros(len(source.classes), dtype=np.int64), 0
         for index in np.random.default_rng(0).permutation(len(source)).tolist():
             try:
