@@ -98,6 +98,13 @@ def test_weights_of_other_classes_give_no_head(tmp_path: Path, capsys: pytest.Ca
     out = " ".join(capsys.readouterr().out.split())
     assert "the head fc is new, since the weights are for other classes" in out
     assert "splits of" in out
+    again = {**given, "model.weights": str(first)}
+    assert train("folder", again, run=tmp_path / "again") == tmp_path / "again"
+    train("folder", given, run=first, resume_from="never")  # trained anew, it has other figures of time at least
+    with pytest.raises(UserError, match=r"began from other weights than .*first holds now: give a new folder"):
+        train("folder", again, run=tmp_path / "again")
+    shutil.rmtree(first)
+    train("folder", again, run=tmp_path / "again")  # it needs them no more
 
 
 def identity(**changes: Any) -> dict[str, Any]:

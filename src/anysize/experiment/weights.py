@@ -1,6 +1,8 @@
 """First weights of a model from wherever they are: a run, a checkpoint, a foreign file, or published ones by name."""
 
+import contextlib
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from anysize.data.settings import DataSettings
 from anysize.experiment.identity import how_classes_differ, renamed
+from anysize.files import open_regular
 from anysize.models.checks import check_is_model
 from anysize.models.measure.meta import build_on_meta
 from anysize.models.spec import ModelSpec
@@ -186,6 +189,34 @@ def checkpoint_folder(path: Path) -> Path:
         f"{path} is neither a run folder with checkpoints nor a checkpoint folder; expected one that anysize train or "
         "anysize import wrote, or a file"
     )
+
+
+def digest_of_weights(source: str) -> str:
+    """A digest of the weights that a run starts from, by which going on knows others; empty where they are no file.
+
+    Of a checkpoint of ours its state is read, which has the digests of the tensors.
+
+    >>> digest_of_weights("IMAGENET1K_V1")
+    ''
+    """
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return ""
+    with contextlib.suppress(OSError, UserError):  # said where they are read; a run that goes on needs them no more
+        file = checkpoint_folder(path) / "state.json" if path.is_dir() else path
+        with open_regular(file) as content:
+            return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return ""
+
+
+def check_same_weights(state: Mapping[str, Any], source: str, digest: str) -> None:
+    """Raise a `UserError` where a run that goes on, with the `state` of its checkpoint, began from other weights."""
+    held = state.get("weights", "")
+    if held and digest and held != digest:
+        raise UserError(
+            f"the run began from other weights than {source} holds now: give a new folder with --out, start over with "
+            "--resume never, or go on with --allow-changes"
+        )
 
 
 def _ours(folder: Path) -> Weights:
