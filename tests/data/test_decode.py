@@ -75,6 +75,14 @@ def test_numbers_without_a_stated_range_are_refused_by_name(tmp_path: Path, valu
     assert (len(source), list(source.bad_files)) == (2, [str(bad)])
 
 
+def test_sixteen_bits_with_a_sign_have_no_range(tmp_path: Path):
+    cards = ["SIMPLE  =                    T", "BITPIX  =                   16", "NAXIS   =                    2"]
+    header = "".join(f"{card:80}" for card in (*cards, "NAXIS1  = 16", "NAXIS2  = 16", "END")).ljust(2880)
+    (tmp_path / "a.fits").write_bytes(header.encode() + (RAMP.astype(int) - 32768).astype(">i2").tobytes())
+    with pytest.raises(BadImage, match="or with a sign"):
+        decode_rgb(str(tmp_path / "a.fits"))
+
+
 def test_masks_of_16_bits_hold_numbers_that_are_not_scaled(tmp_path: Path):
     (tmp_path / "train/images").mkdir(parents=True)
     write_png(tmp_path / "train/images/0.png", RAMP, 16)

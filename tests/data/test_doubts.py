@@ -201,6 +201,34 @@ def test_values_of_masks_stand_for_classes_as_the_setting_says(
     with caplog.at_level(logging.WARNING):
         assert len(load_dataset(DataSettings(name="folder-masks", root=str(tmp_path)), "train", "masks").classes) == 129
     assert "hold the class numbers 0, 128, and 127 below the largest do not occur" in caplog.text
+    write_masks(tmp_path, 0, 2)
+    load_dataset(DataSettings(name="folder-masks", root=str(tmp_path)), "train", "masks")
+    assert "hold the class numbers 0, 2, and 1 below the largest does not occur" in caplog.text
+    save_grey(tmp_path / "train/masks/0.png", np.resize(np.arange(140, dtype=np.uint8), mask_of(0).shape))
+    caplog.clear()
+    load_dataset(DataSettings(name="folder-masks", root=str(tmp_path)), "train", "masks")
+    assert "hold 140 class numbers, 0, 1, 2, 3" in caplog.text
+    assert "smoothed when they were resized" in caplog.text
+
+
+def test_what_mask_values_needs_besides_is_said(tmp_path: Path) -> None:
+    write_masks(tmp_path, 0, 255)
+    (tmp_path / "classes.txt").write_text("ground\ncat\ndog\n")
+    source = load_dataset(DataSettings(name="folder-masks", root=str(tmp_path)), "train", "masks")
+    said = create_kind("masks").first_doubts(source).nothing
+    assert said.endswith("name as many classes in classes.txt and set --data.mask_values 0,255")
+    write_masks(tmp_path, 0, 1)
+    assert create_kind("masks").first_doubts(source).others == ("no image has 1 of the 3 classes: 'dog'",)
+
+
+def test_names_that_differ_in_case_or_accents_alone_are_told(tmp_path: Path) -> None:
+    for name in ("Cat", "cat", "caf\u00e9", "cafe\u0301", "dog"):
+        for i in range(2):
+            save_image(tmp_path / name / f"{i}.jpg", i)
+    source = load_dataset(DataSettings(name="folder", root=str(tmp_path)), "train")
+    others = create_kind("class").first_doubts(source).others
+    assert [text.count("differ in case or accents alone") for text in others] == [1, 1]
+    assert "'Cat', 'cat'" in others[0]
 
 
 def test_a_training_ends_before_its_first_step(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:

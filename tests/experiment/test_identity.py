@@ -10,7 +10,8 @@ from image_files import smooth_image
 from anysize.data.settings import DataSettings
 from anysize.experiment.identity import check_same_data, folder_for, how_classes_differ, identity_of
 from anysize.experiment.loaded import load_run
-from anysize.experiment.runs import evaluate
+from anysize.experiment.quantize import quantize_run
+from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.targets import open_sources
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, override
@@ -33,7 +34,7 @@ def pets(root: Path, names: tuple[str, ...] = ("cat", "dog"), first: int = 0) ->
     return root
 
 
-def test_runs_and_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     given = {**SETTINGS, "data.root": str(pets(tmp_path / "a"))}
     for split in ("train", "valid"):
@@ -59,8 +60,10 @@ def test_runs_and_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     said = r"output 0 was trained as 'cat' and is 'dog' in the data .* --data.renamed_classes '{\"cat\": \"zebra\"}'"
     with pytest.raises(UserError, match=said):
         train("folder", longer, run=first, allow_changes=True)
-    with pytest.raises(UserError, match=said):
-        evaluate(first, [12])
+    for other_classes in (lambda: evaluate(first, [12]), lambda: calibrate(first, 12), lambda: quantize_run(first)):
+        with pytest.raises(UserError, match=said):
+            other_classes()
+    assert not (first / "checkpoints/calibrated-12").exists()
     renamed = {**longer, "data.renamed_classes": {"cat": "zebra"}}
     assert train("folder", renamed, run=first, allow_changes=True) == first
     assert load_run(first).preprocessing.classes == ("zebra", "dog")
@@ -74,6 +77,13 @@ def test_runs_and_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (run.evaluation["size"].tolist(), run.evaluated_with) == ([12], "evaluation.copies=2")
     others = {what: rows["size"].tolist() for what, rows in run.other_evaluations.items()}
     assert others == {"last, validation images": [12, 16], "last, test images": [12]}
+    assert "not those that the run was trained with" not in caplog.text
+    smooth_image(7, 12, 12).save(tmp_path / "a/valid/dog/7.png")
+    evaluate(first, [12], calibrate=False)
+    assert "the validation images are not those that the run was trained with: 4 in" in caplog.text
+    caplog.clear()
+    evaluate(first, [12], calibrate=False, overrides={"data.limit": 2})  # which says itself that they are others
+    assert "not those" not in caplog.text
     with pytest.raises(UserError, match="split is 'tets': did you mean 'test'"):
         evaluate(first, [12], split="tets")
 
@@ -88,6 +98,13 @@ def test_weights_of_other_classes_give_no_head(tmp_path: Path, capsys: pytest.Ca
     out = " ".join(capsys.readouterr().out.split())
     assert "the head fc is new, since the weights are for other classes" in out
     assert "splits of" in out
+    again = {**given, "model.weights": str(first)}
+    assert train("folder", again, run=tmp_path / "again") == tmp_path / "again"
+    train("folder", given, run=first, resume_from="never")  # trained anew, it has other figures of time at least
+    with pytest.raises(UserError, match=r"began from other weights than .*first holds now: give a new folder"):
+        train("folder", again, run=tmp_path / "again")
+    shutil.rmtree(first)
+    train("folder", again, run=tmp_path / "again")  # it needs them no more
 
 
 def identity(**changes: Any) -> dict[str, Any]:
@@ -124,6 +141,8 @@ def test_what_a_checkpoint_of_an_earlier_version_does_not_tell_is_not_compared(t
     with pytest.raises(UserError, match=r"output 0 was trained as 'cat' and is 'dog' .* train a new head"):
         check_same_data(held, ("dog", "cat"), {}, DataSettings(), allow_changes=True)
     assert "output 2 was trained as none and is 'eel'" in how_classes_differ(("cat", "dog"), ("cat", "dog", "eel"))
+    many = [[f"{letter}{i}" for i in range(1000)] for letter in "ab"]
+    assert how_classes_differ(*many).endswith(', "a3": "b3", ...}\'')
     run = tmp_path / "run"
     run.mkdir()
     (run / "environment.json").write_text('{"python": "3"}')

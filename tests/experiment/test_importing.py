@@ -1,6 +1,7 @@
 """A file of another program's becomes a run folder that the other verbs take."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 
 import anysize
+from anysize.data.settings import DataSettings
 from anysize.experiment.build import build_data
 from anysize.experiment.loaded import load_run, make_evaluator
-from anysize.models.spec import create_model
+from anysize.experiment.weights import find_weights, for_classes
+from anysize.models.spec import ModelSpec, create_model
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
 from anysize.training.checkpoint.files import read_checkpoint, read_state
@@ -108,6 +111,26 @@ def test_data_with_other_classes_is_refused(file: Path, image_folder: Path) -> N
     run, _ = imported(save(file, small(5)))
     with pytest.raises(UserError, match=r"the data has 3 classes and the weights, imported without names .* are for 5"):
         anysize.evaluate(run, [32], overrides={"data.root": str(image_folder)})
+
+
+def test_names_of_classes_in_the_file_are_compared(file: Path, image_folder: Path) -> None:
+    names = sorted(path.name for path in (image_folder / "train").iterdir())
+    data = {"data.root": str(image_folder), "data.workers": 0}
+    run, lines = imported(save(file, small(), class_to_idx={name: i for i, name in enumerate(names)}), overrides=data)
+    assert lines[-1].endswith(f"with 3 classes, called {', '.join(names)}")
+    assert load_run(run).preprocessing.classes == tuple(names)
+    assert anysize.evaluate(run, [32], calibrate=False)["images"].tolist() == [18]
+    turned = save(file, small(), meta={"CLASSES": names[::-1]})
+    weights = find_weights(turned, "cifar_resnet", MODEL)
+    assert weights.classes == tuple(names[::-1])
+    spec = ModelSpec("cifar_resnet", num_classes=3, options=MODEL)
+    left = for_classes(weights, spec, names, DataSettings())
+    assert set(weights.tensors) - set(left.tensors) == {"fc.weight", "fc.bias"}
+    assert f"output 0 was trained as '{names[2]}' and is '{names[0]}'" in left.notes[-1]
+    shutil.rmtree(run)
+    run, _ = imported(turned, overrides=data)
+    with pytest.raises(UserError, match=f"output 0 was trained as '{names[2]}' and is '{names[0]}' in the data"):
+        anysize.evaluate(run, [32])
 
 
 def test_grey_images_for_a_model_of_three_channels_are_refused(file: Path) -> None:

@@ -248,3 +248,13 @@ def test_files_of_one_name_are_refused_only_where_their_pictures_would_collide(
     with pytest.raises(UserError, match=r"a.jpg and .*a.png would both be written as a; .* a-1.jpg and a-2.png"):
         predict(trained_scenes("segmentation"), tmp_path / "images", tmp_path / "pictures")
     assert not (tmp_path / "pictures").exists()
+    (tmp_path / "images/a.jpg").unlink()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/a.png").write_bytes(b"the true mask")
+    with pytest.raises(UserError, match=r"masks/a.png is there already, and there is no predictions.csv"):
+        predict(trained_scenes("segmentation"), tmp_path / "images", tmp_path)
+    assert (tmp_path / "masks/a.png").read_bytes() == b"the true mask"
+    again = [predict(trained_scenes("segmentation"), tmp_path / "images", tmp_path / "again") for _ in range(2)]
+    assert [len(table) for table in again] == [1, 1]
+    with pytest.raises(UserError, match=r"again/masks/a.png is there already, and it is given itself"):
+        predict(trained_scenes("segmentation"), tmp_path / "again/masks", tmp_path / "again")

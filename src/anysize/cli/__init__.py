@@ -204,6 +204,8 @@ def _main(arguments: list[str]) -> None:
         if speaks_of(error):
             _say(printable(f"anysize: {error}"))
         sys.exit(2)
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        sys.exit(1)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)
     except KeyboardInterrupt:

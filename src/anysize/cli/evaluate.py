@@ -2,6 +2,8 @@
 
 from anysize.cli import Settings, check_run, parse_settings, say_written, tell, with_device
 
+_OTHERS = 4  # earlier evaluations that are told
+
 
 def command(
     run: str,
@@ -73,7 +75,8 @@ def command(
     if not is_exported(run) and not runtime and len(table.attrs["written"]) == 2:  # what is read here is whole
         others = [what for what, rows in Run.read(run_folder(run)).other_evaluations.items() if len(rows)]
         if others:
-            tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others)}")
+            more = f" and {len(others) - _OTHERS} more" if len(others) > _OTHERS else ""
+            tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others[:_OTHERS])}{more}")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table, budget, metric)

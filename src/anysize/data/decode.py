@@ -110,7 +110,8 @@ def _range_of_grey(image: Image.Image) -> tuple[float, float]:
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, ...
     low, high = (_number(tags.get(new, tags.get(old))) for new, old in ((340, 280), (341, 281)))  # Min, MaxSampleValue
-    if high is None and (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")) and image.mode != "F":
+    of_16_bits = image.mode.startswith("I;16") and image.format != "FITS"  # whose numbers have a sign
+    if high is None and (of_16_bits or image.format in ("PNG", "PPM")) and image.mode != "F":
         high = 2.0 ** (_number(tags.get(258)) or 16) - 1  # PIL brings a PGM's values to 16 bits
     low = low or 0.0
     if high is None or high <= low:

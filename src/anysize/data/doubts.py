@@ -1,6 +1,7 @@
 """Targets from which nothing can be learnt, told before a training on them looks like success."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def of_classes(classes: Sequence[str], counts: np.ndarray) -> Doubts:
     there = [name for name, count in zip(classes, counts, strict=True) if count]
     if len(there) < 2:
         return Doubts(f"{_all(counts.sum())} one class, {there[0]!r}" if there else "there are none")
-    return Doubts(others=_without_image(classes, counts, "classes"))
+    return Doubts(others=(*_without_image(classes, counts, "classes"), *_alike(classes, counts)))
 
 
 def of_labels(classes: Sequence[str], counts: np.ndarray, images: int) -> Doubts:
@@ -62,7 +63,7 @@ def of_labels(classes: Sequence[str], counts: np.ndarray, images: int) -> Doubts
         return Doubts(f"{_all(images)} the same of the {len(classes)} labels ({names})")
     every = [repr(name) for name, count in zip(classes, counts, strict=True) if count == images]
     all_have = [f"{_all(images)} {len(every)} of the {len(classes)} labels: {some_of(every)}"] if every else []
-    return Doubts(others=(*_without_image(classes, counts, "labels"), *all_have))
+    return Doubts(others=(*_without_image(classes, counts, "labels"), *all_have, *_alike(classes, counts)))
 
 
 def of_masks(classes: Sequence[str], counts: np.ndarray, cause: str = "") -> Doubts:
@@ -81,6 +82,23 @@ def of_masks(classes: Sequence[str], counts: np.ndarray, cause: str = "") -> Dou
 def _without_image(classes: Sequence[str], counts: np.ndarray, what: str) -> tuple[str, ...]:
     none = [repr(name) for name, count in zip(classes, counts, strict=True) if not count]
     return (f"no image has {len(none)} of the {len(classes)} {what}: {some_of(none)}",) if none else ()
+
+
+def _alike(classes: Sequence[str], counts: np.ndarray) -> tuple[str, ...]:
+    """A sentence where names of classes that have images differ only in case, or in how an accent is written.
+
+    >>> _alike(["Cat", "cat", "dog"], np.array([7, 3, 5]))
+    ("the classes 'Cat', 'cat' differ in case or accents alone: if they are one, give them one name",)
+    """
+    found: dict[str, list[str]] = {}
+    for name, count in zip(classes, counts, strict=True):
+        if count:
+            found.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(repr(name))
+    return tuple(
+        f"the classes {some_of(names)} differ in case or accents alone: if they are one, give them one name"
+        for names in found.values()
+        if len(names) > 1
+    )
 
 
 def _all(images: int) -> str:

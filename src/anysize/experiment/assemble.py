@@ -73,7 +73,9 @@ def assemble(
         length=prepared.length,
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
-        description=build.describe(recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity),
+        description=build.describe(
+            recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity, prepared.weights
+        ),
         log=log,
         describe=data.train.describe,
         report=now_and_then(_REPORT_SECONDS, lambda: write_report_of(folder, log)) if world.main else (lambda: None),

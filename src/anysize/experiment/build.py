@@ -191,12 +191,17 @@ def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
 
 
 def describe(
-    recipe: Recipe, preprocessing: Preprocessing, images: int, batches_a_step: int, data: Mapping[str, Any]
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    images: int,
+    batches_a_step: int,
+    data: Mapping[str, Any],
+    weights: str = "",
 ) -> dict[str, Any]:
     """The description that every checkpoint carries, enough to rebuild the model and feed it rightly.
 
     `batches_a_step` of training.batch_size are the total batch of the run, which stands when it goes on. `data` is
-    the identity of its images (`anysize.experiment.identity`).
+    the identity of its images (`anysize.experiment.identity`), `weights` a digest of its first weights.
     """
     return {
         "recipe": to_dict(recipe),
@@ -206,6 +211,7 @@ def describe(
         "data": dict(data),
         "batches_a_step": batches_a_step,
         "preprocessing": preprocessing.to_dict(),
+        **({"weights": weights} if weights else {}),
     }
 
 

@@ -21,6 +21,7 @@ from anysize.registry import UserError, counted, shown
 from anysize.reports.run_files import read_environment
 
 _CHUNK = 1000  # files whose sizes a thread asks for in one go: a network's file system takes milliseconds for each
+_PAIRS = 4  # of old and new names that a message shows
 _SAMPLED = 1000  # images in memory that are looked at
 
 
@@ -93,7 +94,8 @@ def how_classes_differ(before: Sequence[str], now: Sequence[str]) -> str:
     """In words, what the classes that a model was trained for are and those of the data; and how a renaming is said."""
     gone, came = [c for c in before if c not in now], [c for c in now if c not in before]
     if len(before) == len(now) and gone:
-        said = json.dumps(dict(zip(gone, came, strict=True)), ensure_ascii=False)
+        pairs = dict(list(zip(gone, came, strict=True))[:_PAIRS])
+        said = json.dumps(pairs, ensure_ascii=False)[:-1] + ", ..." * (len(gone) > _PAIRS) + "}"
         said = f" '{said}'" if len(said) < 200 else ", {old = new}"
         hint = f"if they have other names alone, say so with --data.renamed_classes{said}"
     else:
@@ -126,10 +128,17 @@ def check_same_data(
         if now is None or now["digest"] == held["digest"]:
             continue
         raise UserError(
-            f"the run began with other {split} images: {held['images']:,} in {held['bytes']:,} bytes then, "
-            f"{now['images']:,} in {now['bytes']:,} bytes now, or of other names; give the data it began with, or go "
+            f"the run began with other {split} images: {then_and_now(held, now)}; give the data it began with, or go "
             "on with --allow-changes"
         )
+
+
+def then_and_now(held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the images of a split differ from those that a checkpoint `held`, in words."""
+    return (
+        f"{held['images']:,} in {held['bytes']:,} bytes then, {now['images']:,} in {now['bytes']:,} bytes now, or of "
+        "other names or targets"
+    )
 
 
 def folder_for(plain: Path, identity: Mapping[str, Any], *, allow_changes: bool) -> Path:

@@ -32,7 +32,7 @@ from anysize.models.weights.int8 import Int8Checkpoint, load_int8, read_any
 from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, dump, override
-from anysize.registry import UserError, counted
+from anysize.registry import UserError, counted, some_of
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 
@@ -88,10 +88,9 @@ def import_checkpoint(
     imported = convert(foreign, name, classes=classes, channels=channels, partial=partial, overrides=overrides)
     _write(folder, imported.checkpoint, imported.recipe)
     count = imported.checkpoint.state["model"]["num_classes"]
-    for line in (
-        *imported.lines,
-        f"{folder}: {name} with {counted(count, 'class')}, whose names the file does not tell",
-    ):
+    names = imported.checkpoint.state["preprocessing"]["classes"]
+    told = f"called {some_of(names)}" if names else "whose names the file does not tell"
+    for line in (*imported.lines, f"{folder}: {name} with {counted(count, 'class')}, {told}"):
         say(line)
     return folder
 
@@ -140,6 +139,8 @@ def convert(
         recipe = override(recipe, {"task.name": "multilabel"})
     expected, notes = _preprocessing(recipe, plan.spec.in_channels, foreign.path.name)
     recipe = _with_data(recipe, expected, plan.classes, overrides)
+    if len(foreign.classes) == plan.classes == plan.file_classes and recipe.data.name != "imagenet":
+        expected = dataclasses.replace(expected, classes=foreign.classes)  # ImageNet's folders have numbers for names
     plan.spec = dataclasses.replace(plan.spec, task=recipe.task.name, image_size=expected.image_size)
     tensors, fitted = _tensors(plan, recipe, foreign, partial)
     notes = [*fitted, *notes]

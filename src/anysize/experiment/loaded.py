@@ -14,6 +14,7 @@ from anysize.data.catalog import resized_as_set
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.voc_lists import CLASSES as VOC_CLASSES
 from anysize.data.loader import PlanLoader
+from anysize.data.source import Source
 from anysize.evaluation.evaluator import Evaluator
 from anysize.experiment import build
 from anysize.experiment.exported import in_runtime, opened
@@ -28,7 +29,7 @@ from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
-from anysize.registry import UserError, counted, did_you_mean, in_a_line
+from anysize.registry import UserError, counted, did_you_mean, in_a_line, some_of
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import (
     Checkpoint,
@@ -152,12 +153,7 @@ def make_evaluator(
     validation = open_split(loaded.recipe, split)
     if not preprocessing.classes:
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
-    if validation.classes != preprocessing.classes:
-        raise UserError(
-            f"the data has classes {in_a_line(', '.join(validation.classes[:5]))}, ... and the run was trained on "
-            f"{in_a_line(', '.join(preprocessing.classes[:5]))}, ...: "
-            f"{how_classes_differ(preprocessing.classes, validation.classes)}; other data are given with --data.root"
-        )
+    check_classes(preprocessing, validation)
     loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)
     return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)
 
@@ -183,16 +179,28 @@ def check_channels(loaded: LoadedRun) -> None:
         )
 
 
+def check_classes(preprocessing: Preprocessing, data: Source) -> None:
+    """Raise a `UserError` where the data have other classes than the model, or another order of them."""
+    if preprocessing.classes and data.classes != preprocessing.classes:
+        raise UserError(
+            f"the data has the classes {in_a_line(some_of(data.classes), 150)} and the run was trained on "
+            f"{in_a_line(some_of(preprocessing.classes), 150)}: {how_classes_differ(preprocessing.classes, data.classes)}; other data "
+            "are given with --data.root"
+        )
+
+
 def calibration_loader(loaded: LoadedRun, preprocessing: Preprocessing, folder: str | Path | None) -> PlanLoader:
     """Loads the training images, or those in `folder`, augmented as in training."""
     recipe = loaded.recipe
     if folder is None:
         try:
-            return build.build_data(recipe, preprocessing).loader(recipe.data, loaded.device)
+            data = build.build_data(recipe, preprocessing)
         except MissingSplit as error:
             raise MissingSplit(
                 f"calibration needs training images, or any folder of pictures with --calibration DIR ({error})"
             ) from None
+        check_classes(loaded.preprocessing, data.train)
+        return data.loader(recipe.data, loaded.device)
     source = image_files(recipe, preprocessing, images_in(Path(folder).expanduser()))
     at_base = dataclasses.replace(preprocessing, image_size=preprocessing.own_size, trained_size=0)
     transform = train_transform(recipe, at_base)

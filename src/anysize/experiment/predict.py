@@ -19,6 +19,7 @@ from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.loaded import check_takes, class_names, load_run
 from anysize.experiment.pictures import displayed
 from anysize.experiment.targets import build_task, eval_transform, kind_of
+from anysize.files import open_in_place
 from anysize.machine import plainly
 from anysize.registry import UserError
 from anysize.reports import run_files
@@ -61,7 +62,8 @@ def predict(
         why; with the override `{"data.on_bad_image": "error"}` the first of them is an error.
 
     Raises:
-        UserError: not a run, no images, two of one name, or a size that the network cannot take.
+        UserError: not a run, no images, two of one name, a picture that would take the place of a given image or of
+            a file that no prediction wrote, or a size that the network cannot take.
         NotFinite: outputs are NaN or infinite; the table has the rows of the other images.
 
     Example::
@@ -72,14 +74,17 @@ def predict(
     (size,) = parse_sizes([loaded.preprocessing.image_size if size is None else size])
     check_takes(loaded, size)
     folder = Path(out).expanduser() if out is not None else None
-    pictures = folder is not None and task_class(loaded.recipe.task.name).draws
-    names = find_images([images] if isinstance(images, (str, Path)) else images, pictures=pictures)
+    drawn = task_class(loaded.recipe.task.name).draws if folder else ()
+    names = find_images([images] if isinstance(images, (str, Path)) else images, pictures=bool(drawn))
     if folder:
+        _check_free(folder, drawn, names)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}; give another folder with --out") from None
         run_files.check_writable(folder / TABLE)
+        with contextlib.suppress(OSError):  # said where the table is written
+            open_in_place(folder / TABLE, append=True).close()  # also of a prediction that does not come to its end
     task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
     source = image_files(loaded.recipe, loaded.preprocessing, list(names))
     if "data.on_bad_image" not in (overrides or {}):
@@ -144,6 +149,22 @@ def find_images(given: Iterable[str | Path], *, pictures: bool = True) -> dict[s
                 f"{' and '.join(renamed)}, or predict for them one after the other into two folders"
             )
     return found
+
+
+def _check_free(folder: Path, drawn: Iterable[str], names: Mapping[str, Path]) -> None:
+    """Refuse pictures in the place of given images, or of files that no prediction has written, such as true masks."""
+    given = {os.path.realpath(path) for path in names}
+    earlier = (folder / TABLE).exists()
+    for name in names.values():
+        for path in (folder / below / name.with_suffix(".png") for below in drawn):
+            if os.path.lexists(path) and (not earlier or os.path.realpath(path) in given):
+                what = (
+                    f"there is no {TABLE} in {folder} that it would belong to" if not earlier else "it is given itself"
+                )
+                raise UserError(
+                    f"{path} is there already, and {what}: a prediction would take its place; give another folder with "
+                    "--out"
+                )
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -50,6 +50,8 @@ class Prepared:
     """Sentences on where the first weights came from."""
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
+    weights: str = ""
+    """The digest of the first weights, as `digest_of_weights` tells it."""
 
 
 def prepare(

@@ -18,7 +18,7 @@ from anysize.evaluation.finite import check_all_finite, images_not_finite
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
 from anysize.experiment.image_files import image_files, images_in
-from anysize.experiment.loaded import LoadedRun, class_names, load_run, make_evaluator
+from anysize.experiment.loaded import LoadedRun, check_classes, class_names, load_run, make_evaluator
 from anysize.experiment.published import run_folder
 from anysize.experiment.targets import build_task, eval_transform, open_split
 from anysize.export.check import Exported
@@ -250,6 +250,7 @@ def calibration_plan(
     """The images that calibrate a run, prepared as in evaluation: of the training images, or those in a folder."""
     if folder is None:
         source = open_split(loaded.recipe, "train")
+        check_classes(loaded.preprocessing, source)
     else:
         source = image_files(loaded.recipe, loaded.preprocessing, images_in(Path(folder).expanduser()))
     transform = eval_transform(loaded.recipe, loaded.preprocessing)

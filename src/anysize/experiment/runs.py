@@ -16,6 +16,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import evaluation_files, flops_of
+from anysize.experiment.identity import identity_of, then_and_now
 from anysize.experiment.image_files import image_files
 from anysize.experiment.loaded import (
     LoadedRun,
@@ -135,6 +136,8 @@ def evaluate(
             made = {"checkpoint": checkpoint, "split": split, "settings": _told_settings(loaded, calibration)}
             if split == "test" and world.main and _validates(loaded, evaluator):
                 logger.warning("these test images were the validation images, too, which chose the best checkpoint")
+            if world.main:
+                _warn_of_other_files(loaded, _check_split(split))
             if calibration is not None:
                 _check_has_statistics(loaded)
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
@@ -206,6 +209,24 @@ def _validates(loaded: LoadedRun, evaluator: Evaluator) -> bool:
         validation = load_dataset(loaded.recipe.data, "validation", targets, preload=False)
         return validation.describe(0) == evaluator.validation.describe(0)
     return False
+
+
+def _warn_of_other_files(loaded: LoadedRun, split: Split) -> None:
+    """Say where the images of a split, chosen by the run's own settings, are not those that its training had."""
+    held, path = loaded.checkpoint.state.get("data", {}).get(split), loaded.folder / run_files.RECIPE
+    if not held or not path.is_file():
+        return
+    changed = {key for key in differences(load_recipe(str(path)), loaded.recipe) if key.startswith("data.")}
+    if changed - {*_COMPUTED, "data.root", "data.on_bad_image"}:
+        return  # other images are meant
+    source = load_dataset(loaded.recipe.data, split, task_class(loaded.recipe.task.name).targets, preload=False)
+    now = identity_of({split: source}, loaded.recipe.data).get(split)
+    if now and now["digest"] != held["digest"]:
+        logger.warning(
+            "the %s images are not those that the run was trained with: %s; figures on the two do not compare",
+            split,
+            then_and_now(held, now),
+        )
 
 
 def _told_settings(loaded: LoadedRun, calibration: str | Path | None) -> str:

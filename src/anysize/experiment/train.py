@@ -31,6 +31,7 @@ from anysize.experiment.run_folder import (
 )
 from anysize.experiment.targets import open_sources
 from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
+from anysize.experiment.weights import check_same_weights, digest_of_weights
 from anysize.models import trust
 from anysize.ranks import concerns_all
 from anysize.recipe import Recipe, dump, origins
@@ -135,9 +136,13 @@ def train(
             resumed = resumed_state(folder / run_files.CHECKPOINTS, resume_from)
             if resumed:
                 check_same_data(resumed, sources["train"].classes, identity, resolved.data, allow_changes=allow_changes)
+            weights = digest_of_weights(resolved.model.weights) if world.main else ""
+            if not allow_changes:
+                check_same_weights(resumed or {}, resolved.model.weights, weights)
             prepared = prepare(
                 resolved, resumed, world, allow_changes=allow_changes, sources=sources, identity=identity
             )
+            prepared.weights = (resumed or {}).get("weights", "") or weights
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
         prepared = settle_precision(prepared)

@@ -1,6 +1,8 @@
 """First weights of a model from wherever they are: a run, a checkpoint, a foreign file, or published ones by name."""
 
+import contextlib
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from anysize.data.settings import DataSettings
 from anysize.experiment.identity import how_classes_differ, renamed
+from anysize.files import open_regular
 from anysize.models.checks import check_is_model
 from anysize.models.measure.meta import build_on_meta
 from anysize.models.spec import ModelSpec
@@ -27,12 +30,16 @@ _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGE
 
 @dataclasses.dataclass
 class Weights:
-    """Tensors by name, the input that they want (None: nobody says), whose they are, and sentences on what was read."""
+    """Tensors by name, the input that they want (None: nobody says), whose they are, and sentences on what was read.
+
+    `classes` are the names of the outputs in their order; empty: nobody says.
+    """
 
     tensors: Mapping[str, Tensor]
     preprocessing: Preprocessing | None
     source: str
     notes: list[str] = dataclasses.field(default_factory=list)
+    classes: tuple[str, ...] = ()
 
 
 def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None) -> Weights:
@@ -58,7 +65,8 @@ def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | Non
             f"folder, a file such as model.pth, {DEFAULT!r}, or a name of torchvision's weights such as IMAGENET1K_V1"
         )
     foreign = read_foreign(path)
-    return Weights(foreign.tensors, published_preprocessing(name, options), str(path), foreign.lines())
+    wanted = published_preprocessing(name, options)
+    return Weights(foreign.tensors, wanted, str(path), foreign.lines(), foreign.classes)
 
 
 def load_weights(
@@ -126,7 +134,7 @@ def start_from(spec: ModelSpec, weights: Weights, *, partial: bool = False) -> n
 
 def for_classes(weights: Weights, spec: ModelSpec, classes: Sequence[str], settings: DataSettings) -> Weights:
     """The weights without their head where it was trained for as many classes of other names, or in another order."""
-    trained_for = renamed(weights.preprocessing.classes, settings) if weights.preprocessing else ()
+    trained_for = renamed(weights.classes, settings)
     if len(trained_for) != len(classes) or trained_for == tuple(classes):
         return weights
     head = find_head(build_on_meta(spec.build), spec.num_classes)
@@ -183,6 +191,34 @@ def checkpoint_folder(path: Path) -> Path:
     )
 
 
+def digest_of_weights(source: str) -> str:
+    """A digest of the weights that a run starts from, by which going on knows others; empty where they are no file.
+
+    Of a checkpoint of ours its state is read, which has the digests of the tensors.
+
+    >>> digest_of_weights("IMAGENET1K_V1")
+    ''
+    """
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return ""
+    with contextlib.suppress(OSError, UserError):  # said where they are read; a run that goes on needs them no more
+        file = checkpoint_folder(path) / "state.json" if path.is_dir() else path
+        with open_regular(file) as content:
+            return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return ""
+
+
+def check_same_weights(state: Mapping[str, Any], source: str, digest: str) -> None:
+    """Raise a `UserError` where a run that goes on, with the `state` of its checkpoint, began from other weights."""
+    held = state.get("weights", "")
+    if held and digest and held != digest:
+        raise UserError(
+            f"the run began from other weights than {source} holds now: give a new folder with --out, start over with "
+            "--resume never, or go on with --allow-changes"
+        )
+
+
 def _ours(folder: Path) -> Weights:
     try:
         checkpoint = read_checkpoint(folder, "model", "preprocessing")
@@ -193,4 +229,4 @@ def _ours(folder: Path) -> Weights:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
-    return Weights(checkpoint.weights, preprocessing, str(folder), [note])
+    return Weights(checkpoint.weights, preprocessing, str(folder), [note], preprocessing.classes)

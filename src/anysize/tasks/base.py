@@ -88,8 +88,8 @@ class Task(Protocol):
     name: str
     best: str
     """Name of the metric, higher is better, that chooses the best checkpoint."""
-    draws: ClassVar[bool]
-    """Whether `render` makes pictures."""
+    draws: ClassVar[tuple[str, ...]]
+    """The folders that the pictures of `render` belong in."""
     targets: ClassVar[str]
     """The kind of targets it learns."""
     settings: ClassVar[tuple[str, ...]]

@@ -43,7 +43,7 @@ class Classification:
 
     name = "classification"
     best = "top1"
-    draws: ClassVar[bool] = False
+    draws: ClassVar[tuple[str, ...]] = ()
     targets: ClassVar[str] = "class"
     settings: ClassVar[tuple[str, ...]] = (
         "task.label_smoothing",

@@ -81,7 +81,7 @@ class MultiLabel:
 
     name = "multilabel"
     best = "map"
-    draws: ClassVar[bool] = False
+    draws: ClassVar[tuple[str, ...]] = ()
     targets: ClassVar[str] = "labels"
     settings: ClassVar[tuple[str, ...]] = (
         "task.loss",

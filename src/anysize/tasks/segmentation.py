@@ -81,7 +81,7 @@ class Segmentation:
 
     name = "segmentation"
     best = "mean_iou"
-    draws: ClassVar[bool] = True
+    draws: ClassVar[tuple[str, ...]] = ("masks", "overlays")
     targets: ClassVar[str] = "masks"
     settings: ClassVar[tuple[str, ...]] = (
         "task.auxiliary_weight",

@@ -60,6 +60,25 @@ def test_the_training_file_says_what_separates_labels(root: Path):
     assert load(root, "validation").targets.tolist() == [[[0, 1, 0]]]
 
 
+@pytest.mark.parametrize("odd", ["cat+dog", "cat/dog", "cat & dog", "cat\uff1bdog", "cat\u3001bird", "NaN", "None"])
+def test_a_label_that_may_be_several_or_none_is_refused_with_its_line(root: Path, odd: str):
+    (root / "train.csv").write_text(f"image,labels\na.jpg,cat;bird\nb.jpg,dog\nimages/c.jpg,{odd}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"train.csv line 4 has the label .* or a classes.txt that has this name"):
+        load(root)
+    (root / "classes.txt").write_text(f"bird\ncat\ndog\n{odd}\n", encoding="utf-8")
+    assert load(root).targets.tolist()[2] == [[0, 0, 0, 1]]
+
+
+def test_halves_of_a_name_that_spaces_cut_are_warned_of(root: Path, caplog: pytest.LogCaptureFixture):
+    rows = "image,label\ra.jpg,dining table\rb.jpg,dining table dog\rimages/c.jpg,dog\r"  # of an old Macintosh
+    (root / "train.csv").write_text(rows, newline="")
+    assert load(root).classes == ("dining", "dog", "table")
+    assert "'dining table' are taken for two labels each, though neither half stands anywhere alone" in caplog.text
+    (root / "train.csv").write_text("image,labels\na.jpg,dining and table\nb.jpg,dog\n")
+    with pytest.raises(UserError, match="line 2 has the label 'and', which is a word between names"):
+        load(root)
+
+
 def test_classes_txt_says_the_order_and_categories_choose(root: Path):
     (root / "train.csv").write_text(LIST)
     (root / "classes.txt").write_text("dog\ncat\nbird\ndining table\n")

@@ -45,7 +45,8 @@ def mask_source(
     if values and not (len(values) == len(distinct) == len(classes)):
         raise UserError(
             f"data.mask_values is {list(values)}, and {origin} has {len(classes)} classes ({some_of(classes)}); "
-            f"expected the value from 0 to {VOID} of each class, in this order"
+            f"expected the value from 0 to {VOID} of each class, in this order; where there are other classes, name "
+            "them in classes.txt"
         )
     numbers, kept = None, classes
     if settings.categories:

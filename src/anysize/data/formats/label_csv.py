@@ -4,6 +4,8 @@ import csv
 import io
 import itertools
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,17 +30,20 @@ from anysize.data.formats.names import (
     twice,
 )
 from anysize.data.formats.splits import Splits, find_names, split_named
-from anysize.data.left_out import LeftOut
+from anysize.data.left_out import LeftOut, warn
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
-from anysize.registry import UserError, did_you_mean, shown
+from anysize.registry import UserError, did_you_mean, shown, some_of
 
 _WHOLE = "labels.csv"
 _CLASSES = "classes.txt"
 _MARKS = ";|,"  # what separates labels, the first that occurs; where none does, spaces
 _VALUES = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
+_OTHER_MARKS = _MARKS + "\uff1b\uff5c\uff0c\u3001"  # those of Chinese and Japanese
+_JOINING = re.compile("[+/&:]")  # it separates labels for others, and may be part of a name
+_NO_LABEL = {"nan", "none", "null", "n/a", "<na>"}  # what programs write for an empty field
 _WRAPPING = "'\"`[]{}"  # what begins or ends a label only where a program wrote a list or a quoted text
-_FORMS = "expected 'image,labels', or 'image' and a column a class"
+_FORMS = "expected 'image,labels', or 'image' and a column a class, with commas between columns"
 
 
 class _Row(NamedTuple):
@@ -76,6 +81,8 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
         names = sorted(training.columns or {name for row in training.rows for name in row.labels})
         classes, origin = in_old_order(names, settings, str(training.path)), training.path
         _check_written(training)
+        if split == splits.telling:
+            _warn_of_halves(training)
     if not classes:
         raise UserError(f"{training.path} names no label in any line; expected labels in some of them")
     _check_classes(training, classes, origin)
@@ -166,7 +173,7 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
         if first != line:
             raise UserError(f"{path} line {line} names {image} again, after line {first}; expected one line an image")
     columns = names[1:]
-    if [name.lower() for name in columns] != ["labels"]:
+    if [name.lower() for name in columns] not in (["labels"], ["label"]):
         rows = [_Row(image, line, list(_chosen(path, line, columns, values))) for line, (image, *values) in cells]
         return _Table(path, columns, rows, None)
     mark = training.separator if training else next((m for m in _MARKS if any(m in row[1] for _, row in cells)), None)
@@ -178,7 +185,7 @@ def _read(path: Path, training: _Table | None = None) -> _Table:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file that are not empty, stripped, each with the number of the line that it ends in."""
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=None), strict=True, skipinitialspace=True)
     try:
         for row in reader:
             if any(cells := [cell.strip() for cell in row]):
@@ -191,8 +198,10 @@ def _chosen(path: Path, line: int, columns: Sequence[str], values: Sequence[str]
     """The columns whose values say that the image has the class."""
     for name, value in zip(columns, values, strict=True):
         if value.lower() not in _VALUES:
+            hint = ": where it holds names of classes, call the column 'labels'" if len(columns) == 1 else ""
             raise UserError(
                 f"{path} line {line} has {shown(value, 60)} in column {name!r}; expected 0 or 1 (or false or true)"
+                f"{hint}"
             )
         if _VALUES[value.lower()]:
             yield name
@@ -203,13 +212,17 @@ def _check_written(table: _Table) -> None:
     if table.columns:
         return
     labels = {label for row in table.rows for label in row.labels}
-    marks = [mark for mark in _MARKS if mark != table.separator]
+    marks = [mark for mark in _OTHER_MARKS if mark != table.separator]
     for row in table.rows:
         for label in row.labels:
             parts = [part.strip() for mark in marks if mark in label for part in label.split(mark)]
-            words = label.split()
-            if any(part in labels for part in parts) or (len(words) > 1 and labels.issuperset(words)):
+            together = [label.split(), [part.strip() for part in _JOINING.split(label)]]
+            if any(part in labels for part in parts) or any(len(p) > 1 and labels.issuperset(p) for p in together):
                 fault = "may be several"
+            elif label.lower() in _NO_LABEL:
+                fault = "stands for an empty field in other programs: leave it empty where there is no label"
+            elif table.separator is None and label.lower() == "and":
+                fault = "is a word between names"
             elif label[0] in _WRAPPING or label[-1] in _WRAPPING or not any(map(str.isalnum, label)):
                 fault = "is not written as a name"
             else:
@@ -219,6 +232,21 @@ def _check_written(table: _Table) -> None:
                 f"{table.path} line {row.line} has the label {label!r}, which {fault}; expected names separated by "
                 f"{used}, as in the rest of the file, or a {_CLASSES} that has this name"
             )
+
+
+def _warn_of_halves(table: _Table) -> None:
+    """Warn where words are separated by spaces, and two stand side by side wherever one of them stands."""
+    if table.columns or table.separator is not None:
+        return
+    counts = Counter(label for row in table.rows for label in row.labels)
+    pairs = Counter(pair for row in table.rows for pair in itertools.pairwise(row.labels))
+    found = [f"'{a} {b}'" for (a, b), count in pairs.items() if count == counts[a] == counts[b] > 1]
+    if found and len(counts) > 2:
+        warn(
+            f"{table.path} has no ';', '|' or ',' in its labels, so that spaces separate them, and {some_of(found)} "
+            "are taken for two labels each, though neither half stands anywhere alone: where that is one name, "
+            "separate labels with ';'"
+        )
 
 
 def _check_classes(table: _Table, classes: Sequence[str], origin: Path) -> None:

@@ -79,10 +79,10 @@ class MaskFiles:
             return says
         if len(found) == 1:  # nothing to tell it from: no setting makes two classes of one value
             return f"{says}, and {VOID} is void, which is neither learnt nor counted"
-        listed = ",".join(map(str, sorted(found)))
+        names = "" if len(found) == self.num_classes else "name as many classes in classes.txt and "
         return (
-            f"{says}, and {VOID} is void, which is neither learnt nor counted: if it stands for a class, set "
-            f"--data.mask_values {listed}"
+            f"{says}, and {VOID} is void, which is neither learnt nor counted: if it stands for a class, {names}set "
+            f"--data.mask_values {','.join(map(str, sorted(found)))}"
         )
 
     def __getitem__(self, indices: np.ndarray) -> "MaskFiles":

@@ -25,6 +25,7 @@ from anysize.registry import UserError, some_of
 logger = logging.getLogger(__name__)
 
 _CLASSES = "classes.txt"
+_MANY = 128  # classes whose names nobody has written down
 
 
 def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
@@ -132,12 +133,18 @@ def _numbers(masks: Sequence[str], _changed: int, max_pixels: int) -> list[int]:
     logger.info("no %s: reading %s training masks for the largest class number", _CLASSES, f"{len(masks):,}")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = sorted(set().union(*pool.map(functools.partial(_numbers_in, max_pixels=max_pixels), masks)) - {VOID})
-    lacking = max(found, default=0) + 1 - len(found)
-    if lacking > 1:  # the background may be missing
+    numbers = some_of(list(map(str, found)))
+    lacking = len({*range(1, max(found, default=0))} - {*found})  # the background may be missing
+    if lacking and len(found) <= _MANY:
         warn(
-            f"the training masks hold the class numbers {some_of(list(map(str, found)))}, and {lacking} below the "
-            "largest do not occur: if these are values that stand for so many classes, set --data.mask_values "
-            f"{','.join(map(str, found))}, or name the classes in {_CLASSES}"
+            f"the training masks hold the class numbers {numbers}, and {lacking} below the largest "
+            f"{'do' if lacking > 1 else 'does'} not occur: if these are values that stand for so many classes, set "
+            f"--data.mask_values {','.join(map(str, found))}, or name the classes in {_CLASSES}"
+        )
+    elif len(found) > _MANY:
+        warn(
+            f"the training masks hold {len(found)} class numbers, {numbers}, as masks of 0 and 255 do that were "
+            f"smoothed when they were resized: make them anew with the nearest pixel, or name the classes in {_CLASSES}"
         )
     return found
 

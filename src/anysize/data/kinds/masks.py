@@ -17,6 +17,8 @@ from anysize.data.source import VOID, Source
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
+_FEW = 50  # images whose masks are all read before a training begins
+
 
 @TARGET_KINDS.register("masks")
 class Masks(TargetKind):
@@ -58,14 +60,14 @@ class Masks(TargetKind):
         return of_masks(source.classes, counts, cause() if cause else "")
 
     def first_doubts(self, source: Source) -> Doubts:
-        """Whether the masks hold two classes at all: they are read, in a fixed order, until there are two."""
+        """What the first masks tell, in a fixed order: until there are two classes, of a few images all of them."""
         counts, damaged = np.zeros(len(source.classes), dtype=np.int64), 0
         for index in np.random.default_rng(0).permutation(len(source)).tolist():
             try:
                 counts += self.classes_in(source.read(index)[1].numpy(), len(counts))
             except BadImage:  # which is said when it is its turn to be trained on
                 damaged += 1
-            if (counts > 0).sum() > 1:
+            if (counts > 0).all() or ((counts > 0).sum() > 1 and len(source) > _FEW):
                 return Doubts()
         return Doubts() if damaged == len(source) else self.doubts(source, counts, len(source) - damaged)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_di
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and AveragedModel, and torch.compile, put before every name."""
 
+_CLASSES = (
+    "classes", "class_names", "class_to_idx", "idx_to_class", "CLASSES", "names", "label_names", "labels", "id2label",
+    "label2id",
+)  # fmt: skip
+_BESIDES = ("meta", "dataset_meta", "hyper_parameters", "hparams", "config", "cfg", "args", "metadata")
+"""Where programs write down what else a model was trained with; mmlab's dataset_meta lies in its meta."""
+
+_MOST_CLASSES, _LONGEST_CLASS = 100_000, 500
 _DIGITS = 19
 _METRICS = ("best", "acc", "prec", "top1", "top5", "err", "loss", "metric")
 
@@ -28,8 +37,9 @@ class ForeignCheckpoint:
     """The weights of a file and what the file says of them.
 
     `tensors` by name, without the wrappers' `prefix`; `arch` is the model's name as the program called it, `config`
-    its options as text; `epoch` counts as the program did; `averaged` says that these are averaged weights, and
-    `has_averaged` that there are some beside; `ignored` names entries that are no tensors.
+    its options as text; `epoch` counts as the program did; `classes` are the names of its outputs, where it tells them;
+    `averaged` says that these are averaged weights, and `has_averaged` that there are some beside; `ignored` names
+    entries that are no tensors.
     """
 
     path: Path
@@ -43,6 +53,7 @@ class ForeignCheckpoint:
     averaged: bool = False
     has_averaged: bool = False
     ignored: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Sentences on what was read."""
@@ -52,6 +63,7 @@ class ForeignCheckpoint:
         beside += [f"options {self.config}"] if self.config else []
         beside += [f"epoch {self.epoch}"] if self.epoch is not None else []
         beside += [f"{name} {value:.6g}" for name, value in self.metrics.items()]
+        beside += [f"{counted(len(self.classes), 'class')} ({_some(self.classes)})"] if self.classes else []
         lines = [f"{self.path}: {what}" + (f"; it says: {', '.join(beside)}" if beside else "")]
         if self.prefix:
             lines.append(f"the prefix {self.prefix!r} of every name is taken off")
@@ -110,6 +122,7 @@ def find_contents(held: Any, path: Path, form: str, averaged: bool = False) -> F
         averaged=taken is extra,
         has_averaged=extra is not None,
         ignored=ignored,
+        classes=_class_names(beside) if taken is not held else (),
     )
 
 
@@ -162,6 +175,41 @@ def _arch(beside: Mapping[str, Any]) -> str:
             if isinstance(place, Mapping) and isinstance(place.get(key), str):
                 return str(place[key])
     return ""
+
+
+def _class_names(beside: Mapping[str, Any], depth: int = 2) -> tuple[str, ...]:
+    """The names of the outputs in their order, as a list, or as a dict of names and numbers; empty: it tells none.
+
+    >>> _class_names({"meta": {"CLASSES": ["dog", "cat"]}}), _class_names({"class_to_idx": {"dog": 1, "cat": 0}})
+    (('dog', 'cat'), ('cat', 'dog'))
+    """
+    for key in _CLASSES:
+        if names := _in_order(beside.get(key)):
+            return names
+    for key in _BESIDES if depth else ():
+        inner = beside.get(key)
+        inner = vars(inner) if hasattr(inner, "__dict__") else inner
+        if isinstance(inner, Mapping) and (names := _class_names(inner, depth - 1)):
+            return names
+    return ()
+
+
+def _in_order(held: Any) -> tuple[str, ...]:
+    """Names by their numbers, from 0 and without a gap, each there once; empty for anything else."""
+    if isinstance(held, str) and held[:1] in ("[", "{"):  # the header of a safetensors file holds text alone
+        with contextlib.suppress(ValueError, RecursionError):
+            held = json.loads(held)
+    if isinstance(held, Mapping):
+        turned = all(isinstance(key, str) for key in held) and all(_whole(value) is not None for value in held.values())
+        by_number = {_whole(value): key for key, value in held.items()} if turned else {
+            _whole(key): value for key, value in held.items()
+        }  # fmt: skip
+        held = [by_number.get(number) for number in range(len(held))]
+    if not isinstance(held, (list, tuple)) or len(held) > _MOST_CLASSES:
+        return ()
+    if not all(isinstance(name, str) and 0 < len(name) <= _LONGEST_CLASS for name in held):
+        return ()
+    return tuple(held) if len(set(held)) == len(held) else ()
 
 
 def _metrics(beside: Mapping[str, Any]) -> dict[str, float]:
