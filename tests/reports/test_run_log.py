@@ -139,10 +139,10 @@ def test_a_closed_pipe_ends_no_run_and_the_log_says_why_one_ended(tmp_path: Path
             self.quiet = True
             raise SystemExit(1)
 
-    with pytest.raises(UserError), RunLog(tmp_path, epochs=1, console=Reading(file=Pipe())) as log:
-        log.message("epoch 1")
-        log.message("epoch 2")
-        raise UserError("the disk is full")
+    log = RunLog(tmp_path, epochs=1, console=Reading(file=Pipe()))
+    log.message("epoch 1")
+    log.message("epoch 2")
+    log.__exit__(UserError, UserError("the disk is full"), None)
     written = [line.split(" ", 1)[1] for line in (tmp_path / run_files.LOG).read_text().splitlines()]
     assert written == [
         "INFO epoch 1",
