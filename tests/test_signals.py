@@ -1,11 +1,15 @@
 """Signals end a process whatever it waits for, and interrupt a run that waits for images."""
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from anysize.signals import leave_no_child
 from anysize.world import StopRequest, StopWaiting
 
 DEAF = """
@@ -42,3 +46,16 @@ def test_a_signal_ends_the_waiting_for_images_alone() -> None:
         stop.take(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         stop.take(signal.SIGINT)
+
+
+def test_a_child_that_does_not_come_back_is_not_left_behind() -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    try:
+        child.start()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)  # SIGTERM, which torch and Python send, waits until it goes on
+        assert leave_no_child(10)
+        assert child.exitcode == -signal.SIGKILL
+    finally:
+        signal.signal(signal.SIGCHLD, before)

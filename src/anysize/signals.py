@@ -100,10 +100,28 @@ def _watch(own: socket.socket, other: socket.socket, patience: Callable[[], floa
                 _end(came[-1])
 
 
+def leave_no_child(seconds: float = 2.0) -> bool:
+    """End the processes that multiprocessing started, at once; whether all are gone, in so many seconds.
+
+    One that waits for ever, such as for a network's file system, would keep this one from its end, or outlive it.
+
+    >>> leave_no_child()
+    True
+    """
+    children = multiprocessing.active_children()
+    if children and hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a worker's end for a failure
+    for child in children:
+        child.kill()
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+    return not any(child.is_alive() for child in children)
+
+
 def _end(number: int) -> None:
     name = signal.Signals(number).name
-    for child in multiprocessing.active_children():  # one that waits for ever would outlive this process
-        child.kill()
+    leave_no_child(0)
     with contextlib.suppress(OSError):
         told = f"anysize: ended by {name}: the process did not come back from what it waited for; what was saved stands"
         os.write(2, f"{told}\n".encode())

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -9,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 from rich.console import Console
 
-from anysize.cli import tell
+from anysize.cli import main, tell
 from anysize.registry import in_a_line
 from anysize.reports.console import progress, show_table
 from anysize.reports.run_log import RunLog, SilentLog
@@ -65,3 +66,18 @@ def test_errors_warnings_and_results(
 def test_a_message_has_a_line_of_what_it_received() -> None:
     assert in_a_line("a\nb\tc" + "x" * 10_000, most=10) == "a\\nb\\...xxxxx (10,007 characters)"
     assert in_a_line([1, 2]) == "[1, 2]"
+
+
+def test_who_has_read_enough_ends_a_command_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "argv", ["anysize", "settings", "optimizer.lr"])
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert not capsys.readouterr().err

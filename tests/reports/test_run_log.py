@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from anysize.registry import UserError
 from anysize.reports import run_files, run_log
 from anysize.reports.reading import Run
 from anysize.reports.run_log import RunLog
@@ -126,6 +127,29 @@ def test_log_txt_has_time_and_level(tmp_path: Path) -> None:
     assert first.endswith(" INFO started")
     assert second.endswith(" WARNING 2 images could not be read")
     assert datetime.datetime.fromisoformat(first.split()[0]).utcoffset() == datetime.timedelta(0)
+
+
+def test_a_closed_pipe_ends_no_run_and_the_log_says_why_one_ended(tmp_path: Path) -> None:
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    class Reading(Console):
+        def on_broken_pipe(self) -> None:  # rich's, but that it leaves the standard output of the tests alone
+            self.quiet = True
+            raise SystemExit(1)
+
+    log = RunLog(tmp_path, epochs=1, console=Reading(file=Pipe()))
+    log.message("epoch 1")
+    log.message("epoch 2")
+    log.__exit__(UserError, UserError("the disk is full"), None)
+    written = [line.split(" ", 1)[1] for line in (tmp_path / run_files.LOG).read_text().splitlines()]
+    assert written == [
+        "INFO epoch 1",
+        "WARNING the console cannot be written: Broken pipe",
+        "INFO epoch 2",
+        "ERROR the run ends: the disk is full",
+    ]
 
 
 def test_the_table_of_epochs_is_written_anew_each_time(tmp_path: Path, metrics_row: Row) -> None:

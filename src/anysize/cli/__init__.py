@@ -24,7 +24,7 @@ from anysize.machine import plainly
 from anysize.models.trust import command_line
 from anysize.ranks import EndedElsewhere, speaks_of
 from anysize.registry import UserError, did_you_mean, printable
-from anysize.signals import PATIENCE, OnceInterrupted, watched_signals
+from anysize.signals import PATIENCE, OnceInterrupted, leave_no_child, watched_signals
 
 Settings = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]
 """The rest of a command line: `--section.field VALUE` for any field of the recipe."""
@@ -190,6 +190,8 @@ def main() -> None:
             _main(sys.argv[1:])
     finally:
         _flush()
+        if not leave_no_child() and isinstance(end := sys.exc_info()[1], SystemExit):
+            os._exit(end.code if isinstance(end.code, int) else 1)  # Python would wait for them
         if alone:
             # What is torn down from here on tells of a further Ctrl-C in tracebacks.
             signal.signal(signal.SIGINT, signal.SIG_DFL if once.came else before)
@@ -207,6 +209,8 @@ def _main(arguments: list[str]) -> None:
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
         sys.exit(1)
     except EndedElsewhere:  # the process that noticed has said why
+        sys.exit(1)
+    except BrokenPipeError:  # who reads the results has read enough
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

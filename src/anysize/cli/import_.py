@@ -12,7 +12,7 @@ def command(
     /,
     *settings: Settings,
     model: Annotated[str, Parameter(name="--as")] = "",
-    out: str = "",
+    out: Annotated[str, Parameter(name=("--out", "--run"))] = "",
     classes: int = 0,
     channels: int = 0,
     averaged: Annotated[bool, Parameter(negative="")] = False,
@@ -27,7 +27,7 @@ def command(
     Args:
         file: the checkpoint, or its address (https://..., http://... or file://...)
         model: the model that it is of (`anysize models` lists them); by default what the file says
-        out: folder to write; by default runs/MODEL-FILE
+        out: the run folder to write; by default runs/MODEL-FILE
         classes: number of classes, where the head is to be a new one; by default as in the file
         channels: input channels, where the first convolution is to be adapted; by default as in the file
         averaged: take the averaged weights that the file keeps beside the others

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -57,7 +57,18 @@ def progress(doing: str, console: Console | None = None) -> Iterator[Callable[[s
 def show_table(table: TextTable, console: Console | None = None) -> None:
     """Print a table as wide as the console allows."""
     console = tolerant(console or Console())
-    console.print(draw_table(table, console.width))
+    console.print(draw_table(_encodable(table, console.encoding), console.width))
+
+
+def _encodable(table: TextTable, encoding: str) -> TextTable:
+    """The table as a console of this encoding writes it, for the width of its columns."""
+
+    def written(texts: Iterable[str]) -> list[str]:
+        return [text.encode(encoding, "backslashreplace").decode(encoding) for text in texts]
+
+    title, caption = written((table.title, table.caption))
+    rows, header, total = [*map(written, table.rows)], written(table.header), written(table.total)
+    return dataclasses.replace(table, header=header, rows=rows, title=title, caption=caption, total=total)
 
 
 def tolerant(console: Console) -> Console:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anysize.files import open_in_place
-from anysize.registry import printable
+from anysize.registry import UserError, printable
 from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
 from anysize.reports.console import tolerant
@@ -156,6 +156,8 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):  # whoever catches it shows it
+            self._write("ERROR" if isinstance(error, UserError) else "INFO", f"the run ends: {error}")
         self.close()
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
@@ -191,15 +193,20 @@ class RunLog:
         self._show(lambda: self.console.print(Text(printable(text), style=style), soft_wrap=True))
 
     def _show(self, show: Callable[[], object]) -> None:
-        """Show something; a console that cannot be written, such as a file on a full disk, ends no training."""
+        """Show something; a console that cannot be written, such as a full disk or a closed pipe, ends no training."""
         try:
             show()
-        except BrokenPipeError:  # somebody has read enough
-            raise
         except OSError as error:
-            if (console := Path("console")) not in self._told:
-                self._told.add(console)
-                self._write("WARNING", f"the console cannot be written: {run_files.reason_of(error)}")
+            self._without_console(error)
+        except SystemExit as end:  # rich's, which shows nothing from now on
+            if not isinstance(end.__context__, BrokenPipeError):
+                raise
+            self._without_console(end.__context__)
+
+    def _without_console(self, error: OSError) -> None:
+        if (console := Path("console")) not in self._told:
+            self._told.add(console)
+            self._write("WARNING", f"the console cannot be written: {run_files.reason_of(error)}")
 
 
 class SilentLog(RunLog):

@@ -152,14 +152,28 @@ def _without_plain_values(tensor: Tensor) -> str | None:
     return None if tensor.layout is torch.strided else f"is sparse ({tensor.layout})"
 
 
-def main_weights(beside: Mapping[str, Any]) -> Mapping[Any, Any] | None:
+def main_weights(beside: Mapping[str, Any], deep: int = 1) -> Mapping[Any, Any] | None:
+    """The weights by name among what a file held, as many dicts deep; None where there are none.
+
+    Those of several networks, such as a student and a teacher, stand side by side, each behind its own name.
+
+    >>> import torch
+    >>> list(main_weights({"student": {"w": torch.zeros(1)}, "teacher": {"w": torch.zeros(1)}, "epoch": 3}))
+    ['student.w', 'teacher.w']
+    """
     for key in WEIGHTS:
         if _has_tensors(beside.get(key)):
             return beside[key]  # type: ignore[no-any-return]
     if _has_tensors(beside):
         return beside
-    nested = [value for key, value in beside.items() if key not in AVERAGED and _has_tensors(value)]
-    return nested[0] if len(nested) == 1 else None
+    dicts = {key: value for key, value in beside.items() if key not in AVERAGED and isinstance(value, Mapping)}
+    nested = {key: value for key, value in dicts.items() if _has_tensors(value)}
+    if len(nested) > 1:
+        return {f"{key}.{name}": value for key, value in nested.items() for name, value in value.items()}
+    if deep and not nested:
+        below = [main_weights(value, deep - 1) for value in dicts.values()]
+        nested = {str(number): value for number, value in enumerate(below) if value is not None}
+    return next(iter(nested.values())) if len(nested) == 1 else None
 
 
 def _has_tensors(value: Any) -> bool:

@@ -19,8 +19,8 @@ _BRANCH = re.compile(r"^(.*\.)?(conv[123]|bn[12])_d\.(\w+)$")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _SQUEEZE_EXCITE = re.compile(r"\.se\.fc([12])\.")
 _TREE = re.compile(r"^((?:base\.)?level\d+(?:\.tree[12])*)\.project\.")
-_WRAPPERS = ("_orig_mod", "module")
-"""What torch.compile and DataParallel put before the names of what they wrap."""
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What torch.compile, DataParallel, FSDP, activation checkpointing and Fabric put before what they wrap."""
 _AVERAGED = ("ema", "averag", "teacher", "target", "momentum", "swa")
 """Words in the names of a second network, of the same kind as the first."""
 _BESIDE = re.compile(r"(\w+_)?(criterion|criteria|loss|losses|metric|metrics)(_\w+)?\.")
