@@ -19,24 +19,24 @@ except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slo
 _ROWS = 64  # of an image that are brought to 8 bits at a time
 
 
-def decode_rgb(path: str, exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image file to RGB: uint8 (H, W, 3), as it is stored, or with `exif` turned as EXIF says.
+def decode_rgb(picture: str | bytes, exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image file, or its bytes, to RGB: uint8 (H, W, 3), as it is stored, or with `exif` turned as EXIF says.
 
     JPEGs go through simplejpeg where it is installed; its pixels equal PIL's. Grey values of more than 8 bits are
     scaled by the range that their format states. Raises `BadImage`, also where they have none, and as `TooLarge`
     before an image of more than `max_pixels` is decoded.
     """
     if not exif:
-        return _decode(path, max_pixels, exif=False)[0]
-    return turned(*_decode(path, max_pixels, exif=True))
+        return _decode(picture, max_pixels, exif=False)[0]
+    return turned(*_decode(picture, max_pixels, exif=True))
 
 
-def decode_with_orientation(path: str, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+def decode_with_orientation(picture: str | bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
     """An image as it is stored, and the orientation that its EXIF data tell: 1 (upright, or none is told) to 8.
 
     PIL itself turns TIFFs upright, so that they count as 1.
     """
-    return _decode(path, max_pixels, exif=True)
+    return _decode(picture, max_pixels, exif=True)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -50,9 +50,9 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)))
 
 
-def _decode(path: str, max_pixels: int, exif: bool) -> tuple[np.ndarray, int]:
+def _decode(picture: str | bytes, max_pixels: int, exif: bool) -> tuple[np.ndarray, int]:
     """Pixels and orientation; without `exif` nobody looks for it, and it is 1."""
-    data = read_picture(path, max_pixels)
+    data = read_picture(picture, max_pixels) if isinstance(picture, str) else picture
     pixels = _decode_jpeg(data, max_pixels)
     if pixels is not None and not exif:
         return pixels, 1

@@ -58,6 +58,7 @@ class PlanLoader:
         device: where the batches go; with a `PlainTransform` images in memory are kept and augmented there.
         workers: processes that decode files, started at the first `load` and kept; 0 decodes in this process, -1 takes
             one a core, at most 8. Images in memory need none, but where they go one by one (back end "pil").
+        reduced: ask the source for images no larger than the transform needs, where it has such; else all are in full.
 
     The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason.
 
@@ -67,11 +68,18 @@ class PlanLoader:
     """
 
     def __init__(
-        self, source: Source, transform: Transform, *, device: torch.device | str = "cpu", workers: int = 0
+        self,
+        source: Source,
+        transform: Transform,
+        *,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        reduced: bool = False,
     ) -> None:
         self.source = source
         self.transform = transform
         self.device = torch.device(device)
+        self.reduced = reduced
         by_pil = isinstance(transform, PlainTransform) and not transform.at_once
         self.workers = worker_count(workers) if isinstance(source, FileSource) or by_pil else 0
         self.bad_files = source.bad_files
@@ -109,7 +117,7 @@ class PlanLoader:
     def _one_by_one(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
         if self._files is None:
             self._files = DataLoader(
-                _Batches(self.source, self.transform),
+                _Batches(self.source, self.transform, self.reduced),
                 sampler=self._queue,  # the same list for ever: it is filled anew, the workers go on
                 batch_size=None,
                 collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
@@ -150,6 +158,7 @@ class _Batches(Dataset[_Decoded]):
 
     source: Source
     transform: Transform
+    reduced: bool
 
     def __getitem__(self, batch: Batch) -> _Decoded:
         samples: list[Sample] = []
@@ -157,12 +166,19 @@ class _Batches(Dataset[_Decoded]):
         bad: dict[int, str] = {}
         for position, index in enumerate(batch.indices.tolist()):
             try:
-                samples.append(self.transform.sample(*self.source.read(index), batch.at([position])))
+                samples.append(self._sample(index, batch.at([position])))
                 good.append(position)
             except BadImage as error:
                 bad[index] = str(error)
         collated = self.transform.collate(samples) if samples else None
         return _Decoded(batch.at(good), bad, collated)
+
+    def _sample(self, index: int, alone: Batch) -> Sample:
+        def need(height: int, width: int) -> float:
+            return self.transform.need((height, width), alone)
+
+        image, target, stored = self.source.read(index, need if self.reduced else None)
+        return self.transform.sample(image, target, alone, stored)
 
 
 def _as_it_is(decoded: Any) -> Any:

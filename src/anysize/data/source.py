@@ -7,7 +7,7 @@ import abc
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anysize.data.decode import decode_rgb, decode_with_orientation
 from anysize.data.left_out import LeftOut
-from anysize.data.pictures import BadImage
+from anysize.data.pictures import BadImage, read_picture
 from anysize.data.settings import MAX_PIXELS
 from anysize.ranks import main_process
 from anysize.registry import UserError, printable
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 VOID = 255
 """In a mask: a pixel that is neither learned nor counted."""
+
+Need = Callable[[int, int], float]
+"""Of an image's height and width in full: the smallest scale, at most 1, at which it has the pixels that are needed."""
 
 
 class FileTargets(Protocol):
@@ -83,10 +86,21 @@ class Source(abc.ABC):
         targets = self.targets
         return torch.as_tensor(targets[index] if isinstance(targets, np.ndarray) else targets.read(index, shape))
 
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """An image and its target. Raises `BadImage`, also where the two do not fit together."""
+    def read(self, index: int, need: Need | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """An image, its target, and the image's height and width in full, which are those of the target.
+
+        Without `need` the image is handed over in full. Raises `BadImage`, also where the two do not fit together.
+        """
+        image, stored = self.image_for(index, need)
+        return image, self.target(index, stored), stored
+
+    def image_for(self, index: int, need: Need | None) -> tuple[Tensor, tuple[int, int]]:
+        """An image, uint8 (C, h, w), and its height and width in full, of which h and w are the same share.
+
+        A source that has images at smaller scales may choose any from `need(height, width)` to 1. By default 1.
+        """
         image = self.image(index)
-        return image, self.target(index, image.shape[1:])
+        return image, (image.shape[1], image.shape[2])
 
     @abc.abstractmethod
     def describe(self, index: int) -> str:
@@ -180,9 +194,13 @@ class FileSource(Source):
         self.exif = exif
         self.max_pixels = max_pixels
 
+    def data(self, index: int) -> bytes:
+        """The bytes of the file. Raises `BadImage`."""
+        return read_picture(self.describe(index), self.max_pixels)
+
     def decode(self, index: int) -> np.ndarray:
         """Decode the file: uint8 (H, W, 3). Raises `BadImage`."""
-        return decode_rgb(self.describe(index), self.exif, self.max_pixels)
+        return decode_rgb(self.data(index), self.exif, self.max_pixels)
 
     def image(self, index: int) -> Tensor:
         """Decode the file: uint8 (3, H, W), channels last in memory."""
@@ -193,7 +211,7 @@ class FileSource(Source):
         try:
             return super().target(index, shape)
         except BadImage as error:
-            if decode_with_orientation(self.describe(index), self.max_pixels)[1] < 5:
+            if decode_with_orientation(self.data(index), self.max_pixels)[1] < 5:
                 raise
             try:
                 super().target(index, shape[::-1])

@@ -44,7 +44,7 @@ class Data:
 
     def loader(self, settings: DataSettings, device: torch.device) -> PlanLoader:
         """A loader that serves every size and epoch."""
-        return PlanLoader(self.train, self.transform, device=device, workers=settings.workers)
+        return PlanLoader(self.train, self.transform, device=device, workers=settings.workers, reduced=True)
 
 
 def check_targets(train: Source, validation: Source, kind: TargetKind, warn: Callable[[str], object]) -> None:

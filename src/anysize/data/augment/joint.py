@@ -62,7 +62,7 @@ class JointTrainTransform(Augmentation, JointTransform):
         _check_masks(augment)
         _check_resize(self.preprocessing)
 
-    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """(C, H, W) and (H, W) to `batch.copies` pairs of S x S pixels."""
         (indices, copies), streams = batch.sample_keys(), [Stream.RESCALE, Stream.TOP, Stream.LEFT, Stream.FLIP]
         draws = uniform(self.seed, batch.epoch, indices, copies, np.array(streams)[:, None])
@@ -121,7 +121,7 @@ class JointEvalTransform(JointTransform):
         _check_resize(preprocessing)
         self.preprocessing = preprocessing
 
-    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """(C, H, W) to its canvas (1, C, h, w); the mask as it is, (1, H, W)."""
         height, width = geometry.eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
         canvas = geometry.canvas_size(height, width, batch.size)

@@ -46,9 +46,19 @@ class Transform(abc.ABC):
         """Images that come of one sample: augmented copies, or crops; by default one."""
         return 1
 
+    def need(self, shape: tuple[int, int], batch: Batch) -> float:
+        """The scale of an image of this height and width at which each view of it still gets a pixel for a pixel.
+
+        `batch` has this sample alone. By default 1: the image in full.
+        """
+        return 1.0
+
     @abc.abstractmethod
-    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
-        """An image as stored, uint8 (C, H, W), and its target, to its views; `batch` has this sample alone."""
+    def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
+        """An image, uint8 (C, H, W), and its target, to its views; `batch` has this sample alone.
+
+        `stored` is the height and width of the image in full, which are those of its target; None: it is in full.
+        """
 
     def collate(self, samples: Sequence[Sample]) -> Collated:
         """At least one sample, all of one shape unless a subclass brings them to one."""
@@ -71,7 +81,7 @@ class PlainTransform(Transform):
         """Whether images that are stored alike may go through `batch`."""
         return self.preprocessing.backend == "tensor"
 
-    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """The views of the image, each with its target."""
         pixels = self.image(image, batch)
         return Sample(pixels, target.expand(len(pixels), *target.shape))
