@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,15 @@ _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140]
 
 Operation = Callable[[Any], Any]  # on one tensor (C, H, W) or PIL image
 Views = TypeVar("Views", Tensor, list[Image])
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 class Augmentation(Transform):
@@ -60,6 +69,14 @@ class Augmentation(Transform):
             shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
             values += torch.from_numpy(shift).to(values)[:, :, None, None]
         return values
+
+    def _boxes(self, shape: tuple[int, int], batch: Batch) -> list[Box]:
+        """Of each view the part that crop = random-resized takes of an image of this height and width."""
+        picture, boxes = torch.empty(1).expand(1, *shape), []
+        for index, copy in zip(*batch.sample_keys(), strict=True):
+            with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
+                boxes.append(Box(**self._random_resized.make_params([picture])))
+        return boxes
 
     def _operate(self, views: Views, batch: Batch) -> Views:
         """AutoAugment or its like and colour jitter of the views of a batch, (N, C, S, S) or PIL images."""

@@ -6,8 +6,6 @@ straight to the batch's size. Images of one size that lie in memory are cropped,
 but for those that PIL augments (`augment.backend`).
 """
 
-import functools
-
 import numpy as np
 import torch
 from PIL.Image import Image
@@ -75,41 +73,55 @@ class TrainTransform(Augmentation, PlainTransform):
             self._erase(values, batch)
         return values
 
-    def _draws(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each view: whether it is flipped, and where between its first place and its last a crop lies, 0 to 1."""
-        streams = np.array([[Stream.FLIP], [Stream.TOP], [Stream.LEFT]])
-        flip, top, left = uniform(self.seed, batch.epoch, *batch.sample_keys(), streams)
-        return flip < self.augment.flip, top, left
+    def _flips(self, batch: Batch) -> np.ndarray:
+        """Of each view whether it is mirrored."""
+        return np.asarray(uniform(self.seed, batch.epoch, *batch.sample_keys(), Stream.FLIP) < self.augment.flip)
+
+    def _places(self, batch: Batch) -> np.ndarray:
+        """Of each view where between its first row and its last, and column, a crop lies: (2, N) from 0 to 1."""
+        return uniform(self.seed, batch.epoch, *batch.sample_keys(), np.array([[Stream.TOP], [Stream.LEFT]]))
 
     def _augment(self, images: Tensor, rows: np.ndarray, batch: Batch) -> Tensor:
         """The samples of a batch, which are the images at `rows` of (N, H, W, C), to uint8 (copies * B, C, S, S)."""
-        rows, (flip, top, left) = np.tile(rows, batch.copies), self._draws(batch)
+        rows, flip = np.tile(rows, batch.copies), self._flips(batch)
         if self.augment.crop == "pad":
+            top, left = self._places(batch)
             pixels = self._pad_crop(images, rows, top, left, flip)
             pixels = resize(pixels, (batch.size, batch.size), self.preprocessing.interpolation)
-        else:
-            chosen = take(images, rows).permute(0, 3, 1, 2)
-            if self.augment.crop == "none":
-                pixels = to_square(chosen, batch.size, self.preprocessing)
-            else:
-                crop = functools.partial(self._resized_crop, size=batch.size)
-                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, batch)
+        elif self.augment.crop == "none":
+            pixels = to_square(take(images, rows).permute(0, 3, 1, 2), batch.size, self.preprocessing)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
+        else:
+            pixels = self._resized_crops(images, rows, flip, batch)
         return self._operate(pixels, batch)
+
+    def _resized_crops(self, images: Tensor, rows: np.ndarray, flip: np.ndarray, batch: Batch) -> Tensor:
+        """A random resized crop of each of the images at `rows`, which are not copied, mirrored where `flip` says so.
+
+        Each crop is made one piece of memory, channels last, for which torch's resize is fastest, and stays so.
+        """
+        views = []
+        boxes = self._boxes((images.shape[1], images.shape[2]), batch)
+        for row, flipped, (top, left, height, width) in zip(rows.tolist(), flip.tolist(), boxes, strict=True):
+            part = images[row, top : top + height, left : left + width].contiguous().permute(2, 0, 1)
+            view = resize(part, (batch.size, batch.size), self.preprocessing.interpolation)
+            views.append((F.horizontal_flip(view) if flipped else view).permute(1, 2, 0))
+        return torch.stack(views).permute(0, 3, 1, 2)
 
     def _augment_picture(self, picture: Image, batch: Batch) -> Tensor:
         """The only sample of a batch, a PIL image, to uint8 (copies, C, S, S); the same draws as `_augment`."""
-        flip, *place = self._draws(batch)
+        flip = self._flips(batch)
         views = [picture] * batch.copies
         if self.augment.crop == "pad":
             base, padding = self.preprocessing.image_size, self.augment.padding
-            padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *place)
+            padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *self._places(batch))
             views = [F.crop(padded, *corner, base, base) for corner in zip(*corners, strict=True)]
         elif self.augment.crop == "none":
             views = [to_square(view, batch.size, self.preprocessing) for view in views]
         else:
-            crop = functools.partial(self._resized_crop, size=batch.size)
-            views = self._one_by_one(crop, Stream.RANDOM_RESIZED, views, batch)
+            mode, side = InterpolationMode(self.preprocessing.interpolation), [batch.size, batch.size]
+            boxes = self._boxes((picture.height, picture.width), batch)
+            views = [F.resized_crop(view, *box, side, mode) for view, box in zip(views, boxes, strict=True)]
         views = [F.horizontal_flip(view) if flipped else view for view, flipped in zip(views, flip, strict=True)]
         if self.augment.crop == "pad":
             views = [resize(view, (batch.size, batch.size), self.preprocessing.interpolation) for view in views]
@@ -155,12 +167,6 @@ class TrainTransform(Augmentation, PlainTransform):
         base = self.preprocessing.image_size
         side = (base, base) if self.preprocessing.resize == "stretch" else base
         return resize(images, side, self.preprocessing.interpolation)
-
-    def _resized_crop(self, image: Picture, size: int) -> Picture:
-        box = self._random_resized.make_params([image])
-        mode = InterpolationMode(self.preprocessing.interpolation)
-        cropped: Picture = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
-        return cropped
 
     def _cut_out(self, values: Tensor, batch: Batch) -> None:
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""

@@ -61,8 +61,9 @@ class Transform(abc.ABC):
         """
 
     def collate(self, samples: Sequence[Sample]) -> Collated:
-        """At least one sample, all of one shape unless a subclass brings them to one."""
-        return Collated(by_view([each.pixels for each in samples]), by_view([each.targets for each in samples]))
+        """At least one sample, all of one shape unless a subclass brings them to one; channels last in memory."""
+        pixels = by_view([each.pixels.permute(0, 2, 3, 1) for each in samples]).permute(0, 3, 1, 2)
+        return Collated(pixels, by_view([each.targets for each in samples]))
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
         """Pixels (V * B, C, H, W) of the samples of `batch` to float32 input, channels last in memory."""
