@@ -34,6 +34,21 @@ class Box(NamedTuple):
     height: int
     width: int
 
+    def moved(self, before: tuple[int, int], now: tuple[int, int]) -> "Box":
+        """The part of the image when its height and width are `now` and were `before`, in whole pixels.
+
+        >>> Box(10, 4, 21, 8).moved((40, 60), (20, 30))
+        Box(top=5, left=2, height=11, width=4)
+        """
+        top, height = _moved(self.top, self.height, now[0] / before[0])
+        left, width = _moved(self.left, self.width, now[1] / before[1])
+        return Box(top, left, height, width)
+
+
+def _moved(start: int, length: int, scale: float) -> tuple[int, int]:
+    first = round(start * scale)
+    return first, max(1, round((start + length) * scale) - first)
+
 
 class Augmentation(Transform):
     """Random augmentation that depends on (seed, epoch, sample, copy) alone: what all training transforms share.
@@ -77,6 +92,10 @@ class Augmentation(Transform):
             with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
                 boxes.append(Box(**self._random_resized.make_params([picture])))
         return boxes
+
+    def _need_of_boxes(self, shape: tuple[int, int], batch: Batch) -> float:
+        """The `need` of crop = random-resized."""
+        return min(1.0, max(batch.size / min(box.height, box.width) for box in self._boxes(shape, batch)))
 
     def _operate(self, views: Views, batch: Batch) -> Views:
         """AutoAugment or its like and colour jitter of the views of a batch, (N, C, S, S) or PIL images."""

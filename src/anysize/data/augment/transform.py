@@ -47,7 +47,7 @@ class Transform(abc.ABC):
         return 1
 
     def need(self, shape: tuple[int, int], batch: Batch) -> float:
-        """The scale of an image of this height and width at which each view of it still gets a pixel for a pixel.
+        """The scale of an image of this height and width, at most 1, at which each view still gets a pixel for a pixel.
 
         `batch` has this sample alone. By default 1: the image in full.
         """
@@ -84,12 +84,12 @@ class PlainTransform(Transform):
 
     def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """The views of the image, each with its target."""
-        pixels = self.image(image, batch)
+        pixels = self.image(image, batch, stored)
         return Sample(pixels, target.expand(len(pixels), *target.shape))
 
     @abc.abstractmethod
-    def image(self, image: Tensor, batch: Batch) -> Tensor:
-        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8."""
+    def image(self, image: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Tensor:
+        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8; `stored` as in `sample`."""
 
     def prepare(self, images: Tensor) -> Tensor:
         """Do to the stored images (N, H, W, C) what can be done once and for all; by default nothing."""
