@@ -57,6 +57,7 @@ STATE: Form = fields(
         "progress": _PROGRESS,
         "images": _COUNT,
         "task": text(200),
+        "decoder": text(200),
         "data": table(fields(digest=text(200), images=_COUNT, bytes=_COUNT), most=10),
     },
     files=FILES,
