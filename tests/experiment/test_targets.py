@@ -57,7 +57,7 @@ def test_masks_are_augmented_and_evaluated_with_their_images() -> None:
     assert train.augment.rescale == own.augment.rescale
     assert train.seed == own.training.seed
     assert isinstance(evaluate, JointEvalTransform)
-    sample = train.sample(*source.read(0), Batch(0, 64, 2, np.array([0])))
+    sample = train.sample(*source.read(0)[:2], Batch(0, 64, 2, np.array([0])))
     assert sample.pixels.shape == (2, 3, 64, 64)
     assert sample.targets.shape == (2, 64, 64)
 

@@ -210,8 +210,6 @@ def _main(arguments: list[str]) -> None:
         sys.exit(1)
     except EndedElsewhere:  # the process that noticed has said why
         sys.exit(1)
-    except BrokenPipeError:  # who reads the results has read enough
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

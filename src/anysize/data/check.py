@@ -107,7 +107,7 @@ def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadIm
     files = source
 
     def look(index: int) -> tuple[tuple[int, ...], int]:
-        pixels, orientation = decode_with_orientation(files.describe(index), files.max_pixels)
+        pixels, orientation = decode_with_orientation(files.data(index), files.max_pixels)
         height, width = pixels.shape[:2]
         return ((width, height) if files.exif and orientation >= 5 else (height, width)), orientation
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.data.decode import decode_rgb, decode_with_orientation
+from anysize.data.decode import Need, decode_reduced, decode_rgb, decode_with_orientation
 from anysize.data.left_out import LeftOut
-from anysize.data.pictures import BadImage
+from anysize.data.pictures import BadImage, read_picture
 from anysize.data.settings import MAX_PIXELS
 from anysize.ranks import main_process
 from anysize.registry import UserError, printable
@@ -83,10 +83,25 @@ class Source(abc.ABC):
         targets = self.targets
         return torch.as_tensor(targets[index] if isinstance(targets, np.ndarray) else targets.read(index, shape))
 
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """An image and its target. Raises `BadImage`, also where the two do not fit together."""
+    def read(self, index: int, need: Need | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """An image, its target, and the image's height and width in full, which are those of the target.
+
+        Without `need` the image is handed over in full. Raises `BadImage`, also where the two do not fit together.
+        """
+        image, stored = self.image_for(index, need)
+        return image, self.target(index, stored), stored
+
+    def image_for(self, index: int, need: Need | None) -> tuple[Tensor, tuple[int, int]]:
+        """An image, uint8 (C, h, w), and its height and width in full, of which h and w are the same share.
+
+        A source that has images at smaller scales may choose any from `need(height, width)` to 1. By default 1.
+        """
         image = self.image(index)
-        return image, self.target(index, image.shape[1:])
+        return image, (image.shape[1], image.shape[2])
+
+    def remedies(self) -> list[str]:
+        """What makes reading these images faster, each a phrase that begins with a verb; by default nothing."""
+        return []
 
     @abc.abstractmethod
     def describe(self, index: int) -> str:
@@ -156,6 +171,7 @@ class FileSource(Source):
         on_bad_image: "error": a damaged file stops whoever loads from this source; "skip": it is left out.
         exif: turn images as their EXIF data say.
         max_pixels: an image of more is not decoded.
+        scaled: decode JPEGs at 1/2, 1/4 or 1/8 where `read` is told that this is enough.
     """
 
     channels = 3
@@ -170,6 +186,7 @@ class FileSource(Source):
         bad_files: dict[str, str] | None = None,
         exif: bool = False,
         max_pixels: int = MAX_PIXELS,
+        scaled: bool = False,
     ) -> None:
         assert len(paths) == len(targets)
         super().__init__(targets, classes, name, bad_files)
@@ -179,27 +196,42 @@ class FileSource(Source):
         self.on_bad_image = on_bad_image
         self.exif = exif
         self.max_pixels = max_pixels
+        self.scaled = scaled
+
+    def data(self, index: int) -> bytes:
+        """The bytes of the file. Raises `BadImage`."""
+        return read_picture(self.describe(index), self.max_pixels)
 
     def decode(self, index: int) -> np.ndarray:
         """Decode the file: uint8 (H, W, 3). Raises `BadImage`."""
-        return decode_rgb(self.describe(index), self.exif, self.max_pixels)
+        return decode_rgb(self.data(index), self.exif, self.max_pixels)
 
     def image(self, index: int) -> Tensor:
         """Decode the file: uint8 (3, H, W), channels last in memory."""
         return torch.from_numpy(self.decode(index)).permute(2, 0, 1)
+
+    def image_for(self, index: int, need: Need | None) -> tuple[Tensor, tuple[int, int]]:
+        if need is None or not self.scaled:
+            return super().image_for(index, None)
+        pixels, stored = decode_reduced(self.data(index), need, self.exif, self.max_pixels)
+        return torch.from_numpy(pixels).permute(2, 0, 1), stored
 
     def target(self, index: int, shape: tuple[int, ...]) -> Tensor:
         """The target of an image; where it would fit the image on its side, as EXIF has it, the error says so."""
         try:
             return super().target(index, shape)
         except BadImage as error:
-            if decode_with_orientation(self.describe(index), self.max_pixels)[1] < 5:
+            if decode_with_orientation(self.data(index), self.max_pixels)[1] < 5:
                 raise
             try:
                 super().target(index, shape[::-1])
             except BadImage:
                 raise error from None
             raise BadImage(f"{error}; {_EXIF_HINTS[self.exif]}") from error
+
+    def remedies(self) -> list[str]:
+        scaled = [] if self.scaled else ["set data.decode to scaled"]
+        return [*scaled, "pack the images at several sizes (anysize data pack)"]
 
     def describe(self, index: int) -> str:
         return os.fsdecode(bytes(self._paths[index]))

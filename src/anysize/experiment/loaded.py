@@ -182,10 +182,10 @@ def check_channels(loaded: LoadedRun) -> None:
 def check_classes(preprocessing: Preprocessing, data: Source) -> None:
     """Raise a `UserError` where the data have other classes than the model, or another order of them."""
     if preprocessing.classes and data.classes != preprocessing.classes:
+        own, other = (in_a_line(some_of(each.classes), 150) for each in (preprocessing, data))
         raise UserError(
-            f"the data has the classes {in_a_line(some_of(data.classes), 150)} and the run was trained on "
-            f"{in_a_line(some_of(preprocessing.classes), 150)}: {how_classes_differ(preprocessing.classes, data.classes)}; other data "
-            "are given with --data.root"
+            f"the data has the classes {other} and the run was trained on {own}: "
+            f"{how_classes_differ(preprocessing.classes, data.classes)}; other data are given with --data.root"
         )
 
 

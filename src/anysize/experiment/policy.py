@@ -98,7 +98,8 @@ def _read(path: Path, loaded: LoadedRun, size: int) -> Tensor:
     recipe = override(loaded.recipe, {"evaluation.crops": "1"})
     transform, batch = eval_transform(recipe, loaded.preprocessing), Batch(0, size, 1, np.arange(1))
     try:
-        sample = transform.sample(*image_files(recipe, loaded.preprocessing, [str(path)]).read(0), batch)
+        image, target, stored = image_files(recipe, loaded.preprocessing, [str(path)]).read(0)
+        sample = transform.sample(image, target, batch, stored)
     except BadImage as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     return transform.finish(sample.pixels, batch)

@@ -54,7 +54,7 @@ def test_a_split_is_its_list_with_images_and_masks_from_any_root(year: Path):
     assert train.classes == CLASSES
     assert len(CLASSES) == 21
     assert (CLASSES[0], CLASSES[15], CLASSES[20]) == ("background", "person", "tvmonitor")
-    image, mask = validation.read(1)
+    image, mask, _ = validation.read(1)
     assert image.shape == (3, 30, 40)
     assert torch.equal(mask, torch.from_numpy(mask_of(0, 5, 255)))
     assert (train.subset(np.array([2])).read(0)[1].numpy() == mask_of(0, 3, 255)).all()

@@ -68,7 +68,7 @@ class Resized(Transform):
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def sample(self, image: Tensor, target: Tensor, batch: object) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: object, stored: object = None) -> Sample:
         scale = batch.size / torch.tensor([image.shape[2], image.shape[1]])
         return Sample(F.resize(image, [batch.size, batch.size])[None], (target * scale)[None])
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,30 @@ Operation = Callable[[Any], Any]  # on one tensor (C, H, W) or PIL image
 Views = TypeVar("Views", Tensor, list[Image])
 
 
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def moved(self, before: tuple[int, int], now: tuple[int, int]) -> "Box":
+        """The part of the image when its height and width are `now` and were `before`, in whole pixels.
+
+        >>> Box(10, 4, 21, 8).moved((40, 60), (20, 30))
+        Box(top=5, left=2, height=11, width=4)
+        """
+        top, height = _moved(self.top, self.height, now[0] / before[0])
+        left, width = _moved(self.left, self.width, now[1] / before[1])
+        return Box(top, left, height, width)
+
+
+def _moved(start: int, length: int, scale: float) -> tuple[int, int]:
+    first = round(start * scale)
+    return first, max(1, round((start + length) * scale) - first)
+
+
 class Augmentation(Transform):
     """Random augmentation that depends on (seed, epoch, sample, copy) alone: what all training transforms share.
 
@@ -43,6 +67,7 @@ class Augmentation(Transform):
         self.preprocessing = dataclasses.replace(preprocessing, backend=augment.backend)
         self.augment = augment
         self.seed = seed
+        self._drawn: tuple[object, list[Box]] = None, []
         self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
         self._pixel_ops = _pixel_ops(augment, preprocessing.interpolation)
 
@@ -60,6 +85,25 @@ class Augmentation(Transform):
             shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
             values += torch.from_numpy(shift).to(values)[:, :, None, None]
         return values
+
+    def _boxes(self, shape: tuple[int, int], batch: Batch) -> list[Box]:
+        """Of each view the part that crop = random-resized takes of an image of this height and width.
+
+        The boxes that were drawn last are kept: `need` and `sample` ask for the same.
+        """
+        indices, copies = batch.sample_keys()
+        drawn = (batch.epoch, shape, indices.tobytes(), copies.tobytes())
+        if self._drawn[0] != drawn:
+            picture, boxes = torch.empty(1).expand(1, *shape), []
+            for index, copy in zip(indices.tolist(), copies.tolist(), strict=True):
+                with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
+                    boxes.append(Box(**self._random_resized.make_params([picture])))
+            self._drawn = drawn, boxes
+        return self._drawn[1]
+
+    def _need_of_boxes(self, shape: tuple[int, int], batch: Batch) -> float:
+        """The `need` of crop = random-resized."""
+        return min(1.0, max(batch.size / min(box.height, box.width) for box in self._boxes(shape, batch)))
 
     def _operate(self, views: Views, batch: Batch) -> Views:
         """AutoAugment or its like and colour jitter of the views of a batch, (N, C, S, S) or PIL images."""

@@ -46,13 +46,24 @@ class Transform(abc.ABC):
         """Images that come of one sample: augmented copies, or crops; by default one."""
         return 1
 
+    def need(self, shape: tuple[int, int], batch: Batch) -> float:
+        """The scale of an image of this height and width, at most 1, at which each view still gets a pixel for a pixel.
+
+        `batch` has this sample alone. By default 1: the image in full.
+        """
+        return 1.0
+
     @abc.abstractmethod
-    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
-        """An image as stored, uint8 (C, H, W), and its target, to its views; `batch` has this sample alone."""
+    def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
+        """An image, uint8 (C, H, W), and its target, to its views; `batch` has this sample alone.
+
+        `stored` is the height and width of the image in full, which are those of its target; None: it is in full.
+        """
 
     def collate(self, samples: Sequence[Sample]) -> Collated:
-        """At least one sample, all of one shape unless a subclass brings them to one."""
-        return Collated(by_view([each.pixels for each in samples]), by_view([each.targets for each in samples]))
+        """At least one sample, all of one shape unless a subclass brings them to one; channels last in memory."""
+        pixels = by_view([each.pixels.permute(0, 2, 3, 1) for each in samples]).permute(0, 3, 1, 2)
+        return Collated(pixels, by_view([each.targets for each in samples]))
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
         """Pixels (V * B, C, H, W) of the samples of `batch` to float32 input, channels last in memory."""
@@ -71,14 +82,14 @@ class PlainTransform(Transform):
         """Whether images that are stored alike may go through `batch`."""
         return self.preprocessing.backend == "tensor"
 
-    def sample(self, image: Tensor, target: Tensor, batch: Batch) -> Sample:
+    def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """The views of the image, each with its target."""
-        pixels = self.image(image, batch)
+        pixels = self.image(image, batch, stored)
         return Sample(pixels, target.expand(len(pixels), *target.shape))
 
     @abc.abstractmethod
-    def image(self, image: Tensor, batch: Batch) -> Tensor:
-        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8."""
+    def image(self, image: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Tensor:
+        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8; `stored` as in `sample`."""
 
     def prepare(self, images: Tensor) -> Tensor:
         """Do to the stored images (N, H, W, C) what can be done once and for all; by default nothing."""
