@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from anysize.signals import leave_no_child
+from anysize.signals import OnceInterrupted, leave_no_child
 from anysize.world import StopRequest, StopWaiting
 
 DEAF = """
@@ -46,6 +46,36 @@ def test_a_signal_ends_the_waiting_for_images_alone() -> None:
         stop.take(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         stop.take(signal.SIGINT)
+
+
+def test_no_signal_is_raised_where_python_would_print_it_and_go_on() -> None:
+    class Ends:
+        def __del__(self) -> None:
+            stop.take(signal.SIGINT, sys._getframe())
+
+    stop = StopRequest()
+    with stop.waiting():
+        Ends()
+    with pytest.raises(StopWaiting), stop.waiting():  # instead of there
+        pass
+
+
+def test_ctrl_c_comes_again_where_nothing_could_be_raised() -> None:
+    class Ends:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def end() -> None:
+        Ends()
+        time.sleep(10)
+
+    before = signal.signal(signal.SIGINT, OnceInterrupted())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            end()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_child_that_does_not_come_back_is_not_left_behind() -> None:

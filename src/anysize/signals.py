@@ -5,6 +5,7 @@ exchange with a process that is gone. So a thread hears of each as well, and end
 none had come.
 """
 
+import _thread
 import contextlib
 import math
 import multiprocessing
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 PATIENCE = 10.0
 """Seconds that a process has to hear of a signal."""
@@ -51,6 +53,29 @@ def watch_signals(patience: Callable[[], float], heard: Callable[[], bool]) -> C
     return end
 
 
+def is_swallowed(frame: FrameType | None) -> bool:
+    """Whether Python would print an exception that is raised in `frame`, and go on: around a fork, or as objects end.
+
+    >>> is_swallowed(sys._getframe())
+    False
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_remove", "_launch"):  # the second of weak sets, the third forks
+            return True
+        frame = frame.f_back
+    return False
+
+
+def send_again(number: int, seconds: float = 0.02) -> None:
+    """Have a signal come once more, soon: for a moment in which nothing can be raised."""
+
+    def send() -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), number)
+
+    _thread.start_new_thread(send, ())  # a Thread takes locks, which the interrupted code may hold
+
+
 class OnceInterrupted:
     """Handles Ctrl-C in a program that ends with it: the first one interrupts, and those after it leave the ending be.
 
@@ -62,10 +87,14 @@ class OnceInterrupted:
     def __init__(self) -> None:
         self.came = False
 
-    def __call__(self, number: int, frame: object = None) -> None:
-        if not self.came:
-            self.came = True
-            raise KeyboardInterrupt
+    def __call__(self, number: int, frame: FrameType | None = None) -> None:
+        if self.came:
+            return
+        if is_swallowed(frame):
+            send_again(number)
+            return
+        self.came = True
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

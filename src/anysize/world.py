@@ -27,7 +27,7 @@ from torch import Tensor
 
 from anysize.ranks import mark_as_after_sigterm, mark_as_of_all
 from anysize.registry import UserError
-from anysize.signals import ENDING, PATIENCE, OnceInterrupted, watched_signals
+from anysize.signals import ENDING, PATIENCE, OnceInterrupted, is_swallowed, send_again, watched_signals
 
 _GROUPS: dict[Any, Any] = {}
 """The group over the CPUs that belongs to the default one."""
@@ -253,17 +253,20 @@ class StopRequest:
         finally:
             self._waits = False
 
-    def take(self, number: int) -> None:
-        """Take note of a signal; what handles signals calls it.
+    def take(self, number: int, frame: FrameType | None = None) -> None:
+        """Take note of a signal that interrupts `frame`; what handles signals calls it.
 
         Raises:
             StopWaiting: the process waits for what may never come.
             KeyboardInterrupt: it is the second Ctrl-C.
         """
+        swallowed = is_swallowed(frame)
         if self.signal == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            if not swallowed:
+                raise KeyboardInterrupt
+            send_again(number)
         self.signal = signal.Signals(number)
-        if self._waits:
+        if self._waits and not swallowed:
             self._heard = True
             raise StopWaiting
 
@@ -298,7 +301,7 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     request = StopRequest() if request is None else request  # one that does not ask to stop is false
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request.take(number)
+        request.take(number, frame)
 
     if threading.current_thread() is not threading.main_thread():
         yield request
