@@ -1,5 +1,6 @@
 """The command line as a user meets it: in a process of its own."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,15 @@ def test_recipes_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> N
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, anysize; dir(anysize); anysize.SizeMix, anysize.load_recipe; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = "from anysize.cli import main; import sys; sys.argv = ['anysize', 'recipes']; main()"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_package_is_a_command(tmp_path: Path) -> None:

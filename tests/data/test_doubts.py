@@ -229,6 +229,10 @@ def test_names_that_differ_in_case_or_accents_alone_are_told(tmp_path: Path) -> 
     others = create_kind("class").first_doubts(source).others
     assert [text.count("differ in case or accents alone") for text in others] == [1, 1]
     assert "'Cat', 'cat'" in others[0]
+    for split, name in (("train", "Cat"), ("validation", "cat")):
+        save_image(tmp_path / f"splits/{split}/{name}/0.jpg")
+    with pytest.raises(UserError, match="expected the same class folders in both, in the same case and with accents"):
+        load_dataset(DataSettings(name="folder", root=str(tmp_path / "splits")), "validation")
 
 
 def test_a_training_ends_before_its_first_step(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:

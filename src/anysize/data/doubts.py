@@ -1,11 +1,11 @@
 """Targets from which nothing can be learnt, told before a training on them looks like success."""
 
 import dataclasses
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
+from anysize.data.formats.names import letters_of
 from anysize.registry import UserError, some_of
 
 
@@ -93,7 +93,7 @@ def _alike(classes: Sequence[str], counts: np.ndarray) -> tuple[str, ...]:
     found: dict[str, list[str]] = {}
     for name, count in zip(classes, counts, strict=True):
         if count:
-            found.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(repr(name))
+            found.setdefault(letters_of(name), []).append(repr(name))
     return tuple(
         f"the classes {some_of(names)} differ in case or accents alone: if they are one, give them one name"
         for names in found.values()

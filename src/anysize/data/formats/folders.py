@@ -9,6 +9,7 @@ import numpy as np
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.formats.file_lists import file_source, in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
+from anysize.data.formats.names import letters_of
 from anysize.data.formats.splits import Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage, size_in_header
@@ -29,9 +30,11 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     known = classes if folder == training else _class_folders(training)
     if classes != known:
         odd = sorted(set(classes) ^ set(known))
+        alike = len({letters_of(name) for name in odd}) < len(odd)
+        hint = ", in the same case and with accents written alike" if alike else ""
         raise UserError(
             f"{folder} has other classes than the train folder beside it: {', '.join(odd[:5])} in only one of them; "
-            "expected the same class folders in both"
+            f"expected the same class folders in both{hint}"
         )
     chosen = in_old_order(classes, settings, str(folder))
     left_out = LeftOut()

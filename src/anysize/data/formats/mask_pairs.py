@@ -25,7 +25,7 @@ from anysize.registry import UserError, some_of
 logger = logging.getLogger(__name__)
 
 _CLASSES = "classes.txt"
-_MANY = 128  # classes whose names nobody has written down
+_MANY = 48  # classes whose names nobody has written down
 
 
 def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:

@@ -1,6 +1,7 @@
 """Names of files and classes that lists and annotations give, looked at before anything else is done with them."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,15 @@ def twice(names: Sequence[str]) -> str | None:
     """
     counts = Counter(names)
     return next((name for name in names if counts[name] > 1), None)
+
+
+def letters_of(name: str) -> str:
+    """A name without its case, and with accents written in one way: what people take for one name.
+
+    >>> letters_of("Cafe\u0301") == letters_of("caf\u00e9")
+    True
+    """
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def is_file_name(name: str) -> bool:
