@@ -92,6 +92,11 @@ class DataSettings:
         "there in any case",
         choices=("refuse", "allow"),
     )
+    exclude: str = setting(
+        "",
+        "text file with names of files below root, one a line, that are left out, such as `anysize data check NAME "
+        "--fix LIST` writes; empty: none",
+    )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 

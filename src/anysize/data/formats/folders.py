@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import file_source, in_old_order
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.splits import Splits, find_names, sounds_like_split, split_named
@@ -93,7 +94,8 @@ def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple
     splits = folder_splits(root, settings, expected)
     folder = splits.find(splits.telling)[0]
     classes = _class_folders(folder)
-    images = (path for name in classes for path in images_below(folder / name, LeftOut()))
+    excluded = excluded_by(settings)
+    images = (path for name in classes for path in images_below(folder / name, LeftOut()) if path not in excluded)
     return first_readable(images, folder, settings.max_pixels)
 
 
