@@ -30,6 +30,15 @@ Need = Callable[[int, int], float]
 """Of an image's height and width in full: the smallest scale, at most 1, at which it has the pixels that are needed."""
 
 
+def stamp_of(path: str) -> str:
+    """What changes when a file does: its size and time of modification; empty where it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 class FileTargets(Protocol):
     """Targets that are read when an image is asked for, such as a mask an image."""
 
@@ -193,6 +202,10 @@ class FileSource(Source):
         self.on_bad_image = on_bad_image
         self.exif = exif
         self.max_pixels = max_pixels
+
+    def stamp(self, index: int) -> str:
+        """What changes when the file does, to remember what was found out about it; empty: nothing tells it."""
+        return stamp_of(self.describe(index))
 
     def data(self, index: int) -> bytes:
         """The bytes of the file. Raises `BadImage`."""

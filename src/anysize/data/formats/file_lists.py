@@ -137,7 +137,8 @@ def keep_present(
         more = f" (so it is with {count:,} of the {len(rows):,} lines)" if count > 1 else ""
         if settings.on_bad_image == "error":
             raise UserError(f"{first}{more}; add it, or leave such images out with --data.on_bad_image skip")
-        warn(f"left out {count} of {len(rows)} images: {first}{more}")
+        if settings.on_bad_image == "skip":
+            warn(f"left out {count} of {len(rows)} images: {first}{more}")
     return np.array(good, dtype=np.int64), missing
 
 

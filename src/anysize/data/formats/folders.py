@@ -15,7 +15,7 @@ from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
-from anysize.registry import UserError
+from anysize.registry import UserError, some_of
 
 
 def list_images(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
@@ -49,8 +49,10 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
         own = splits.hold_out(found, split) if part else found
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
+            others = [repr(each) for each, files_of in zip(chosen, files, strict=True) if each != name and not files_of]
+            so_are = f", nor have {some_of(others)}" if others and not found else ""
             raise UserError(
-                f"class {name!r} has no {'second ' if found else ''}image in {folder / name}; expected "
+                f"class {name!r} has no {'second ' if found else ''}image in {folder / name}{so_are}; expected "
                 f"{EXPECTED}: add some, or remove the folder{there}"
             )
         paths += own

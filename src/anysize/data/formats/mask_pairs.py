@@ -44,7 +44,9 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
         telling = pairs if split == splits.telling else _pairs(splits, splits.telling, LeftOut(), {})
         excluded = excluded_by(settings)
         masks = [mask for image, mask in telling if image not in excluded and mask not in excluded]
-        numbers = _numbers(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks), settings.max_pixels)
+        numbers = _numbers(
+            tuple(masks), max((os.stat(mask).st_mtime_ns for mask in masks), default=0), settings.max_pixels
+        )
         classes = (BACKGROUND, *map(str, range(1, max(2, max(numbers, default=0) + 1))))
         origin = f"the numbering of {root} (it has no {_CLASSES})"
     source = mask_source(pairs, classes, settings, split, origin)
@@ -115,7 +117,8 @@ def _match(
         if settings.on_bad_image == "error" or not both:
             skip = ", or leave such files out with --data.on_bad_image skip" if both else ""
             raise UserError(f"{first}: add it, or remove the {other}{skip}")
-        warn(f"left out {counted(len(unlisted), 'file')}: {first}")
+        if settings.on_bad_image == "skip":
+            warn(f"left out {counted(len(unlisted), 'file')}: {first}")
     pairs = [(images[name], masks[name]) for name in both]
     once = each_once([image for image, _ in pairs], image_folder, left_out)  # images may share a mask
     return [pairs[i] for i in once]

@@ -199,5 +199,6 @@ def _present(index: CocoIndex, folder: str, settings: DataSettings) -> tuple[np.
             raise UserError(f"{fault}; unpack the images that belong to this file there")
         if settings.on_bad_image == "error":
             raise UserError(f"{fault}; add them, or leave them out with --data.on_bad_image skip")
-        warn(f"left out {fault}")
+        if settings.on_bad_image == "skip":
+            warn(f"left out {fault}")
     return np.flatnonzero(found), missing
