@@ -141,6 +141,7 @@ def _tell_copies(groups: "list[Copies]", what: str, of: str) -> None:
         extra = sum(len(each.images) - 1 for each in groups)
         across, differ = sum(each.across for each in groups), sum(each.differ for each in groups)
         where = f"{across:,} in several splits, {differ:,} with other classes"
+        where += f"; the first {_NAMED} are named" if len(groups) > _NAMED else ""
         tell(f"{what}: {extra:,}, of {counted(len(groups), 'image')}; {where}")
 
 
