@@ -207,6 +207,10 @@ class FileSource(Source):
         """What changes when the file does, to remember what was found out about it; empty: nothing tells it."""
         return stamp_of(self.describe(index))
 
+    def sizes(self) -> list[int] | None:
+        """Bytes of each file where they are known without asking for them; None: they are not."""
+        return None
+
     def data(self, index: int) -> bytes:
         """The bytes of the file. Raises `BadImage`."""
         return read_picture(self.describe(index), self.max_pixels)

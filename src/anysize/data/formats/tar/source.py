@@ -1,0 +1,99 @@
+"""A source of images that lie in a tar archive: each is read from its place, in any order, by any process."""
+
+import copy
+import os
+from typing import Any
+
+import numpy as np
+
+from anysize.data.formats.tar.index import TarIndex
+from anysize.data.pictures import BadImage, check_bytes
+from anysize.data.settings import MAX_PIXELS
+from anysize.data.source import FileSource, Source
+from anysize.files import open_regular
+from anysize.registry import UserError
+
+
+class TarFile:
+    """An archive that is open in each process that reads from it.
+
+    `size` and `modified` are those of the index: an archive that has changed since then is refused.
+    """
+
+    def __init__(self, path: str, size: int, modified: int) -> None:
+        self.path, self.size, self.modified = path, size, modified
+        self._descriptor: int | None = None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from a place, without moving any other reader's. Raises `BadImage` where there are fewer."""
+        try:
+            if self._descriptor is None:
+                with open_regular(self.path) as file:
+                    self._descriptor = os.dup(file.fileno())
+            status = os.fstat(self._descriptor)
+            if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
+                raise UserError(f"{self.path} was changed while it was in use; start again")
+            data = os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise BadImage(f"it cannot be read ({error.strerror})") from error
+        if len(data) < size:
+            raise BadImage(f"the archive ends {size - len(data):,} bytes before it does")
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_descriptor": None}  # another process opens it for itself
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+class TarSource(FileSource):
+    """Images in an archive; in messages an image is called `train.tar: cat/1.jpg`.
+
+    Args:
+        index: of the archive.
+        archive: its name in messages, as the user gave it.
+        rows: the images' rows in it, int64 (N,).
+        targets, classes, name, on_bad_image, exif, max_pixels: as for `FileSource`.
+    """
+
+    def __init__(
+        self,
+        index: TarIndex,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        classes: tuple[str, ...],
+        archive: str,
+        name: str,
+        on_bad_image: str = "error",
+        exif: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        assert len(rows) == len(targets)
+        Source.__init__(self, targets, classes, name)
+        self._paths = index.names[rows]
+        self._offsets, self._sizes = index.offsets[rows], index.sizes[rows]
+        self._archive = TarFile(index.path, index.size, index.modified)
+        self._shown = archive
+        self.on_bad_image, self.exif, self.max_pixels = on_bad_image, exif, max_pixels
+
+    def describe(self, index: int) -> str:
+        return f"{self._shown}: {super().describe(index)}"
+
+    def stamp(self, index: int) -> str:
+        return f"{self._sizes[index]} {self._archive.modified}"
+
+    def sizes(self) -> list[int]:
+        return [*map(int, self._sizes)]
+
+    def data(self, index: int) -> bytes:
+        size = int(self._sizes[index])
+        check_bytes(size, self.max_pixels)
+        return self._archive.read(int(self._offsets[index]), size)
+
+    def subset(self, indices: np.ndarray) -> "TarSource":
+        subset = copy.copy(self)
+        subset._paths, subset._offsets = self._paths[indices], self._offsets[indices]
+        subset._sizes, subset.targets = self._sizes[indices], self.targets[indices]
+        return subset
