@@ -23,6 +23,7 @@ from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.experiment.identity import identity_of
+from anysize.files import name_beside
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -234,7 +235,12 @@ def test_an_index_is_kept_until_the_archive_changes(
         with pytest.raises(KeyboardInterrupt):
             rows()
     assert [path.name for path in cache.iterdir()] == [kept.name]
+    half, young = name_beside(kept), name_beside(kept)
+    for path in (half, young):  # as a process leaves it that is killed at once
+        path.write_bytes(b"half")
+    os.utime(half, (1, 1))
     assert len(rows()) == 13
+    assert {*cache.iterdir()} == {kept, young}  # who wrote the younger one may be at it still
 
 
 def test_an_archive_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,10 +44,8 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     below: dict[str, list[str]] = {name: [] for name in chosen}
     files = place.files(below, left_out)
     _check_classes(folder, below, warned=splits.whole and split == "train")
-    images: list[Any] = []
-    targets: list[int] = []
-    for target, (name, found) in enumerate(zip(chosen, files, strict=True)):
-        own = splits.hold_out(found, split) if part else found
+    groups = [splits.hold_out(found, split) if part else found for found in files]
+    for name, found, own in zip(chosen, files, groups, strict=True):
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
             others = [repr(each) for each, files_of in zip(chosen, files, strict=True) if each != name and not files_of]
@@ -57,9 +54,8 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
                 f"class {name!r} has no {'second ' if found else ''}image in {folder / name}{so_are}; expected "
                 f"{EXPECTED}: add some, or remove the folder{there}"
             )
-        images += own
-        targets += [target] * len(own)
-    source = place.source(images, np.array(targets, np.int64), chosen, settings, split)
+    targets = np.repeat(np.arange(len(groups), dtype=np.int64), [len(own) for own in groups])
+    source = place.source(groups, targets, chosen, settings, split)
     if not part or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source

@@ -65,7 +65,7 @@ class Place(abc.ABC):
         """Note what lies beside the classes."""
 
     @abc.abstractmethod
-    def files(self, below: dict[str, list[str]], left_out: LeftOut) -> list[list[Any]]:
+    def files(self, below: dict[str, list[str]], left_out: LeftOut) -> Sequence[Sequence[Any]]:
         """The images of each class, sorted by name; `below` has the classes, and takes the folders that lie in each."""
 
     @abc.abstractmethod
@@ -74,9 +74,14 @@ class Place(abc.ABC):
 
     @abc.abstractmethod
     def source(
-        self, images: Sequence[Any], targets: np.ndarray, classes: tuple[str, ...], settings: DataSettings, split: Split
+        self,
+        groups: Sequence[Sequence[Any]],
+        targets: np.ndarray,
+        classes: tuple[str, ...],
+        settings: DataSettings,
+        split: Split,
     ) -> FileSource:
-        """The images as a source."""
+        """The images of the classes as a source."""
 
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, sorted; a `MissingSplit` where there is none."""
@@ -112,9 +117,14 @@ class FolderPlace(Place):
         return [(os.path.basename(path), path) for path in images_below(self.path, LeftOut())]
 
     def source(
-        self, images: Sequence[str], targets: np.ndarray, classes: tuple[str, ...], settings: DataSettings, split: Split
+        self,
+        groups: Sequence[Sequence[str]],
+        targets: np.ndarray,
+        classes: tuple[str, ...],
+        settings: DataSettings,
+        split: Split,
     ) -> FileSource:
-        return file_source(images, targets, classes, settings, split)
+        return file_source([*itertools.chain.from_iterable(groups)], targets, classes, settings, split)
 
 
 class TarPlace(Place):
@@ -135,23 +145,28 @@ class TarPlace(Place):
         for name, _ in self.unsorted():
             left_out.add("beside the folders", f"{self.archive}: {name}")
 
-    def files(self, below: dict[str, list[str]], left_out: LeftOut) -> list[list[int]]:
+    def files(self, below: dict[str, list[str]], left_out: LeftOut) -> list[range]:
         found = []
         for name, inner in below.items():
             folder = os.fsencode(name) if not self.folder else self.folder + b"/" + os.fsencode(name)
             first, last = self.index.below(folder)
             if self.index.deeper(folder):
                 inner += self.index.folders(folder)[0]
-            found.append([*range(first, last)])
+            found.append(range(first, last))
         return found
 
     def unsorted(self) -> list[tuple[str, int]]:
         return [(os.fsdecode(self.index.names[row]), row) for row in self.index.folders(self.folder)[1]]
 
     def source(
-        self, images: Sequence[int], targets: np.ndarray, classes: tuple[str, ...], settings: DataSettings, split: Split
+        self,
+        groups: Sequence[Sequence[int]],
+        targets: np.ndarray,
+        classes: tuple[str, ...],
+        settings: DataSettings,
+        split: Split,
     ) -> TarSource:
-        name, rows = f"{settings.name} {split}", np.array(images, np.int64)
+        name, rows = f"{settings.name} {split}", np.concatenate([np.array(rows, np.int64) for rows in groups])
         told = (str(self.archive), name, settings.on_bad_image, settings.exif, settings.max_pixels)
         return TarSource(self.index, rows, targets, classes, *told)
 
@@ -184,16 +199,21 @@ class KitPlace(Place):
         return []
 
     def source(
-        self, images: Sequence[Any], targets: np.ndarray, classes: tuple[str, ...], settings: DataSettings, split: Split
+        self,
+        groups: Sequence[Sequence[Any]],
+        targets: np.ndarray,
+        classes: tuple[str, ...],
+        settings: DataSettings,
+        split: Split,
     ) -> FileSource:
-        return self.place.source(images, targets, classes, settings, split)
+        return self.place.source(groups, targets, classes, settings, split)
 
 
 def first_size(place: Place, settings: DataSettings) -> tuple[int, int]:
     """Width and height of the first image, but for those that `data.exclude` lists, whose header can be read."""
     below: dict[str, list[str]] = {name: [] for name in place.classes()}
-    images = [image for of_class in place.files(below, LeftOut()) for image in of_class]
-    source = place.source(images, np.zeros(len(images), np.int64), ("",), settings, "train")
+    groups = place.files(below, LeftOut())
+    source = place.source(groups, np.zeros(sum(map(len, groups)), np.int64), ("",), settings, "train")
     excluded, why = excluded_by(settings), ""
     for i in range(len(source)):
         try:

@@ -12,8 +12,10 @@ import io
 import json
 import os
 import tarfile
+import time
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -22,13 +24,14 @@ from anysize.data.decode import image_extensions
 from anysize.data.formats.listing import left_alone
 from anysize.data.formats.names import LONGEST_FILE
 from anysize.data.left_out import LeftOut, warn
-from anysize.files import open_regular, own_cache, replacing
+from anysize.files import is_left_over, open_regular, own_cache, replacing
 from anysize.registry import UserError
 
 VERSION = 1
 """Of the arrays in the cache."""
 ENDING = ".tar"
 _BLOCK = 512  # bytes of a header
+_DEAD = 3600.0  # seconds after which nobody writes a file any more
 _LARGE = 2**30  # bytes of an archive that takes more than a moment
 _PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ\0": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d"}
 
@@ -113,6 +116,7 @@ def _index_of(path: str, status: _Stamp) -> TarIndex:
             warn(f"{path}: reading once which files are in it, which may take minutes; the list is kept")
         index = index_tar(path)
         if kept:
+            _sweep(kept)
             with contextlib.suppress(OSError), replacing(kept) as file:
                 told = json.dumps([index.left_out.counts, index.left_out.names])
                 np.savez(
@@ -209,6 +213,14 @@ def _kept(path: str) -> str:
     folder = own_cache()
     name = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=16).hexdigest()
     return os.fspath(folder / f"tar-{name}.npz") if folder else ""
+
+
+def _sweep(kept: str) -> None:
+    """Remove what a process that was killed while it wrote this index has left."""
+    for path in Path(kept).parent.glob(f".{os.path.basename(kept)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if is_left_over(path) and time.time() - path.stat().st_mtime > _DEAD:
+                path.unlink()
 
 
 def _key(status: _Stamp) -> np.ndarray:
