@@ -13,14 +13,14 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from anysize.data.decode import decode_with_orientation
+from anysize.data.decode import decode_with_orientation, decoder
 from anysize.data.kinds.base import TargetKind
 from anysize.data.pictures import BadImage, TooLarge, check_pixels
 from anysize.data.preload import decode_all
 from anysize.data.remembered import Remembered
 from anysize.data.source import FileSource, Source, stamp_of
 
-VERSION = f"1 {PIL.__version__}"
+VERSION = f"1 {PIL.__version__} {decoder()}"
 """Of what is remembered; another decoder may read other files."""
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from anysize.data.augment.transform import Collated, PlainTransform, Sample, Transform
 from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource, Source
+from anysize.data.waiting import Waiting
 from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.sizes.batch_plan import Batch
 
@@ -60,7 +61,8 @@ class PlanLoader:
             one a core, at most 8. Images in memory need none, but where they go one by one (back end "pil").
         reduced: ask the source for images no larger than the transform needs, where it has such; else all are in full.
 
-    The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason.
+    The pixels are the same for any number of workers. `bad_files` names the damaged files met so far, with the reason;
+    `waiting` adds up the time for which batches are waited for.
 
     Raises:
         UserError: workers in a daemonic process; from `load` a damaged file, if the source's policy is "error", and
@@ -83,6 +85,7 @@ class PlanLoader:
         by_pil = isinstance(transform, PlainTransform) and not transform.at_once
         self.workers = worker_count(workers) if isinstance(source, FileSource) or by_pil else 0
         self.bad_files = source.bad_files
+        self.waiting = Waiting(self.device)
         self._images: Tensor | None = None
         self._queue: list[Batch] = []
         self._files: DataLoader[_Decoded] | None = None
@@ -94,7 +97,7 @@ class PlanLoader:
             decoded = self._from_memory(source, transform, batches)
         else:
             decoded = self._one_by_one(batches)
-        for step, (batch, bad, collated) in enumerate(decoded):
+        for step, (batch, bad, collated) in enumerate(self.waiting.over(decoded)):
             for index, reason in bad.items():
                 assert isinstance(self.source, FileSource)
                 self.source.report_bad(index, reason)
@@ -104,6 +107,13 @@ class PlanLoader:
             images, copies = self.transform.finish(pixels, batch), self.transform.views(batch)
             where = (collated.boxes, collated.shapes)
             yield LoadedBatch(images, targets, batch.size, copies, batch.indices, batch.epoch, step, *where)
+
+    def remedies(self) -> list[str]:
+        """What makes loading faster, each a phrase that begins with a verb; empty: nothing that is known of."""
+        found, usual = self.source.remedies(), worker_count(-1)
+        if found and self.workers < usual:
+            found.insert(0, f"raise data.workers ({self.workers} now; {usual} would be one a core)")
+        return found
 
     def _from_memory(
         self, source: ArraySource, transform: PlainTransform, batches: Sequence[Batch]

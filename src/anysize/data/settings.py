@@ -97,6 +97,12 @@ class DataSettings:
         "text file with names of files below root, one a line, that are left out, such as `anysize data check NAME "
         "--fix LIST` writes; empty: none",
     )
+    decode: str = setting(
+        "full",
+        "how JPEG files are decoded for training: full, or scaled to 1/2, 1/4 or 1/8 of their sides where that leaves "
+        "a crop pixels enough, which takes less time; evaluation decodes in full, always",
+        choices=("full", "scaled"),
+    )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 

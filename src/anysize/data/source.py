@@ -7,14 +7,14 @@ import abc
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.data.decode import decode_rgb, decode_with_orientation
+from anysize.data.decode import Need, decode_reduced, decode_rgb, decode_with_orientation
 from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, read_picture
 from anysize.data.settings import MAX_PIXELS
@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 VOID = 255
 """In a mask: a pixel that is neither learned nor counted."""
-
-Need = Callable[[int, int], float]
-"""Of an image's height and width in full: the smallest scale, at most 1, at which it has the pixels that are needed."""
 
 
 def stamp_of(path: str) -> str:
@@ -111,6 +108,10 @@ class Source(abc.ABC):
         image = self.image(index)
         return image, (image.shape[1], image.shape[2])
 
+    def remedies(self) -> list[str]:
+        """What makes reading these images faster, each a phrase that begins with a verb; by default nothing."""
+        return []
+
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """The file's path, or the image's number in its data set."""
@@ -174,18 +175,19 @@ class FileSource(Source):
     """Image files, decoded when asked for and converted to RGB.
 
     Args:
-        paths: one file an image.
+        paths: one file an image; or their names as an array of bytes.
         targets, classes, name, bad_files: as for `Source`.
         on_bad_image: "error": a damaged file stops whoever loads from this source; "skip": it is left out.
         exif: turn images as their EXIF data say.
         max_pixels: an image of more is not decoded.
+        scaled: decode JPEGs at 1/2, 1/4 or 1/8 where `read` is told that this is enough.
     """
 
     channels = 3
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str] | np.ndarray,
         targets: np.ndarray | FileTargets,
         classes: tuple[str, ...],
         name: str,
@@ -193,15 +195,17 @@ class FileSource(Source):
         bad_files: dict[str, str] | None = None,
         exif: bool = False,
         max_pixels: int = MAX_PIXELS,
+        scaled: bool = False,
     ) -> None:
         assert len(paths) == len(targets)
         super().__init__(targets, classes, name, bad_files)
         # One bytes array instead of a list of strings: touching a million Python objects in forked workers would
         # copy their memory page by page.
-        self._paths = np.array([os.fsencode(path) for path in paths])
+        self._paths = paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(path) for path in paths])
         self.on_bad_image = on_bad_image
         self.exif = exif
         self.max_pixels = max_pixels
+        self.scaled = scaled
 
     def stamp(self, index: int) -> str:
         """What changes when the file does, to remember what was found out about it; empty: nothing tells it."""
@@ -223,6 +227,12 @@ class FileSource(Source):
         """Decode the file: uint8 (3, H, W), channels last in memory."""
         return torch.from_numpy(self.decode(index)).permute(2, 0, 1)
 
+    def image_for(self, index: int, need: Need | None) -> tuple[Tensor, tuple[int, int]]:
+        if need is None or not self.scaled:
+            return super().image_for(index, None)
+        pixels, stored = decode_reduced(self.data(index), need, self.exif, self.max_pixels)
+        return torch.from_numpy(pixels).permute(2, 0, 1), stored
+
     def target(self, index: int, shape: tuple[int, ...]) -> Tensor:
         """The target of an image; where it would fit the image on its side, as EXIF has it, the error says so."""
         try:
@@ -235,6 +245,10 @@ class FileSource(Source):
             except BadImage:
                 raise error from None
             raise BadImage(f"{error}; {_EXIF_HINTS[self.exif]}") from error
+
+    def remedies(self) -> list[str]:
+        scaled = [] if self.scaled else ["set data.decode to scaled"]
+        return [*scaled, "pack the images at several sizes (anysize data pack)"]
 
     def describe(self, index: int) -> str:
         return os.fsdecode(bytes(self._paths[index]))

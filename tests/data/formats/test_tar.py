@@ -356,3 +356,14 @@ def test_damaged_images_are_named_checked_and_left_out(tmp_path: Path) -> None:
     assert identity_of({"train": bad}, settings)["train"]["bytes"] == sum(
         path.stat().st_size for path in (tmp_path / "train").rglob("*.jpg")
     )
+
+
+def test_jpegs_in_an_archive_are_decoded_to_scale_where_that_is_asked_for(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", 2, lambda i: (64, 80))
+    pack(tmp_path / "train.tar", root / "train")
+    half = [
+        opened("train", root=str(place), decode="scaled", val_split=0.5).read(0, lambda height, width: 0.5)
+        for place in (root / "train", tmp_path / "train.tar")
+    ]
+    assert half[0][0].shape == (3, 32, 40)
+    assert torch.equal(half[0][0], half[1][0])

@@ -167,8 +167,7 @@ class TarPlace(Place):
         split: Split,
     ) -> TarSource:
         name, rows = f"{settings.name} {split}", np.concatenate([np.array(rows, np.int64) for rows in groups])
-        told = (str(self.archive), name, settings.on_bad_image, settings.exif, settings.max_pixels)
-        return TarSource(self.index, rows, targets, classes, *told)
+        return TarSource(self.index, rows, targets, classes, str(self.archive), name, settings)
 
 
 class KitPlace(Place):

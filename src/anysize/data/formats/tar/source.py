@@ -8,8 +8,8 @@ import numpy as np
 
 from anysize.data.formats.tar.index import TarIndex
 from anysize.data.pictures import BadImage, check_bytes
-from anysize.data.settings import MAX_PIXELS
-from anysize.data.source import FileSource, Source
+from anysize.data.settings import DataSettings
+from anysize.data.source import FileSource
 from anysize.files import open_regular
 from anysize.registry import UserError
 
@@ -53,9 +53,10 @@ class TarSource(FileSource):
 
     Args:
         index: of the archive.
-        archive: its name in messages, as the user gave it.
         rows: the images' rows in it, int64 (N,).
-        targets, classes, name, on_bad_image, exif, max_pixels: as for `FileSource`.
+        targets, classes, name: as for `FileSource`.
+        archive: its name in messages, as the user gave it.
+        settings: of the data: what happens to a damaged image, and how one is decoded.
     """
 
     def __init__(
@@ -66,23 +67,19 @@ class TarSource(FileSource):
         classes: tuple[str, ...],
         archive: str,
         name: str,
-        on_bad_image: str = "error",
-        exif: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        settings: DataSettings,
     ) -> None:
-        assert len(rows) == len(targets)
-        Source.__init__(self, targets, classes, name)
-        self._paths = index.names[rows]
+        policy, scaled = settings.on_bad_image, settings.decode == "scaled"
+        how = (policy, None, settings.exif, settings.max_pixels, scaled)
+        super().__init__(index.names[rows], targets, classes, name, *how)
         self._offsets, self._sizes = index.offsets[rows], index.sizes[rows]
-        self._archive = TarFile(index.path, index.size, index.modified)
-        self._shown = archive
-        self.on_bad_image, self.exif, self.max_pixels = on_bad_image, exif, max_pixels
+        self._file, self._archive = TarFile(index.path, index.size, index.modified), archive
 
     def describe(self, index: int) -> str:
-        return f"{self._shown}: {super().describe(index)}"
+        return f"{self._archive}: {super().describe(index)}"
 
     def stamp(self, index: int) -> str:
-        return f"{self._sizes[index]} {self._archive.modified}"
+        return f"{self._sizes[index]} {self._file.modified}"
 
     def sizes(self) -> list[int]:
         return [*map(int, self._sizes)]
@@ -90,7 +87,7 @@ class TarSource(FileSource):
     def data(self, index: int) -> bytes:
         size = int(self._sizes[index])
         check_bytes(size, self.max_pixels)
-        return self._archive.read(int(self._offsets[index]), size)
+        return self._file.read(int(self._offsets[index]), size)
 
     def subset(self, indices: np.ndarray) -> "TarSource":
         subset = copy.copy(self)
