@@ -318,6 +318,10 @@ def test_packed_and_sparse_archives_and_what_is_no_image_are_refused(tmp_path: P
             tar.add(root / "train", ".")
         with pytest.raises(UserError, match=rf"train\.tar is packed, so that no image .*: {command} .*train\.tar"):
             opened("train", root=str(tmp_path / "train.tar"))
+        (tmp_path / kind).mkdir()
+        (tmp_path / "train.tar").rename(tmp_path / kind / f"train.tar.{kind}")
+        with pytest.raises(UserError, match=rf"train\.tar\.{kind} is packed, so that no image"):
+            opened("train", root=str(tmp_path / kind))
     with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         info = member("cat/a.png", **{"GNU.sparse.map": "0,1,5,1", "GNU.sparse.size": "6"})
         info.size = 2

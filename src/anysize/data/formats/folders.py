@@ -9,8 +9,8 @@ from anysize.data.dataset import Split
 from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import in_old_order
 from anysize.data.formats.listing import EXPECTED, images_below
-from anysize.data.formats.places import FolderPlace, archives_in, first_size, folders_of, place_of
-from anysize.data.formats.splits import Splits, find_names, sounds_like_split, split_named
+from anysize.data.formats.places import FolderPlace, archives_in, first_size, folders_of, place_of, refuse_packed
+from anysize.data.formats.splits import NAMES, Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
@@ -70,7 +70,9 @@ def folder_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
     """
     entries = folders_of(root)
     named = find_names(root, entries)
-    archives = archives_in(root) if root.is_dir() else {}
+    archives = archives_in(root) if root.is_dir() and len(named) < len(NAMES) else {}
+    if root.is_dir() and not (named or entries or archives):
+        refuse_packed(root)
     if named or not entries or archives.keys() >= {"train", "validation"}:
         named = {**archives, **named}
     filled = {split: name for split, name in named.items() if folders_of(root / name)}

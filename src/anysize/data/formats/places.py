@@ -26,14 +26,23 @@ from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
 
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _PUBLISHED: dict[Split, str] = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 
 
 def archives_in(root: Path) -> dict[Split, str]:
     """The tar archives in a folder that hold splits: train.tar, val.tar and the like, or ILSVRC's."""
-    names = [entry.name for entry in os.scandir(root) if entry.name.lower().endswith(ENDING) and entry.is_file()]
+    names = [name for name in os.listdir(root) if name.lower().endswith(ENDING) and (root / name).is_file()]
     published = {split: name for split, name in _PUBLISHED.items() if name in names}
     return {**published, **find_names(root, names, ENDING)}
+
+
+def refuse_packed(root: Path) -> None:
+    """Raise a `UserError`, which says how to unpack it, where a folder holds a packed archive of a split."""
+    for name in sorted(os.listdir(root)):
+        ending = next((each for each in _PACKED if name.lower().endswith(each)), "")
+        if ending and (root / name).is_file() and find_names(root, [name], ending):
+            read_tar_index(root / name)
 
 
 def folders_of(root: Path) -> list[str]:

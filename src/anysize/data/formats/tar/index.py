@@ -25,7 +25,7 @@ from anysize.data.formats.listing import left_alone
 from anysize.data.formats.names import LONGEST_FILE
 from anysize.data.left_out import LeftOut, warn
 from anysize.files import is_left_over, open_regular, own_cache, replacing
-from anysize.registry import UserError
+from anysize.registry import UserError, shown
 
 VERSION = 1
 """Of the arrays in the cache."""
@@ -161,8 +161,10 @@ def _images(
                 parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
                 name = "/".join([*above[: -len(ENDING)].split("/"), *parts] if above else parts)
                 if member.issparse():
-                    raise UserError(f"{where} has a sparse file, {member.name!r}, which has no bytes of its own to "
-                                    "read; make the archive without --sparse")  # fmt: skip
+                    raise UserError(
+                        f"{where} has a sparse file, {shown(member.name, 60)}, which has no bytes of its own to read; "
+                        "make the archive without --sparse"
+                    )
                 if member.isdir():
                     continue
                 reason = "link, device or pipe in an archive" if not member.isfile() else ""
@@ -173,7 +175,7 @@ def _images(
                     left_out.add(reason or "without a name", f"{where}: {name}")
                     continue
                 if not 0 <= member.offset_data <= member.offset_data + member.size <= size:
-                    raise _damaged(where, f"{name} ends behind its end")
+                    raise _damaged(where, f"{shown(name, 60)} ends behind its end")
                 if name.lower().endswith(ENDING) and not above:
                     inner = cast(BinaryIO, tar.extractfile(member))
                     yield from _images(path, inner, member.offset_data, member.size, name, left_out)
@@ -186,7 +188,7 @@ def _images(
                 raise _damaged(where, f"byte {start + tar.offset:,} " + (
                     "is the beginning of no file" if len(block) == _BLOCK else "is its last, and nothing marks its end"
                 ))  # fmt: skip
-    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
         raise _damaged(where, str(error) or type(error).__name__) from error
