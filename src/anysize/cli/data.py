@@ -126,7 +126,8 @@ def _check(name: str, settings: tuple[str, ...], fix: str, near: int, smallest: 
     _tell_copies(alike, "images that look alike", "the looks")
     if fix:
         count = write_list(fix, recipe.data, splits, copies, alike, too_small=bool(smallest))
-        tell(f"{fix} is written and lists {counted(count, 'file')}; leave them out with --data.exclude {fix}")
+        use = f"leave them out with --data.exclude {fix}" if count else "there is nothing that it leaves out"
+        tell(f"{fix} is written and lists {counted(count, 'file')}; {use}")
     if damaged or too_large or missing or splits[0].doubts.nothing:
         sys.exit(1)
 
