@@ -9,7 +9,7 @@ from anysize.data.copies import Copies
 from anysize.data.exclude import excluded_by
 from anysize.data.settings import DataSettings
 from anysize.files import replacing
-from anysize.registry import UserError
+from anysize.registry import UserError, printable
 
 
 def check_list(path: str, settings: DataSettings) -> None:
@@ -64,7 +64,11 @@ def write_list(
         lines += ["", f"# looks like {first}; take the # away to leave it out", *(f"#{name}" for name in others)]
     try:
         with replacing(Path(path).expanduser()) as file:
-            file.write(os.fsencode("\n".join([f"# left out of {root} by data.exclude", *lines, ""])))
+            file.write(
+                os.fsencode(
+                    "\n".join([f"# left out of {printable(root)} by data.exclude".replace("\n", " "), *lines, ""])
+                )
+            )
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); give --fix another place") from error
     return len(taken)

@@ -31,13 +31,14 @@ class Remembered:
     (b'7 x 9', None)
     """
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, root: str) -> None:
         self._database, self._lock = database, threading.Lock()
+        self._root = os.fspath(Path(root).expanduser())  # names are kept without it: it may be written in several ways
         self._new: dict[bytes, tuple[bytes, bytes]] = {}
 
     def get(self, name: str, stamp: str) -> bytes | None:
         """What was found of this name with this stamp; None: nothing."""
-        key, mark = _digest(name), _digest(stamp)
+        key, mark = self._key(name), _digest(stamp)
         with self._lock, contextlib.suppress(sqlite3.Error):
             kept = (
                 self._new.get(key)
@@ -50,9 +51,12 @@ class Remembered:
     def put(self, name: str, stamp: str, content: bytes) -> None:
         """Keep what was found."""
         with self._lock:
-            self._new[_digest(name)] = _digest(stamp), content
+            self._new[self._key(name)] = _digest(stamp), content
             if len(self._new) >= _FEW:
                 self._write()
+
+    def _key(self, name: str) -> bytes:
+        return _digest(name.removeprefix(self._root).lstrip(os.sep))
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -77,7 +81,7 @@ def remembered(root: str, version: str) -> Iterator[Remembered]:
     What was kept of another `version` of whatever finds it out is forgotten. An empty `root` is kept nowhere.
     """
     path = _path(root, version) if root else None
-    known = Remembered(_opened(path))
+    known = Remembered(_opened(path), root)
     try:
         yield known
     finally:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,30 +23,36 @@ class TarFile:
 
     def __init__(self, path: str, size: int, modified: int) -> None:
         self.path, self.size, self.modified = path, size, modified
-        self._descriptor: int | None = None
+        self._descriptors: dict[str, int] = {}
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from a place, without moving any other reader's. Raises `BadImage` where there are fewer."""
         try:
-            if self._descriptor is None:
-                with open_regular(self.path) as file:
-                    self._descriptor = os.dup(file.fileno())
-            status = os.fstat(self._descriptor)
+            descriptor = self._descriptor()
+            status = os.fstat(descriptor)
             if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
                 raise UserError(f"{self.path} was changed while it was in use; start again")
-            data = os.pread(self._descriptor, size, offset)
+            data = os.pread(descriptor, size, offset)
         except OSError as error:
             raise BadImage(f"it cannot be read ({error.strerror})") from error
         if len(data) < size:
             raise BadImage(f"the archive ends {size - len(data):,} bytes before it does")
         return data
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_descriptor": None}  # another process opens it for itself
+    def _descriptor(self) -> int:
+        if "own" not in self._descriptors:
+            with open_regular(self.path) as file:
+                opened = os.dup(file.fileno())
+            if self._descriptors.setdefault("own", opened) != opened:  # another thread was sooner
+                os.close(opened)
+        return self._descriptors["own"]
 
-    def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_descriptors": {}}  # another process opens it for itself
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        for descriptor in self._descriptors.values():
+            close(descriptor)
 
 
 class TarSource(FileSource):
