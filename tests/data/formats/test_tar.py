@@ -178,6 +178,10 @@ def test_the_archives_of_ilsvrc_are_read_as_downloaded(ilsvrc: Path, tmp_path: P
     assert contents(unsorted) == contents(validation)
     assert contents(opened("train", "imagenet", root=str(plain))) == expected
     assert not unsorted.left_out
+    (plain / "train").mkdir()  # a folder goes before an archive; its unsorted images are no validation images
+    smooth_image(0, 9, 9).save(plain / "train/n01440764_1.JPEG")
+    with pytest.raises(UserError, match=r"train holds no class folders; expected CLASS/IMAGE in it$"):
+        opened("train", "imagenet", root=str(plain))
 
 
 def test_what_is_wrong_with_the_kit_is_said(ilsvrc: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,8 @@ class TarPlace(Place):
         return found
 
     def unsorted(self) -> list[tuple[str, int]]:
-        return [(os.fsdecode(self.index.names[row]), row) for row in self.index.folders(self.folder)[1]]
+        rows = self.index.folders(self.folder)[1]
+        return [(os.path.basename(os.fsdecode(self.index.names[row])), row) for row in rows]
 
     def source(
         self,

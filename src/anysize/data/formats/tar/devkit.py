@@ -18,7 +18,7 @@ KIT = "ILSVRC2012_devkit_t12"
 _PACKED = f"{KIT}.tar.gz"
 _TRUTH, _META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 _MOST = 2**28  # bytes of what is in it; the published one has 2.5 million
-_NUMBER = re.compile(r"(\d+)\.\w+$")
+_NUMBER = re.compile(r"ILSVRC2012_val_(\d+)\.\w+")
 
 
 def has_devkit(root: Path) -> bool:
@@ -64,12 +64,12 @@ def wnids_in(meta: bytes) -> dict[int, str]:
 
 
 def number_in(name: str) -> int:
-    """The number of a validation image, from 1.
+    """The number of a validation image, from 1; 0 for what is none.
 
-    >>> number_in("ILSVRC2012_val_00000293.JPEG")
-    293
+    >>> number_in("ILSVRC2012_val_00000293.JPEG"), number_in("n01440764_10026.JPEG")
+    (293, 0)
     """
-    match = _NUMBER.search(name)
+    match = _NUMBER.fullmatch(name)
     return int(match[1]) if match else 0
 
 
