@@ -16,7 +16,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, TooLarge
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, Source
+from anysize.data.source import FileSource, Source, shared_images
 from anysize.registry import UserError
 
 
@@ -27,7 +27,8 @@ class SplitCheck:
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
     are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason, and
     `too_large` each of more pixels than `data.max_pixels`, which was not decoded. `turned` images carry an EXIF
-    rotation or reflection; `left_out` is what lies beside the images; `doubts` says from what nothing can be learnt.
+    rotation or reflection; `left_out` is what lies beside the images; `doubts` says from what nothing can be learnt,
+    `shared` which validation images are training images, too.
     """
 
     split: str
@@ -40,6 +41,7 @@ class SplitCheck:
     turned: int
     left_out: LeftOut
     doubts: Doubts
+    shared: str = ""
 
 
 def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
@@ -57,7 +59,9 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
     with contextlib.suppress(MissingSplit):
         test = load_dataset(settings, "test", targets, preload=False)
         sources += [test] if not len(test) or test.describe(0) != sources[1].describe(0) else []
-    return [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
+    checks = [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
+    checks[1] = dataclasses.replace(checks[1], shared=shared_images(*sources[:2]))
+    return checks
 
 
 def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]:
