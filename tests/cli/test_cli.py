@@ -57,6 +57,8 @@ def test_recipes_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> N
     assert listed("elastic/voc*60x") == ["elastic/voc-dla60x"]
     assert "finetune" in listed("fine-tuned")  # by its title
     assert listed("list") == listed()
+    build_app()(["recipes", "quickstart-fixed"], result_action="return_value")
+    assert "cost: 7.24 TFLOPs, about" in capsys.readouterr().out  # as the plan says it
 
 
 def test_importing_the_package_imports_no_torch() -> None:

@@ -4,7 +4,9 @@ A source hands out undamaged uint8 images as they are stored; sizes and augmenta
 """
 
 import abc
+import contextlib
 import copy
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, read_picture
 from anysize.data.settings import MAX_PIXELS
 from anysize.ranks import main_process
-from anysize.registry import UserError, printable
+from anysize.registry import UserError, printable, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -273,3 +275,37 @@ class FileSource(Source):
             self.bad_files[path] = reason
             if main_process() or not to_all:
                 logger.warning("%s", printable(f"left out {path}: {reason}"))
+
+
+def shared_images(train: Source, validation: Source) -> str:
+    """What to warn of where files of the validation images are training images, too; empty where none are.
+
+    Links are followed. Whether hard links lead to one file is looked at where a validation file has several names.
+
+    >>> first, second = (FileSource([name], np.zeros(1), ("cat",), name="") for name in ("a.png", "b.png"))
+    >>> shared_images(first, second)
+    ''
+    """
+    if not isinstance(train, FileSource) or not isinstance(validation, FileSource):
+        return ""
+    trained, others = ([os.fsdecode(bytes(path)) for path in source._paths] for source in (train, validation))
+    real = functools.cache(os.path.realpath)
+    places = {os.path.join(real(os.path.dirname(path)), os.path.basename(path)) for path in trained}
+    shared = [path for path in others if os.path.realpath(path) in places]
+    numbers = {path: _number(path) for path in others}
+    if any(numbers.values()):
+        there = {number for path in trained if (number := _number(path))}
+        shared += [path for path, number in numbers.items() if number in there and path not in shared]
+    if not shared:
+        return ""
+    count = "1 is a training image" if len(shared) == 1 else f"{len(shared):,} are training images"
+    return f"validation images: {count}, too ({some_of(shared, 2)}), so that the figures say little of new images"
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    """What tells a file that has several hard links; None for others."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        if status.st_nlink > 1:
+            return status.st_dev, status.st_ino
+    return None

@@ -17,7 +17,7 @@ from anysize.data.decode import decoder
 from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
-from anysize.data.source import Source
+from anysize.data.source import Source, shared_images
 from anysize.experiment.targets import info_of, open_split, ready, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops
@@ -58,6 +58,8 @@ def check_targets(train: Source, validation: Source, kind: TargetKind, warn: Cal
     doubts.check()
     for text in [*doubts.of_split("train"), *kind.first_doubts(validation).of_split("validation")]:
         warn(text)
+    if shared := shared_images(train, validation):
+        warn(shared)
 
 
 def base_size(recipe: Recipe) -> int:
