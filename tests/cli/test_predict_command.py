@@ -132,7 +132,7 @@ def test_a_file_that_is_left_out_is_named_once(
     with pytest.raises(SystemExit):
         command(trained_scenes("segmentation"), images, "--out", tmp_path / "out", "--data.max_pixels", "2100")
     shown = capsys.readouterr().out
-    assert "3 of 4 images are left out" in shown  # two are larger
+    assert "3 of 4 images left out" in shown  # two are larger
     assert "bad.png" not in shown
     assert caplog.text.count("bad.png") == 1
     assert caplog.text.count("and data.max_pixels is 2,100") == 2

@@ -182,7 +182,7 @@ def test_values_of_masks_stand_for_classes_as_the_setting_says(
     assert source.classes == ("background", "1")
     assert np.array_equal(source.read(1)[1], mask_of(0, 1))
     assert np.array_equal(source.subset(np.array([1])).read(0)[1], mask_of(0, 1))
-    check_targets(source, source, create_kind("masks"), pytest.fail)
+    check_targets(source, load_dataset(settings, "validation", "masks"), create_kind("masks"), pytest.fail)
     (tmp_path / "classes.txt").write_text("ground\ncat\ndog\n")
     with pytest.raises(
         UserError, match=r"mask_values is \[0, 255\], and .*classes.txt has 3 classes \(ground, cat, dog\)"

@@ -71,6 +71,6 @@ def command(
         tell(f"{folder} holds predictions.csv and what pictures there are")
     if left_out := table.attrs["left_out"]:
         # Each was named when it was met.
-        tell(f"{len(left_out)} of {len(left_out) + len(table)} images are left out: mend or remove them")
+        tell(f"{len(left_out)} of {counted(len(left_out) + len(table), 'image')} left out: mend or remove them")
     if left_out or table.attrs["unwritten"]:
         sys.exit(1)
