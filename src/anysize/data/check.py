@@ -52,12 +52,18 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
     >>> check_dataset(DataSettings(limit=100))[1].counts["Sandal"]
     10
     """
-    targets = targets or DATASETS[settings.name]().offers[0]
+    dataset = DATASETS[settings.name]()
+    targets = targets or dataset.offered(settings)[0]
+    changed = dataset.checksums(settings)
+    if changed:  # what else is wrong is listed, too
+        settings = dataclasses.replace(settings, on_bad_image="skip")
     sources = [load_dataset(settings, split, targets, preload=False) for split in ("train", "validation")]
     with contextlib.suppress(MissingSplit):
         test = load_dataset(settings, "test", targets, preload=False)
         sources += [test] if not len(test) or test.describe(0) != sources[1].describe(0) else []
-    return [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
+    checked = [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
+    checked[0] = dataclasses.replace(checked[0], damaged={**changed, **checked[0].damaged})
+    return checked
 
 
 def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]:
@@ -70,7 +76,7 @@ def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]
     {}
     """
     found = {}
-    for kind in () if targets else DATASETS[settings.name]().offers[1:]:
+    for kind in () if targets else DATASETS[settings.name]().offered(settings)[1:]:
         with contextlib.suppress(UserError):
             source = load_dataset(settings, "train", kind, preload=False)
             found[kind] = create_kind(kind).first_doubts(source)

@@ -83,6 +83,14 @@ class DataSet(abc.ABC):
         """Call `load`, which may lack `targets` where the data set offers classes alone."""
         return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
 
+    def offered(self, settings: DataSettings) -> tuple[str, ...]:
+        """Which of the kinds in `offers` the user's files have, where they tell it."""
+        return self.offers
+
+    def checksums(self, settings: DataSettings) -> dict[str, str]:
+        """The files that are not what the data set's own checksums say, with the reason; none where it has none."""
+        return {}
+
     def splits(self, settings: DataSettings) -> str:
         """One sentence on what was taken for which split; empty where there is nothing to say."""
         if settings.val_split:
