@@ -3,9 +3,12 @@
 import contextlib
 import functools
 import numbers
+from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import ExifTags, Image
 
 from anysize.data.pictures import NOT_DECODED, BadImage, check_pixels, opened, read_picture
@@ -17,6 +20,21 @@ except ImportError:  # the extra `jpeg`; PIL gives the same pixels, somewhat slo
     simplejpeg = None
 
 _ROWS = 64  # of an image that are brought to 8 bits at a time
+_COLOURS = ("YCbCr", "RGB", "Gray")  # that simplejpeg brings to RGB as PIL does
+_JPEG = b"\xff\xd8\xff"
+_PARTS = (8, 4, 2)  # the library has fast transforms for these alone: at 5/8 decoding takes longer than in full
+
+Need = Callable[[int, int], float]
+"""Of an image's height and width in full: the smallest scale, at most 1, at which it has the pixels that are needed."""
+
+
+def decoder() -> str:
+    """What decodes JPEGs, with its version: at smaller scales the pixels of two decoders differ by some levels.
+
+    >>> decoder().split()[0] in ("simplejpeg", "PIL")
+    True
+    """
+    return f"PIL {PIL.__version__}" if simplejpeg is None else f"simplejpeg {version('simplejpeg')}"
 
 
 def decode_rgb(picture: str | bytes, exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -37,6 +55,61 @@ def decode_with_orientation(picture: str | bytes, max_pixels: int = MAX_PIXELS) 
     PIL itself turns TIFFs upright, so that they count as 1.
     """
     return _decode(picture, max_pixels, exif=True)
+
+
+def decode_reduced(
+    data: bytes, need: Need, exif: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode the bytes of an image like `decode_rgb`, but a JPEG at 1/2, 1/4 or 1/8 where `need` says that is enough.
+
+    The library leaves out the high frequencies of each block of 8 x 8 pixels, which is close to averaging pixels. The
+    smaller image begins at the same corner, and ends within half a pixel of its own from where the whole one does.
+
+    Returns:
+        Its pixels, uint8 (h, w, 3), and the height and width of the image in full.
+    """
+    scaled = _decode_scaled(data, need, exif, max_pixels)
+    if scaled is None:  # it is no JPEG, is needed in full, or is damaged, which decoding it in full says
+        pixels = decode_rgb(data, exif, max_pixels)
+        scaled = pixels, (pixels.shape[0], pixels.shape[1])
+    return scaled
+
+
+def _decode_scaled(data: bytes, need: Need, exif: bool, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """None where the image is no JPEG, is needed in full, or is for `decode_rgb` to find what is wrong with it."""
+    if data[:3] != _JPEG:
+        return None
+    with contextlib.suppress(BadImage, ValueError, MemoryError), contextlib.ExitStack() as stack:
+        by_pil = exif or simplejpeg is None  # opening takes a tenth of what decoding does
+        image = stack.enter_context(opened(data, max_pixels)) if by_pil else None
+        shape, orientation = _shape_of_jpeg(data, image, max_pixels), _orientation(image) if image and exif else 1
+        if shape is None:
+            return None
+        stored = shape[::-1] if orientation >= 5 else shape
+        scale = need(*stored)
+        part = next((part for part in _PARTS if part * scale <= 1), 1)
+        if part == 1:
+            return None
+        if simplejpeg is None:
+            assert image is not None
+            image.draft("RGB", (shape[1] // part, shape[0] // part))
+            pixels = np.array(image.convert("RGB"))
+        else:
+            # It takes the smallest scale at which neither side has less than this.
+            least = {"min_height": -(-shape[0] // part), "min_width": -(-shape[1] // part)}
+            pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
+        pixels = pixels[: max(1, round(shape[0] / part)), : max(1, round(shape[1] / part))]
+        return turned(pixels, orientation), stored
+    return None
+
+
+def _shape_of_jpeg(data: bytes, image: Image.Image | None, max_pixels: int) -> tuple[int, int] | None:
+    """Height and width as they are stored, of a JPEG in grey or RGB; None of another."""
+    if image is None:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        check_pixels(height, width, max_pixels)
+        return (height, width) if colours in _COLOURS else None
+    return (image.height, image.width) if image.mode in ("RGB", "L") else None
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -71,12 +144,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
     """The pixels of a JPEG; None where PIL has to decide: no JPEG, CMYK (converted differently), or damaged."""
-    if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
+    if simplejpeg is None or data[:3] != _JPEG:
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        check_pixels(height, width, max_pixels)
-        if colours in ("YCbCr", "RGB", "Gray"):
+        if _shape_of_jpeg(data, None, max_pixels):
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
     except (ValueError, MemoryError):  # PIL says what is wrong
         pass

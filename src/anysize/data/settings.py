@@ -92,6 +92,12 @@ class DataSettings:
         "there in any case",
         choices=("refuse", "allow"),
     )
+    decode: str = setting(
+        "full",
+        "how JPEG files are decoded for training: full, or scaled to 1/2, 1/4 or 1/8 of their sides where that leaves "
+        "a crop pixels enough, which takes less time; evaluation decodes in full, always",
+        choices=("full", "scaled"),
+    )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 

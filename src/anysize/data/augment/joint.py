@@ -14,9 +14,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from anysize.data.augment import joint_geometry as geometry
-from anysize.data.augment.operations import Augmentation
+from anysize.data.augment.operations import Augmentation, Box
 from anysize.data.augment.transform import Collated, Sample, Transform, by_view
-from anysize.data.random import Stream, seeded, uniform
+from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import VOID
 from anysize.preprocessing import Preprocessing
@@ -62,15 +62,29 @@ class JointTrainTransform(Augmentation, JointTransform):
         _check_masks(augment)
         _check_resize(self.preprocessing)
 
+    def need(self, shape: tuple[int, int], batch: Batch) -> float:
+        if self.augment.crop == "random-resized":
+            return self._need_of_boxes(shape, batch)
+        factors = uniform(self.seed, batch.epoch, *batch.sample_keys(), Stream.RESCALE).tolist()
+        resized = [self._resized(*shape, batch.size, factor) for factor in factors]
+        return min(1.0, max(max(height / shape[0], width / shape[1]) for height, width in resized))
+
     def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """(C, H, W) and (H, W) to `batch.copies` pairs of S x S pixels."""
-        (indices, copies), streams = batch.sample_keys(), [Stream.RESCALE, Stream.TOP, Stream.LEFT, Stream.FLIP]
-        draws = uniform(self.seed, batch.epoch, indices, copies, np.array(streams)[:, None])
+        streams = [Stream.TOP, Stream.LEFT, Stream.RESCALE, Stream.FLIP]
+        draws = uniform(self.seed, batch.epoch, *batch.sample_keys(), np.array(streams)[:, None])
         picture, labels = tv_tensors.Image(image), tv_tensors.Mask(target[None])
+        shape = (target.shape[0], target.shape[1])
+        boxes = self._boxes(shape, batch) if self.augment.crop == "random-resized" else []
         images, masks = [], []
-        for index, copy, (factor, top, left, flip) in zip(indices, copies, draws.T.tolist(), strict=True):
-            place = self._place(image, index, copy, batch, factor, top, left)
-            view, view_labels = place(picture), place(labels)
+        for number, (*corner, factor, flip) in enumerate(draws.T.tolist()):
+            if boxes:
+                part = boxes[number].moved(shape, (image.shape[1], image.shape[2]))
+                view = self._cut_out(picture, part, batch.size)
+                view_labels = self._cut_out(labels, part.moved((image.shape[1], image.shape[2]), shape), batch.size)
+            else:
+                place = self._place(*shape, batch.size, factor, *corner)
+                view, view_labels = place(picture), place(labels)
             if flip < self.augment.flip:
                 view, view_labels = F.horizontal_flip(view), F.horizontal_flip(view_labels)
             images.append(view.as_subclass(Tensor).permute(1, 2, 0))
@@ -79,23 +93,25 @@ class JointTrainTransform(Augmentation, JointTransform):
         pixels = self._operate(pixels, batch)
         return Sample(pixels, _stack(masks), np.array([0, 0, batch.size, batch.size]))
 
+    def _cut_out(self, picture: Tensor, part: Box, size: int) -> Tensor:
+        return geometry.resized_crop(picture, *part, size=size, preprocessing=self.preprocessing)
+
+    def _resized(self, height: int, width: int, size: int, factor: float) -> tuple[int, int]:
+        """Height and width to which an image, in full of this height and width, is resized; `factor` from [0, 1)."""
+        if self.augment.crop == "none":
+            return geometry.eval_size(height, width, size, self.preprocessing)
+        low, high = self.augment.rescale
+        scale = low * (high / low) ** factor * size / self.preprocessing.own_size
+        return geometry.scaled_size(height, width, scale)
+
     def _place(
-        self, image: Tensor, index: int, copy: int, batch: Batch, factor: float, top: float, left: float
+        self, height: int, width: int, size: int, factor: float, top: float, left: float
     ) -> Callable[[Tensor], Tensor]:
         """The function that takes a copy's square out of image or mask; `factor`, `top`, `left` come from [0, 1)."""
-        size = batch.size
-        height, width = image.shape[-2:]
-        if self.augment.crop == "random-resized":
-            with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
-                part = self._random_resized.make_params([image])
-            return functools.partial(geometry.resized_crop, **part, size=size, preprocessing=self.preprocessing)
+        resized = self._resized(height, width, size, factor)
         if self.augment.crop == "none":
-            resized = geometry.eval_size(height, width, size, self.preprocessing)
             corner = geometry.middle(resized[0], size), geometry.middle(resized[1], size)
         else:
-            low, high = self.augment.rescale
-            scale = low * (high / low) ** factor * size / self.preprocessing.own_size
-            resized = geometry.scaled_size(height, width, scale)
             corner = geometry.random_start(resized[0], size, top), geometry.random_start(resized[1], size, left)
         return functools.partial(
             geometry.resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,30 @@ _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140]
 
 Operation = Callable[[Any], Any]  # on one tensor (C, H, W) or PIL image
 Views = TypeVar("Views", Tensor, list[Image])
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def moved(self, before: tuple[int, int], now: tuple[int, int]) -> "Box":
+        """The part of the image when its height and width are `now` and were `before`, in whole pixels.
+
+        >>> Box(10, 4, 21, 8).moved((40, 60), (20, 30))
+        Box(top=5, left=2, height=11, width=4)
+        """
+        top, height = _moved(self.top, self.height, now[0] / before[0])
+        left, width = _moved(self.left, self.width, now[1] / before[1])
+        return Box(top, left, height, width)
+
+
+def _moved(start: int, length: int, scale: float) -> tuple[int, int]:
+    first = round(start * scale)
+    return first, max(1, round((start + length) * scale) - first)
 
 
 class Augmentation(Transform):
@@ -60,6 +84,18 @@ class Augmentation(Transform):
             shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
             values += torch.from_numpy(shift).to(values)[:, :, None, None]
         return values
+
+    def _boxes(self, shape: tuple[int, int], batch: Batch) -> list[Box]:
+        """Of each view the part that crop = random-resized takes of an image of this height and width."""
+        picture, boxes = torch.empty(1).expand(1, *shape), []
+        for index, copy in zip(*batch.sample_keys(), strict=True):
+            with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
+                boxes.append(Box(**self._random_resized.make_params([picture])))
+        return boxes
+
+    def _need_of_boxes(self, shape: tuple[int, int], batch: Batch) -> float:
+        """The `need` of crop = random-resized."""
+        return min(1.0, max(batch.size / min(box.height, box.width) for box in self._boxes(shape, batch)))
 
     def _operate(self, views: Views, batch: Batch) -> Views:
         """AutoAugment or its like and colour jitter of the views of a batch, (N, C, S, S) or PIL images."""

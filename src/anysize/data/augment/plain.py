@@ -6,8 +6,6 @@ straight to the batch's size. Images of one size that lie in memory are cropped,
 but for those that PIL augments (`augment.backend`).
 """
 
-import functools
-
 import numpy as np
 import torch
 from PIL.Image import Image
@@ -17,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from anysize.data.augment.operations import Augmentation
-from anysize.data.augment.square import Picture, as_tensor, resize, take, to_square
+from anysize.data.augment.square import Picture, as_tensor, needed_scale, resize, take, to_square
 from anysize.data.augment.transform import PlainTransform
 from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
@@ -51,20 +49,30 @@ class TrainTransform(Augmentation, PlainTransform):
         """For `crop = "pad"`: images stored at another size than the base are resized to it once."""
         if self.augment.crop != "pad" or not len(images):
             return images
-        resized = [self._to_base(chunk.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for chunk in torch.split(images, 1024)]
+        stored = (images.shape[1], images.shape[2])
+        chunks = [chunk.permute(0, 3, 1, 2) for chunk in torch.split(images, 1024)]
+        resized = [self._to_base(chunk, stored).permute(0, 2, 3, 1) for chunk in chunks]
         return torch.cat(resized).contiguous() if resized[0].shape[1:] != images.shape[1:] else images
 
-    def image(self, image: Tensor, batch: Batch) -> Tensor:
+    def need(self, shape: tuple[int, int], batch: Batch) -> float:
+        if self.augment.crop == "random-resized":
+            return self._need_of_boxes(shape, batch)
+        if self.augment.crop == "none":
+            return needed_scale(shape, batch.size, self.preprocessing)
+        return min(1.0, self.preprocessing.image_size / min(shape))  # pad: of the image at the base size
+
+    def image(self, image: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Tensor:
+        stored = stored or (image.shape[1], image.shape[2])
         picture = image if self.at_once else F.to_pil_image(image)
         if self.augment.crop == "pad":
-            picture = self._to_base(picture)
+            picture = self._to_base(picture, stored)
         if isinstance(picture, Image):
-            return self._augment_picture(picture, batch)
-        return self._augment(picture.permute(1, 2, 0)[None], np.zeros(1, np.int64), batch)
+            return self._augment_picture(picture, batch, stored)
+        return self._augment(picture.permute(1, 2, 0)[None], np.zeros(1, np.int64), batch, stored)
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
         assert self.at_once
-        return self._augment(images, batch.indices, batch)
+        return self._augment(images, batch.indices, batch, (images.shape[1], images.shape[2]))
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
         """Normalise, then lighting, cutout and random erasing."""
@@ -75,41 +83,60 @@ class TrainTransform(Augmentation, PlainTransform):
             self._erase(values, batch)
         return values
 
-    def _draws(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each view: whether it is flipped, and where between its first place and its last a crop lies, 0 to 1."""
-        streams = np.array([[Stream.FLIP], [Stream.TOP], [Stream.LEFT]])
-        flip, top, left = uniform(self.seed, batch.epoch, *batch.sample_keys(), streams)
-        return flip < self.augment.flip, top, left
+    def _flips(self, batch: Batch) -> np.ndarray:
+        """Of each view whether it is mirrored."""
+        return np.asarray(uniform(self.seed, batch.epoch, *batch.sample_keys(), Stream.FLIP) < self.augment.flip)
 
-    def _augment(self, images: Tensor, rows: np.ndarray, batch: Batch) -> Tensor:
-        """The samples of a batch, which are the images at `rows` of (N, H, W, C), to uint8 (copies * B, C, S, S)."""
-        rows, (flip, top, left) = np.tile(rows, batch.copies), self._draws(batch)
+    def _places(self, batch: Batch) -> np.ndarray:
+        """Of each view where between its first row and its last, and column, a crop lies: (2, N) from 0 to 1."""
+        return uniform(self.seed, batch.epoch, *batch.sample_keys(), np.array([[Stream.TOP], [Stream.LEFT]]))
+
+    def _augment(self, images: Tensor, rows: np.ndarray, batch: Batch, stored: tuple[int, int]) -> Tensor:
+        """The samples of a batch, which are the images at `rows` of (N, H, W, C), to uint8 (copies * B, C, S, S).
+
+        `stored` is the height and width that the images have in full.
+        """
+        rows, flip = np.tile(rows, batch.copies), self._flips(batch)
         if self.augment.crop == "pad":
+            top, left = self._places(batch)
             pixels = self._pad_crop(images, rows, top, left, flip)
             pixels = resize(pixels, (batch.size, batch.size), self.preprocessing.interpolation)
-        else:
-            chosen = take(images, rows).permute(0, 3, 1, 2)
-            if self.augment.crop == "none":
-                pixels = to_square(chosen, batch.size, self.preprocessing)
-            else:
-                crop = functools.partial(self._resized_crop, size=batch.size)
-                pixels = self._one_by_one(crop, Stream.RANDOM_RESIZED, chosen, batch)
+        elif self.augment.crop == "none":
+            pixels = to_square(take(images, rows).permute(0, 3, 1, 2), batch.size, self.preprocessing, stored)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
+        else:
+            pixels = self._resized_crops(images, rows, flip, batch, stored)
         return self._operate(pixels, batch)
 
-    def _augment_picture(self, picture: Image, batch: Batch) -> Tensor:
+    def _resized_crops(
+        self, images: Tensor, rows: np.ndarray, flip: np.ndarray, batch: Batch, stored: tuple[int, int]
+    ) -> Tensor:
+        """A random resized crop of each of the images at `rows`, which are not copied, mirrored where `flip` says so.
+
+        Each crop is made one piece of memory, channels last, for which torch's resize is fastest, and stays so.
+        """
+        views = []
+        for row, flipped, box in zip(rows.tolist(), flip.tolist(), self._boxes(stored, batch), strict=True):
+            top, left, height, width = box.moved(stored, (images.shape[1], images.shape[2]))
+            part = images[row, top : top + height, left : left + width].contiguous().permute(2, 0, 1)
+            view = resize(part, (batch.size, batch.size), self.preprocessing.interpolation)
+            views.append((F.horizontal_flip(view) if flipped else view).permute(1, 2, 0))
+        return torch.stack(views).permute(0, 3, 1, 2)
+
+    def _augment_picture(self, picture: Image, batch: Batch, stored: tuple[int, int]) -> Tensor:
         """The only sample of a batch, a PIL image, to uint8 (copies, C, S, S); the same draws as `_augment`."""
-        flip, *place = self._draws(batch)
+        flip = self._flips(batch)
         views = [picture] * batch.copies
         if self.augment.crop == "pad":
             base, padding = self.preprocessing.image_size, self.augment.padding
-            padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *place)
+            padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *self._places(batch))
             views = [F.crop(padded, *corner, base, base) for corner in zip(*corners, strict=True)]
         elif self.augment.crop == "none":
-            views = [to_square(view, batch.size, self.preprocessing) for view in views]
+            views = [to_square(view, batch.size, self.preprocessing, stored) for view in views]
         else:
-            crop = functools.partial(self._resized_crop, size=batch.size)
-            views = self._one_by_one(crop, Stream.RANDOM_RESIZED, views, batch)
+            mode, side = InterpolationMode(self.preprocessing.interpolation), [batch.size, batch.size]
+            boxes = [box.moved(stored, (picture.height, picture.width)) for box in self._boxes(stored, batch)]
+            views = [F.resized_crop(view, *box, side, mode) for view, box in zip(views, boxes, strict=True)]
         views = [F.horizontal_flip(view) if flipped else view for view, flipped in zip(views, flip, strict=True)]
         if self.augment.crop == "pad":
             views = [resize(view, (batch.size, batch.size), self.preprocessing.interpolation) for view in views]
@@ -150,17 +177,11 @@ class TrainTransform(Augmentation, PlainTransform):
         crops = runs.index_select(0, torch.from_numpy(start.ravel()).to(images.device))
         return crops.view(-1, base, base, channels).permute(0, 3, 1, 2)
 
-    def _to_base(self, images: Picture) -> Picture:
+    def _to_base(self, images: Picture, stored: tuple[int, int]) -> Picture:
         """Images (..., C, H, W) at the base size: stretched, or the shorter side where evaluation keeps the shape."""
         base = self.preprocessing.image_size
         side = (base, base) if self.preprocessing.resize == "stretch" else base
-        return resize(images, side, self.preprocessing.interpolation)
-
-    def _resized_crop(self, image: Picture, size: int) -> Picture:
-        box = self._random_resized.make_params([image])
-        mode = InterpolationMode(self.preprocessing.interpolation)
-        cropped: Picture = F.resized_crop(image, **box, size=[size, size], interpolation=mode, antialias=True)
-        return cropped
+        return resize(images, side, self.preprocessing.interpolation, stored)
 
     def _cut_out(self, values: Tensor, batch: Batch) -> None:
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""

@@ -27,27 +27,58 @@ def take(images: Tensor, rows: np.ndarray) -> Tensor:
     return images.flatten(1).index_select(0, torch.from_numpy(rows).to(images.device)).view(-1, *images.shape[1:])
 
 
-def resize(images: Picture, side: int | Sequence[int], interpolation: str = "bilinear") -> Picture:
+def resize(
+    images: Picture,
+    side: int | Sequence[int],
+    interpolation: str = "bilinear",
+    stored: tuple[int, int] | None = None,
+) -> Picture:
     """Resize images: the shorter side to `side`, or to (height, width).
+
+    The longer side comes out as of images of the height and width `stored`, which they are a smaller version of.
 
     >>> resize(torch.zeros(3, 20, 30, dtype=torch.uint8), 10).shape
     torch.Size([3, 10, 15])
     """
-    sides = [side] if isinstance(side, int) else list(side)
+    sides = list(_with_shorter(side, stored or F.get_size(images)) if isinstance(side, int) else side)
     resized: Picture = F.resize(images, sides, InterpolationMode(interpolation), antialias=True)
     return resized
 
 
-def to_square(images: Picture, size: int, preprocessing: Preprocessing) -> Picture:
+def _with_shorter(side: int, shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image of this shape once its shorter side is `side`, rounded as torchvision does."""
+    height, width = shape
+    if width <= height:
+        return int(side * height / width), side
+    return side, int(side * width / height)
+
+
+def to_square(
+    images: Picture, size: int, preprocessing: Preprocessing, stored: tuple[int, int] | None = None
+) -> Picture:
     """Make images square as evaluation does, (..., C, H, W) to (..., C, S, S), by the mode `preprocessing.resize`.
+
+    `stored` is the height and width of the whole images that these are smaller versions of; None: they are whole.
 
     >>> to_square(torch.zeros(3, 20, 30, dtype=torch.uint8), 14, Preprocessing(image_size=14)).shape
     torch.Size([3, 14, 14])
     """
     if preprocessing.resize == "stretch":
         return resize(images, (size, size), preprocessing.interpolation)
-    cropped: Picture = F.center_crop(_before_crop(images, size, preprocessing), [size, size])
+    cropped: Picture = F.center_crop(_before_crop(images, size, preprocessing, stored), [size, size])
     return cropped
+
+
+def needed_scale(shape: tuple[int, int], size: int, preprocessing: Preprocessing) -> float:
+    """The scale, at most 1, at which an image of this height and width gives `to_square` a pixel for each of its own.
+
+    >>> needed_scale((300, 400), 75, Preprocessing(75, resize="stretch"))
+    0.25
+    """
+    if preprocessing.resize == "stretch":
+        return min(1.0, size / min(shape))
+    side = _resized_side(size, preprocessing)
+    return min(1.0, side / min(shape)) if side else 1.0
 
 
 def to_crops(images: Picture, size: int, preprocessing: Preprocessing, crops: int) -> Tensor:
@@ -78,12 +109,20 @@ def as_tensor(picture: Tensor | Image) -> Tensor:
     return F.pil_to_tensor(picture) if isinstance(picture, Image) else picture
 
 
-def _before_crop(images: Picture, size: int, preprocessing: Preprocessing) -> Picture:
+def _before_crop(
+    images: Picture, size: int, preprocessing: Preprocessing, stored: tuple[int, int] | None = None
+) -> Picture:
+    side = _resized_side(size, preprocessing)
+    return resize(images, side, preprocessing.interpolation, stored) if side else images
+
+
+def _resized_side(size: int, preprocessing: Preprocessing) -> int:
+    """The shorter side before the crop; 0: the image is not resized."""
     if preprocessing.resize == "center-crop":
-        return resize(images, preprocessing.resize_side(size), preprocessing.interpolation)
+        return preprocessing.resize_side(size)
     if size == preprocessing.own_size:  # crop-or-pad: as the authors' code, which resizes at other sizes alone
-        return images
-    return resize(images, preprocessing.own_size, preprocessing.interpolation)
+        return 0
+    return preprocessing.own_size
 
 
 class EvalTransform(PlainTransform):
@@ -106,7 +145,7 @@ class EvalTransform(PlainTransform):
     def views(self, batch: Batch) -> int:
         return self.crops
 
-    def image(self, image: Tensor, batch: Batch) -> Tensor:
+    def image(self, image: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Tensor:
         picture = image if self.at_once else F.to_pil_image(image)
         return to_crops(picture, batch.size, self.preprocessing, self.crops)
 

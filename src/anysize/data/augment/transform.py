@@ -47,7 +47,7 @@ class Transform(abc.ABC):
         return 1
 
     def need(self, shape: tuple[int, int], batch: Batch) -> float:
-        """The scale of an image of this height and width at which each view of it still gets a pixel for a pixel.
+        """The scale of an image of this height and width, at most 1, at which each view still gets a pixel for a pixel.
 
         `batch` has this sample alone. By default 1: the image in full.
         """
@@ -61,8 +61,9 @@ class Transform(abc.ABC):
         """
 
     def collate(self, samples: Sequence[Sample]) -> Collated:
-        """At least one sample, all of one shape unless a subclass brings them to one."""
-        return Collated(by_view([each.pixels for each in samples]), by_view([each.targets for each in samples]))
+        """At least one sample, all of one shape unless a subclass brings them to one; channels last in memory."""
+        pixels = by_view([each.pixels.permute(0, 2, 3, 1) for each in samples]).permute(0, 3, 1, 2)
+        return Collated(pixels, by_view([each.targets for each in samples]))
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
         """Pixels (V * B, C, H, W) of the samples of `batch` to float32 input, channels last in memory."""
@@ -83,12 +84,12 @@ class PlainTransform(Transform):
 
     def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """The views of the image, each with its target."""
-        pixels = self.image(image, batch)
+        pixels = self.image(image, batch, stored)
         return Sample(pixels, target.expand(len(pixels), *target.shape))
 
     @abc.abstractmethod
-    def image(self, image: Tensor, batch: Batch) -> Tensor:
-        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8."""
+    def image(self, image: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Tensor:
+        """An image (C, H, W), the only one of `batch`, to its views (V, C, S, S), uint8; `stored` as in `sample`."""
 
     def prepare(self, images: Tensor) -> Tensor:
         """Do to the stored images (N, H, W, C) what can be done once and for all; by default nothing."""

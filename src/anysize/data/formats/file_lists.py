@@ -66,7 +66,8 @@ def file_source(
 ) -> FileSource:
     """A source of files that are read as the settings say."""
     name, policy = f"{settings.name} {split}", settings.on_bad_image
-    return FileSource(paths, targets, classes, name, policy, bad_files, settings.exif, settings.max_pixels)
+    scaled = settings.decode == "scaled"
+    return FileSource(paths, targets, classes, name, policy, bad_files, settings.exif, settings.max_pixels, scaled)
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], origin: str) -> tuple[str, ...]:
