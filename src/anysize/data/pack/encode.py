@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from anysize.data.decode import decode_rgb
+from anysize.data.decode import decode_rgb, decoder
 from anysize.data.pack.format import MASKS, ORIGINAL, level_size
 from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource, Source
@@ -74,9 +74,7 @@ def as_png(image: np.ndarray) -> bytes:
 
 def made_with() -> dict[str, str]:
     """What levels are made with: the same versions give the same bytes."""
-    pillow = f"Pillow {version('pillow')}"
-    jpeg = f"simplejpeg {version('simplejpeg')}" if simplejpeg else pillow
-    return {"anysize": version("anysize"), "jpeg": jpeg, "resampling": f"bicubic, {pillow}"}
+    return {"anysize": version("anysize"), "jpeg": decoder(), "resampling": f"bicubic, Pillow {version('pillow')}"}
 
 
 def _shrunk(image: np.ndarray, side: int) -> np.ndarray:

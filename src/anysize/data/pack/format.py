@@ -131,6 +131,8 @@ def read_manifest(folder: Path) -> Manifest:
         header = _HEADER(held, "")
         newer = header["version"] > VERSION
         held = {} if newer else _MANIFEST(held, "")
+        if not (newer or held["levels"]):
+            raise ValueError("it names no level")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

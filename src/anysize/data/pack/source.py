@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.data.decode import decode_rgb
+from anysize.data.decode import Need, decode_reduced, decode_rgb
 from anysize.data.formats.mask_files import check_shape
 from anysize.data.pack import format as pack
 from anysize.data.pack.encode import as_png
@@ -16,7 +16,7 @@ from anysize.data.pack.index import Index
 from anysize.data.pack.shards import Shards
 from anysize.data.pictures import BadImage, check_pixels, opened
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, Need, Source
+from anysize.data.source import FileSource, Source
 
 
 class PackSource(FileSource):
@@ -29,7 +29,8 @@ class PackSource(FileSource):
         folder: of the pack.
         manifest: its manifest.
         split: the split.
-        settings: of the data: what happens to a damaged image, and how many pixels one may have.
+        settings: of the data: what happens to a damaged image, how many pixels one may have, and whether JPEGs are
+            decoded at smaller scales than their level where that is enough.
 
     Raises:
         UserError: the index, the names or the targets are missing or damaged.
@@ -40,6 +41,7 @@ class PackSource(FileSource):
         self.manifest = manifest
         self.channels = manifest.channels
         self.on_bad_image, self.exif, self.max_pixels = settings.on_bad_image, manifest.exif, settings.max_pixels
+        self.scaled = settings.decode == "scaled"
         self.shards = Shards(folder / split, manifest.columns)
         self.index = Index(folder, manifest, split)
         self.rows = np.arange(len(self.index.rows))
@@ -50,12 +52,24 @@ class PackSource(FileSource):
 
     def image_for(self, index: int, need: Need | None) -> tuple[Tensor, tuple[int, int]]:
         row = self._row(index)
+        if need is None:
+            pixels = self._pixels(row, 0)
+            return _as_tensor(pixels), (pixels.shape[0], pixels.shape[1])
         height, width = int(row["height"]), int(row["width"])
-        column = 0 if need is None else self._column(row, need(height, width))
-        pixels = self._pixels(row, column)
-        if not column:  # in full, whatever it was when it was packed
-            height, width = pixels.shape[:2]
-        return torch.from_numpy(pixels).permute(2, 0, 1), (height, width)
+        scale = need(height, width)
+        column = self._column(row, scale)
+        if not (self.scaled and self._is_file(column)):
+            pixels = self._pixels(row, column)
+            in_full = pixels.shape[0], pixels.shape[1]
+        else:
+            data = self.shards.read(row, column).tobytes()
+
+            def need_of_level(level_height: int, level_width: int) -> float:
+                return min(1.0, scale * max(height / level_height, width / level_width))
+
+            pixels, in_full = decode_reduced(data, need_of_level, self.exif, self.max_pixels)
+        # Without the originals the largest level is what there is in full.
+        return _as_tensor(pixels[..., : self.channels]), (height, width) if column else in_full
 
     def decode(self, index: int) -> np.ndarray:
         """An image in full: uint8 (H, W, C). Raises `BadImage`."""
@@ -130,6 +144,10 @@ class PackSource(FileSource):
         self.__dict__.update(state)
         if self.targets is None:
             self.targets = self.index.targets
+
+
+def _as_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 class PackMasks:

@@ -28,6 +28,7 @@ from anysize.data.source import ArraySource, FileSource, Source
 from anysize.files import is_inside, is_left_over, read_regular, remove, replacing
 from anysize.registry import UserError, counted
 
+MIB = 2**20
 _AHEAD = 4  # images a thread has in hand or waits with
 _LARGEST_SHARD = 2**31  # bytes: where an image begins is kept in 32 bits
 
@@ -45,8 +46,8 @@ class PackOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise UserError(f"--quality is {self.quality}; expected that of JPEGs, from 1 to 100")
-        if not 1 <= self.shard <= _LARGEST_SHARD >> 20:
-            raise UserError(f"--shard is {self.shard}; expected MiB from 1 to {_LARGEST_SHARD >> 20}")
+        if not 1 <= self.shard <= _LARGEST_SHARD // MIB:
+            raise UserError(f"--shard is {self.shard}; expected MiB from 1 to {_LARGEST_SHARD // MIB}")
 
 
 def pack_splits(
@@ -82,7 +83,7 @@ def pack_splits(
         name, targets, first.classes, first.channels, exif, info, options.levels, options.pixels, options.quality,
         made_with(), {},
     )  # fmt: skip
-    packing = _Packing(manifest, folder, options.shard << 20, root, sum(map(len, sources.values())), on_image)
+    packing = _Packing(manifest, folder, options.shard * MIB, root, sum(map(len, sources.values())), on_image)
     if (folder / pack.MANIFEST).exists():
         return packing.made_before(sources)
     with packing.writing():
