@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMES = ("seconds", "images_per_second")  # of metrics.csv: no two runs have the same
+TIMES = ("seconds", "images_per_second", "waiting")  # of metrics.csv: no two runs have the same
 
 _NETWORK = {"depth": 8, "widths": [8, 8, 16], "dropout": 0.1}
 _TINY = {

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from forks import Forks
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "waiting")
 """Columns of metrics.csv and evaluation.csv that are different each time."""
 
 _ALL = {"training.epochs": 2, "training.validate_every": 1, "optimizer.warmup_epochs": 0, "evaluation.pictures": 2}

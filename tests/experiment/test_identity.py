@@ -1,14 +1,17 @@
 """A run goes on with the data that it began with, wherever that lies, and with no other."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from image_files import smooth_image
+import torch
+from image_files import smooth_image, write_folder
 
+from anysize.data import decode
 from anysize.data.settings import DataSettings
-from anysize.experiment.identity import check_same_data, folder_for, how_classes_differ, identity_of
+from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, how_classes_differ, identity_of
 from anysize.experiment.loaded import load_run
 from anysize.experiment.runs import evaluate
 from anysize.experiment.targets import open_sources
@@ -16,6 +19,7 @@ from anysize.experiment.train import train
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 from anysize.reports.reading import Run
+from anysize.training.checkpoint.files import read_checkpoint
 
 SETTINGS = {
     "data.workers": 0, "model.name": "cifar_resnet", "model.options": {"depth": 8, "widths": [8, 8, 8]},
@@ -128,3 +132,35 @@ def test_what_a_checkpoint_of_an_earlier_version_does_not_tell_is_not_compared(t
     run.mkdir()
     (run / "environment.json").write_text('{"python": "3"}')
     assert folder_for(run, {"train": {"digest": "x"}}, allow_changes=False) == run
+
+
+def test_a_run_keeps_what_decodes_its_images_to_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "images", 3, lambda i: (130 + 9 * i, 150))  # too large to be held in memory
+    given = {
+        **SETTINGS, "data.root": str(root), "data.decode": "scaled", "sizes.base": 16, "augment.scale": (0.5, 1.0),
+    }  # fmt: skip
+    runs = [train("folder", {**given, "data.workers": workers}, run=tmp_path / f"{workers}") for workers in (0, 2)]
+    full = train("folder", {**given, "data.decode": "full"}, run=tmp_path / "full")
+    saved = [read_checkpoint(run / "checkpoints/last") for run in (*runs, full)]
+    weights = [each.model for each in saved]
+    same = [all(torch.equal(weights[0][name], other[name]) for name in weights[0]) for other in weights[1:]]
+    assert same == [True, False]
+    told = [json.loads((run / "environment.json").read_text()).get("decoder") for run in (*runs, full)]
+    assert [each.state.get("decoder") for each in saved] == told == [decode.decoder(), decode.decoder(), None]
+    with pytest.raises(UserError, match=r"data\.decode was 'scaled' and is now 'full'"):
+        train("folder", {**given, "data.decode": "full"}, run=runs[0])
+    assert train("folder", given, run=runs[0]) == runs[0]
+
+    monkeypatch.setattr(decode, "simplejpeg", None)
+    with pytest.raises(UserError, match=r"by simplejpeg .* now by PIL .*; pip install simplejpeg==.* or go on with"):
+        train("folder", given, run=runs[0])
+    train("folder", given, run=runs[0], allow_changes=True)
+    assert "now by PIL" in (runs[0] / "log.txt").read_text()
+
+
+def test_a_new_version_of_the_decoder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, scaled = {"decoder": "PIL 9.0.0"}, DataSettings(decode="scaled")
+    monkeypatch.setattr(decode, "simplejpeg", None)
+    assert "scale by PIL 9.0.0 so far and are now by PIL" in check_same_decoder(held, scaled, allow_changes=False)
+    assert check_same_decoder(held, DataSettings(), allow_changes=False) == ""
+    assert check_same_decoder({}, scaled, allow_changes=False) == ""

@@ -61,6 +61,16 @@ def test_plain_lines_come_every_ten_seconds(tmp_path: Path, clock: Clock) -> Non
     assert lines[0] == ("epoch 3/8  step 250/981  24 px  loss 0.512  top-1 81.2%  1,210 img/s  1:02:05 left  lr 0.1")
 
 
+def test_a_line_says_how_long_images_are_waited_for(tmp_path: Path, clock: Clock) -> None:
+    console = screen()
+    with RunLog(tmp_path, epochs=8, console=console) as log:
+        for waited in (0.344, 0.004):
+            clock.now += 11
+            values = {"loss": 0.5, "metrics": {}, "lr": 0.1, "images_per_second": 1210.4, "seconds_left": 3725.0}
+            log.step(3, 7, 981, 24, **values, waiting=waited)
+    assert ["1,210 img/s, 34% waiting  1:02:05 left" in line for line in shown(console).splitlines()] == [True, False]
+
+
 def test_a_plain_line_is_one_line_however_narrow_the_console(tmp_path: Path, clock: Clock) -> None:
     console = screen(width=40)
     with RunLog(tmp_path, epochs=8, console=console) as log:

@@ -148,7 +148,7 @@ def assert_resumed(recipe: Recipe, tmp_path: Path) -> None:
     for part, tensors in whole.tensors.items():
         for name, value in tensors.items():
             assert torch.equal(value, resumed.tensors[part][name]), f"{part}: {name}"
-    times = ("seconds", "epoch_seconds", "csv")  # the table of figures tells times, too
+    times = ("seconds", "epoch_seconds", "epoch_waiting", "csv")  # the table of figures tells times, too
     for part, values in whole.state.items():
         if isinstance(values, dict) and part not in ("files",):
             left, right = ({k: v for k, v in each.items() if k not in times} for each in (values, resumed.state[part]))

@@ -87,7 +87,7 @@ def _decode_scaled(data: bytes, need: Need, exif: bool, max_pixels: int) -> tupl
             return None
         stored = shape[::-1] if orientation >= 5 else shape
         scale = need(*stored)
-        part = next((part for part in _PARTS if part * scale <= 1), 1)
+        part = next((part for part in _PARTS if part * scale <= 1 and part <= min(shape)), 1)
         if part == 1:
             return None
         if simplejpeg is None:

@@ -99,6 +99,10 @@ class Source(abc.ABC):
         image = self.image(index)
         return image, (image.shape[1], image.shape[2])
 
+    def remedies(self) -> list[str]:
+        """What makes reading these images faster, each a phrase that begins with a verb; by default nothing."""
+        return []
+
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """The file's path, or the image's number in its data set."""
@@ -224,6 +228,10 @@ class FileSource(Source):
             except BadImage:
                 raise error from None
             raise BadImage(f"{error}; {_EXIF_HINTS[self.exif]}") from error
+
+    def remedies(self) -> list[str]:
+        scaled = [] if self.scaled else ["set data.decode to scaled"]
+        return [*scaled, "pack the images at several sizes (anysize data pack)"]
 
     def describe(self, index: int) -> str:
         return os.fsdecode(bytes(self._paths[index]))

@@ -13,6 +13,7 @@ from torch import nn
 
 from anysize.data.augment.transform import Transform
 from anysize.data.catalog import build_preprocessing, resized_as_set
+from anysize.data.decode import decoder
 from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
@@ -196,7 +197,7 @@ def describe(
     """The description that every checkpoint carries, enough to rebuild the model and feed it rightly.
 
     `batches_a_step` of training.batch_size are the total batch of the run, which stands when it goes on. `data` is
-    the identity of its images (`anysize.experiment.identity`).
+    the identity of its images (`anysize.experiment.identity`); what decodes them is kept where that tells in pixels.
     """
     return {
         "recipe": to_dict(recipe),
@@ -204,6 +205,7 @@ def describe(
         "task": recipe.task.name,
         "images": images,
         "data": dict(data),
+        **({"decoder": decoder()} if recipe.data.decode == "scaled" else {}),
         "batches_a_step": batches_a_step,
         "preprocessing": preprocessing.to_dict(),
     }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from anysize.data.dataset import Split
+from anysize.data.decode import decoder
 from anysize.data.pack.source import PackSource
 from anysize.data.settings import DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
@@ -133,6 +134,28 @@ def check_same_data(
             f"{now['images']:,} in {now['bytes']:,} bytes now, or of other names; give the data it began with, or go "
             "on with --allow-changes"
         )
+
+
+def check_same_decoder(state: Mapping[str, Any], settings: DataSettings, *, allow_changes: bool) -> str:
+    """Compare what decodes JPEGs to scale with what did when the `state` of a checkpoint was saved.
+
+    Returns:
+        A sentence where it has another version; mostly none.
+
+    Raises:
+        UserError: it is another decoder, without `allow_changes`.
+    """
+    before, now = state.get("decoder", ""), decoder()
+    if settings.decode != "scaled" or before in ("", now):
+        return ""
+    differ = (
+        f"JPEGs were decoded to scale by {before} so far and are now by {now}, whose pixels may differ by some levels"
+    )
+    name, _, version = before.partition(" ")
+    if name == now.partition(" ")[0] or allow_changes:
+        return differ
+    remedy = f"pip install {name}=={version}" if name != "PIL" else "pip uninstall simplejpeg"
+    raise UserError(f"the run's {differ}; {remedy}, or go on with --allow-changes")
 
 
 def folder_for(plain: Path, identity: Mapping[str, Any], *, allow_changes: bool) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import anysize
+from anysize.data.decode import decoder
 from anysize.data.source import Source
 from anysize.launch import joined
 from anysize.machine import plainly
@@ -86,6 +87,7 @@ def check_alike(world: World, recipe: Recipe, images: Source) -> None:
         "the version of torch": torch.__version__,
         "the number of training images": len(images),
         "the classes": ", ".join(images.classes[:10]),
+        **({"the decoder of JPEGs": decoder()} if recipe.data.decode == "scaled" else {}),
     }
     (_, first), *others = world.gather((socket.gethostname(), own))
     for rank, (host, other) in enumerate(others, start=1):

@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 
 from anysize.data.catalog import DATASETS
+from anysize.data.decode import decoder
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.assemble import assemble, replicated, write_report_of
-from anysize.experiment.identity import check_same_data, folder_for, identity_of, short
+from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, identity_of, short
 from anysize.experiment.prepare import Prepared, prepare, resumed_state, settle_precision
 from anysize.experiment.rescue import saved_beside
 from anysize.experiment.run_folder import (
@@ -134,6 +135,8 @@ def train(
             resumed = resumed_state(folder / run_files.CHECKPOINTS, resume_from)
             if resumed:
                 check_same_data(resumed, sources["train"].classes, identity, resolved.data, allow_changes=allow_changes)
+                if odd := check_same_decoder(resumed, resolved.data, allow_changes=allow_changes):
+                    log.warning(odd)
             prepared = prepare(
                 resolved, resumed, world, allow_changes=allow_changes, sources=sources, identity=identity
             )
@@ -274,6 +277,7 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
         world_size=prepared.plan.world_size,
         total_batch=prepared.plan.total_batch,
         **({"data": short(prepared.identity)} if prepared.identity else {}),
+        **({"decoder": decoder()} if prepared.recipe.data.decode == "scaled" else {}),
     )
 
 

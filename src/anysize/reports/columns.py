@@ -15,7 +15,8 @@ HOW_VALIDATED = ("validation_calibrated", "validation_size")  # say how validati
 EVALUATION_FACTS = ("checkpoint", "split", "settings", "size", "calibrated", "images", "images_per_second", "flops")
 
 _FRACTION = re.compile(
-    r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*",
+    r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*"
+    r"|waiting",
     re.IGNORECASE,
 )
 _LABELS = {
@@ -32,6 +33,7 @@ _LABELS = {
     **{f"map_{size}": f"mAP {size}" for size in OBJECT_SIZES},
     **{f"iou_{size}": f"IoU {size}" for size in OBJECT_SIZES},
     "seconds": "training time",
+    "waiting": "waiting for images",
 }
 _UNITS = {
     "flops": ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs")),

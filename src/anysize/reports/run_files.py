@@ -16,9 +16,10 @@
 The folder of `train --repeat` holds such folders, and `repeats.csv` with the spread of their last and best figures.
 
 `metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
-of the run, `seconds` without evaluation), `lr`, `images_per_second`, `sizes` (JSON: size -> share of the epoch's
-images), and the task's `train_*` and `validation_*`; `validation_calibrated` and `validation_size` say how the
-validation was done. `evaluation.csv` has `checkpoint`, `split`, `settings`
+of the run, `seconds` without evaluation), `lr`, `images_per_second`, `waiting` (share of the epoch's time in which
+images were waited for), `sizes` (JSON: size -> share of the epoch's images), and the task's `train_*` and
+`validation_*`; `validation_calibrated` and `validation_size` say how the validation was done.
+`evaluation.csv` has `checkpoint`, `split`, `settings`
 (those of test time that are not as usual, or not the run's), `size`, `calibrated`, `images`, `images_per_second`,
 `flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
 `images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that

@@ -80,6 +80,7 @@ class RunLog:
         lr: Value,
         images_per_second: Value,
         seconds_left: Value,
+        waiting: Value = 0.0,
     ) -> None:
         """Show where training is, at most ten times a second (every ten seconds in plain lines).
 
@@ -89,13 +90,16 @@ class RunLog:
             epoch, step: the one in progress, counted from 1; `steps` is the number of steps of this epoch.
             size: image size of the step in pixels.
             metrics: names (`top1`) to values of the epoch so far.
+            waiting: share of the epoch's time in which images were waited for; one that rounds to 0% is not shown.
         """
         if not self._due():
             return
         values = [f"{size} px"]
         values += [f"{label(name)} {show(name, _number(value))}" for name, value in {"loss": loss, **metrics}.items()]
         speed, left = show("images_per_second", _number(images_per_second)), show("seconds", _number(seconds_left))
-        values += [f"{speed} img/s", f"{left} left", f"lr {show('lr', _number(lr))}"]
+        waited = f"{_number(waiting):.0%}"
+        speed += " img/s" if waited == "0%" else f" img/s, {waited} waiting"
+        values += [speed, f"{left} left", f"lr {show('lr', _number(lr))}"]
         where = f"epoch {epoch}/{self.epochs}"
         if self._live is None:
             self._print("  ".join([where, f"step {step}/{steps}", *values]))

@@ -94,6 +94,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     seeds = step_seeds(training.seed, progress.step, len(batches), parts.world.rank)
     start_epoch(parts, state)
     every = training.checkpoint_steps if training.checkpoint_minutes else 1
+    parts.loader.waiting.take()  # that of a calibration, which loads the same images
     saved, clock = time.monotonic(), time.perf_counter()
     for number, batch in enumerate(or_interrupted(parts, state, batches, stop)):
         if batch is None:
@@ -108,7 +109,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             stop_if_failed(parts, state, state.recorder.read())
             state.recorder.send()
         now = time.perf_counter()
-        record(progress, now - clock)
+        record(parts, progress, now - clock)
         clock = now
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
@@ -124,7 +125,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
     agreed.close()
     settle(parts, state)
-    record(progress, time.perf_counter() - clock)
+    record(parts, progress, time.perf_counter() - clock)
 
 
 def or_interrupted(
@@ -307,10 +308,19 @@ def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, An
     return {**metrics, "validation_size": validation.size, "validation_calibrated": validation.calibrated}
 
 
-def record(progress: Progress, seconds: float) -> None:
-    """Count the time of a step."""
+def record(parts: Parts, progress: Progress, seconds: float) -> None:
+    """Count the time of a step, and what of it was waiting for images; where that is much, it is said once."""
+    waited = parts.loader.waiting.take()
     progress.seconds += seconds
     progress.epoch_seconds += seconds
+    progress.epoch_waiting += waited
+    if (share := parts.watch(seconds, waited)) and (remedies := parts.loader.remedies()):
+        parts.log.warning(f"{share:.0%} of the last minute went by waiting for images: {', or '.join(remedies)}")
+
+
+def share_waited(progress: Progress, waited: float) -> float:
+    """The share of the epoch's time in which so many seconds were waited."""
+    return min(1.0, waited / max(progress.epoch_seconds, 1e-9))
 
 
 def show(parts: Parts, state: TrainState, size: int) -> None:
@@ -326,6 +336,7 @@ def show(parts: Parts, state: TrainState, size: int) -> None:
         metrics={name: functools.partial(recorder.mean, name) for name in recorder.last if name not in _NOT_SHOWN},
         lr=progress.lr,
         images_per_second=lambda: recorder.count * parts.world.size / max(progress.epoch_seconds, 1e-9),
+        waiting=lambda: share_waited(progress, progress.epoch_waiting),
         seconds_left=lambda: (parts.length.flops - spent()) * progress.seconds / max(spent(), 1),
     )
 
@@ -341,6 +352,8 @@ def epoch_row(parts: Parts, state: TrainState) -> dict[str, Any]:
         "lr": progress.lr,
         "images": progress.images,
         "images_per_second": progress.epoch_images / max(progress.epoch_seconds, 1e-9),
+        # While one process waits for images, the others wait for it.
+        "waiting": share_waited(progress, max(parts.world.gather(progress.epoch_waiting))),
         "flops": progress.flops,
         "seconds": progress.seconds,
         "sizes": {size: count / sum(samples.values()) for size, count in samples.items() if count},

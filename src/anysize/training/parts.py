@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.data.loader import LoadedBatch, PlanLoader
+from anysize.data.waiting import WaitingWatch
 from anysize.quantize.settings import QuantizeSettings
 from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
@@ -44,7 +45,7 @@ class Parts:
 
     `forward` is the model as a step calls it, compiled where the recipe says so; within `no_sync` gradients stay those
     of this process. `checkpoints` is their folder, and `description` what each of them says of itself; `writer` writes
-    them. `describe` names a sample of the training set.
+    them. `describe` names a sample of the training set. `watch` finds whether images are waited for too long.
     """
 
     forward: Callable[..., Outputs]
@@ -64,6 +65,7 @@ class Parts:
     world: World = dataclasses.field(default_factory=World)
     writer: CheckpointWriter = dataclasses.field(default_factory=CheckpointWriter)
     quantize: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
+    watch: WaitingWatch = dataclasses.field(default_factory=WaitingWatch)
 
     def images_of_all(self, epoch: int, step: int, own: int) -> int:
         """Images that all processes train in a step of an epoch, of which this one trains `own`."""

@@ -46,13 +46,15 @@ class Progress:
     lr: float = 0.0
     epoch_images: int = 0
     epoch_seconds: float = 0.0
+    epoch_waiting: float = 0.0
+    """Seconds of the epoch in which the device waited for images."""
     best: float | None = None
 
     def start_epoch(self) -> None:
         """Count the epoch that is done."""
         self.epoch += 1
         self.step_in_epoch = self.epoch_images = 0
-        self.epoch_seconds = 0.0
+        self.epoch_seconds = self.epoch_waiting = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready; floats keep every bit."""

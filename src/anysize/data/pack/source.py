@@ -100,6 +100,12 @@ class PackSource(FileSource):
         subset.rows, subset.targets = self.rows[indices], self.targets[indices]
         return subset
 
+    def remedies(self) -> list[str]:
+        if self.manifest.pixels == "raw":
+            return []
+        scaled = [] if self.scaled else ["set data.decode to scaled"]
+        return [*scaled, "pack the images as raw pixels (anysize data pack ... --raw)"]
+
     def content(self) -> tuple[bytes, int]:
         """What decides which images these are, and the bytes of all files of the split, for `experiment.identity`."""
         of_split = self.manifest.splits[self.split]

@@ -45,7 +45,7 @@ _MODEL = fields(
 _PROGRESS = fields(
     {
         **dict.fromkeys(("epoch", "step_in_epoch", "step", "images", "flops", "epoch_images"), _COUNT),
-        **dict.fromkeys(("seconds", "epoch_seconds", "lr"), number()),
+        **dict.fromkeys(("seconds", "epoch_seconds", "epoch_waiting", "lr"), number()),
         "best": lambda value, where: None if isinstance(value, float) else optional(number())(value, where),  # NaN, too
     }
 )
@@ -57,6 +57,7 @@ STATE: Form = fields(
         "progress": _PROGRESS,
         "images": _COUNT,
         "task": text(200),
+        "decoder": text(200),
         "data": table(fields(digest=text(200), images=_COUNT, bytes=_COUNT), most=10),
     },
     files=FILES,
