@@ -18,21 +18,26 @@ the mean squared difference), by size. "as trained" is the crop that training ge
 the full image at the very same place: the crop of a smaller image begins and ends at whole pixels of that, so it lies
 up to half of such a pixel beside the box that was drawn, which as a crop is as good as the one drawn.
 
-What profiling said (--profile; simplejpeg 1.9.0, Pillow 13.0.0, torch 2.14.1; the fastest of 40 runs of each image on
-an EPYC's core, others busy; ms an image of 500 x 375 px and 96 kB):
+What profiling said (--profile, and the fastest of many runs of each image on a core of an EPYC that others used, too;
+simplejpeg 1.9.0, Pillow 13.0.0, torch 2.14.1; ms an image of 500 x 375 px and 96 kB):
 
-    decoding in full: simplejpeg 0.93 (0.87 with the fast transform and plain upsampling), Pillow 1.03
+    decoding in full: simplejpeg 0.93, Pillow 1.03; grey alone 0.79
     at 1/2, 1/4, 1/8: simplejpeg 0.81, 0.76, 0.68, Pillow's draft 0.94, 0.87, 0.77
-    grey alone, no colours: 0.79
-    resize of a random crop to 64, 128, 224 px: torch 0.12, 0.12, 0.14 where the crop is one piece of memory, channels
-    last (0.11, 0.16, 0.25 where it is not), Pillow 0.25, 0.33, 0.53
+    resize of a random crop to 64, 128, 224 px: torch 0.12, 0.12, 0.14 of a crop that is one piece of memory, channels
+    last (0.11, 0.16, 0.25 of one that is not), Pillow 0.25, 0.33, 0.53
+    all of a sample at 128 px: 1.4, of which decoding takes 0.95, the resize 0.13, the random box 0.1, the file 0.05,
+    copying the crop 0.04, the draw of the flip 0.05; torchvision's takes 2.4
 
-Reading the entropy code takes most of the decoding, and no scale saves it: that is why scaled decoding gains a quarter
-at most, and a pack, which stores images at small sizes, several times as much. All other decoders in reach (OpenCV,
-PyTurboJPEG, those of torchvision and torchcodec) call the same libjpeg-turbo; torchvision's are being retired, torchcodec's
-decode in full alone. Scales other than these three have no fast transform: 5/8 takes longer than the whole. What was
-left to save was ours: a copy of the whole image before each crop, resizing from pieces of rows, three draws of random
-numbers where one is needed, and a transposition of each batch took 0.4 ms an image.
+Reading the entropy code takes most of the decoding, and no scale saves it: so scaled decoding gains a quarter at most,
+and a pack, which stores images at small sizes, several times as much. What was left to save was ours, 0.4 ms an image:
+a copy of the whole image before each crop, a resize from pieces of rows, three draws where one is needed, a
+transposition of each batch.
+
+Weighed and left out: scales other than these three, which have no fast transform (5/8 takes longer than the whole);
+simplejpeg's fast transform and plain upsampling in full (0.87 ms, 43 to 46 dB beside the exact ones), which gain less
+than 4% of a sample; OpenCV, PyTurboJPEG, torchvision's and torchcodec's decoders, all of which call the same
+libjpeg-turbo (torchvision's are being retired, torchcodec's decode in full alone); Pillow's resize with a box of
+fractions, which meets the drawn box exactly and takes two to four times as long as torch's.
 """
 
 import argparse

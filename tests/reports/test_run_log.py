@@ -68,7 +68,7 @@ def test_a_line_says_how_long_images_are_waited_for(tmp_path: Path, clock: Clock
             clock.now += 11
             values = {"loss": 0.5, "metrics": {}, "lr": 0.1, "images_per_second": 1210.4, "seconds_left": 3725.0}
             log.step(3, 7, 981, 24, **values, waiting=waited)
-    assert ["1,210 img/s, 34% waiting  1:02:05 left" in line for line in shown(console).splitlines()] == [True, False]
+    assert ["1,210 img/s  34% waiting  1:02:05 left" in line for line in shown(console).splitlines()] == [True, False]
 
 
 def test_a_plain_line_is_one_line_however_narrow_the_console(tmp_path: Path, clock: Clock) -> None:

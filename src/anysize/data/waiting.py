@@ -18,8 +18,8 @@ class Waiting:
     side of the wait, which are read once they are past, so that nothing waits for them.
 
     >>> waiting = Waiting(torch.device("cpu"))
-    >>> [waiting.take() > 0.01 for _ in waiting.over(map(time.sleep, (0.02, 0)))]
-    [True, False]
+    >>> [waiting.take() >= 0.02 for _ in waiting.over(map(time.sleep, [0.02]))]
+    [True]
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -94,19 +94,18 @@ class RunLog:
         """
         if not self._due():
             return
-        values = [f"{size} px"]
-        values += [f"{label(name)} {show(name, _number(value))}" for name, value in {"loss": loss, **metrics}.items()]
-        speed, left = show("images_per_second", _number(images_per_second)), show("seconds", _number(seconds_left))
-        waited = f"{_number(waiting):.0%}"
-        speed += " img/s" if waited == "0%" else f" img/s, {waited} waiting"
-        values += [speed, f"{left} left", f"lr {show('lr', _number(lr))}"]
+        shown = [f"{label(name)} {show(name, _number(value))}" for name, value in {"loss": loss, **metrics}.items()]
+        speed = f"{show('images_per_second', _number(images_per_second))} img/s"
+        waited = [f"{share} waiting"] if (share := f"{_number(waiting):.0%}") != "0%" else []
+        rate = f"lr {show('lr', _number(lr))}"
+        values = [f"{size} px", *shown, speed, *waited, f"{show('seconds', _number(seconds_left))} left", rate]
         where = f"epoch {epoch}/{self.epochs}"
         if self._live is None:
             self._print("  ".join([where, f"step {step}/{steps}", *values]))
             return
         told = [f"{step}/{steps}", *values]
         room = self.console.width - len(where) - 2 * _GAP
-        for least in (values[-1], values[-3], *values[-4:1:-1]):  # rate, speed, then metrics from the last on
+        for least in (rate, speed, *waited, *reversed(shown[1:])):
             if len("  ".join(told)) + _BAR[0] > room:
                 told.remove(least)
         text = "  ".join(told)

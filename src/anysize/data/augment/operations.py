@@ -67,6 +67,7 @@ class Augmentation(Transform):
         self.preprocessing = dataclasses.replace(preprocessing, backend=augment.backend)
         self.augment = augment
         self.seed = seed
+        self._drawn: tuple[object, list[Box]] = None, []
         self._random_resized = v2.RandomResizedCrop(1, augment.scale, augment.ratio)
         self._pixel_ops = _pixel_ops(augment, preprocessing.interpolation)
 
@@ -86,12 +87,19 @@ class Augmentation(Transform):
         return values
 
     def _boxes(self, shape: tuple[int, int], batch: Batch) -> list[Box]:
-        """Of each view the part that crop = random-resized takes of an image of this height and width."""
-        picture, boxes = torch.empty(1).expand(1, *shape), []
-        for index, copy in zip(*batch.sample_keys(), strict=True):
-            with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
-                boxes.append(Box(**self._random_resized.make_params([picture])))
-        return boxes
+        """Of each view the part that crop = random-resized takes of an image of this height and width.
+
+        The boxes that were drawn last are kept: `need` and `sample` ask for the same.
+        """
+        indices, copies = batch.sample_keys()
+        drawn = (batch.epoch, shape, indices.tobytes(), copies.tobytes())
+        if self._drawn[0] != drawn:
+            picture, boxes = torch.empty(1).expand(1, *shape), []
+            for index, copy in zip(indices.tolist(), copies.tolist(), strict=True):
+                with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
+                    boxes.append(Box(**self._random_resized.make_params([picture])))
+            self._drawn = drawn, boxes
+        return self._drawn[1]
 
     def _need_of_boxes(self, shape: tuple[int, int], batch: Batch) -> float:
         """The `need` of crop = random-resized."""
