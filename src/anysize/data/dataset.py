@@ -67,6 +67,8 @@ class DataSet(abc.ABC):
     defaults: ClassVar[DatasetInfo]
     offers: ClassVar[tuple[str, ...]] = ("class",)
     """The kinds of targets that it has, by the names of `anysize.data.kinds`."""
+    levels: ClassVar[bool] = False
+    """Whether it has its images at several sizes, of which `data.enlarge` helps to choose."""
     mask_files: ClassVar[bool] = False
     """Whether its masks are image files, whose values `data.mask_values` may say the meaning of."""
     image_sets: ClassVar[tuple[str, ...]] = ()

@@ -12,6 +12,7 @@ from mask_folders import mask_of, save_grey, save_image
 from packs import opened, pack_folder
 from PIL import Image
 
+from anysize.data.augment.square import resize
 from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
 from anysize.data.pack.format import level_size, parse_levels, read_manifest
 from anysize.data.pack.source import PackSource
@@ -89,6 +90,14 @@ def test_an_image_is_read_at_the_smallest_level_that_suffices_and_none_is_enlarg
         assert shrunk.abs().max() < 4  # the same picture
 
 
+def test_fewer_pixels_may_be_enough(pack: Path) -> None:
+    source = load_dataset(opened(pack, enlarge=2.0), "train")
+    sides = [source.read(0, lambda *shape, scale=scale: scale)[0].shape[1] for scale in (0.8, 0.81, 1.0)]
+    assert sides == [16, 32, 32]
+    with pytest.raises(UserError, match=r"data\.enlarge is set, but data set 'folder' has its images at one size"):
+        load_dataset(DataSettings(name="folder", enlarge=2.0), "train")
+
+
 def test_a_level_is_decoded_at_a_smaller_scale_where_the_setting_says_so(pack: Path) -> None:
     full, scaled = (load_dataset(opened(pack, decode=how), "train") for how in ("full", "scaled"))
     for index, scale, shape in ((0, 0.1, (4, 6)), (0, 0.2, (8, 12)), (1, 0.4, (43, 32)), (0, 0.9, (40, 60))):
@@ -106,11 +115,11 @@ def test_raw_levels_and_a_pack_without_the_originals(root: Path, tmp_path: Path)
     for index, (height, width) in enumerate(SIZES):
         side = 16 if index < 3 else 12
         level, _, _ = source.read(index, lambda height, width: 0.0)
-        full = Image.fromarray(source.image(index).permute(1, 2, 0).numpy())
+        full = source.image(index)
         size = level_size(height, width, 16)
         assert min(level.shape[1:]) == side
-        expected = full.resize(size[::-1], Image.Resampling.BICUBIC) if side == 16 else full
-        assert np.array_equal(level.permute(1, 2, 0), np.asarray(expected))  # shrunk once, from the image in full
+        expected = resize(full, size, "bicubic") if side == 16 else full
+        assert torch.equal(level, expected)  # shrunk once, from the image in full
 
     for pixels, name in (("raw", "r"), ("jpeg", "j")):
         small = pack_folder(root, tmp_path / name, "32", pixels=pixels)

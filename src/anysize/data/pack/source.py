@@ -29,8 +29,8 @@ class PackSource(FileSource):
         folder: of the pack.
         manifest: its manifest.
         split: the split.
-        settings: of the data: what happens to a damaged image, how many pixels one may have, and whether JPEGs are
-            decoded at smaller scales than their level where that is enough.
+        settings: of the data: what happens to a damaged image, how many pixels one may have, how much crops may be
+            enlarged, and whether JPEGs are decoded at smaller scales than their level where that is enough.
 
     Raises:
         UserError: the index, the names or the targets are missing or damaged.
@@ -41,7 +41,7 @@ class PackSource(FileSource):
         self.manifest = manifest
         self.channels = manifest.channels
         self.on_bad_image, self.exif, self.max_pixels = settings.on_bad_image, manifest.exif, settings.max_pixels
-        self.scaled = settings.decode == "scaled"
+        self.scaled, self.enlarge = settings.decode == "scaled", settings.enlarge
         self.shards = Shards(folder / split, manifest.columns)
         self.index = Index(folder, manifest, split)
         self.rows = np.arange(len(self.index.rows))
@@ -56,7 +56,7 @@ class PackSource(FileSource):
             pixels = self._pixels(row, 0)
             return _as_tensor(pixels), (pixels.shape[0], pixels.shape[1])
         height, width = int(row["height"]), int(row["width"])
-        scale = need(height, width)
+        scale = need(height, width) / self.enlarge
         column = self._column(row, scale)
         if not (self.scaled and self._is_file(column)):
             pixels = self._pixels(row, column)

@@ -18,14 +18,15 @@ _EXPECTED = "pack.json and the folders beside it, as `anysize data pack` wrote t
 class Pack(DataSet):
     """Any data set as a pack of a few large files, which `anysize data pack` writes: images of all sizes, read fast.
 
-    Training reads each image at the smallest of the sizes in the pack that has the pixels of the crop; evaluation reads
-    it in full. Splits, classes, kind of targets and what is usual for the data set are those of the set that was
+    Training reads each image at the smallest of the sizes in the pack at which the crop has the pixels that are asked
+    for (`data.enlarge` asks for fewer); evaluation reads it in full. Splits, classes, kind of targets and what is usual for the data set are those of the set that was
     packed. What `data.categories`, `data.areas`, `data.renamed_classes` and `data.val_split` choose is chosen when it
     is packed; a pack without validation images takes `data.val_split`, too.
     """
 
     defaults = DatasetInfo(224)
     offers = ("class", "labels", "masks")
+    levels = True
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """What is usual for the data set that was packed; reads the manifest where root is set."""
