@@ -7,7 +7,9 @@ Claims, over JPEG files of 500 x 375 px (those of `image_folder.py`) and batches
 - Random-resized training crops of 128 px, normalised, come from a pack with JPEG levels at least 6 times as fast as
   from the files with torchvision's ImageFolder (Pillow), the transforms of its reference training and its DataLoader,
   from raw levels at least 20 times; crops of 224 px from JPEG levels at least 2.2 times. Both with one worker process
-  and with two.
+  and with two; once with data.enlarge = 2, with which crops may be enlarged twice, as those from a folder of small
+  images are, and once with 1, with which each crop has all its pixels: a quarter of the crops of 128 px, and three
+  quarters of those of 224 px, are then cut from the files themselves, whose decoding takes most of the time.
 - An epoch of mixed sizes (B+ around 128 px) from the JPEG levels takes, per FLOP of training on it, at most as long to
   load as an epoch of 128 px alone. FLOPs are counted as the pixels of all crops, to which those of a convolutional
   network are proportional.
@@ -45,6 +47,7 @@ from image_folder import BATCH, epoch_of, ours, peer, write_images
 
 LEVELS = (256, 192, 128, 96)
 TARGETS = {("jpeg", 128): 6.0, ("raw", 128): 20.0, ("jpeg", 224): 2.2}
+ENLARGE = (1.0, 2.0)
 PER_PART = 2250  # images of 110 kB in a shard of 256 MiB
 
 
@@ -59,32 +62,33 @@ def pack_images(root: Path, out: Path, pixels: str, count: int) -> float:
     return count / seconds
 
 
-def open_pack(folder: Path) -> FileSource:
+def open_pack(folder: Path, enlarge: float = 1.0) -> FileSource:
     """The training images of a pack."""
-    source = load_dataset(DataSettings(name="pack", root=str(folder)), "train", preload=False)
+    source = load_dataset(DataSettings(name="pack", root=str(folder), enlarge=enlarge), "train", preload=False)
     assert isinstance(source, FileSource)
     return source
 
 
-def compare_speeds(root: Path, packs: dict[str, Path], repeats: int) -> dict[tuple[str, int, int], float]:
-    """Images a second from packs over those from the files with the peer, by pixels, size and workers."""
+def compare_speeds(root: Path, packs: dict[str, Path], repeats: int) -> dict[tuple[str, float, int, int], float]:
+    """Images a second from packs over those from the files with the peer, by pixels, enlarging, size and workers."""
     ratios = {}
     for size in (128, 224):
         for workers in (1, 2):
             sides: dict[str, Callable[[], object]] = {}
-            for pixels, folder in packs.items():
-                loader, batches = ours(open_pack(folder), "train", size, workers)
+            for pixels, enlarge in itertools.product(packs, ENLARGE):
+                loader, batches = ours(open_pack(packs[pixels], enlarge), "train", size, workers)
                 epochs = itertools.count()
-                sides[f"pack, {pixels}"] = lambda loader=loader, batches=batches, epochs=epochs: epoch_of(
-                    loader, batches, epochs
+                sides[f"{pixels}, enlarge {enlarge:g}"] = lambda loader=loader, batches=batches, epochs=epochs: (
+                    epoch_of(loader, batches, epochs)
                 )
             count = len(open_pack(packs["jpeg"]))
             theirs = peer(root / "train", "train", size, workers, count)
             sides["torchvision, files"] = lambda theirs=theirs: sum(len(images) for images, _ in theirs)
             print(f"crops of {size} px, {workers} worker{'s' * (workers > 1)}, {count} images:")
             medians = compare(sides, repeats)
-            for pixels in packs:
-                ratios[pixels, size, workers] = medians["torchvision, files"] / medians[f"pack, {pixels}"]
+            for pixels, enlarge in itertools.product(packs, ENLARGE):
+                ours_took = medians[f"{pixels}, enlarge {enlarge:g}"]
+                ratios[pixels, enlarge, size, workers] = medians["torchvision, files"] / ours_took
             speeds = ", ".join(f"{name} {count / seconds:,.0f}" for name, seconds in medians.items())
             print(f"  images a second: {speeds}")
             del sides, theirs  # their workers end here
@@ -202,9 +206,12 @@ def main() -> None:
         seconds, memory = in_fresh_process(open_index, {}, root / "index", 8)
         print(f"an index of {arguments.entries:,} images: opened in {seconds:.2f} s, {memory:.0f} MB in nine processes")
     for (pixels, size), target in TARGETS.items():
-        for workers in (1, 2):
-            what = f"crops of {size} px from {pixels} levels with {workers} worker{'s' * (workers > 1)}"
-            report(f"{what}, images a second over torchvision's from files", ratios[pixels, size, workers], target)
+        for enlarge, workers in itertools.product(ENLARGE, (1, 2)):
+            what = (
+                f"crops of {size} px from {pixels} levels, enlarge {enlarge:g}, {workers} worker{'s' * (workers > 1)}"
+            )
+            ratio = ratios[pixels, enlarge, size, workers]
+            report(f"{what}: images a second over torchvision's from files", ratio, target)
     report("loading an epoch of mixed sizes per FLOP over one of 128 px", mixed, 1.0, at_least=False)
     report("images packed a second", speed, 150, digits=0)
     report("seconds until the index is open", seconds, 2, at_least=False)

@@ -19,9 +19,10 @@ class Pack(DataSet):
     """Any data set as a pack of a few large files, which `anysize data pack` writes: images of all sizes, read fast.
 
     Training reads each image at the smallest of the sizes in the pack at which the crop has the pixels that are asked
-    for (`data.enlarge` asks for fewer); evaluation reads it in full. Splits, classes, kind of targets and what is usual for the data set are those of the set that was
-    packed. What `data.categories`, `data.areas`, `data.renamed_classes` and `data.val_split` choose is chosen when it
-    is packed; a pack without validation images takes `data.val_split`, too.
+    for (`data.enlarge` asks for fewer); evaluation reads it in full. Splits, classes, kind of targets and what is usual
+    for the data set are those of the set that was packed. What `data.categories`, `data.areas`, `data.renamed_classes`
+    and `data.val_split` choose is chosen when it is packed; a pack without validation images takes `data.val_split`,
+    too.
     """
 
     defaults = DatasetInfo(224)
