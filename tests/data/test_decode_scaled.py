@@ -101,6 +101,27 @@ def test_what_is_no_whole_jpeg_is_decoded_in_full_or_refused_as_ever(tmp_path: P
         decode_reduced(jpeg(), least, max_pixels=60_000)
 
 
+@pytest.mark.usefixtures("by")
+def test_a_damaged_file_is_found_at_any_scale_or_at_none() -> None:
+    rng, damaged = np.random.default_rng(0), 0
+    whole = [jpeg(1, 90, 130), jpeg(1, 90, 130, progressive=True), jpeg(1, 90, 130, restart_marker_blocks=4)]
+    for number in range(150):
+        data = bytearray(whole[number % 3])
+        if number % 2:
+            data = data[: rng.integers(len(data))]
+        for place in rng.integers(len(data), size=number % 3) if data else ():
+            data[place] = rng.integers(256)
+        try:
+            full = decode_rgb(bytes(data)).shape[:2]
+        except BadImage:
+            damaged += 1
+            with pytest.raises(BadImage):
+                decode_reduced(bytes(data), lambda *_: 0.2)
+        else:
+            assert decode_reduced(bytes(data), lambda *_: 0.2)[1] == full
+    assert 50 < damaged < 120
+
+
 class Halves:
     """Masks of 1 to the right of the middle."""
 

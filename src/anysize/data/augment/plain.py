@@ -17,11 +17,13 @@ from torchvision.transforms.v2 import functional as F
 from anysize.data.augment.operations import Augmentation
 from anysize.data.augment.square import Picture, as_tensor, needed_scale, resize, take, to_square
 from anysize.data.augment.transform import PlainTransform
-from anysize.data.random import Stream, seeded, uniform
+from anysize.data.random import Stream, seeded, uniform, uniform_of_few
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
+
+_FEW = 8  # views of a file, as a rule
 
 
 class TrainTransform(Augmentation, PlainTransform):
@@ -85,7 +87,8 @@ class TrainTransform(Augmentation, PlainTransform):
 
     def _flips(self, batch: Batch) -> np.ndarray:
         """Of each view whether it is mirrored."""
-        return np.asarray(uniform(self.seed, batch.epoch, *batch.sample_keys(), Stream.FLIP) < self.augment.flip)
+        draw = uniform_of_few if batch.images <= _FEW else uniform
+        return np.asarray(draw(self.seed, batch.epoch, *batch.sample_keys(), Stream.FLIP) < self.augment.flip)
 
     def _places(self, batch: Batch) -> np.ndarray:
         """Of each view where between its first row and its last, and column, a crop lies: (2, N) from 0 to 1."""
