@@ -17,6 +17,9 @@ Claims, over JPEG files of 500 x 375 px (those of `image_folder.py`) and batches
 - The index of a pack of ImageNet's size is opened in less than 2 s, and takes less than 400 MB over eight worker
   processes that read it at random: of each the memory that is its own and its part of what is shared, beyond what it
   had before.
+
+Pixels are compared, too, in dB (of the peak signal, 255, over the root of the mean squared difference); with
+`--repeats 0` nothing else is done.
 """
 
 import argparse
@@ -31,7 +34,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.transforms.v2 import functional as F
 
+from anysize.data.augment.plain import TrainTransform
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import DatasetInfo
 from anysize.data.pack import format as pack
@@ -39,11 +44,12 @@ from anysize.data.pack.write import PackOptions
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.experiment.packing import pack_dataset
-from anysize.sizes.batch_plan import BatchPlan
+from anysize.preprocessing import Preprocessing
+from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from harness import compare, in_fresh_process, print_environment, report
-from image_folder import BATCH, epoch_of, ours, peer, write_images
+from image_folder import AUGMENT, BATCH, decibels, epoch_of, ours, peer, write_images
 
 LEVELS = (256, 192, 128, 96)
 TARGETS = {("jpeg", 128): 6.0, ("raw", 128): 20.0, ("jpeg", 224): 2.2}
@@ -111,6 +117,29 @@ def compare_mixed(folder: Path, repeats: int) -> float:
     print("an epoch of mixed sizes (B+ around 128 px) and one of 128 px, from JPEG levels, 1 worker:")
     medians = compare(sides, repeats)
     return (medians["mixed"] / flops["mixed"]) / (medians["fixed"] / flops["fixed"])
+
+
+def compare_pixels(packs: dict[str, Path], count: int) -> None:
+    """Print how far crops that are cut from levels are from those at the same place of the images in full."""
+    for pixels, size, enlarge in itertools.product(packs, (64, 128, 224), ENLARGE):
+        source = open_pack(packs[pixels], enlarge)
+        transform = TrainTransform(Preprocessing(size), AUGMENT)
+        errors = []
+        for index in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist():
+            batch = Batch(0, size, 1, np.array([index]))
+            level, _, stored = source.read(index, lambda *shape, b=batch, t=transform: t.need(shape, b))  # type: ignore[arg-type]
+            shape = (level.shape[1], level.shape[2])
+            if shape != stored:
+                (box,) = transform._boxes(stored, batch)
+                place = box.moved(stored, shape).moved(shape, stored)
+                crop = F.resized_crop(source.image(index), *place, [size, size]).float()
+                crop = F.horizontal_flip(crop) if transform._flips(batch)[0] else crop
+                errors.append((transform.image(level, batch, stored)[0].float() - crop).square().mean().item())
+        share = 100 * len(errors) / min(count, len(source))
+        print(
+            f"  {pixels}, {size} px, enlarge {enlarge:g}: {share:.0f}% of the crops from levels, "
+            f"{decibels(errors):.1f} dB from those of the images in full"
+        )
 
 
 def write_index(folder: Path, entries: int) -> None:
@@ -183,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--decibels", type=int, default=200, help="images that pixels are compared on")
     parser.add_argument("--entries", type=int, default=1_281_167, help="of the index")
     parser.add_argument("--folder", type=Path, help="a folder with one of JPEG files for each class")
     arguments = parser.parse_args()
@@ -200,6 +230,9 @@ def main() -> None:
         speed = pack_images(root / "images", root / "jpeg", "jpeg", count)
         pack_images(root / "images", root / "raw", "raw", count)
         packs = {pixels: root / pixels for pixels in ("jpeg", "raw")}
+        compare_pixels(packs, arguments.decibels)
+        if not arguments.repeats:
+            return
         ratios = compare_speeds(root / "images", packs, arguments.repeats)
         mixed = compare_mixed(root / "jpeg", arguments.repeats)
         write_index(root / "index", arguments.entries)
