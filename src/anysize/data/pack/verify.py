@@ -76,15 +76,16 @@ def without_cut_shards(source: PackSource) -> PackSource:
     if not found:
         return source
     path, reason = next(iter(found.items()))
+    lost = np.isin(source.index.rows["part"], [names[path.name] for path in found])
+    if lost.all():
+        raise UserError(f"{path} {reason}, and no image of {source.name} is left; copy the pack again, or pack again")
     if source.on_bad_image == "error":
         raise UserError(
             f"{path} {reason}; copy it again, pack again, or leave its images out with --data.on_bad_image skip"
         )
-    lost = np.isin(source.index.rows["part"], [names[path.name] for path in found])
-    warn(
-        f"{source.name}: left out {counted(int(lost.sum()), 'image')} in {counted(len(found), 'file')} of the pack: "
-        f"{path} {reason}"
-    )
-    if lost.all():
-        raise UserError(f"{source.name}: no image is left")
+    if source.on_bad_image == "skip":
+        warn(
+            f"{source.name}: left out {counted(int(lost.sum()), 'image')} in {counted(len(found), 'file')} of the "
+            f"pack: {path} {reason}"
+        )
     return source.subset(np.flatnonzero(~lost))

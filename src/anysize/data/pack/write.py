@@ -297,7 +297,9 @@ def _entries(source: Source, start: int, end: int, root: str) -> str:
     rows = np.arange(start, end)
     targets = source.targets
     paths = [source.describe(i) for i in range(start, end)] if isinstance(source, FileSource) else []
-    if isinstance(source, ArraySource):
+    if isinstance(source, FileSource):  # those in an archive have no other size
+        digest.update(repr(source.subset(rows).sizes()).encode())
+    elif isinstance(source, ArraySource):
         digest.update(source.images[start:end].numpy().tobytes())
     if isinstance(targets, np.ndarray):
         digest.update(targets[rows].tobytes())
