@@ -2,6 +2,7 @@
 
 import filecmp
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,29 @@ def test_grey_images_in_memory_pack_as_files_and_are_held_in_memory_again(tmp_pa
     assert files.classes[-1] == "Trouser"
     assert "T-shirt-top" in files.classes
     assert len(load_dataset(opened(pack, limit=10), "train")) == 10
+
+
+def test_images_in_an_archive_pack_as_files_do(root: Path, pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    for name in ("train", "val"):
+        with tarfile.open(tmp_path / f"tars/{name}.tar", "w") as archive:
+            archive.add(root / name, ".")
+    packed = pack_folder(tmp_path / "tars", tmp_path / "p")
+    assert load_dataset(opened(packed), "train").file_name(3) == "train.tar/cat/003.jpg"
+    unpack(packed, tmp_path / "out")
+    assert same(tmp_path / "out/train", root / "train")
+    assert pack_folder(tmp_path / "tars", packed) == packed  # it is known again
+    shards = ("train/original-00000.shard", "validation/16-00000.shard")
+    assert all((packed / shard).read_bytes() == (pack / shard).read_bytes() for shard in shards)
+
+
+def test_images_of_a_pack_are_left_out_by_their_names(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("train: train/cat/001.jpg\nvalidation: val/dog/003.jpg\n")
+    settings = opened(pack, exclude=str(tmp_path / "list.txt"))
+    train, validation = load_dataset(settings, "train"), load_dataset(settings, "validation")
+    assert [train.file_name(i)[-11:] for i in range(3)] == ["cat/000.jpg", "cat/002.jpg", "cat/003.jpg"]
+    assert (len(train), len(validation)) == (7, 7)
+    assert str(train.left_out) == f"1 listed in data.exclude ({pack}/train: train/cat/001.jpg)"
 
 
 def test_splits_are_those_that_were_packed(root: Path, tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def _name(source: Source, index: int, root: str) -> str:
     """The name that the pack keeps of an image: its path below root; a number where it has none, or lies elsewhere."""
     if not isinstance(source, FileSource):
         return f"{index:07d}.png"
-    inner = _below(source.describe(index), root)
+    inner = _below(source.describe(index), root).replace(".tar: ", ".tar/")  # of an image in an archive
     return inner if is_inside(inner) else f"{index:07d}-{os.path.basename(inner)}"
 
 
