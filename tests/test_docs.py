@@ -70,7 +70,7 @@ def test_commands_are_ones_that_the_command_line_takes(path):
         if "settings" in bound.signature.parameters:
             positional = [name for name, p in bound.signature.parameters.items() if p.kind == p.POSITIONAL_ONLY]
             rest = bound.args[len(positional) :]
-            if words[1:3] == ["data", "export"]:
+            if words[1:3] in (["data", "export"], ["data", "pack"], ["data", "unpack"]):
                 rest = rest[1:]  # the folder
             override(recipe, parse_settings(rest))
 

@@ -105,7 +105,9 @@ def prepare(what: str, rank: int, patch: pytest.MonkeyPatch, seen: dict[str, Any
     patch.setattr(train_module, "_finish", noted)
     if what == "damaged" and rank == 1:  # all files of its third batch are, which the loader then leaves out
         load = PlanLoader.load
-        patch.setattr(PlanLoader, "load", lambda self, batches: (b for b in load(self, batches) if b.step != 2))
+        patch.setattr(
+            PlanLoader, "load", lambda self, batches, **how: (b for b in load(self, batches, **how) if b.step != 2)
+        )
     if what == "unprepared" and rank == 1:
 
         class OwnError(Exception):

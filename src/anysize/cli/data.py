@@ -1,4 +1,6 @@
-"""`anysize data`, `anysize data check NAME --data.root DIR`, `anysize data export NAME --format coco DIR`."""
+"""`anysize data`: list, `check NAME --data.root DIR`, `export NAME --format coco DIR`, `pack NAME OUT --data.root DIR`,
+`unpack PACK OUT`.
+"""
 
 import sys
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +16,7 @@ _MOST_BITS = 16  # of 64: beyond that most images look alike
 
 
 def command(
-    action: Literal["list", "check", "export"] = "list",
+    action: Literal["list", "check", "export", "pack", "unpack"] = "list",
     name: str = "",
     /,
     *settings: Settings,
@@ -24,12 +26,19 @@ def command(
     fix: str = "",
     near: int = 0,
     smallest: int = 0,
+    levels: str = "original,256,192,128,96",
+    raw: bool = False,
+    quality: int = 90,
+    shard: int = 256,
 ) -> None:
-    """List the data sets, decode every image of one and say what is there, or write one in the format of COCO or VOC.
+    """List the data sets, decode every image of one and say what is there, write one in the format of COCO or VOC, or
+    pack one into a few large files that are read fast.
 
     Args:
         action: list: a line each; check: count images by class, sizes, damaged and missing files, and copies;
-            export: write into a new folder DIR
+            export: write into a new folder DIR; pack: write the images of all splits into a new folder OUT, each at
+            several sizes, or go on with a packing that was interrupted; unpack: give the files of the pack NAME back
+            in a new folder OUT
         name: which data set to check or export; the folder of one to check is given with --data.root DIR, and
             --task.name segmentation checks masks where there are labels, too
         format: export: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
@@ -39,6 +48,11 @@ def command(
         near: check: name images, too, that look alike: whose difference hashes differ in at most so many of 64 bits (4
             finds what was scaled or compressed again)
         smallest: check: name the images of fewer pixels on a side; by default those below the base size are counted
+        levels: pack: the shorter sides in pixels at which images are kept, and `original` for the files themselves; no
+            image is enlarged
+        raw: pack: keep the levels as raw pixels, which takes some five times the room and is read without decoding
+        quality: pack: of the JPEGs of the levels
+        shard: pack: MiB after which a new file is begun
     """
     from anysize.data.catalog import dataset_docs
 
@@ -53,6 +67,14 @@ def command(
         return
     if format or images or polygons:
         raise UserError(f"--format, --images and --polygons are for `anysize data export`, not for {action}")
+    if action == "pack":
+        _pack(name, settings, levels, "raw" if raw else "jpeg", quality, shard)
+        return
+    if (levels, raw, quality, shard) != ("original,256,192,128,96", False, 90, 256):
+        raise UserError(f"--levels, --raw, --quality and --shard are for `anysize data pack`, not for {action}")
+    if action == "unpack":
+        _unpack(name, settings)
+        return
     if action == "list":
         docs = dataset_docs()
         width = max(map(len, docs))
@@ -169,3 +191,61 @@ def _export(
             on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
         )
     tell(f"{written} is written; use it with --data.name {format} --data.root {written}")
+
+
+def _pack(name: str, rest: tuple[str, ...], levels: str, pixels: str, quality: int, shard: int) -> None:
+    usage = "`anysize data pack folder OUT --data.root DIR`"
+    if not name or not rest or rest[0].startswith("--"):
+        raise UserError(f"no {'folder is named for the pack' if name else 'data set is named'}; expected {usage}")
+    from anysize.data.pack.format import parse_levels, spoken
+    from anysize.data.pack.write import PackOptions
+    from anysize.experiment.packing import pack_dataset
+    from anysize.recipe import Recipe, override
+    from anysize.reports.console import progress
+    from anysize.tasks.base import task_class
+
+    given = parse_settings(rest[1:])
+    recipe = override(Recipe(), {**given, "data.name": name})
+    targets = task_class(recipe.task.name).targets if "task.name" in given else ""
+    options = PackOptions(parse_levels(levels), pixels, quality, shard)
+    with progress("packing") as say:
+        manifest = pack_dataset(
+            recipe.data,
+            rest[0],
+            targets,
+            options,
+            on_image=lambda done, total: say(f"packed {done:,} of {counted(total, 'image')}"),
+        )
+    for split, of_split in manifest.splits.items():
+        size = f"{of_split.bytes / 2**20:,.1f} MiB"
+        tell(f"{split}: {counted(of_split.images, 'image')}, levels {spoken(manifest.levels)}, {size}")
+    if manifest.evaluated:
+        tell(f"warning: {manifest.evaluated}")
+    tell(f"{rest[0]} is a pack; use it with --data.name pack --data.root {rest[0]}")
+
+
+def _unpack(name: str, rest: tuple[str, ...]) -> None:
+    usage = "`anysize data unpack PACK OUT`"
+    if not name or len(rest) != 1 or rest[0].startswith("--"):
+        raise UserError(
+            f"received {' '.join((name, *rest)) or 'no pack'}; expected a pack and a new folder, as {usage}"
+        )
+    from pathlib import Path
+
+    from anysize.data.pack.unpack import LAYOUTS, unpack
+    from anysize.reports.console import progress
+
+    out = Path(rest[0]).expanduser()
+    with progress("unpacking") as say:
+        manifest, bad = unpack(
+            Path(name).expanduser(),
+            out,
+            on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
+        )
+    for image, reason in bad.items():
+        tell(f"damaged: {image}: {reason}")
+    if manifest.evaluated:
+        tell("warning: the pack has no originals: the files are its largest level")
+    tell(f"{out} is written; use it with --data.name {LAYOUTS[manifest.targets]} --data.root {out}")
+    if bad:
+        sys.exit(1)

@@ -68,6 +68,11 @@ def dataset_for(settings: DataSettings, targets: str) -> DataSet:
         raise UserError(f"data.areas is {list(settings.areas)}; expected two areas in pixels, the smaller first")
     if settings.categories and dataset.offers == ("class",):
         raise UserError(f"data.categories is set, but data set {settings.name!r} has one class an image; remove it")
+    if settings.enlarge != 1 and not dataset.levels:
+        raise UserError(
+            f"data.enlarge is set, but data set {settings.name!r} has its images at one size; remove it, or pack them "
+            "(anysize data pack)"
+        )
     if settings.mask_values and not dataset.mask_files:
         raise UserError(f"data.mask_values is set, but data set {settings.name!r} has no masks in files; remove it")
     return dataset

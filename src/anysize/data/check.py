@@ -77,8 +77,10 @@ def check_dataset(
     >>> check_dataset(DataSettings(limit=100))[1].counts["Sandal"]
     10
     """
+    dataset = DATASETS[settings.name]()
+    targets = targets or dataset.offered(settings)[0]
+    changed = dataset.checksums(settings)
     settings = dataclasses.replace(settings, on_bad_image="list")  # neither an error nor left out: all are named here
-    targets = targets or DATASETS[settings.name]().offers[0]
     sources = [load_dataset(settings, split, targets, preload=False) for split in ("train", "validation")]
     with contextlib.suppress(MissingSplit):
         test = load_dataset(settings, "test", targets, preload=False)
@@ -97,6 +99,7 @@ def check_dataset(
                     on_image(done, total)
             checks.append(check.result())
     checks[1] = dataclasses.replace(checks[1], shared=shared_images(*sources[:2]))
+    checks[0] = dataclasses.replace(checks[0], damaged={**changed, **checks[0].damaged})
     return checks
 
 
@@ -110,7 +113,7 @@ def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]
     {}
     """
     found = {}
-    for kind in () if targets else DATASETS[settings.name]().offers[1:]:
+    for kind in () if targets else DATASETS[settings.name]().offered(settings)[1:]:
         with contextlib.suppress(UserError):
             source = load_dataset(settings, "train", kind, preload=False)
             found[kind] = create_kind(kind).first_doubts(source)

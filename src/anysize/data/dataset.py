@@ -67,6 +67,8 @@ class DataSet(abc.ABC):
     defaults: ClassVar[DatasetInfo]
     offers: ClassVar[tuple[str, ...]] = ("class",)
     """The kinds of targets that it has, by the names of `anysize.data.kinds`."""
+    levels: ClassVar[bool] = False
+    """Whether it has its images at several sizes, of which `data.enlarge` helps to choose."""
     mask_files: ClassVar[bool] = False
     """Whether its masks are image files, whose values `data.mask_values` may say the meaning of."""
     image_sets: ClassVar[tuple[str, ...]] = ()
@@ -82,6 +84,14 @@ class DataSet(abc.ABC):
     def open(self, settings: DataSettings, split: Split, targets: str) -> "Source":
         """Call `load`, which may lack `targets` where the data set offers classes alone."""
         return self.load(settings, split) if targets == "class" else self.load(settings, split, targets)
+
+    def offered(self, settings: DataSettings) -> tuple[str, ...]:
+        """Which of the kinds in `offers` the user's files have, where they tell it."""
+        return self.offers
+
+    def checksums(self, settings: DataSettings) -> dict[str, str]:
+        """The files that are not what the data set's own checksums say, with the reason; none where it has none."""
+        return {}
 
     def splits(self, settings: DataSettings) -> str:
         """One sentence on what was taken for which split; empty where there is nothing to say."""

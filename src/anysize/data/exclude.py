@@ -103,6 +103,6 @@ def leave_out(source: Source, settings: DataSettings, split: Split) -> Source:
 
 
 def _in_archive(path: str) -> bool:
-    """Whether a name stands for a member of an archive of another split, which is not looked into for it."""
+    """Whether a name stands for an image in an archive or a pack of another split, which is not looked into for it."""
     archive, colon, _ = path.rpartition(": ")
-    return bool(colon) and os.path.isfile(archive)
+    return bool(colon) and os.path.exists(archive)

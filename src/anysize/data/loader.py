@@ -87,16 +87,16 @@ class PlanLoader:
         self.bad_files = source.bad_files
         self.waiting = Waiting(self.device)
         self._images: Tensor | None = None
-        self._queue: list[Batch] = []
+        self._queue: list[tuple[Batch, bool]] = []
         self._files: DataLoader[_Decoded] | None = None
 
-    def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
-        """Yield the batches in order."""
+    def load(self, batches: Sequence[Batch], *, in_full: bool = False) -> Iterator[LoadedBatch]:
+        """Yield the batches in order; with `in_full` all images are in full, whatever `reduced` says."""
         source, transform = self.source, self.transform
         if isinstance(source, ArraySource) and isinstance(transform, PlainTransform) and transform.at_once:
             decoded = self._from_memory(source, transform, batches)
         else:
-            decoded = self._one_by_one(batches)
+            decoded = self._one_by_one(batches, self.reduced and not in_full)
         for step, (batch, bad, collated) in enumerate(self.waiting.over(decoded)):
             for index, reason in bad.items():
                 assert isinstance(self.source, FileSource)
@@ -124,10 +124,10 @@ class PlanLoader:
             targets = torch.from_numpy(source.targets[np.tile(batch.indices, transform.views(batch))])
             yield _Decoded(batch, {}, Collated(transform.batch(self._images, batch), targets))
 
-    def _one_by_one(self, batches: Sequence[Batch]) -> Iterator["_Decoded"]:
+    def _one_by_one(self, batches: Sequence[Batch], reduced: bool) -> Iterator["_Decoded"]:
         if self._files is None:
             self._files = DataLoader(
-                _Batches(self.source, self.transform, self.reduced),
+                _Batches(self.source, self.transform),
                 sampler=self._queue,  # the same list for ever: it is filled anew, the workers go on
                 batch_size=None,
                 collate_fn=_as_it_is,  # no conversion: with batch_size None it receives one item
@@ -137,7 +137,7 @@ class PlanLoader:
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # or each epoch would draw from the global one, the model's
             )
-        self._queue[:] = batches
+        self._queue[:] = [(batch, reduced) for batch in batches]
         yield from delivered(self._files)
 
 
@@ -168,26 +168,26 @@ class _Batches(Dataset[_Decoded]):
 
     source: Source
     transform: Transform
-    reduced: bool
 
-    def __getitem__(self, batch: Batch) -> _Decoded:
+    def __getitem__(self, wanted: tuple[Batch, bool]) -> _Decoded:
+        batch, reduced = wanted
         samples: list[Sample] = []
         good: list[int] = []
         bad: dict[int, str] = {}
         for position, index in enumerate(batch.indices.tolist()):
             try:
-                samples.append(self._sample(index, batch.at([position])))
+                samples.append(self._sample(index, batch.at([position]), reduced))
                 good.append(position)
             except BadImage as error:
                 bad[index] = str(error)
         collated = self.transform.collate(samples) if samples else None
         return _Decoded(batch.at(good), bad, collated)
 
-    def _sample(self, index: int, alone: Batch) -> Sample:
+    def _sample(self, index: int, alone: Batch, reduced: bool) -> Sample:
         def need(height: int, width: int) -> float:
             return self.transform.need((height, width), alone)
 
-        image, target, stored = self.source.read(index, need if self.reduced else None)
+        image, target, stored = self.source.read(index, need if reduced else None)
         return self.transform.sample(image, target, alone, stored)
 
 

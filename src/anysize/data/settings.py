@@ -103,6 +103,13 @@ class DataSettings:
         "a crop pixels enough, which takes less time; evaluation decodes in full, always",
         choices=("full", "scaled"),
     )
+    enlarge: float = setting(
+        1.0,
+        "pack: how many times a training crop may be enlarged; at 1 a level of the pack is read only where the crop "
+        "has all pixels that are asked for, above it smaller ones are read sooner, which is faster and less sharp",
+        low=1,
+        high=64,
+    )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 

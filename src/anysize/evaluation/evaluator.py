@@ -110,7 +110,8 @@ class Evaluator:
             yield False
             return
         batches = share_of(self.calibration_batches(model, size), self.world)
-        loaded = self._told(self.loader.load(batches), batches, f"calibrating at {size} px", stop)
+        whole = self.loader.load(batches, in_full=True)  # a figure does not depend on how training reads its images
+        loaded = self._told(whole, batches, f"calibrating at {size} px", stop)
         with calibrated(model, loaded, world=self.world, describe=self.loader.source.describe):
             yield True
 

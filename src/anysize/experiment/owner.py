@@ -51,11 +51,23 @@ class Owner:
         return "" if record == self.record or touched is None else f"it was taken over by {_named(record)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is done in a folder, for messages."""
+
+    done: str = "trained"
+    folder: str = "the run folder"
+    other: str = "another --out"
+
+
+TRAINING = Work()
+
+
 @contextlib.contextmanager
-def recorded_owner(folder: Path, *, locked: bool) -> Iterator[Owner]:
+def recorded_owner(folder: Path, *, locked: bool, work: Work = TRAINING) -> Iterator[Owner]:
     """Keep a record of this process in `folder`.
 
-    `locked` says that the lock of the folder is held, so that no other process of this machine trains there.
+    `locked` says that the lock of the folder is held, so that no other process of this machine works there.
 
     Raises:
         UserError: another process trains there, which is named.
@@ -63,7 +75,7 @@ def recorded_owner(folder: Path, *, locked: bool) -> Iterator[Owner]:
     path = folder / ".owner"
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "id": uuid.uuid4().hex, "job": _job()}
-    taken_over = _take(path, own, locked=locked)
+    taken_over = _take(path, own, locked=locked, work=work)
     ended = threading.Event()
     heart = threading.Thread(target=_renew, args=(path, own, ended), daemon=True)
     heart.start()
@@ -95,7 +107,7 @@ def _named(record: dict[str, Any]) -> str:
     return f"process {record['pid']} on {in_a_line(record['host'])}" if record else "another process"
 
 
-def _take(path: Path, own: dict[str, Any], *, locked: bool) -> str:
+def _take(path: Path, own: dict[str, Any], *, locked: bool, work: Work) -> str:
     """Make the record; what is to be said of one that was there."""
     said = ""
     while True:
@@ -111,28 +123,28 @@ def _take(path: Path, own: dict[str, Any], *, locked: bool) -> str:
             again = bool(own["job"]) and other.get("job") == own["job"]
             if age < STALE_SECONDS and not again and not (here and (locked or not _is_alive(other["pid"]))):
                 raise UserError(
-                    f"{path.parent} is being trained by {_named(other)}, last heard of {age:.0f} seconds ago; wait for "
-                    f"it, or give another --out; if it is gone, try again in {STALE_SECONDS - age:.0f} seconds"
+                    f"{path.parent} is being {work.done} by {_named(other)}, last heard of {age:.0f} seconds ago; wait "
+                    f"for it, or give {work.other}; if it is gone, try again in {STALE_SECONDS - age:.0f} seconds"
                 ) from None
             if not here and not again:
                 said = f"{_named(other)} trained here and was last heard of {age:.0f} seconds ago: it is taken for gone"
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise not_written(path.parent, error) from None
+                raise not_written(path.parent, error, work) from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise not_written(path.parent, error) from None
+            raise not_written(path.parent, error, work) from None
         else:
             return said
 
 
-def not_written(folder: Path, error: OSError) -> UserError:
-    """The error for a run folder that cannot be written, with the name of the file in it that it is about."""
+def not_written(folder: Path, error: OSError, work: Work = TRAINING) -> UserError:
+    """The error for a folder that cannot be written, with the name of the file in it that it is about."""
     path = Path(str(error.filename or folder))
     of = f"{path.name}: " if path.parent == folder else ""
-    return UserError(f"cannot write the run folder {folder}: {of}{error.strerror}; give another one with --out")
+    return UserError(f"cannot write {work.folder} {folder}: {of}{error.strerror}; give {work.other}")
 
 
 def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from anysize.experiment import build
-from anysize.experiment.owner import Owner, not_written, owner_of, recorded_owner
+from anysize.experiment.owner import TRAINING, Owner, Work, not_written, owner_of, recorded_owner
 from anysize.files import open_in_place, remove
 from anysize.recipe import Recipe, differences, from_dict, load_recipe, override
 from anysize.registry import UserError, counted
@@ -42,8 +42,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """Make the run folder for the length of a block; what fails before it holds a recipe leaves nothing behind.
+def made(folder: Path, holds: tuple[str, ...] = (run_files.RECIPE,), work: Work = TRAINING) -> Iterator[None]:
+    """Make a folder for the length of a block; what fails before it holds one of these files leaves nothing behind.
 
     Raises:
         UserError: it cannot be written.
@@ -55,12 +55,12 @@ def made(folder: Path) -> Iterator[None]:
         open_in_place(folder / _LOCK, append=True).close()
         own = _identity_at(folder / _LOCK)
     except OSError as error:
-        raise not_written(folder, error) from None
+        raise not_written(folder, error, work) from None
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # what others have put there stays
-            if not (folder / run_files.RECIPE).exists() and _identity_at(folder / _LOCK) == own:
+            if not any((folder / name).exists() for name in holds) and _identity_at(folder / _LOCK) == own:
                 for path in {folder / name for name in (_LOCK, ".owner", run_files.LOG)} - there:
                     path.unlink(missing_ok=True)
                 for path in new:
@@ -109,8 +109,8 @@ def _identity_at(path: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[Held]:
-    """Hold the run folder, so that two processes never write one run.
+def alone_in(folder: Path, work: Work = TRAINING) -> Iterator[Held]:
+    """Hold a folder, so that two processes never write one run, or one pack.
 
     By a lock where the file system has such, and by a record of the process everywhere (`owner`).
 
@@ -122,14 +122,14 @@ def alone_in(folder: Path) -> Iterator[Held]:
         try:
             file = open_in_place(path)
         except OSError as error:
-            raise not_written(folder, error) from None
+            raise not_written(folder, error, work) from None
         _held.add(file)
         try:
-            locked = _locked(file, folder)
+            locked = _locked(file, folder, work)
             own = _identity(os.fstat(file.fileno()))
             same = own == _identity_at(path)
             if same or last:  # a failed start removes its lock; some file systems have no fixed numbers
-                with recorded_owner(folder, locked=locked) as owner:
+                with recorded_owner(folder, locked=locked, work=work) as owner:
                     os.utime(file.fileno())
                     run_files.remove_left_overs(folder, os.fstat(file.fileno()).st_mtime)
                     for name in (LAST, BEST):
@@ -141,7 +141,7 @@ def alone_in(folder: Path) -> Iterator[Held]:
             file.close()
 
 
-def _locked(file: TextIO, folder: Path) -> bool:
+def _locked(file: TextIO, folder: Path, work: Work) -> bool:
     """Take the lock; whether there are locks. Raises a `UserError` where another process has it."""
     if fcntl is None:
         return False  # Windows has no such locks
@@ -149,7 +149,7 @@ def _locked(file: TextIO, folder: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"{folder} is being trained by {owner_of(folder)}; wait for it, or give another --out"
+            f"{folder} is being {work.done} by {owner_of(folder)}; wait for it, or give {work.other}"
         ) from None
     except OSError:
         return False  # a file system without locks

@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_protocol(name: str, tmp_path: Path):
     }
     assert (info.mean, info.std) == expected.get(name, usual)
     assert info.flip == (0.0 if name == "mnist" else 0.5)
-    if name in ("imagenet", "folder"):
+    if name in ("imagenet", "folder", "pack"):
         assert (info.image_size, info.crop, info.resize) == (224, "random-resized", "center-crop")
     elif name in ("coco", "folder-labels"):
         assert (info.image_size, info.crop, info.resize) == (224, "random-resized", "stretch")
