@@ -286,7 +286,7 @@ def shared_images(train: Source, validation: Source) -> str:
     >>> shared_images(first, second)
     ''
     """
-    if not isinstance(train, FileSource) or not isinstance(validation, FileSource):
+    if type(train) is not FileSource or type(validation) is not FileSource:  # those below it read from larger files
         return ""
     trained, others = ([os.fsdecode(bytes(path)) for path in source._paths] for source in (train, validation))
     real = functools.cache(os.path.realpath)

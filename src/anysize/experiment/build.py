@@ -58,7 +58,7 @@ def check_targets(train: Source, validation: Source, kind: TargetKind, warn: Cal
     doubts.check()
     for text in [*doubts.of_split("train"), *kind.first_doubts(validation).of_split("validation")]:
         warn(text)
-    if shared := shared_images(train, validation):
+    if len(train) <= _MOST_COMPARED and (shared := shared_images(train, validation)):
         warn(shared)
 
 
@@ -220,6 +220,7 @@ def describe(
     }
 
 
+_MOST_COMPARED = 100_000  # training files among which validation files are looked for; `data check` takes any number
 # Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on. So may
 # what is done about damaged images, of which a run that stopped at the first has trained on none, and the place of the
 # list of those that are left out: which these are belongs to the identity of the data.
