@@ -13,12 +13,15 @@ from mask_folders import mask_of, save_grey, save_image
 from packs import opened, pack_folder
 from PIL import Image
 
+from anysize.data.augment.plain import TrainTransform
 from anysize.data.augment.square import resize
 from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
+from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.pack.format import level_size, parse_levels, read_manifest
 from anysize.data.pack.source import PackSource
 from anysize.data.pack.unpack import unpack
-from anysize.data.settings import DataSettings
+from anysize.data.settings import AugmentSettings, DataSettings
+from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
 SIZES = ((40, 60), (64, 48), (20, 24), (12, 12))
@@ -89,6 +92,21 @@ def test_an_image_is_read_at_the_smallest_level_that_suffices_and_none_is_enlarg
         assert stored == SIZES[index] == asked[-1]
         shrunk = source.image(index).float().mean((1, 2)) - image.float().mean((1, 2))
         assert shrunk.abs().max() < 4  # the same picture
+
+
+def test_batches_are_cut_from_levels_in_training_alone(root: Path, pack: Path) -> None:
+    transform = TrainTransform(Preprocessing(16), AugmentSettings(crop="random-resized", flip=0.5))
+    batches = sequential_batches(8, size=16, batch_size=8)
+    files = load_dataset(DataSettings(name="folder", root=str(root)), "train")
+    packed = load_dataset(opened(pack), "train")
+    whole, trained = PlanLoader(files, transform), PlanLoader(packed, transform, reduced=True)
+    (from_files,), (from_levels,), (in_full,) = (
+        list(loader.load(batches, **how)) for loader, how in ((whole, {}), (trained, {}), (trained, {"in_full": True}))
+    )
+    assert torch.equal(in_full.images, from_files.images)  # as evaluation calibrates
+    assert torch.equal(in_full.targets, from_levels.targets)
+    different = (from_levels.images - from_files.images).abs().mean()
+    assert 0 < different < 0.15  # of a standard deviation: the same crops, from smaller images
 
 
 def test_fewer_pixels_may_be_enough(pack: Path) -> None:
