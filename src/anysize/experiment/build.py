@@ -23,6 +23,7 @@ from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
+from anysize.models.surgery.narrow import make_narrow_safe
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
@@ -110,6 +111,7 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
     model = start_from(spec, weights, partial=recipe.model.partial_weights) if weights else spec.build()
     freeze(model, recipe.optimizer.freeze)
     if recipe.training.channels_last:
+        make_narrow_safe(model)
         model = model.to(memory_format=torch.channels_last)
     if recipe.model.checkpoint_segments:
         if recipe.training.compile and any(online_norms(model)):
