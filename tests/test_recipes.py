@@ -76,22 +76,23 @@ def test_header_is_whole_and_its_command_trains_this_recipe(name):
     override(load_recipe(name), parse_settings(bound.args[1:]))
 
 
-QUICK = (
-    *("quick", "mnist", "fashion", "folder", "finetune", "mixsize/cifar10-resnet44", "online_norm/cifar10-resnet20-on"),
-    *("torchvision/vgg", "torchvision/resnet18"),
-)
+QUICK = ("quick", "mnist", "folder", "online_norm/cifar10-resnet20-on")
 ONE_A_FAMILY = (
     "elastic/cifar10-resnet20-elastic",
     "elastic/coco-resnext50-elastic",
     "elastic/imagenet-resnext50-elastic",
     "elastic/voc-resnext50-elastic",
+    "finetune",
     "mixsize/cifar10-resnet20-short",
+    "mixsize/cifar10-resnet44",
     "mixsize/cifar10-wide-resnet28-10",
     "mixsize/imagenet-resnet50",
     "online_norm/cifar100-resnet20-online",
     "online_norm/imagenet-resnet50-online",
     "torchvision/inception_v3",
+    "torchvision/resnet18",
     "torchvision/resnet50-600",
+    "torchvision/vgg11_bn",
 )
 
 

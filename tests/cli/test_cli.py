@@ -82,6 +82,7 @@ def test_the_package_is_a_command(tmp_path: Path) -> None:
     assert done.stderr == "anysize: unknown recipe 'quikstart': did you mean 'quickstart'?\n"
 
 
+@pytest.mark.slow
 @pytest.mark.report
 def test_from_training_to_a_comparison(anysize: Anysize, tmp_path: Path) -> None:
     first = anysize("train", "quickstart", *SMALL)

@@ -46,6 +46,7 @@ def column_of(shown: str, number: int) -> str:
     return "".join(line[start:end].strip() for line in lines[rule + 1 : lines.index(" " * len(lines[rule]), rule)])
 
 
+@pytest.mark.slow
 def test_masks_go_beside_the_run_unless_a_folder_is_given(
     trained_scenes: Trained, images: Path, tmp_path: Path, command: Callable[..., str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_settings_come_after_the_images(
         command(trained_scenes("multilabel"), images, "--out", tmp_path / "wrong", "--evaluation.flip", "true")
 
 
+@pytest.mark.slow
 def test_labels_are_shown_for_the_first_images_and_written_for_all(
     trained_scenes: Trained, tmp_path: Path, command: Callable[..., str]
 ) -> None:

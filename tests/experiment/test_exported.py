@@ -20,6 +20,8 @@ from anysize.export.look import read_description
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 
+pytestmark = pytest.mark.slow  # its runs are trained, exported and quantized first
+
 Command = Callable[..., CompletedProcess[str]]
 MEASURED = ["size", "calibrated", "top1", "top5", "loss", "images", "flops"]
 
@@ -131,7 +133,6 @@ def test_runtimes_are_measured_in_turn(pixels_file: Path, anysize: Command) -> N
     assert table["memory"].isna().all()  # none of the runtimes tells it
 
 
-@pytest.mark.slow
 def test_a_model_is_measured_by_all_runtimes(anysize: Command) -> None:
     names = "torch,onnxruntime,openvino,inductor"
     done = anysize("bench", "resnet8", "--runtime", names, "--batch", "1", "--repeats", "1", "--csv", "table.csv")
@@ -141,7 +142,6 @@ def test_a_model_is_measured_by_all_runtimes(anysize: Command) -> None:
     assert table["memory"].notna().tolist() == [True, False, False, False]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multilabel", "segmentation"])
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_labels_and_masks(task: str, format: str, trained_scenes: Callable[[str], Path], tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.reports.html import write_report
 
+pytestmark = pytest.mark.slow  # its runs are trained, exported and quantized first
+
 Anysize = Callable[..., CompletedProcess[str]]
 
 
@@ -119,7 +121,6 @@ def test_the_report_shows_int8(run: Path) -> None:
     assert "signal to noise" in page
 
 
-@pytest.mark.slow
 def test_layers_go_back_to_float_until_the_accuracy_holds(run: Path) -> None:
     said: list[str] = []
     made = quantize_run(

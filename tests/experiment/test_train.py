@@ -74,7 +74,9 @@ def test_a_run_explains_itself(tiny: Make, tmp_path: Path) -> None:
     assert (run / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize(("equal_flops", "steps"), [(False, (1, 4, 9, 14, 18)), (True, (5, 14))])
+@pytest.mark.parametrize(
+    ("equal_flops", "steps"), [pytest.param(False, (1, 4, 9, 14, 18), marks=pytest.mark.slow), (True, (5, 14))]
+)
 def test_stopped_at_several_steps_of_an_epoch_and_resumed_the_bits_are_the_same(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, equal_flops: bool, steps: tuple[int, ...]
 ) -> None:

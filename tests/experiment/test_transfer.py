@@ -60,7 +60,7 @@ def test_labels_of_coco_start_from_imagenet(name: str, options: dict[str, Any], 
     ("name", "options", "base", "fresh"),
     [
         ("resnext50_elastic", RESNEXT, "", ("aspp.",)),
-        ("dla60x_elastic", DLA, "base.", ("dla_up.", "fc.", "up.")),
+        pytest.param("dla60x_elastic", DLA, "base.", ("dla_up.", "fc.", "up."), marks=pytest.mark.slow),
         ("dla60x", DLA, "base.", ("dla_up.", "fc.", "up.")),
     ],
 )
