@@ -117,7 +117,7 @@ def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadIm
         height, width = pixels.shape[:2]
         return ((width, height) if files.exif and orientation >= 5 else (height, width)), orientation
 
-    for index, found in decode_all(len(source), look):
+    for index, found in decode_all(len(source), look, files.ahead):
         yield (index, found, 1) if isinstance(found, BadImage) else (index, *found)
 
 
