@@ -1,5 +1,6 @@
 """What several tests share: a recipe that trains in seconds, and a folder of image files."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from anysize.cli import main
+from anysize.data import remembered
 from anysize.experiment import build, exported, policy, runs
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
@@ -67,6 +69,16 @@ def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_CONFIG_HOME", "APPDATA"):
             patch.setenv(name, str(tmp_path_factory.mktemp("configuration")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what `data check` remembers of the tests' files out of the cache of the user, unless a test has its own."""
+    folder = tmp_path_factory.mktemp("findings")
+    with pytest.MonkeyPatch.context() as patch:
+        find = remembered.own_cache
+        patch.setattr(remembered, "own_cache", lambda: find() if "ANYSIZE_CACHE" in os.environ else folder)
         yield
 
 

@@ -13,6 +13,7 @@ import posixpath
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
@@ -150,6 +151,29 @@ def is_private(status: os.stat_result) -> bool:
     Where a system tells neither, as Windows, it is taken as true.
     """
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def cache_folders() -> list[Path]:
+    """The folders that may keep what takes long to make, the best first: `ANYSIZE_CACHE`, else the user's cache, else
+    one for temporary files."""
+    if os.environ.get("ANYSIZE_CACHE"):
+        folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser().resolve()]
+    else:
+        folders, base = [], os.environ.get("XDG_CACHE_HOME")
+        with contextlib.suppress(RuntimeError):  # there may be no home
+            folders.append(((Path(base) if base else Path.home() / ".cache") / "anysize").resolve())
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return [*folders, Path(tempfile.gettempdir()) / f"anysize-{user}"]
+
+
+def own_cache() -> Path | None:
+    """The first of `cache_folders` that is there, or can be made, and is the user's own; None: there is none."""
+    for folder in cache_folders():
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_private(folder.lstat()) and os.access(folder, os.W_OK):
+                return folder
+    return None
 
 
 def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> IO[bytes] | IO[str]:

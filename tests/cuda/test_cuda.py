@@ -7,6 +7,7 @@ ANYSIZE_CHECK_DEVICE=cpu pytest -m cuda tests/cuda       # the same tests on a C
 import contextlib
 import csv
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anysize.data.waiting import Waiting
 from anysize.experiment.loaded import load_run
 from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
@@ -79,7 +81,7 @@ def deterministic() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if DEVICE == "cpu":  # emulated arithmetic is slow, and good enough for a test
-            patch.setattr(guards, "_cpu_has", lambda precision: True)
+            patch.setattr(guards, "cpu_has", lambda precision: True)
         torch.use_deterministic_algorithms(True, warn_only=True)
         yield
         torch.use_deterministic_algorithms(False)
@@ -316,3 +318,24 @@ def test_online_norm_in_a_compiled_network_is_what_it_is_in_an_eager_one() -> No
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     for ours, theirs in zip(plain.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-2)
+
+
+def test_waiting_for_images_is_the_time_that_the_device_stands_still() -> None:
+    waiting = Waiting(torch.device(DEVICE))
+    for _ in waiting.over(map(time.sleep, [0.2])):
+        pass
+    synchronize()
+    assert waiting.take() >= 0.19
+    if DEVICE == "cpu":
+        return
+    torch.cuda._sleep(4 * 10**9)  # more than a second, while the host waits for images
+    for _ in waiting.over(map(time.sleep, [0.2])):
+        pass
+    assert waiting.take() == 0  # not known yet
+    synchronize()
+    assert waiting.take() < 0.1
+
+
+def synchronize() -> None:
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()

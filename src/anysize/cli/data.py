@@ -3,10 +3,16 @@
 """
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from anysize.cli import Settings, parse_settings, tell
 from anysize.registry import UserError, counted
+
+if TYPE_CHECKING:
+    from anysize.data.copies import Copies
+
+_NAMED = 20  # of the images that are there more than once
+_MOST_BITS = 16  # of 64: beyond that most images look alike
 
 
 def command(
@@ -17,6 +23,9 @@ def command(
     format: Literal["coco", "voc"] | None = None,
     images: int = 0,
     polygons: bool = False,
+    fix: str = "",
+    near: int = 0,
+    smallest: int = 0,
     levels: str = "original,256,192,128,96",
     raw: bool = False,
     quality: int = 90,
@@ -26,7 +35,7 @@ def command(
     pack one into a few large files that are read fast.
 
     Args:
-        action: list: a line each; check: count images by class, sizes and damaged files;
+        action: list: a line each; check: count images by class, sizes, damaged and missing files, and copies;
             export: write into a new folder DIR; pack: write the images of all splits into a new folder OUT, each at
             several sizes, or go on with a packing that was interrupted; unpack: give the files of the pack NAME back
             in a new folder OUT
@@ -35,6 +44,10 @@ def command(
         format: export: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
         images: export: write the first so many of each split only
         polygons: export to coco: outline objects without holes by polygons; otherwise all have run lengths
+        fix: check: write a list of the damaged and missing files, and of the copies, for --data.exclude
+        near: check: name images, too, that look alike: whose difference hashes differ in at most so many of 64 bits (4
+            finds what was scaled or compressed again)
+        smallest: check: name the images of fewer pixels on a side; by default those below the base size are counted
         levels: pack: the shorter sides in pixels at which images are kept, and `original` for the files themselves; no
             image is enlarged
         raw: pack: keep the levels as raw pixels, which takes some five times the room and is read without decoding
@@ -43,6 +56,12 @@ def command(
     """
     from anysize.data.catalog import dataset_docs
 
+    if action != "check" and (fix or near or smallest):
+        raise UserError(f"--fix, --near and --smallest are for `anysize data check`, not for {action}")
+    if not 0 <= near <= _MOST_BITS or smallest < 0:
+        raise UserError(
+            f"received --near {near} --smallest {smallest}; expected 0 to {_MOST_BITS} bits, and no negative size"
+        )
     if action == "export":
         _export(name, settings, format, images, polygons)
         return
@@ -64,23 +83,40 @@ def command(
         return
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
+    _check(name, settings, fix, near, smallest)
+
+
+def _check(name: str, settings: tuple[str, ...], fix: str, near: int, smallest: int) -> None:
     from anysize.data.catalog import DATASETS
     from anysize.data.check import check_dataset, other_doubts
+    from anysize.data.copies import look_alike, same_content
+    from anysize.data.mend import check_list, write_list
     from anysize.recipe import Recipe, override
+    from anysize.reports.console import progress
     from anysize.tasks.base import task_class
 
     given = parse_settings(settings)
     recipe = override(Recipe(), {**given, "data.name": name})
+    if fix:
+        check_list(fix, recipe.data)
     if told := DATASETS[name]().splits(recipe.data):
         tell(told)
     targets = task_class(recipe.task.name).targets if "task.name" in given else ""
-    splits = check_dataset(recipe.data, targets)
+    with progress("looking at the images") as say:
+        splits = check_dataset(
+            recipe.data,
+            targets,
+            smallest=smallest or recipe.sizes.base,
+            on_image=lambda done, total: say(f"looked at {done:,} of {counted(total, 'image')}"),
+        )
     for split in splits:
         (low, median, high), (least, middle, most) = split.heights, split.widths
         tell(f"{split.split}: {counted(split.images, 'image')} of {counted(len(split.counts), 'class')}")
         tell(f"  height {low} to {high} px (median {median}), width {least} to {most} px (median {middle})")
         for each, count in split.counts.items():
             tell(f"  {count:>8,}  {each}")
+        if split.too_small:
+            tell(f"  images smaller than {split.smallest} px: {len(split.too_small):,}")
         if split.turned:
             what = "data.exif applies it" if recipe.data.exif else "it is not applied: --data.exif true does that"
             tell(f"  images that carry an EXIF rotation: {split.turned:,}; {what}")
@@ -93,16 +129,43 @@ def command(
             tell(f"warning: {kind}: {text}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
+    missing = {path: reason for split in splits for path, reason in split.missing.items()}
     for found, what, remedy in (
         (damaged, "damaged", "remove them"),
         (too_large, "too large", "raise data.max_pixels, remove them"),
+        (missing, "missing", "add them"),
     ):
         for path, reason in found.items():
             tell(f"{what}: {path}: {reason}")
         if found:
             tell(f"{counted(len(found), f'{what} file')}: {remedy}, or train with --data.on_bad_image skip")
-    if damaged or too_large or splits[0].doubts.nothing:
+    if smallest:
+        for path in (path for split in splits for path in split.too_small):
+            tell(f"too small: {path}")
+    prints = [split.prints for split in splits]
+    copies, alike = same_content(prints), look_alike(prints, near) if near else []
+    _tell_copies(copies, "copies", "the content")
+    _tell_copies(alike, "images that look alike", "the looks")
+    if fix:
+        count = write_list(fix, recipe.data, splits, copies, alike, too_small=bool(smallest))
+        use = f"leave them out with --data.exclude {fix}" if count else "there is nothing that it leaves out"
+        tell(f"{fix} is written and lists {counted(count, 'file')}; {use}")
+    if damaged or too_large or missing or splits[0].doubts.nothing:
         sys.exit(1)
+
+
+def _tell_copies(groups: "list[Copies]", what: str, of: str) -> None:
+    """Name the first of the images that are there more than once, and count all."""
+    for each in groups[:_NAMED]:
+        (split, first), *others = each.images
+        for other, path in others:
+            tell(f"{path} ({other}) has {of} of {first} ({split}){', but other classes' if each.differ else ''}")
+    if groups:
+        extra = sum(len(each.images) - 1 for each in groups)
+        across, differ = sum(each.across for each in groups), sum(each.differ for each in groups)
+        where = f"{across:,} in several splits, {differ:,} with other classes"
+        where += f"; the first {_NAMED} are named" if len(groups) > _NAMED else ""
+        tell(f"{what}: {extra:,}, of {counted(len(groups), 'image')}; {where}")
 
 
 def _export(

@@ -82,7 +82,8 @@ def load_dataset(settings: DataSettings, split: Split, targets: str = "class", *
     """Open a split of the data set that `settings` names.
 
     Image files that are all of one small size are decoded into memory at once (`settings.memory_limit`); damaged ones
-    stop this or are left out (`settings.on_bad_image`). `settings.limit` keeps the first images, spread over classes.
+    stop this or are left out (`settings.on_bad_image`). Those that `settings.exclude` lists are left out, and of the
+    others `settings.limit` keeps the first, spread over classes.
 
     Args:
         preload: False leaves all files where they are and decodes none.
@@ -96,6 +97,10 @@ def load_dataset(settings: DataSettings, split: Split, targets: str = "class", *
     from anysize.data.kinds.base import create_kind
 
     source = _open(dataset_for(settings, targets), settings, split, targets)
+    if settings.exclude:
+        from anysize.data.exclude import leave_out
+
+        source = leave_out(source, settings, split)
     source = create_kind(targets).first(source, settings.limit)
     return preloaded(source, settings) if preload else source
 

@@ -1,23 +1,27 @@
-"""Look at every image of a data set: how many a class, how large, which are damaged."""
+"""Look at every image of a data set: how many a class, how large, which are damaged, missing, or there twice."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import get_args
+from array import array
+from collections.abc import Callable
+from typing import NamedTuple, get_args
 
 import numpy as np
 
-from anysize.data.catalog import DATASETS, load_dataset
+from anysize.data.catalog import DATASETS, dataset_info, load_dataset
+from anysize.data.copies import Prints
 from anysize.data.dataset import MissingSplit, Split
-from anysize.data.decode import decode_with_orientation
 from anysize.data.doubts import Doubts
+from anysize.data.fingerprints import VERSION, Look, look_at
 from anysize.data.kinds.base import create_kind
 from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, TooLarge
-from anysize.data.preload import decode_all
+from anysize.data.remembered import remembered
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, Source
+from anysize.data.source import Source
 from anysize.registry import UserError
+
+_TOLD = 100  # images between two words on how far it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,10 @@ class SplitCheck:
 
     `images` is the number of undamaged images, `counts` says how many of them have each class. `heights` and `widths`
     are (smallest, median, largest) in pixels; `damaged` names each file that cannot be used, with the reason, and
-    `too_large` each of more pixels than `data.max_pixels`, which was not decoded. `turned` images carry an EXIF
-    rotation or reflection; `left_out` is what lies beside the images; `doubts` says from what nothing can be learnt.
+    `too_large` each of more pixels than `data.max_pixels`, which was not decoded. `missing` are files that lists,
+    annotations or other files ask for, and masks without images; `too_small` are images below `smallest` pixels.
+    `turned` images carry an EXIF rotation or reflection; `left_out` is what lies beside the images; `doubts` says
+    from what nothing can be learnt. `prints` tell the undamaged images apart (`anysize.data.copies`).
     """
 
     split: str
@@ -37,17 +43,34 @@ class SplitCheck:
     widths: tuple[int, int, int]
     damaged: dict[str, str]
     too_large: dict[str, str]
+    missing: dict[str, str]
+    smallest: int
+    too_small: tuple[str, ...]
     turned: int
     left_out: LeftOut
     doubts: Doubts
+    prints: Prints
 
 
-def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]:
-    """Decode every image of all splits; damaged ones are listed, whatever `settings.on_bad_image` says.
+def check_dataset(
+    settings: DataSettings,
+    targets: str = "",
+    *,
+    smallest: int = 0,
+    on_image: Callable[[int, int], object] = lambda done, total: None,
+) -> list[SplitCheck]:
+    """Decode every image of all splits; damaged and missing ones are listed, whatever `settings.on_bad_image` says.
 
-    Targets that lie in files, such as masks, are read, too, and compared with their images. `targets` is their kind, by
-    default the first that the data set offers. Raises a `UserError` where the data set cannot be opened at all, or has
-    no such targets.
+    Targets that lie in files, such as masks, are read, too, and compared with their images. What is found out about a
+    file is remembered (`anysize.data.remembered`): one that has not changed is not read again. Raises a `UserError`
+    where the data set cannot be opened at all, or has no such targets.
+
+    Args:
+        settings: of the data set.
+        targets: their kind, by default the first that the data set offers.
+        smallest: pixels that an image has to have on its shorter side, or on its longer one where images are padded
+            to a square; 0: the base size that is usual for the data.
+        on_image: is told from time to time how many of all images were looked at.
 
     >>> check_dataset(DataSettings(limit=100))[1].counts["Sandal"]
     10
@@ -55,15 +78,26 @@ def check_dataset(settings: DataSettings, targets: str = "") -> list[SplitCheck]
     dataset = DATASETS[settings.name]()
     targets = targets or dataset.offered(settings)[0]
     changed = dataset.checksums(settings)
-    if changed:  # what else is wrong is listed, too
-        settings = dataclasses.replace(settings, on_bad_image="skip")
+    settings = dataclasses.replace(settings, on_bad_image="list")  # neither an error nor left out: all are named here
     sources = [load_dataset(settings, split, targets, preload=False) for split in ("train", "validation")]
     with contextlib.suppress(MissingSplit):
         test = load_dataset(settings, "test", targets, preload=False)
         sources += [test] if not len(test) or test.describe(0) != sources[1].describe(0) else []
-    checked = [_check_split(source, split, targets) for split, source in zip(get_args(Split), sources, strict=False)]
-    checked[0] = dataclasses.replace(checked[0], damaged={**changed, **checked[0].damaged})
-    return checked
+    info = dataset_info(settings, targets)
+    too_small = _Smaller(smallest or info.image_size, info.resize == "pad")
+    about = repr((targets, settings.mask_values, settings.categories, settings.exif, settings.max_pixels))
+    checks, done, total = [], 0, sum(map(len, sources))
+    with remembered(settings.root, VERSION) as known:
+        for split, source in zip(get_args(Split), sources, strict=False):
+            check = _Checked(source, split, targets, too_small)
+            for index, look in look_at(source, create_kind(targets), known, f"{about} {source.classes}"):
+                check.add(index, look)
+                done += 1
+                if done % _TOLD == 0 or done == total:
+                    on_image(done, total)
+            checks.append(check.result())
+    checks[0] = dataclasses.replace(checks[0], damaged={**changed, **checks[0].damaged})
+    return checks
 
 
 def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]:
@@ -83,42 +117,61 @@ def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]
     return found
 
 
-def _check_split(source: Source, split: Split, targets: str) -> SplitCheck:
-    kind = create_kind(targets)
-    damaged, too_large = dict(source.bad_files), dict[str, str]()
-    shapes: list[tuple[int, ...]] = []  # of the undamaged images
-    counts = np.zeros(len(source.classes), dtype=np.int64)
-    turned = 0
-    for index, shape, orientation in _image_shapes(source):
-        turned += orientation != 1
-        try:
-            if isinstance(shape, BadImage):
-                raise shape
-            counts += kind.classes_in(source.target(index, shape).numpy(), len(source.classes))
-            shapes.append(shape)
-        except BadImage as error:
-            (too_large if isinstance(error, TooLarge) else damaged)[source.describe(index)] = str(error)
-    heights, widths = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
-    by_class = dict(zip(source.classes, counts.tolist(), strict=True))
-    doubts = kind.doubts(source, counts, len(shapes)) if shapes else Doubts()
-    spreads, left_out = (_spread(heights), _spread(widths)), source.left_out
-    return SplitCheck(split, len(shapes), by_class, *spreads, damaged, too_large, turned, left_out, doubts)
+class _Smaller(NamedTuple):
+    """Whether an image is too small: by its shorter side, or by its longer one."""
+
+    side: int
+    longer: bool
+
+    def __call__(self, height: int, width: int) -> bool:
+        return (max if self.longer else min)(height, width) < self.side
 
 
-def _image_shapes(source: Source) -> Iterator[tuple[int, tuple[int, ...] | BadImage, int]]:
-    """Height and width of each image, or why it cannot be decoded; and its EXIF orientation."""
-    if not isinstance(source, FileSource):
-        yield from ((index, source.image(index).shape[1:], 1) for index in range(len(source)))
-        return
-    files = source
+class _Checked:
+    """What is known of a split so far."""
 
-    def look(index: int) -> tuple[tuple[int, ...], int]:
-        pixels, orientation = decode_with_orientation(files.data(index), files.max_pixels)
-        height, width = pixels.shape[:2]
-        return ((width, height) if files.exif and orientation >= 5 else (height, width)), orientation
+    def __init__(self, source: Source, split: str, targets: str, smaller: _Smaller) -> None:
+        self.source, self.split, self.kind, self.smaller = source, split, create_kind(targets), smaller
+        self.missing = dict(source.bad_files)
+        self.damaged, self.too_large, self.too_small = dict[str, str](), dict[str, str](), list[str]()
+        self.counts, self.turned = np.zeros(len(source.classes), dtype=np.int64), 0
+        self.shapes = array("q")  # a million lists of Python's would take a hundred times the room
+        self.prints = array("Q")
 
-    for index, found in decode_all(len(source), look, files.ahead):
-        yield (index, found, 1) if isinstance(found, BadImage) else (index, *found)
+    def add(self, index: int, look: Look | BadImage) -> None:
+        """Take what was seen of an image."""
+        if isinstance(look, BadImage):
+            (self.too_large if isinstance(look, TooLarge) else self.damaged)[self.source.describe(index)] = str(look)
+            return
+        self.turned += look.orientation != 1
+        self.counts[[*look.classes]] += 1
+        self.shapes.extend((look.height, look.width))
+        if self.smaller(look.height, look.width):
+            self.too_small.append(self.source.describe(index))
+        self.prints.extend((index, look.digest, look.alike, hash(look.classes) & (2**64 - 1)))
+
+    def result(self) -> SplitCheck:
+        """All of it."""
+        source, split = self.source, self.split
+        heights, widths = np.array(self.shapes, dtype=np.int64).reshape(-1, 2).T
+        indices, digests, alike, classes = np.array(self.prints, dtype=np.uint64).reshape(-1, 4).T.copy()
+        doubts = self.kind.doubts(source, self.counts, len(heights)) if len(heights) else Doubts()
+        return SplitCheck(
+            split,
+            len(heights),
+            dict(zip(source.classes, self.counts.tolist(), strict=True)),
+            _spread(heights),
+            _spread(widths),
+            self.damaged,
+            self.too_large,
+            self.missing,
+            self.smaller.side,
+            tuple(self.too_small),
+            self.turned,
+            source.left_out,
+            doubts,
+            Prints(split, source, indices.astype(np.int64), digests, alike, classes),
+        )
 
 
 def _spread(sides: np.ndarray) -> tuple[int, int, int]:

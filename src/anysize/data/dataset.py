@@ -110,8 +110,8 @@ class DataSet(abc.ABC):
 DATASETS: Registry[DataSet] = Registry("data set")
 
 
-def data_root(settings: DataSettings, expected: str, downloadable: bool = False) -> Path:
-    """The folder that the user gave, or a `UserError` that it should hold what is `expected`."""
+def data_root(settings: DataSettings, expected: str, downloadable: bool = False, archive: bool = False) -> Path:
+    """The folder that the user gave, or a `UserError` that it should hold what is `expected`; or a tar archive."""
     if settings.download and not downloadable:
         raise UserError(f"data set {settings.name!r} cannot be downloaded; set data.root to one that holds {expected}")
     if not settings.root:
@@ -122,6 +122,8 @@ def data_root(settings: DataSettings, expected: str, downloadable: bool = False)
             f"(anysize data pack {settings.name} OUT --data.root DIR), copy OUT there and give --data.name pack"
         )
     root = Path(settings.root).expanduser()
+    if archive and root.is_file():
+        return root
     if not root.is_dir() and not settings.download:
         raise UserError(f"data.root is {settings.root!r}, which is not a folder; expected one that holds {expected}")
     return root

@@ -45,6 +45,12 @@ sound, raise that
         raise _too_large(f"{what} has {height * width:,} pixels", max_pixels)
 
 
+def check_bytes(size: int, max_pixels: int) -> None:
+    """Raise `TooLarge` for a file of more bytes than an image of `max_pixels` has."""
+    if size > (most := _BYTES_A_PIXEL * max_pixels + _BESIDES):
+        raise _too_large(f"it is too large a file (it has {size:,} bytes, of at most {most:,})", max_pixels)
+
+
 def read_picture(path: str, max_pixels: int, what: str = "it") -> bytes:
     """The bytes of a file of an image. Raises `BadImage`, also where no image of so many pixels has so many bytes."""
     try:

@@ -92,6 +92,11 @@ class DataSettings:
         "there in any case",
         choices=("refuse", "allow"),
     )
+    exclude: str = setting(
+        "",
+        "text file with names of files below root, one a line, that are left out, such as `anysize data check NAME "
+        "--fix LIST` writes; empty: none",
+    )
     decode: str = setting(
         "full",
         "how JPEG files are decoded for training: full, or scaled to 1/2, 1/4 or 1/8 of their sides where that leaves "

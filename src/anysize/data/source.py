@@ -27,6 +27,15 @@ VOID = 255
 """In a mask: a pixel that is neither learned nor counted."""
 
 
+def stamp_of(path: str) -> str:
+    """What changes when a file does: its size and time of modification; empty where it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 class FileTargets(Protocol):
     """Targets that are read when an image is asked for, such as a mask an image."""
 
@@ -102,7 +111,7 @@ class Source(abc.ABC):
     forks: bool = True
     """Whether worker processes may be forked from this one; otherwise they are started anew."""
 
-    def ahead(self, indices: Sequence[int], needs: Sequence[Need | None] | None = None) -> None:
+    def ahead(self, indices: Sequence[int], needs: Sequence[Need | None] | None = None) -> None:  # noqa: B027
         """Hear which images this thread reads next, and with which `needs`; by default nothing is done ahead."""
 
     def remedies(self) -> list[str]:
@@ -172,7 +181,7 @@ class FileSource(Source):
     """Image files, decoded when asked for and converted to RGB.
 
     Args:
-        paths: one file an image.
+        paths: one file an image; or their names as an array of bytes.
         targets, classes, name, bad_files: as for `Source`.
         on_bad_image: "error": a damaged file stops whoever loads from this source; "skip": it is left out.
         exif: turn images as their EXIF data say.
@@ -184,7 +193,7 @@ class FileSource(Source):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str] | np.ndarray,
         targets: np.ndarray | FileTargets,
         classes: tuple[str, ...],
         name: str,
@@ -198,11 +207,19 @@ class FileSource(Source):
         super().__init__(targets, classes, name, bad_files)
         # One bytes array instead of a list of strings: touching a million Python objects in forked workers would
         # copy their memory page by page.
-        self._paths = np.array([os.fsencode(path) for path in paths])
+        self._paths = paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(path) for path in paths])
         self.on_bad_image = on_bad_image
         self.exif = exif
         self.max_pixels = max_pixels
         self.scaled = scaled
+
+    def stamp(self, index: int) -> str:
+        """What changes when the file does, to remember what was found out about it; empty: nothing tells it."""
+        return stamp_of(self.describe(index))
+
+    def sizes(self) -> list[int] | None:
+        """Bytes of each file where they are known without asking for them; None: they are not."""
+        return None
 
     def data(self, index: int) -> bytes:
         """The bytes of the file. Raises `BadImage`."""

@@ -212,10 +212,11 @@ def describe(
 
 
 # Settings that change where or how a run is computed, not what comes out: they may differ when a run goes on. So may
-# what is done about damaged images, of which a run that stopped at the first has trained on none.
+# what is done about damaged images, of which a run that stopped at the first has trained on none, and the place of the
+# list of those that are left out: which these are belongs to the identity of the data.
 HARMLESS = (
     "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
-    "data.max_pixels", "data.outside",
+    "data.max_pixels", "data.outside", "data.exclude",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
     "training.keep_previous", "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip

@@ -47,7 +47,8 @@ def _identity(source: Source, settings: DataSettings) -> dict[str, Any]:
         paths = [source.describe(i) for i in range(len(source))]
         if not isinstance(targets, np.ndarray):
             paths += targets.files()
-        sizes = _sizes(paths)
+        known = source.sizes() or []
+        sizes = known + _sizes(paths[len(known) :])
         total = sum(sizes)
         digest.update(b"\0".join(_names(paths, settings)))
         digest.update(np.array(sizes, np.int64).tobytes())

@@ -109,7 +109,8 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             stop_if_failed(parts, state, state.recorder.read())
             state.recorder.send()
         now = time.perf_counter()
-        record(parts, progress, now - clock)
+        record(progress, now - clock)
+        record_waiting(parts, progress, now - clock)
         clock = now
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
@@ -125,7 +126,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
             saved, clock = time.monotonic(), time.perf_counter()  # saving is not training time
     agreed.close()
     settle(parts, state)
-    record(parts, progress, time.perf_counter() - clock)
+    record(progress, time.perf_counter() - clock)
 
 
 def or_interrupted(
@@ -308,11 +309,15 @@ def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, An
     return {**metrics, "validation_size": validation.size, "validation_calibrated": validation.calibrated}
 
 
-def record(parts: Parts, progress: Progress, seconds: float) -> None:
-    """Count the time of a step, and what of it was waiting for images; where that is much, it is said once."""
-    waited = parts.loader.waiting.take()
+def record(progress: Progress, seconds: float) -> None:
+    """Count the time of a step."""
     progress.seconds += seconds
     progress.epoch_seconds += seconds
+
+
+def record_waiting(parts: Parts, progress: Progress, seconds: float) -> None:
+    """Count what of the time of a step was waiting for images; where that is much, it is said once."""
+    waited = parts.loader.waiting.take()
     progress.epoch_waiting += waited
     if (share := parts.watch(seconds, waited)) and (remedies := parts.loader.remedies()):
         parts.log.warning(f"{share:.0%} of the last minute went by waiting for images: {', or '.join(remedies)}")

@@ -1,5 +1,6 @@
 """Packs that were damaged, moved or made by a newer anysize: what is wrong is found, and named."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -82,10 +83,9 @@ def test_a_shard_that_was_cut_short_or_is_gone_is_named_when_the_pack_is_opened(
         if remove:
             shard.unlink()
         said = "is not there" if remove else f"was cut short: it has {len(whole) - 10:,} bytes, of {len(whole):,}"
-        with pytest.raises(UserError, match=rf"original-00000\.shard {said}.*--data.on_bad_image skip"):
-            load_dataset(opened(pack), "train")
-        with pytest.raises(UserError, match="no image is left"):
-            load_dataset(opened(pack, on_bad_image="skip"), "train")
+        for policy in ("error", "skip"):
+            with pytest.raises(UserError, match=rf"original-00000\.shard {said}, and no image of pack train is left"):
+                load_dataset(opened(pack, on_bad_image=policy), "train")
         images = "train/cat/000.jpg, train/cat/001.jpg, " if remove else "train/dog/005.jpg)"
         assert damaged_files(pack)[str(shard)].startswith(f"it {said} ({images}")
     shard.write_bytes(whole)
@@ -106,6 +106,12 @@ def test_with_skip_the_images_of_a_lost_shard_alone_are_left_out(
     assert [source.data(i) for i in range(len(source))] == files
     assert len(source.shards._files) == 2
     (pack / "train/16-00001.shard").unlink()
+    with pytest.raises(UserError, match=r"16-00001\.shard is not there; copy it again, .*--data\.on_bad_image skip"):
+        load_dataset(opened(pack), "train")
+    assert [str(pack / "train/16-00001.shard") in split.damaged for split in check_dataset(opened(pack))] == [
+        True,
+        False,
+    ]
     left = load_dataset(opened(pack, on_bad_image="skip"), "train")
     lost = parts.count(1)
     assert len(left) == 2 * COUNT - lost
@@ -145,7 +151,8 @@ def test_a_damaged_index_is_refused(pack: Path, name: str) -> None:
         ({"levels": "all"}, r"pack\.json is damaged \(levels is 'all'; expected a list"),
         ({"splits": {"train": {}}}, r"pack\.json is damaged \(splits\.train is a table; expected one with images"),
         ({"splits": {}}, "has no train images"),
-        ({"levels": []}, r"pack\.json is damaged"),
+        ({"levels": []}, r"pack\.json is damaged \(it names no level"),
+        ({"channels": 1}, r"pack\.json is damaged \(info\.mean and info\.std are not of 1 channels"),
         ({"channels": 3, "levels": [0, 16]}, "does not hold what pack.json says of it"),
     ],
 )
@@ -167,15 +174,42 @@ def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path, pack: Path) -> None
         load_dataset(opened(pack), "train")
 
 
-def test_names_that_lead_out_of_a_folder_are_not_written(pack: Path) -> None:
-    path = pack / "train/names.bin"
-    data = path.read_bytes().replace(b"train/cat/000.jpg", b"../../cat/000.jpg")
+def rewrite(pack: Path, name: str, data: bytes) -> None:
+    """Put another content in place of a file, and its checksum into the manifest, as somebody who means harm does."""
+    path = pack / "train" / name
     path.write_bytes(data)
     manifest = json.loads((pack / "pack.json").read_text())
-    manifest["splits"]["train"]["files"]["names.bin"] = [len(data), sha256(path)]
+    manifest["splits"]["train"]["files"][name] = [len(data), sha256(path)]
     (pack / "pack.json").write_text(json.dumps(manifest))
+
+
+def test_names_that_lead_out_of_a_folder_are_not_written(pack: Path) -> None:
+    names = (pack / "train/names.bin").read_bytes()
+    rewrite(pack, "names.bin", names.replace(b"train/cat/000.jpg", b"../../cat/000.jpg"))
     with pytest.raises(
         UserError, match=r"the pack has an image called '\.\./\.\./cat/000\.jpg', which is no name of a file"
     ):
         unpack(pack, pack / "out")
     assert not list((pack.parent).glob("**/cat/000.jpg"))
+
+
+def test_an_index_that_asks_for_anything_gives_damaged_images(pack: Path) -> None:
+    rows = np.load(pack / "train/index.npy")
+    for field, value, said in (
+        ("offset", 2**32 - 1, "was cut short"),
+        ("length", 2**32 - 1, "was cut short"),
+        ("part", 99_999, "cannot be read"),
+    ):
+        changed = rows.copy()
+        changed[field] = value
+        file = io.BytesIO()
+        np.save(file, changed)
+        rewrite(pack, "index.npy", file.getvalue())
+        with pytest.raises(BadImage, match=said):
+            load_dataset(opened(pack), "train", preload=False).read(0)
+    for targets in (np.full(2 * COUNT, 2), np.zeros(2 * COUNT), np.full(2 * COUNT, -1), np.zeros((2 * COUNT, 1, 2))):
+        file = io.BytesIO()
+        np.save(file, targets)
+        rewrite(pack, "targets.npy", file.getvalue())
+        with pytest.raises(UserError, match=r"does not hold what pack\.json says of it"):
+            load_dataset(opened(pack), "train")

@@ -2,6 +2,7 @@
 
 import filecmp
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from mask_folders import mask_of, save_grey, save_image
 from packs import opened, pack_folder
 from PIL import Image
 
+from anysize.data.augment.plain import TrainTransform
 from anysize.data.augment.square import resize
 from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
+from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.pack.format import level_size, parse_levels, read_manifest
 from anysize.data.pack.source import PackSource
 from anysize.data.pack.unpack import unpack
-from anysize.data.settings import DataSettings
+from anysize.data.settings import AugmentSettings, DataSettings
+from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
 SIZES = ((40, 60), (64, 48), (20, 24), (12, 12))
@@ -88,6 +92,21 @@ def test_an_image_is_read_at_the_smallest_level_that_suffices_and_none_is_enlarg
         assert stored == SIZES[index] == asked[-1]
         shrunk = source.image(index).float().mean((1, 2)) - image.float().mean((1, 2))
         assert shrunk.abs().max() < 4  # the same picture
+
+
+def test_batches_are_cut_from_levels_in_training_alone(root: Path, pack: Path) -> None:
+    transform = TrainTransform(Preprocessing(16), AugmentSettings(crop="random-resized", flip=0.5))
+    batches = sequential_batches(8, size=16, batch_size=8)
+    files = load_dataset(DataSettings(name="folder", root=str(root)), "train")
+    packed = load_dataset(opened(pack), "train")
+    whole, trained = PlanLoader(files, transform), PlanLoader(packed, transform, reduced=True)
+    (from_files,), (from_levels,), (in_full,) = (
+        list(loader.load(batches, **how)) for loader, how in ((whole, {}), (trained, {}), (trained, {"in_full": True}))
+    )
+    assert torch.equal(in_full.images, from_files.images)  # as evaluation calibrates
+    assert torch.equal(in_full.targets, from_levels.targets)
+    different = (from_levels.images - from_files.images).abs().mean()
+    assert 0 < different < 0.15  # of a standard deviation: the same crops, from smaller images
 
 
 def test_fewer_pixels_may_be_enough(pack: Path) -> None:
@@ -200,6 +219,29 @@ def test_grey_images_in_memory_pack_as_files_and_are_held_in_memory_again(tmp_pa
     assert files.classes[-1] == "Trouser"
     assert "T-shirt-top" in files.classes
     assert len(load_dataset(opened(pack, limit=10), "train")) == 10
+
+
+def test_images_in_an_archive_pack_as_files_do(root: Path, pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    for name in ("train", "val"):
+        with tarfile.open(tmp_path / f"tars/{name}.tar", "w") as archive:
+            archive.add(root / name, ".")
+    packed = pack_folder(tmp_path / "tars", tmp_path / "p")
+    assert load_dataset(opened(packed), "train").file_name(3) == "train.tar/cat/003.jpg"
+    unpack(packed, tmp_path / "out")
+    assert same(tmp_path / "out/train", root / "train")
+    assert pack_folder(tmp_path / "tars", packed) == packed  # it is known again
+    shards = ("train/original-00000.shard", "validation/16-00000.shard")
+    assert all((packed / shard).read_bytes() == (pack / shard).read_bytes() for shard in shards)
+
+
+def test_images_of_a_pack_are_left_out_by_their_names(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("train: train/cat/001.jpg\nvalidation: val/dog/003.jpg\n")
+    settings = opened(pack, exclude=str(tmp_path / "list.txt"))
+    train, validation = load_dataset(settings, "train"), load_dataset(settings, "validation")
+    assert [train.file_name(i)[-11:] for i in range(3)] == ["cat/000.jpg", "cat/002.jpg", "cat/003.jpg"]
+    assert (len(train), len(validation)) == (7, 7)
+    assert str(train.left_out) == f"1 listed in data.exclude ({pack}/train: train/cat/001.jpg)"
 
 
 def test_splits_are_those_that_were_packed(root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anysize.data.dataset import Split
+from anysize.data.exclude import excluded_by
 from anysize.data.formats.mask_files import MaskFiles
 from anysize.data.formats.names import check_class_names, twice
 from anysize.data.left_out import warn
@@ -104,20 +105,20 @@ def in_old_order(classes: Sequence[str], settings: DataSettings, origin: str) ->
 
 
 def keep_present(
-    rows: Sequence[tuple[str, ...]], origins: Sequence[str], on_bad_image: str
+    rows: Sequence[tuple[str, ...]], origins: Sequence[str], settings: DataSettings
 ) -> tuple[np.ndarray, dict[str, str]]:
     """The numbers of the rows whose files are all there, and for each other image why it is left out.
 
-    Raises a `UserError` where all images are left out, or `on_bad_image` is "error" and one is.
+    Raises a `UserError` where all images are left out, or `on_bad_image` is "error" and one is that `exclude` lacks.
 
     Args:
         rows: the files of each image, itself first.
         origins: the name of each row for messages, such as "train.txt line 3".
-        on_bad_image: "error" or "skip", as in the settings of the data.
+        settings: `on_bad_image` is "error" or "skip", and `exclude` lists images that may be missing.
     """
     good: list[int] = []
     missing: dict[str, str] = {}
-    first = ""
+    excluded, listed, first = excluded_by(settings), 0, ""
     for number, (files, origin) in enumerate(zip(rows, origins, strict=True)):
         absent = next((file for file in files if not os.path.isfile(file)), "")
         how = "is no file" if absent and os.path.exists(absent) else "is not there"
@@ -125,15 +126,20 @@ def keep_present(
             good.append(number)
             continue
         reason = f"{origin} names {'its mask ' if absent != files[0] else ''}{absent}, which {how}"
-        first = first or reason
         missing[files[0]] = reason
-    if missing:
-        if not good:
-            raise UserError(f"{first}, nor is what any other of the {len(rows):,} lines names; unpack the files there")
-        more = f" (so it is with {len(missing):,} of the {len(rows):,} lines)" if len(missing) > 1 else ""
-        if on_bad_image == "error":
+        if files[0] in excluded or absent in excluded:
+            listed += 1
+        else:
+            first = first or reason
+    if missing and not good:
+        named = first or next(iter(missing.values()))
+        raise UserError(f"{named}, nor is what any other of the {len(rows):,} lines names; unpack the files there")
+    if count := len(missing) - listed:
+        more = f" (so it is with {count:,} of the {len(rows):,} lines)" if count > 1 else ""
+        if settings.on_bad_image == "error":
             raise UserError(f"{first}{more}; add it, or leave such images out with --data.on_bad_image skip")
-        warn(f"left out {len(missing)} of {len(rows)} images: {first}{more}")
+        if settings.on_bad_image == "skip":
+            warn(f"left out {count} of {len(rows)} images: {first}{more}")
     return np.array(good, dtype=np.int64), missing
 
 

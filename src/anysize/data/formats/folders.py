@@ -1,20 +1,21 @@
 """Image folders: which files belong to which class and split."""
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from anysize.data.dataset import MissingSplit, Split
-from anysize.data.formats.file_lists import file_source, in_old_order
-from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
-from anysize.data.formats.splits import Splits, find_names, sounds_like_split, split_named
+from anysize.data.dataset import Split
+from anysize.data.exclude import excluded_by
+from anysize.data.formats.file_lists import in_old_order
+from anysize.data.formats.listing import EXPECTED, images_below
+from anysize.data.formats.places import FolderPlace, archives_in, first_size, folders_of, place_of, refuse_packed
+from anysize.data.formats.splits import NAMES, Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
-from anysize.registry import UserError
+from anysize.registry import UserError, some_of
 
 
 def list_images(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
@@ -24,9 +25,10 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     """
     splits = folder_splits(root, settings, expected)
     folder, part = splits.find(split)
-    classes = _class_folders(folder)
+    place = place_of(folder, splits.root)
+    classes = place.classes()
     training = splits.find(splits.telling)[0]
-    known = classes if folder == training else _class_folders(training)
+    known = classes if folder == training else place_of(training, splits.root).classes()
     if classes != known:
         odd = sorted(set(classes) ^ set(known))
         raise UserError(
@@ -35,52 +37,45 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
         )
     chosen = in_old_order(classes, settings, str(folder))
     left_out = LeftOut()
-    folders_in(folder, left_out)
+    place.beside(left_out)
     if split == "train" and not splits.whole:
-        for name in sorted({*_subfolders(root)} - {*splits.names.values()}):
+        for name in sorted({*folders_of(root)} - {*splits.names.values()}):
             left_out.add("beside the splits", str(root / name))
     below: dict[str, list[str]] = {name: [] for name in chosen}
-    files = _files_of(folder, below, left_out)
+    files = place.files(below, left_out)
     _check_classes(folder, below, warned=splits.whole and split == "train")
-    paths: list[str] = []
-    targets: list[int] = []
-    for target, (name, found) in enumerate(zip(chosen, files, strict=True)):
-        own = splits.hold_out(found, split) if part else found
+    groups = [splits.hold_out(found, split) if part else found for found in files]
+    for name, found, own in zip(chosen, files, groups, strict=True):
         if not own:
             there = f"; left out: {left_out}" if left_out else ""
+            others = [repr(each) for each, files_of in zip(chosen, files, strict=True) if each != name and not files_of]
+            so_are = f", nor have {some_of(others)}" if others and not found else ""
             raise UserError(
-                f"class {name!r} has no {'second ' if found else ''}image in {folder / name}; expected "
+                f"class {name!r} has no {'second ' if found else ''}image in {folder / name}{so_are}; expected "
                 f"{EXPECTED}: add some, or remove the folder{there}"
             )
-        paths += own
-        targets += [target] * len(own)
-    source = file_source(paths, np.array(targets, np.int64), chosen, settings, split)
+    targets = np.repeat(np.arange(len(groups), dtype=np.int64), [len(own) for own in groups])
+    source = place.source(groups, targets, chosen, settings, split)
     if not part or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source
-
-
-def _files_of(folder: Path, below: dict[str, list[str]], left_out: LeftOut) -> list[list[str]]:
-    """The image files of each class, sorted; a file with several names is taken once, in one class.
-
-    `below` has the classes, and takes the names of the folders that lie in each.
-    """
-    found = [sorted(images_below(folder / name, left_out, inner=inner)) for name, inner in below.items()]
-    flat = [path for files in found for path in files]
-    kept = each_once(flat, folder, left_out)
-    bounds = np.searchsorted(kept, np.cumsum([0, *map(len, found)])).tolist()
-    return [[flat[i] for i in kept[start:end]] for start, end in itertools.pairwise(bounds)]
 
 
 def folder_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
     """Which folder of root holds which split.
 
     One folder that is named as a split, but holds no class folders, is a class where others stand beside it: such as
-    `train` beside `bus`.
+    `train` beside `bus`. Archives are taken for splits that have no folder; without another of these, folders are
+    classes.
     """
-    entries = _subfolders(root)
+    entries = folders_of(root)
     named = find_names(root, entries)
-    filled = {split: name for split, name in named.items() if _subfolders(root / name)}
+    archives = archives_in(root) if root.is_dir() and len(named) < len(NAMES) else {}
+    if root.is_dir() and not (named or entries or archives):
+        refuse_packed(root)
+    if named or not entries or archives.keys() >= {"train", "validation"}:
+        named = {**archives, **named}
+    filled = {split: name for split, name in named.items() if folders_of(root / name)}
     if not filled and len(named) == 1 and len(entries) > 1:
         return Splits(root, {}, settings, expected)
     if filled and "test" not in filled:  # images without classes, as Kaggle has them, are no test of a classifier
@@ -92,8 +87,12 @@ def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple
     """Width and height of the first readable image, of the training split if it is there, from its header."""
     splits = folder_splits(root, settings, expected)
     folder = splits.find(splits.telling)[0]
-    classes = _class_folders(folder)
-    images = (path for name in classes for path in images_below(folder / name, LeftOut()))
+    place = place_of(folder, splits.root)
+    if not isinstance(place, FolderPlace):
+        return first_size(place, settings)
+    excluded = excluded_by(settings)
+    paths = (path for name in place.classes() for path in images_below(folder / name, LeftOut()))
+    images = (path for path in paths if path not in excluded)
     return first_readable(images, folder, settings.max_pixels)
 
 
@@ -106,18 +105,6 @@ def first_readable(paths: Iterable[str], folder: Path, max_pixels: int) -> tuple
         except BadImage as error:
             why = why or f": of {path}, {error}"
     raise UserError(f"{folder} holds no image that can be read{why}; expected at least one")
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    """The classes in a folder."""
-    if names := _subfolders(folder):
-        return tuple(names)
-    raise MissingSplit(f"{folder} holds no class folders; expected CLASS/IMAGE in it")
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without those that are left out."""
-    return folders_in(folder, LeftOut())
 
 
 def _check_classes(folder: Path, below: dict[str, list[str]], *, warned: bool) -> None:

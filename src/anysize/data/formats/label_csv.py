@@ -93,7 +93,7 @@ def load_folder_labels(root: Path, settings: DataSettings, split: Split, expecte
     if not rows:
         raise UserError(f"{table.path} has one image; expected two at least: a tenth is held out for validation")
     files = [(_image_file(root, row.image),) for row in rows]
-    good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings.on_bad_image)
+    good, missing = keep_present(files, [f"{table.path} line {row.line}" for row in rows], settings)
     kept = choose_classes(settings.categories, classes, str(origin)) or classes
     check_labels(len(good), len(kept), 1, str(table.path))
     number = {name: i for i, name in enumerate(kept)}

@@ -28,7 +28,7 @@ def folders_in(folder: Path, left_out: LeftOut) -> list[str]:
     for entry in _entries(folder):
         if not _is_folder(entry):
             left_out.add("beside the folders", entry.path)
-        elif reason := _reason(entry.name) or _loop(entry.path, (os.path.realpath(folder),)):
+        elif reason := left_alone(entry.name) or _loop(entry.path, (os.path.realpath(folder),)):
             left_out.add(reason, entry.path)
         else:
             names.append(entry.name)
@@ -57,7 +57,7 @@ def images_below(
     above = (*above, os.path.realpath(folder))
     folders = []
     for entry in _entries(folder):
-        if reason := _reason(entry.name):
+        if reason := left_alone(entry.name):
             left_out.add(reason, entry.path)
         elif _is_folder(entry):
             folders.append(entry)
@@ -116,6 +116,13 @@ def each_once(paths: Sequence[str], root: str | os.PathLike[str], left_out: Left
     return sorted(owners.values())
 
 
+def left_alone(name: str) -> str:
+    """Why a file or folder of this name is none of the user's; empty if it may be."""
+    if name.lower() in _OF_SYSTEMS:
+        return "made by the system"
+    return "hidden" if name.startswith(".") else ""
+
+
 def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
@@ -129,13 +136,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
-
-
-def _reason(name: str) -> str:
-    """Why a file or folder of this name is none of the user's; empty if it may be."""
-    if name.lower() in _OF_SYSTEMS:
-        return "made by the system"
-    return "hidden" if name.startswith(".") else ""
 
 
 def _loop(path: str, above: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import BACKGROUND, in_old_order, mask_source, read_class_names
 from anysize.data.formats.folders import first_readable
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
@@ -20,7 +21,7 @@ from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
-from anysize.registry import UserError, some_of
+from anysize.registry import UserError, counted, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ _CLASSES = "classes.txt"
 def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected: str) -> FileSource:
     """The images of a split with their masks."""
     splits = mask_splits(root, settings, expected)
-    left_out = LeftOut()
-    pairs = _pairs(splits, split, left_out)
+    left_out, missing = LeftOut(), dict[str, str]()
+    pairs = _pairs(splits, split, left_out, missing)
     names = root / _CLASSES
     if os.path.lexists(names):
         classes, origin = read_class_names(names), str(names)
@@ -40,21 +41,25 @@ def load_folder_masks(root: Path, settings: DataSettings, split: Split, expected
         classes = (BACKGROUND, *map(str, range(1, max(2, len(settings.mask_values)))))
         origin = f"{root}, which has no {_CLASSES},"
     else:
-        telling = pairs if split == splits.telling else _pairs(splits, splits.telling, LeftOut())
-        masks = [mask for _, mask in telling]
-        numbers = _numbers(tuple(masks), max(os.stat(mask).st_mtime_ns for mask in masks), settings.max_pixels)
+        telling = pairs if split == splits.telling else _pairs(splits, splits.telling, LeftOut(), {})
+        excluded = excluded_by(settings)
+        masks = [mask for image, mask in telling if image not in excluded and mask not in excluded]
+        numbers = _numbers(
+            tuple(masks), max((os.stat(mask).st_mtime_ns for mask in masks), default=0), settings.max_pixels
+        )
         classes = (BACKGROUND, *map(str, range(1, max(2, max(numbers, default=0) + 1))))
         origin = f"the numbering of {root} (it has no {_CLASSES})"
     source = mask_source(pairs, classes, settings, split, origin)
     if not splits.find(split)[1] or split == "train":  # two parts of one folder leave out the same: it is told once
-        source.left_out = left_out
+        source.left_out, source.bad_files = left_out, missing
     return source
 
 
 def first_longer_side(root: Path, settings: DataSettings, expected: str) -> int:
     """The longer side (pixels) of the first readable image, of the training split if it is there, from its header."""
     splits = mask_splits(root, settings, expected)
-    images = (image for image, _ in _pairs(splits, splits.telling, LeftOut()))
+    excluded = excluded_by(settings)
+    images = (image for image, _ in _pairs(splits, splits.telling, LeftOut(), {}) if image not in excluded)
     return max(first_readable(images, root, settings.max_pixels))
 
 
@@ -78,33 +83,43 @@ def _folders(root: Path) -> list[str]:
     return folders_in(root, LeftOut()) if root.is_dir() else []
 
 
-def _pairs(splits: Splits, split: Split, left_out: LeftOut) -> list[tuple[str, str]]:
-    """Images and masks of a split, sorted by name."""
+def _pairs(splits: Splits, split: Split, left_out: LeftOut, missing: dict[str, str]) -> list[tuple[str, str]]:
+    """Images and masks of a split, sorted by name; `missing` takes those that lack the other one, with the reason."""
     folder, part = splits.find(split)
     by_kind = not splits.whole and splits.root.name == "images" and not (folder / "images").is_dir()
     images, masks = (folder, splits.root.parent / "masks" / folder.name) if by_kind else (
         folder / "images", folder / "masks"
     )  # fmt: skip
-    pairs = _match(images, masks, left_out)
+    pairs = _match(images, masks, left_out, missing, splits.settings)
     chosen = splits.hold_out(pairs, split) if part else pairs
     if not chosen:
         raise UserError(f"{images} has one image; expected two at least: a tenth is held out for validation")
     return chosen
 
 
-def _match(image_folder: Path, mask_folder: Path, left_out: LeftOut) -> list[tuple[str, str]]:
+def _match(
+    image_folder: Path, mask_folder: Path, left_out: LeftOut, missing: dict[str, str], settings: DataSettings
+) -> list[tuple[str, str]]:
     """Each image of a folder with the mask of the same name, up to the ending, in the other."""
     images = _by_stem(image_folder, (), "image", left_out)
     masks = _by_stem(mask_folder, MASK_EXTENSIONS, "mask", left_out)
     for name, path in images.items():
         if name not in masks:
-            raise UserError(f"{path} has no mask; expected {mask_folder / name}.png: add it, or remove the image")
+            missing[path] = f"it has no mask; expected {mask_folder / name}.png"
     for name, path in masks.items():
         if name not in images:
-            raise UserError(
-                f"{path} has no image; expected {image_folder / name}.jpg (png, ...): add it, or remove the mask"
-            )
-    pairs = [(images[name], masks[name]) for name in sorted(images)]
+            missing[path] = f"it has no image; expected {image_folder / name}.jpg (png, ...)"
+    both = sorted(images.keys() & masks.keys())
+    excluded = excluded_by(settings)
+    if unlisted := [path for path in missing if path not in excluded]:
+        first = f"{unlisted[0]} {missing[unlisted[0]].removeprefix('it ')}"
+        other = "image" if unlisted[0] in images.values() else "mask"
+        if settings.on_bad_image == "error" or not both:
+            skip = ", or leave such files out with --data.on_bad_image skip" if both else ""
+            raise UserError(f"{first}: add it, or remove the {other}{skip}")
+        if settings.on_bad_image == "skip":
+            warn(f"left out {counted(len(unlisted), 'file')}: {first}")
+    pairs = [(images[name], masks[name]) for name in both]
     once = each_once([image for image, _ in pairs], image_folder, left_out)  # images may share a mask
     return [pairs[i] for i in once]
 

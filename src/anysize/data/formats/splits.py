@@ -59,7 +59,7 @@ def find_names(root: Path, entries: Iterable[str], ending: str = "", beginning: 
         named = [entry for entry, stem in stems.items() if split_named(stem) == split]
         best = [entry for entry in named if stems[entry].lower() in usual] or named
         for entry in best[1:]:
-            if not os.path.samefile(root / entry, root / best[0]):
+            if not (root / entry).exists() or not os.path.samefile(root / entry, root / best[0]):  # in an archive
                 raise UserError(
                     f"{root} has {best[0]} and {entry}, which both stand for the {split} images; expected one: remove "
                     "or rename the other"

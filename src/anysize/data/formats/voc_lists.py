@@ -45,7 +45,7 @@ def load_voc(root: Path, settings: DataSettings, split: Split) -> FileSource:
     left_out = LeftOut()
     lines = _lines_of(splits, split, left_out)
     pairs = list(lines.values())
-    good, missing = keep_present(pairs, list(lines), settings.on_bad_image)
+    good, missing = keep_present(pairs, list(lines), settings)
     classes, origin = class_names(year)
     in_old_order(classes, settings, origin)  # says what is wrong with data.renamed_classes; the file has the order
     source = mask_source([pairs[i] for i in good], classes, settings, split, origin, missing)

@@ -102,9 +102,10 @@ _NUMBERS = number(0, 2**62, whole=True)
 _SHA = text(64)
 _PAIR = series(number(0, 1e12), number(0, 1e12))
 _INFO = fields(
-    image_size=number(1, 10**5, whole=True), mean=each(number(), 4), std=each(number(), 4), resize=text(40),
-    crop=text(40), flip=number(0, 1), num_classes=_NUMBERS, train_images=_NUMBERS, validation_images=_NUMBERS,
-    areas=_PAIR, mask_size=_NUMBERS,
+    image_size=number(1, 10**5, whole=True), mean=each(number(-1000, 1000), 4), std=each(number(1e-4, 1000), 4),
+    resize=one_of("stretch", "center-crop", "crop-or-pad", "pad"), flip=number(0, 1),
+    crop=one_of("pad", "random-resized", "rescale", "none"), num_classes=_NUMBERS, train_images=_NUMBERS,
+    validation_images=_NUMBERS, areas=_PAIR, mask_size=_NUMBERS,
 )  # fmt: skip
 _FILES = table(series(_NUMBERS, _SHA), 10**7)
 _SPLIT = fields(images=_NUMBERS, parts=_NUMBERS, digest=_SHA, source=_SHA, files=_FILES)
@@ -132,8 +133,8 @@ def read_manifest(folder: Path) -> Manifest:
         header = _HEADER(held, "")
         newer = header["version"] > VERSION
         held = {} if newer else _MANIFEST(held, "")
-        if not (newer or held["levels"]):
-            raise ValueError("it names no level")
+        if not newer:
+            _check(held)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -152,6 +153,14 @@ def read_manifest(folder: Path) -> Manifest:
     }
     held |= {"classes": tuple(held["classes"]), "levels": tuple(held["levels"])}
     return Manifest(**held, info=DatasetInfo(**info), splits=splits)
+
+
+def _check(held: dict[str, Any]) -> None:
+    """Raise a `ValueError` where values of a manifest do not fit together."""
+    if not held["levels"]:
+        raise ValueError("it names no level")
+    if not len(held["info"]["mean"]) == len(held["info"]["std"]) == held["channels"]:
+        raise ValueError(f"info.mean and info.std are not of {held['channels']} channels")
 
 
 def shard_name(column: int, part: int) -> str:

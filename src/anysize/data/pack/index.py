@@ -34,7 +34,7 @@ class Index:
         self._open()
         kind = pack.row_type(len(manifest.columns))
         sound = self.rows.dtype == kind and self.rows.shape == (of_split.images,)
-        if not sound or (self.targets is not None and len(self.targets) != of_split.images):
+        if not sound or not _are_targets(self.targets, manifest, of_split.images):
             raise UserError(f"{self._folder} does not hold what {pack.MANIFEST} says of it: pack again")
 
     def name(self, row: int) -> str:
@@ -63,6 +63,17 @@ class Index:
 def index_files(manifest: pack.Manifest) -> list[str]:
     """The files of a split beside its shards."""
     return [pack.INDEX, pack.NAMES, *([pack.TARGETS] if manifest.targets != "masks" else [])]
+
+
+def _are_targets(targets: np.ndarray | None, manifest: pack.Manifest, images: int) -> bool:
+    """Whether they are what the manifest says: no class is one that there is not."""
+    if targets is None:
+        return True
+    count = len(manifest.classes)
+    if manifest.targets == "class":
+        within = targets.shape == (images,) and targets.dtype == np.int64
+        return within and bool(((targets >= 0) & (targets < count)).all())
+    return targets.ndim == 3 and targets.shape[::2] == (images, count) and targets.dtype == np.uint8
 
 
 def what_is_wrong(path: Path, expected: tuple[int, str] | None, *, content: bool = True) -> str:

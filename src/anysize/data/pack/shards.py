@@ -78,7 +78,7 @@ class Shards:
         return os.fspath(self.folder / name)
 
     def wrong_sizes(self, expected: dict[str, tuple[int, str] | None]) -> dict[str, str]:
-        """The shards, of those with bytes and SHA-256 as in the manifest, that are not there or not as long, and how."""
+        """Which shards, of bytes and SHA-256 as in the manifest, are not there or not as long, and how."""
 
         def look(name: str) -> str:
             return what_is_wrong(self.folder / name, expected[name], content=False)

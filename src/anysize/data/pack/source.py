@@ -19,7 +19,7 @@ from anysize.data.pack.shards import Shards
 from anysize.data.pack.storage import Storage
 from anysize.data.pictures import BadImage, check_pixels, opened
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, Source
+from anysize.data.source import FileSource, Source, stamp_of
 
 
 class PackSource(FileSource):
@@ -121,6 +121,11 @@ class PackSource(FileSource):
         subset = copy.copy(self)
         subset.rows, subset.targets = self.rows[indices], self.targets[indices]
         return subset
+
+    def stamp(self, index: int) -> str:
+        row = self._row(index)
+        shard = pack.shard_name(self.manifest.columns[0], int(row["part"]))
+        return stamp_of(self.shards.where(shard)) if self.forks else ""
 
     def remedies(self) -> list[str]:
         if self.manifest.pixels == "raw":

@@ -27,7 +27,8 @@ def damaged_files(
     """The files of a pack whose content is not what its checksum says, with the reason; all of them are read.
 
     Of a shard that was changed the images are named whose bytes were. `on_file` is called with the number of files that
-    were read, and of all. Of a pack in object storage, `folder` is where its manifest is kept. Raises a `UserError` where the folder holds no pack, or the manifest is damaged.
+    were read, and of all. Of a pack in object storage, `folder` is where its manifest is kept. Raises a `UserError`
+    where the folder holds no pack, or the manifest is damaged.
     """
     manifest = read_manifest(folder)
     files = [(split, name) for split, of_split in manifest.splits.items() for name in of_split.files]
@@ -98,15 +99,16 @@ def without_cut_shards(source: PackSource) -> PackSource:
         return source
     name, reason = next(iter(found.items()))
     path = source.shards.where(name)
+    lost = np.isin(source.index.rows["part"], [names[name] for name in found])
+    if lost.all():
+        raise UserError(f"{path} {reason}, and no image of {source.name} is left; copy the pack again, or pack again")
     if source.on_bad_image == "error":
         raise UserError(
             f"{path} {reason}; copy it again, pack again, or leave its images out with --data.on_bad_image skip"
         )
-    lost = np.isin(source.index.rows["part"], [names[name] for name in found])
-    warn(
-        f"{source.name}: left out {counted(int(lost.sum()), 'image')} in {counted(len(found), 'file')} of the pack: "
-        f"{path} {reason}"
-    )
-    if lost.all():
-        raise UserError(f"{source.name}: no image is left")
+    if source.on_bad_image == "skip":
+        warn(
+            f"{source.name}: left out {counted(int(lost.sum()), 'image')} in {counted(len(found), 'file')} of the "
+            f"pack: {path} {reason}"
+        )
     return source.subset(np.flatnonzero(~lost))

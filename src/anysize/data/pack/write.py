@@ -8,7 +8,6 @@ whole one. The manifest is written last: without it a folder is no pack.
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -22,10 +21,11 @@ import numpy as np
 from anysize.data.dataset import DatasetInfo, Split
 from anysize.data.pack import format as pack
 from anysize.data.pack.encode import Encoded, encode, made_with
+from anysize.data.pack.origins import digest_of_source, name_of
 from anysize.data.pack.parts import Part, new_shards
 from anysize.data.pictures import BadImage
-from anysize.data.source import ArraySource, FileSource, Source
-from anysize.files import is_inside, is_left_over, read_regular, remove, replacing
+from anysize.data.source import FileSource, Source
+from anysize.files import is_left_over, read_regular, remove, replacing
 from anysize.registry import UserError, counted
 
 MIB = 2**20
@@ -130,14 +130,14 @@ class _Packing:
             raise UserError(f"none of the {counted(len(source), 'image')} of {source.name} can be used")
         with self.writing():
             self.manifest.splits[split] = _finish_split(
-                folder, source, parts, _entries(source, 0, len(source), self.root)
+                folder, source, parts, digest_of_source(source, 0, len(source), self.root)
             )
 
     def made_before(self, sources: Mapping[Split, Source]) -> pack.Manifest:
         """The manifest of the pack that is there, if it is of these images."""
         there = pack.read_manifest(self.folder)
         held = {split: of_split.source for split, of_split in there.splits.items()}
-        now = {split: _entries(source, 0, len(source), self.root) for split, source in sources.items()}
+        now = {split: digest_of_source(source, 0, len(source), self.root) for split, source in sources.items()}
         if dataclasses.replace(there, splits={}) != self.manifest or held != now:
             raise UserError(
                 f"{self.folder} is a pack already, of {there.name!r}, of other images or with other options; give "
@@ -173,7 +173,7 @@ class _Packing:
             part = Part.load(folder / _record(number), len(self.manifest.columns))
             if part is None:
                 return
-            if part.end > len(source) or part.entries != _entries(source, start, part.end, self.root):
+            if part.end > len(source) or part.entries != digest_of_source(source, start, part.end, self.root):
                 raise UserError(
                     f"{self.folder} was begun with other images than {source.name} has now; give the data that it was "
                     "begun with, or another folder"
@@ -201,12 +201,12 @@ class _Packing:
                 else:
                     shards.add(image)
                     kept.append(index)
-                    names.append(_name(source, index, self.root))
+                    names.append(name_of(source, index, self.root))
                 self.done += 1
                 self.on_image(self.done, self.total)
                 if shards.largest >= self.shard:
                     break
-        entries = _entries(source, start, end, self.root)
+        entries = digest_of_source(source, start, end, self.root)
         return Part(np.array(kept, np.int64), shards.rows(), names, bad, end, entries, shards.files())
 
     def _encoded(self, source: Source, start: int) -> Generator[tuple[int, Encoded | BadImage], None, None]:
@@ -277,34 +277,3 @@ def _finish_split(folder: Path, source: Source, parts: list[Part], entries: str)
     for name in (*arrays, pack.NAMES):
         files[name] = (os.stat(folder / name).st_size, pack.sha256(folder / name))
     return pack.Split(len(rows), len(parts), pack.digest_of(files), entries, files)
-
-
-def _name(source: Source, index: int, root: str) -> str:
-    """The name that the pack keeps of an image: its path below root; a number where it has none, or lies elsewhere."""
-    if not isinstance(source, FileSource):
-        return f"{index:07d}.png"
-    inner = _below(source.describe(index), root)
-    return inner if is_inside(inner) else f"{index:07d}-{os.path.basename(inner)}"
-
-
-def _below(path: str, root: str) -> str:
-    return path.removeprefix(os.path.join(root, "")) if root else path
-
-
-def _entries(source: Source, start: int, end: int, root: str) -> str:
-    """A digest of what a source holds from `start` to `end`: names and sizes of files, or pixels; and targets."""
-    digest = hashlib.blake2b(digest_size=16)
-    rows = np.arange(start, end)
-    targets = source.targets
-    paths = [source.describe(i) for i in range(start, end)] if isinstance(source, FileSource) else []
-    if isinstance(source, ArraySource):
-        digest.update(source.images[start:end].numpy().tobytes())
-    if isinstance(targets, np.ndarray):
-        digest.update(targets[rows].tobytes())
-    else:
-        paths += targets[rows].files()
-    for path in paths:
-        with contextlib.suppress(OSError):  # it is in an archive, or was left out as it is not there
-            digest.update(b"%d " % os.stat(path).st_size)
-        digest.update(os.fsencode(_below(path, root)) + b"\0")
-    return digest.hexdigest()

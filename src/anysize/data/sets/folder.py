@@ -19,6 +19,8 @@ class Folder(DataSet):
     test images are taken for validation where there are no others and `data.val_split` is not set; otherwise they are
     for `anysize evaluate RUN --split test`. With `data.val_split` a fixed part of each training class is held out.
 
+    Each split may be a tar archive (train.tar, val.tar), or root one that holds the folders; nothing is unpacked.
+
     Any image that PIL decodes is converted to RGB; images may lie deeper below the class's folder. Hidden files, what
     systems make, and other names of a file that is taken are left out and named. Without folders of splits, root holds
     the classes itself, and a tenth of each class, chosen by a fixed permutation of the sorted file names, becomes the
@@ -37,7 +39,7 @@ class Folder(DataSet):
             return self.defaults
         from anysize.data.formats.folders import first_image_size
 
-        width, height = first_image_size(data_root(settings, self.expected), settings, self.expected)
+        width, height = first_image_size(data_root(settings, self.expected, archive=True), settings, self.expected)
         if width == height <= _SMALL:
             return DatasetInfo(width, resize="stretch", crop="pad")
         return self.defaults
@@ -46,10 +48,12 @@ class Folder(DataSet):
         """List the files of a split; decodes none."""
         from anysize.data.formats.folders import list_images
 
-        return list_images(data_root(settings, self.expected), settings, split, self.expected)
+        return list_images(data_root(settings, self.expected, archive=True), settings, split, self.expected)
 
     def splits(self, settings: DataSettings) -> str:
         """Which folders were taken for which splits."""
         from anysize.data.formats.folders import folder_splits
 
-        return folder_splits(data_root(settings, self.expected), settings, self.expected).told("each class")
+        return folder_splits(data_root(settings, self.expected, archive=True), settings, self.expected).told(
+            "each class"
+        )

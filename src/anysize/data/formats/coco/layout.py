@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.exclude import excluded_by
 from anysize.data.formats.coco.cache import read_coco_index
 from anysize.data.formats.coco.index import CocoIndex
 from anysize.data.formats.file_lists import BACKGROUND, choose_classes, file_source, in_old_order
@@ -50,7 +51,7 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     beside = path.name == _BESIDE
     folder = os.fspath(path.parent if beside else _image_folder(root, path.stem.removeprefix("instances_")))
     _check_inside(index, folder, settings)
-    images, missing = _present(index, folder, settings.on_bad_image)
+    images, missing = _present(index, folder, settings)
     paths = [os.path.join(folder, os.fsdecode(name)) for name in index.file_names[images].tolist()]
     once = each_once(paths, folder, left_out)
     once = splits.hold_out(once, split) if part else once
@@ -183,20 +184,21 @@ def _check_inside(index: CocoIndex, folder: str, settings: DataSettings) -> None
             check_inside(os.path.join(folder, name), name, f"{index.path}: image number {row}", settings)
 
 
-def _present(index: CocoIndex, folder: str, on_bad_image: str) -> tuple[np.ndarray, dict[str, str]]:
+def _present(index: CocoIndex, folder: str, settings: DataSettings) -> tuple[np.ndarray, dict[str, str]]:
     """The rows of the images whose files are there, and the paths of the others with the reason."""
     below, names = os.fsencode(folder), index.file_names.tolist()
     there = {entry.name for entry in os.scandir(below)}
     found = np.array([name in there or (b"/" in name and os.path.isfile(os.path.join(below, name))) for name in names])
-    absent = np.flatnonzero(~found)
-    if not len(absent):
-        return np.arange(len(names)), {}
-    first = os.path.join(folder, os.fsdecode(names[absent[0]]))
-    fault = f"{len(absent):,} of {counted(len(names), 'image')} in {index.path} are not in {folder}, such as {first}"
-    if len(absent) == len(names):
-        raise UserError(f"{fault}; unpack the images that belong to this file there")
-    if on_bad_image == "error":
-        raise UserError(f"{fault}; add them, or leave them out with --data.on_bad_image skip")
-    warn(f"left out {fault}")
     reason = f"named in {index.path}, but not there"
-    return np.flatnonzero(found), {os.path.join(folder, os.fsdecode(names[row])): reason for row in absent}
+    missing = {os.path.join(folder, os.fsdecode(names[row])): reason for row in np.flatnonzero(~found)}
+    excluded = excluded_by(settings)
+    if unlisted := [path for path in missing if path not in excluded]:
+        counts = f"{len(unlisted):,} of {counted(len(names), 'image')}"
+        fault = f"{counts} in {index.path} are not in {folder}, such as {unlisted[0]}"
+        if len(unlisted) == len(names):
+            raise UserError(f"{fault}; unpack the images that belong to this file there")
+        if settings.on_bad_image == "error":
+            raise UserError(f"{fault}; add them, or leave them out with --data.on_bad_image skip")
+        if settings.on_bad_image == "skip":
+            warn(f"left out {fault}")
+    return np.flatnonzero(found), missing

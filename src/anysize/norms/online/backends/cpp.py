@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysize.files import is_private, open_regular, replacing
+from anysize.files import cache_folders, is_private, open_regular, replacing
 from anysize.norms.online.backends import Affine, Saved, statistics_dtype
 from anysize.norms.online.options import Options
 
@@ -166,7 +166,7 @@ def _compile(compiler: str) -> Path:
         RuntimeError: the compiler refuses the source with all flags; its last line.
     """
     name = f"online_kernel-{_fingerprint(compiler)}"
-    for folder in _folders():
+    for folder in cache_folders():
         if found := _kept(folder, name):
             return found
     log.warning("compiling online norm's kernel for this processor, once; it takes about ten seconds")
@@ -181,7 +181,7 @@ def _compile(compiler: str) -> Path:
             lines = [line for line in result.stderr.splitlines() if "error" in line] or ["no reason given"]
             raise RuntimeError(f"{compiler} does not compile the kernel: {lines[0]}")
         content = made.read_bytes()
-        for folder in _folders():
+        for folder in cache_folders():
             with contextlib.suppress(OSError):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not is_private(folder.lstat()):
@@ -191,20 +191,8 @@ def _compile(compiler: str) -> Path:
                     file.write(content)
                 path.chmod(0o600)
                 return path
-    tried = ", ".join(map(str, _folders()))
+    tried = ", ".join(map(str, cache_folders()))
     raise RuntimeError(f"no folder to keep the compiled kernel in; set ANYSIZE_CACHE (tried {tried})")
-
-
-def _folders() -> list[Path]:
-    """The folders that may keep the compiled kernel, the best first."""
-    if os.environ.get("ANYSIZE_CACHE"):
-        folders = [Path(os.environ["ANYSIZE_CACHE"]).expanduser().resolve()]
-    else:
-        folders, base = [], os.environ.get("XDG_CACHE_HOME")
-        with contextlib.suppress(RuntimeError):  # there may be no home
-            folders.append(((Path(base) if base else Path.home() / ".cache") / "anysize").resolve())
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return [*folders, Path(tempfile.gettempdir()) / f"anysize-{user}"]
 
 
 def _kept(folder: Path, name: str) -> Path | None:

@@ -1,0 +1,1 @@
+"""Images in tar archives, read where they lie: nothing is unpacked."""
