@@ -116,6 +116,11 @@ def data_root(settings: DataSettings, expected: str, downloadable: bool = False,
         raise UserError(f"data set {settings.name!r} cannot be downloaded; set data.root to one that holds {expected}")
     if not settings.root:
         raise UserError(f"data set {settings.name!r} needs a folder: set data.root to one that holds {expected}")
+    if "://" in settings.root:  # it may hold a password
+        raise UserError(
+            "data.root is an address, and only packs are read from object storage; pack the data set "
+            f"(anysize data pack {settings.name} OUT --data.root DIR), copy OUT there and give --data.name pack"
+        )
     root = Path(settings.root).expanduser()
     if archive and root.is_file():
         return root

@@ -93,7 +93,7 @@ def look_at(source: Source, kind: TargetKind, known: Remembered, about: str) -> 
                 known.put(name, stamp, json.dumps(classes).encode())
         return Look(height, width, found.orientation, found.digest, found.alike, classes)
 
-    yield from decode_all(len(files), look)
+    yield from decode_all(len(files), look, files.ahead)
 
 
 def _found(files: FileSource, index: int, known: Remembered) -> _Found:

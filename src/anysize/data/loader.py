@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anysize.data.augment.transform import Collated, PlainTransform, Sample, Transform
+from anysize.data.decode import Need
 from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.data.waiting import Waiting
 from anysize.data.workers import delivered, start_worker, worker_count
+from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
 
@@ -88,7 +90,7 @@ class PlanLoader:
         self.waiting = Waiting(self.device)
         self._images: Tensor | None = None
         self._queue: list[tuple[Batch, bool]] = []
-        self._files: DataLoader[_Decoded] | None = None
+        self._files: DataLoader[_Decoded | UserError] | None = None
 
     def load(self, batches: Sequence[Batch], *, in_full: bool = False) -> Iterator[LoadedBatch]:
         """Yield the batches in order; with `in_full` all images are in full, whatever `reduced` says."""
@@ -134,6 +136,7 @@ class PlanLoader:
                 num_workers=self.workers,
                 worker_init_fn=start_worker,
                 persistent_workers=self.workers > 0,
+                multiprocessing_context=None if self.source.forks or not self.workers else "spawn",
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # or each epoch would draw from the global one, the model's
             )
@@ -163,32 +166,37 @@ class _Decoded(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class _Batches(Dataset[_Decoded]):
-    """Decodes a batch: each file once, however many copies of it are asked for."""
+class _Batches(Dataset["_Decoded | UserError"]):
+    """Decodes a batch: each file once, however many copies of it are asked for. What ends the run is handed over."""
 
     source: Source
     transform: Transform
 
-    def __getitem__(self, wanted: tuple[Batch, bool]) -> _Decoded:
-        batch, reduced = wanted
+    def __getitem__(self, wanted: tuple[Batch, bool]) -> "_Decoded | UserError":
+        try:
+            return self._decoded(*wanted)
+        except UserError as error:  # torch would add where it was raised
+            return error
+
+    def _decoded(self, batch: Batch, reduced: bool) -> _Decoded:
+        indices = batch.indices.tolist()
+        needs = [self._need(batch.at([position])) if reduced else None for position in range(len(indices))]
+        self.source.ahead(indices, needs)
         samples: list[Sample] = []
         good: list[int] = []
         bad: dict[int, str] = {}
-        for position, index in enumerate(batch.indices.tolist()):
+        for position, (index, need) in enumerate(zip(indices, needs, strict=True)):
             try:
-                samples.append(self._sample(index, batch.at([position]), reduced))
+                image, target, stored = self.source.read(index, need)
+                samples.append(self.transform.sample(image, target, batch.at([position]), stored))
                 good.append(position)
             except BadImage as error:
                 bad[index] = str(error)
         collated = self.transform.collate(samples) if samples else None
         return _Decoded(batch.at(good), bad, collated)
 
-    def _sample(self, index: int, alone: Batch, reduced: bool) -> Sample:
-        def need(height: int, width: int) -> float:
-            return self.transform.need((height, width), alone)
-
-        image, target, stored = self.source.read(index, need if reduced else None)
-        return self.transform.sample(image, target, alone, stored)
+    def _need(self, alone: Batch) -> Need:
+        return lambda height, width: self.transform.need((height, width), alone)
 
 
 def _as_it_is(decoded: Any) -> Any:

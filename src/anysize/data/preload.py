@@ -28,7 +28,7 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
         return None
     images: np.ndarray | None = None  # (N, H, W, 3)
     good: list[int] = []
-    for index, pixels in decode_all(len(source), source.decode):
+    for index, pixels in decode_all(len(source), source.decode, source.ahead):
         if isinstance(pixels, BadImage):
             source.report_bad(index, str(pixels), to_all=True)
             continue
@@ -48,15 +48,18 @@ def decode_to_memory(source: FileSource, limit: int) -> ArraySource | None:
     return held
 
 
-def decode_all(count: int, read: Callable[[int], T]) -> Iterator[tuple[int, T | BadImage]]:
+def decode_all(
+    count: int, read: Callable[[int], T], ahead: Callable[[range], None] = lambda indices: None
+) -> Iterator[tuple[int, T | BadImage]]:
     """What `read` makes of each of `count` images in order, or why one cannot be decoded; a few files ahead.
 
     Threads read them, since decoders release Python's lock. The first is read alone: a caller that needs no more
-    than this one has not paid for a whole chunk.
+    than this one has not paid for a whole chunk. `ahead` is told, by the thread that reads them, which are read next.
     """
 
     def decode(indices: range) -> list[T | BadImage]:
         decoded: list[T | BadImage] = []
+        ahead(indices)
         for index in indices:
             try:
                 decoded.append(read(index))

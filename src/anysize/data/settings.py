@@ -110,6 +110,13 @@ class DataSettings:
         low=1,
         high=64,
     )
+    stream_limit: int = setting(
+        120,
+        "pack in object storage: seconds for which a request is tried again where the server fails, before the run "
+        "stops",
+        low=1,
+        high=86_400,
+    )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 

@@ -110,6 +110,12 @@ class Source(abc.ABC):
         image = self.image(index)
         return image, (image.shape[1], image.shape[2])
 
+    forks: bool = True
+    """Whether worker processes may be forked from this one; otherwise they are started anew."""
+
+    def ahead(self, indices: Sequence[int], needs: Sequence[Need | None] | None = None) -> None:  # noqa: B027
+        """Hear which images this thread reads next, and with which `needs`; by default nothing is done ahead."""
+
     def remedies(self) -> list[str]:
         """What makes reading these images faster, each a phrase that begins with a verb; by default nothing."""
         return []

@@ -81,14 +81,16 @@ def _tell(queue: "multiprocessing.queues.Queue[Any]", error: Exception, item: tu
         queue.put((item[0], _Undelivered(f"{type(error).__name__}: {reason}")))
 
 
-def delivered(loader: DataLoader[_T]) -> Iterator[_T]:
+def delivered(loader: DataLoader[_T | UserError]) -> Iterator[_T]:
     """The items of a loader whose workers begin with `start_worker`.
 
     Raises:
-        UserError: its workers cannot be started, cannot deliver, or are gone.
+        UserError: its workers cannot be started, cannot deliver, or are gone; or what they hand over is one.
     """
     with plainly("loading images"), _starting(loader.num_workers):
         for item in loader:
+            if isinstance(item, UserError):
+                raise item
             if isinstance(item, _Undelivered):
                 raise UserError(
                     f"a process that loads images could not hand over a batch ({item.reason}): {_remedy(item.reason)}"

@@ -32,7 +32,8 @@ FORMAT = "anysize pack"
 ORIGINAL, MASKS = 0, -1
 """In place of a level's number of pixels: the files themselves, and the masks."""
 INDEX, TARGETS, NAMES = "index.npy", "targets.npy", "names.bin"
-_MOST_BYTES = 2**28  # of a manifest
+MOST_BYTES = 2**28
+"""Of a manifest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise UserError(f"{folder} is a pack that is not finished: give its command again, which goes on")
         raise UserError(f"{folder} holds no {MANIFEST}; expected a folder that `anysize data pack` wrote")
     try:
-        held = json.loads(read_regular(path, _MOST_BYTES))
+        held = json.loads(read_regular(path, MOST_BYTES))
         header = _HEADER(held, "")
         newer = header["version"] > VERSION
         held = {} if newer else _MANIFEST(held, "")
@@ -200,6 +201,20 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it."""
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wrong_size(size: int, expected: tuple[int, str] | None) -> str:
+    """What is wrong with the bytes that a file has, -1 where it is not there, in words; empty: nothing.
+
+    >>> wrong_size(10, (12, ""))
+    'was cut short: it has 10 bytes, of 12'
+    """
+    right = expected[0] if expected else -1
+    if size == right:
+        return ""
+    if size < 0:
+        return "is not there"
+    return f"{'was cut short' if size < right else 'is another one'}: it has {size:,} bytes, of {right:,}"
 
 
 def digest_of(files: dict[str, tuple[int, str]]) -> str:

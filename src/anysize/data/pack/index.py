@@ -28,7 +28,7 @@ class Index:
         of_split = manifest.splits[split]
         self._folder = folder / split
         self._has_targets = manifest.targets != "masks"
-        for name in (pack.INDEX, pack.NAMES, *([pack.TARGETS] if self._has_targets else [])):
+        for name in index_files(manifest):
             if why := what_is_wrong(self._folder / name, of_split.files.get(name)):
                 raise UserError(f"{self._folder / name} {why}: copy the pack again, or pack again")
         self._open()
@@ -60,6 +60,11 @@ class Index:
         self._open()
 
 
+def index_files(manifest: pack.Manifest) -> list[str]:
+    """The files of a split beside its shards."""
+    return [pack.INDEX, pack.NAMES, *([pack.TARGETS] if manifest.targets != "masks" else [])]
+
+
 def _are_targets(targets: np.ndarray | None, manifest: pack.Manifest, images: int) -> bool:
     """Whether they are what the manifest says: no class is one that there is not."""
     if targets is None:
@@ -78,16 +83,13 @@ def what_is_wrong(path: Path, expected: tuple[int, str] | None, *, content: bool
         expected: its bytes and SHA-256.
         content: look at its content, too, not only at its size.
     """
-    size, sha = expected or (-1, "")
     try:
         with open_regular(path) as file:
             held = os.fstat(file.fileno()).st_size
-        if held != size:
-            how = "was cut short: it" if held < size else "is another one: it"
-            return f"{how} has {held:,} bytes, of {size:,}"
-        return (
-            "was changed: it has another checksum than pack.json says" if content and pack.sha256(path) != sha else ""
-        )
+        if why := pack.wrong_size(held, expected):
+            return why
+        changed = content and expected and pack.sha256(path) != expected[1]
+        return "was changed: it has another checksum than pack.json says" if changed else ""
     except FileNotFoundError:
         return "is not there"
     except OSError as error:

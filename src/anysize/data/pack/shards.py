@@ -9,12 +9,15 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anysize.data.pack.format import shard_name
+from anysize.data.pack.index import what_is_wrong
 from anysize.data.pictures import BadImage
 from anysize.files import open_regular
 from anysize.machine import is_short
@@ -54,9 +57,34 @@ class Shards:
             if is_short(error):
                 raise
             raise BadImage(f"{name} of its pack cannot be read ({error.strerror})") from error
-        if check and zlib.crc32(data.data) != row["crc"][column]:
-            raise BadImage(f"its bytes in {name} of its pack, from {offset:,} on, are not those that were packed")
+        if check:
+            self.check(data, row, column)
         return data
+
+    def ahead(self, wanted: Sequence[tuple[Any, int]]) -> None:
+        """Hear which columns of which rows this thread reads next; of files nothing is done ahead."""
+
+    def check(self, data: np.ndarray, row: Any, column: int) -> None:
+        """Raise `BadImage` where the bytes of a column of a row are not those that were packed."""
+        if zlib.crc32(data.data) != row["crc"][column]:
+            name = shard_name(self.columns[column], int(row["part"]))
+            raise BadImage(
+                f"its bytes in {name} of its pack, from {int(row['offset'][column]):,} on, are not those that were "
+                "packed"
+            )
+
+    def where(self, name: str) -> str:
+        """The path of a shard."""
+        return os.fspath(self.folder / name)
+
+    def wrong_sizes(self, expected: dict[str, tuple[int, str] | None]) -> dict[str, str]:
+        """Which shards, of bytes and SHA-256 as in the manifest, are not there or not as long, and how."""
+
+        def look(name: str) -> str:
+            return what_is_wrong(self.folder / name, expected[name], content=False)
+
+        with ThreadPoolExecutor(16) as pool:  # a network's file system takes milliseconds for each
+            return {name: why for name, why in zip(expected, pool.map(look, expected), strict=True) if why}
 
     def _open(self, name: str) -> "_File":
         with self._lock:

@@ -1,6 +1,7 @@
 """The images of a pack as a source: read at random, each at the smallest level that has the pixels that are needed."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from anysize.data.formats.mask_files import check_shape
 from anysize.data.pack import format as pack
 from anysize.data.pack.encode import as_png
 from anysize.data.pack.index import Index
+from anysize.data.pack.remote import RemoteShards, fetch_index
 from anysize.data.pack.shards import Shards
+from anysize.data.pack.storage import Storage
 from anysize.data.pictures import BadImage, check_pixels, opened
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source, stamp_of
@@ -31,24 +34,43 @@ class PackSource(FileSource):
         split: the split.
         settings: of the data: what happens to a damaged image, how many pixels one may have, how much crops may be
             enlarged, and whether JPEGs are decoded at smaller scales than their level where that is enough.
+        storage: where the pack is, if in object storage; `folder` keeps its manifest and index then.
 
     Raises:
         UserError: the index, the names or the targets are missing or damaged.
     """
 
-    def __init__(self, folder: Path, manifest: pack.Manifest, split: str, settings: DataSettings) -> None:
-        self.pack, self.split = folder, split
+    def __init__(
+        self, folder: Path, manifest: pack.Manifest, split: str, settings: DataSettings, storage: Storage | None = None
+    ) -> None:
+        self.split = split
         self.manifest = manifest
         self.channels = manifest.channels
         self.on_bad_image, self.exif, self.max_pixels = settings.on_bad_image, manifest.exif, settings.max_pixels
         self.scaled, self.enlarge = settings.decode == "scaled", settings.enlarge
         self.shards = Shards(folder / split, manifest.columns)
+        if storage:
+            fetch_index(storage, folder, manifest, split)
+            self.shards = RemoteShards(storage, split, manifest.columns)
+            self.forks = False
         self.index = Index(folder, manifest, split)
         self.rows = np.arange(len(self.index.rows))
         targets = self.index.targets
         if targets is None:
             targets = PackMasks(self.shards, self.index, self.rows, settings.max_pixels)
         Source.__init__(self, targets, manifest.classes, f"{settings.name} {split}")
+
+    def ahead(self, indices: Sequence[int], needs: Sequence[Need | None] | None = None) -> None:
+        """Have the shards fetch these images, each at the level that it is read at, and their masks."""
+        if self.forks:
+            return
+        wanted = []
+        for index, need in zip(indices, needs or [None] * len(indices), strict=True):
+            row = self._row(index)
+            wanted.append((row, self._column_for(row, need)))
+            if self.manifest.targets == "masks":
+                wanted.append((row, len(self.manifest.columns) - 1))
+        self.shards.ahead(wanted)
 
     def image_for(self, index: int, need: Need | None) -> tuple[Tensor, tuple[int, int]]:
         row = self._row(index)
@@ -93,7 +115,7 @@ class PackSource(FileSource):
         return self.index.name(int(self.rows[index]))
 
     def describe(self, index: int) -> str:
-        return f"{self.pack / self.split}: {self.file_name(index)}"
+        return f"{self.shards.where('').rstrip('/')}: {self.file_name(index)}"
 
     def subset(self, indices: np.ndarray) -> "PackSource":
         subset = copy.copy(self)
@@ -103,7 +125,7 @@ class PackSource(FileSource):
     def stamp(self, index: int) -> str:
         row = self._row(index)
         shard = pack.shard_name(self.manifest.columns[0], int(row["part"]))
-        return stamp_of(str(self.pack / self.split / shard))
+        return stamp_of(self.shards.where(shard)) if self.forks else ""
 
     def remedies(self) -> list[str]:
         if self.manifest.pixels == "raw":
@@ -119,6 +141,10 @@ class PackSource(FileSource):
     def _row(self, index: int) -> Any:
         """An image's row of the index, of `format.row_type`."""
         return self.index.rows[self.rows[index]]
+
+    def _column_for(self, row: Any, need: Need | None) -> int:
+        """The level that an image is read at."""
+        return self._column(row, need(int(row["height"]), int(row["width"])) / self.enlarge) if need else 0
 
     def _column(self, row: Any, scale: float) -> int:
         """The smallest level of an image that is at least so large a part of it."""

@@ -1,5 +1,6 @@
 """Whether all files of a pack are what they were when it was made: `anysize data check pack --data.root PACK`."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,19 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.left_out import warn
-from anysize.data.pack.format import Manifest, read_manifest, shard_name
+from anysize.data.pack.format import Manifest, read_manifest, shard_name, wrong_size
 from anysize.data.pack.index import Index, what_is_wrong
+from anysize.data.pack.remote import RemoteShards, fetch_index
 from anysize.data.pack.shards import Shards
 from anysize.data.pack.source import PackSource
+from anysize.data.pack.storage import Storage
 from anysize.data.pictures import BadImage
 from anysize.registry import UserError, counted, some_of
 
 
-def damaged_files(folder: Path, on_file: Callable[[int, int], None] = lambda done, total: None) -> dict[str, str]:
+def damaged_files(
+    folder: Path,
+    on_file: Callable[[int, int], None] = lambda done, total: None,
+    storage: Storage | None = None,
+) -> dict[str, str]:
     """The files of a pack whose content is not what its checksum says, with the reason; all of them are read.
 
     Of a shard that was changed the images are named whose bytes were. `on_file` is called with the number of files that
-    were read, and of all. Raises a `UserError` where the folder holds no pack, or the manifest is damaged.
+    were read, and of all. Of a pack in object storage, `folder` is where its manifest is kept. Raises a `UserError`
+    where the folder holds no pack, or the manifest is damaged.
     """
     manifest = read_manifest(folder)
     files = [(split, name) for split, of_split in manifest.splits.items() for name in of_split.files]
@@ -28,27 +36,44 @@ def damaged_files(folder: Path, on_file: Callable[[int, int], None] = lambda don
 
     def look(file: tuple[str, str]) -> str:
         split, name = file
-        reason = what_is_wrong(folder / split / name, manifest.splits[split].files[name])
-        return reason and f"it {reason}{_changed_images(folder, manifest, split, name)}"
+        expected = manifest.splits[split].files[name]
+        if storage:
+            reason = _wrong_there(storage, f"{split}/{name}", expected)
+        else:
+            reason = what_is_wrong(folder / split / name, expected)
+        return reason and f"it {reason}{_changed_images(folder, storage, manifest, split, name)}"
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for done, ((split, name), reason) in enumerate(zip(files, pool.map(look, files), strict=True), 1):
             if reason:
-                found[os.fspath(folder / split / name)] = reason
+                found[f"{storage.url if storage else folder}/{split}/{name}"] = reason
             on_file(done, len(files))
     return found
 
 
-def _changed_images(folder: Path, manifest: Manifest, split: str, name: str) -> str:
+def _wrong_there(storage: Storage, name: str, expected: tuple[int, str]) -> str:
+    """What a file in object storage is not as the manifest has it; it is read whole."""
+    if why := wrong_size(storage.size(name), expected):
+        return why
+    digest = hashlib.sha256()
+    for piece in storage.pieces(name, expected[0]):
+        digest.update(piece)
+    return "" if digest.hexdigest() == expected[1] else "was changed: it has another checksum than pack.json says"
+
+
+def _changed_images(folder: Path, storage: Storage | None, manifest: Manifest, split: str, name: str) -> str:
     """Which images of a shard have other bytes than when they were packed; empty where that cannot be told."""
     columns = manifest.columns
     of_shards = {shard_name(column, p): (i, p) for i, column in enumerate(columns) for p in _parts(manifest, split)}
     column, part = of_shards.get(name, (0, -1))
     try:
+        if storage:
+            fetch_index(storage, folder, manifest, split)
         index = Index(folder, manifest, split)
     except UserError:
         return ""
-    shards, names = Shards(folder / split, columns), []
+    shards = RemoteShards(storage, split, columns) if storage else Shards(folder / split, columns)
+    names = []
     for row in np.flatnonzero(index.rows["part"] == part).tolist():
         try:
             shards.read(index.rows[row], column)
@@ -69,14 +94,12 @@ def without_cut_shards(source: PackSource) -> PackSource:
     """
     of_split, columns = source.manifest.splits[source.split], source.manifest.columns
     names = {shard_name(column, part): part for part in _parts(source.manifest, source.split) for column in columns}
-    paths = [source.pack / source.split / name for name in names]
-    with ThreadPoolExecutor(16) as pool:  # a network's file system takes milliseconds for each
-        wrong = pool.map(lambda path: what_is_wrong(path, of_split.files.get(path.name), content=False), paths)
-        found = {path: reason for path, reason in zip(paths, wrong, strict=True) if reason}
+    found = source.shards.wrong_sizes({name: of_split.files.get(name) for name in names})
     if not found:
         return source
-    path, reason = next(iter(found.items()))
-    lost = np.isin(source.index.rows["part"], [names[path.name] for path in found])
+    name, reason = next(iter(found.items()))
+    path = source.shards.where(name)
+    lost = np.isin(source.index.rows["part"], [names[name] for name in found])
     if lost.all():
         raise UserError(f"{path} {reason}, and no image of {source.name} is left; copy the pack again, or pack again")
     if source.on_bad_image == "error":

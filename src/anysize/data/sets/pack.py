@@ -1,6 +1,7 @@
 """Packs: the images of any data set in a few large files (see `anysize.data.pack`)."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysize.data.dataset import DATASETS, DataSet, DatasetInfo, MissingSplit, Split, data_root
@@ -9,6 +10,7 @@ from anysize.data.settings import DataSettings
 from anysize.registry import UserError
 
 if TYPE_CHECKING:
+    from anysize.data.pack.storage import Storage
     from anysize.data.source import Source
 
 _EXPECTED = "pack.json and the folders beside it, as `anysize data pack` wrote them"
@@ -71,10 +73,11 @@ class Pack(DataSet):
         """Compare each file of the pack with its checksum."""
         from anysize.data.pack.verify import damaged_files
 
-        return damaged_files(data_root(settings, _EXPECTED))
+        folder, storage = _located(settings)
+        return damaged_files(folder, storage=storage)
 
     def _manifest(self, settings: DataSettings) -> Manifest:
-        return read_manifest(data_root(settings, _EXPECTED))
+        return read_manifest(_located(settings)[0])
 
     def _open(self, settings: DataSettings, manifest: Manifest, split: Split) -> "Source":
         from anysize.data.pack.source import PackSource
@@ -86,7 +89,19 @@ class Pack(DataSet):
                 f"the pack {settings.root} has no {split} images, but {' and '.join(manifest.splits)}; give one that "
                 f"has them{hint if split == 'validation' and 'train' in manifest.splits else ''}"
             )
-        return without_cut_shards(PackSource(data_root(settings, _EXPECTED), manifest, split, settings))
+        folder, storage = _located(settings)
+        return without_cut_shards(PackSource(folder, manifest, split, settings, storage))
+
+
+def _located(settings: DataSettings) -> "tuple[Path, Storage | None]":
+    """The folder of the pack; of one in object storage, where its manifest was just put, and the storage."""
+    from anysize.data.pack.remote import fetch_manifest
+    from anysize.data.pack.storage import Storage, is_address
+
+    if not is_address(settings.root):
+        return data_root(settings, _EXPECTED), None
+    storage = Storage(settings.root, settings.stream_limit)
+    return fetch_manifest(storage), storage
 
 
 def _check(settings: DataSettings, manifest: Manifest, targets: str) -> None:
