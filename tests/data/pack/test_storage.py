@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import numpy as np
 import pytest
 import torch
 from image_files import write_folder
 from moto.server import ThreadedMotoServer
 from packs import flip_byte, opened, pack_folder
 
-from anysize.data.catalog import build_preprocessing, dataset_info, load_dataset
-from anysize.data.kinds.base import create_kind
+from anysize.data.catalog import load_dataset
 from anysize.data.pack.storage import Storage, Wanted
 from anysize.data.pack.verify import damaged_files
 from anysize.registry import UserError
