@@ -230,7 +230,8 @@ def main() -> None:
         speed = pack_images(root / "images", root / "jpeg", "jpeg", count)
         pack_images(root / "images", root / "raw", "raw", count)
         packs = {pixels: root / pixels for pixels in ("jpeg", "raw")}
-        compare_pixels(packs, arguments.decibels)
+        if arguments.decibels:
+            compare_pixels(packs, arguments.decibels)
         if not arguments.repeats:
             return
         ratios = compare_speeds(root / "images", packs, arguments.repeats)
