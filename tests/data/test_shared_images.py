@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anysize.data.source import FileSource, shared_images
+from anysize.data.copies import shared_images
+from anysize.data.source import FileSource
 
 
 def source(*paths: Path) -> FileSource:

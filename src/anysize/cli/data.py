@@ -124,8 +124,6 @@ def _check(name: str, settings: tuple[str, ...], fix: str, near: int, smallest: 
             tell(f"  left out: {line}")
         for text in split.doubts.of_split(split.split):
             tell(f"warning: {text}")
-        if split.shared:
-            tell(f"warning: {split.shared}")
     for kind, doubts in other_doubts(recipe.data, targets).items():
         for text in doubts.of_split("train"):
             tell(f"warning: {kind}: {text}")

@@ -18,7 +18,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, TooLarge
 from anysize.data.remembered import remembered
 from anysize.data.settings import DataSettings
-from anysize.data.source import Source, shared_images
+from anysize.data.source import Source
 from anysize.registry import UserError
 
 _TOLD = 100  # images between two words on how far it is
@@ -33,8 +33,7 @@ class SplitCheck:
     `too_large` each of more pixels than `data.max_pixels`, which was not decoded. `missing` are files that lists,
     annotations or other files ask for, and masks without images; `too_small` are images below `smallest` pixels.
     `turned` images carry an EXIF rotation or reflection; `left_out` is what lies beside the images; `doubts` says
-    from what nothing can be learnt, `shared` which validation images are training files, too. `prints` tell the
-    undamaged images apart (`anysize.data.copies`).
+    from what nothing can be learnt. `prints` tell the undamaged images apart (`anysize.data.copies`).
     """
 
     split: str
@@ -51,7 +50,6 @@ class SplitCheck:
     left_out: LeftOut
     doubts: Doubts
     prints: Prints
-    shared: str = ""
 
 
 def check_dataset(
@@ -98,7 +96,6 @@ def check_dataset(
                 if done % _TOLD == 0 or done == total:
                     on_image(done, total)
             checks.append(check.result())
-    checks[1] = dataclasses.replace(checks[1], shared=shared_images(*sources[:2]))
     checks[0] = dataclasses.replace(checks[0], damaged={**changed, **checks[0].damaged})
     return checks
 

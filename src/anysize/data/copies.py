@@ -1,12 +1,16 @@
-"""Images that are in a data set more than once: with one content, or alike to the eye."""
+"""Images that are in a data set more than once: with one content, alike to the eye, or one file under two names."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from anysize.data.source import Source
+from anysize.data.source import FileSource, Source
+from anysize.registry import some_of
 
 BITS = 64
 """Of a difference hash."""
@@ -89,6 +93,31 @@ def look_alike(splits: Sequence[Prints], bits: int) -> list[Copies]:
     return every.groups(one_each[run] for run in _runs(group, np.lexsort((every.rank[one_each], group))))
 
 
+def shared_images(train: Source, validation: Source) -> str:
+    """What to warn of where files of the validation images are training images, too; empty where none are.
+
+    Links are followed. Whether hard links lead to one file is looked at where a validation file has several names.
+
+    >>> first, second = (FileSource([name], np.zeros(1), ("cat",), name="") for name in ("a.png", "b.png"))
+    >>> shared_images(first, second)
+    ''
+    """
+    if not all(isinstance(source, FileSource) and source.own_files for source in (train, validation)):
+        return ""
+    trained, others = ([source.describe(i) for i in range(len(source))] for source in (train, validation))
+    real = functools.cache(os.path.realpath)
+    places = {os.path.join(real(os.path.dirname(path)), os.path.basename(path)) for path in trained}
+    shared = [path for path in others if os.path.realpath(path) in places]
+    numbers = {path: _number(path) for path in others}
+    if any(numbers.values()):
+        there = {number for path in trained if (number := _number(path))}
+        shared += [path for path, number in numbers.items() if number in there and path not in shared]
+    if not shared:
+        return ""
+    count = "1 is a training image" if len(shared) == 1 else f"{len(shared):,} are training images"
+    return f"validation images: {count}, too ({some_of(shared, 2)}), so that the figures say little of new images"
+
+
 class _Every:
     """The images of all splits in one row."""
 
@@ -126,3 +155,12 @@ def _root(linked: np.ndarray, i: int) -> int:
         linked[i] = linked[linked[i]]
         i = int(linked[i])
     return i
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    """What tells a file that has several hard links; None for others."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        if status.st_nlink > 1:
+            return status.st_dev, status.st_ino
+    return None

@@ -4,9 +4,7 @@ A source hands out undamaged uint8 images as they are stored; sizes and augmenta
 """
 
 import abc
-import contextlib
 import copy
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, read_picture
 from anysize.data.settings import MAX_PIXELS
 from anysize.ranks import main_process
-from anysize.registry import UserError, printable, some_of
+from anysize.registry import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +190,8 @@ class FileSource(Source):
     """
 
     channels = 3
+    own_files = True
+    """Whether each image is a file by itself, and not a part of a larger one."""
 
     def __init__(
         self,
@@ -221,6 +221,10 @@ class FileSource(Source):
 
     def sizes(self) -> list[int] | None:
         """Bytes of each file where they are known without asking for them; None: they are not."""
+        return None
+
+    def content(self) -> tuple[bytes, int] | None:
+        """What decides which images these are, and the bytes of all files, where both are known; None: they are not."""
         return None
 
     def data(self, index: int) -> bytes:
@@ -281,37 +285,3 @@ class FileSource(Source):
             self.bad_files[path] = reason
             if main_process() or not to_all:
                 logger.warning("%s", printable(f"left out {path}: {reason}"))
-
-
-def shared_images(train: Source, validation: Source) -> str:
-    """What to warn of where files of the validation images are training images, too; empty where none are.
-
-    Links are followed. Whether hard links lead to one file is looked at where a validation file has several names.
-
-    >>> first, second = (FileSource([name], np.zeros(1), ("cat",), name="") for name in ("a.png", "b.png"))
-    >>> shared_images(first, second)
-    ''
-    """
-    if type(train) is not FileSource or type(validation) is not FileSource:  # those below it read from larger files
-        return ""
-    trained, others = ([os.fsdecode(bytes(path)) for path in source._paths] for source in (train, validation))
-    real = functools.cache(os.path.realpath)
-    places = {os.path.join(real(os.path.dirname(path)), os.path.basename(path)) for path in trained}
-    shared = [path for path in others if os.path.realpath(path) in places]
-    numbers = {path: _number(path) for path in others}
-    if any(numbers.values()):
-        there = {number for path in trained if (number := _number(path))}
-        shared += [path for path, number in numbers.items() if number in there and path not in shared]
-    if not shared:
-        return ""
-    count = "1 is a training image" if len(shared) == 1 else f"{len(shared):,} are training images"
-    return f"validation images: {count}, too ({some_of(shared, 2)}), so that the figures say little of new images"
-
-
-def _number(path: str) -> tuple[int, int] | None:
-    """What tells a file that has several hard links; None for others."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        if status.st_nlink > 1:
-            return status.st_dev, status.st_ino
-    return None

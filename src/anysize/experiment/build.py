@@ -13,11 +13,12 @@ from torch import nn
 
 from anysize.data.augment.transform import Transform
 from anysize.data.catalog import build_preprocessing, resized_as_set
+from anysize.data.copies import shared_images
 from anysize.data.decode import decoder
 from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
-from anysize.data.source import Source, shared_images
+from anysize.data.source import Source
 from anysize.experiment.targets import info_of, open_split, ready, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops

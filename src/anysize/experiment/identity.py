@@ -16,7 +16,6 @@ import numpy as np
 
 from anysize.data.dataset import Split
 from anysize.data.decode import decoder
-from anysize.data.pack.source import PackSource
 from anysize.data.settings import DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.registry import UserError, counted, shown
@@ -41,9 +40,9 @@ def short(identity: Mapping[str, Any]) -> str:
 def _identity(source: Source, settings: DataSettings) -> dict[str, Any]:
     digest, total = hashlib.blake2b(digest_size=16), 0
     targets = source.targets
-    if isinstance(source, PackSource):
-        content, total = source.content()
-        digest.update(content)
+    if isinstance(source, FileSource) and (content := source.content()):
+        told, total = content
+        digest.update(told)
     elif isinstance(source, FileSource):
         paths = [source.describe(i) for i in range(len(source))]
         if not isinstance(targets, np.ndarray):

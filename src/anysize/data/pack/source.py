@@ -40,6 +40,8 @@ class PackSource(FileSource):
         UserError: the index, the names or the targets are missing or damaged.
     """
 
+    own_files = False
+
     def __init__(
         self, folder: Path, manifest: pack.Manifest, split: str, settings: DataSettings, storage: Storage | None = None
     ) -> None:
@@ -134,7 +136,6 @@ class PackSource(FileSource):
         return [*scaled, "pack the images as raw pixels (anysize data pack ... --raw)"]
 
     def content(self) -> tuple[bytes, int]:
-        """What decides which images these are, and the bytes of all files of the split, for `experiment.identity`."""
         of_split = self.manifest.splits[self.split]
         return of_split.digest.encode() + self.rows.tobytes(), of_split.bytes
 

@@ -66,6 +66,8 @@ class TarSource(FileSource):
         settings: of the data: what happens to a damaged image, and how one is decoded.
     """
 
+    own_files = False
+
     def __init__(
         self,
         index: TarIndex,
