@@ -50,7 +50,7 @@ class Prepared:
     """Sentences on where the first weights came from."""
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
-    weights: str = ""
+    weights: str
     """The digest of the first weights, as `digest_of_weights` tells it."""
 
 
@@ -62,12 +62,13 @@ def prepare(
     allow_changes: bool = False,
     sources: Mapping[Split, Source] | None = None,
     identity: Mapping[str, Any] | None = None,
+    digest: str = "",
 ) -> Prepared:
     """Build and check all that a run needs, so that what is wrong is said before the first step.
 
     `resumed` is the state of a run that goes on: its weights are in its checkpoint, and model.weights is not read. Its
     total batch stands, shared by the processes that there are now, unless `allow_changes`. `sources` are the images of
-    both splits and `identity` what they are, where that is known already.
+    both splits and `identity` what they are, where that is known already; `digest` is that of model.weights now.
     """
     world, resumed = world or World(), resumed or {}
     device = pick_device(recipe.training.device)
@@ -115,7 +116,18 @@ def prepare(
         )
     validation = sources["validation"]
     return Prepared(
-        recipe, training, world, device, data, validation, model.to(device), plan, length, notes, identity or {}
+        recipe,
+        training,
+        world,
+        device,
+        data,
+        validation,
+        model.to(device),
+        plan,
+        length,
+        notes,
+        identity or {},
+        resumed.get("weights", "") or digest,
     )
 
 

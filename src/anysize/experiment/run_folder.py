@@ -16,8 +16,8 @@ from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
 from anysize.reports.schema import say_once
-from anysize.training.checkpoint.files import DamagedCheckpoint, LostFolder, read_state, remove_left_overs
-from anysize.training.checkpoint.store import BEST, LAST, find_checkpoint
+from anysize.training.checkpoint.files import DamagedCheckpoint, LostFolder, read_state
+from anysize.training.checkpoint.store import LAST, find_checkpoint
 
 try:
     import fcntl
@@ -132,8 +132,6 @@ def alone_in(folder: Path, work: Work = TRAINING) -> Iterator[Held]:
                 with recorded_owner(folder, locked=locked, work=work) as owner:
                     os.utime(file.fileno())
                     run_files.remove_left_overs(folder, os.fstat(file.fileno()).st_mtime)
-                    for name in (LAST, BEST):
-                        remove_left_overs(folder / run_files.CHECKPOINTS / name)
                     yield Held(folder, own if same else None, owner)
                 return
         finally:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.source import FileSource, Source
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
@@ -137,7 +138,7 @@ def evaluate(
             if split == "test" and world.main and _validates(loaded, evaluator):
                 logger.warning("these test images were the validation images, too, which chose the best checkpoint")
             if world.main:
-                _warn_of_other_files(loaded, _check_split(split))
+                _warn_of_other_files(loaded, evaluator.validation, _check_split(split))
             if calibration is not None:
                 _check_has_statistics(loaded)
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
@@ -211,15 +212,16 @@ def _validates(loaded: LoadedRun, evaluator: Evaluator) -> bool:
     return False
 
 
-def _warn_of_other_files(loaded: LoadedRun, split: Split) -> None:
-    """Say where the images of a split, chosen by the run's own settings, are not those that its training had."""
+def _warn_of_other_files(loaded: LoadedRun, source: Source, split: Split) -> None:
+    """Say where the images of a split, `source`, are chosen as the run says and not those that its training had."""
     held, path = loaded.checkpoint.state.get("data", {}).get(split), loaded.folder / run_files.RECIPE
     if not held or not path.is_file():
         return
     changed = {key for key in differences(load_recipe(str(path)), loaded.recipe) if key.startswith("data.")}
     if changed - {*_COMPUTED, "data.root", "data.on_bad_image"}:
         return  # other images are meant
-    source = load_dataset(loaded.recipe.data, split, task_class(loaded.recipe.task.name).targets, preload=False)
+    if not isinstance(source, FileSource):  # it may have been decoded into memory: the files are few and small
+        source = load_dataset(loaded.recipe.data, split, task_class(loaded.recipe.task.name).targets, preload=False)
     now = identity_of({split: source}, loaded.recipe.data).get(split)
     if now and now["digest"] != held["digest"]:
         logger.warning(

@@ -45,7 +45,15 @@ from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
 from anysize.training.batch_rule import is_scaled
 from anysize.training.checkpoint.files import LostFolder
-from anysize.training.checkpoint.store import BEST, LAST, NEVER, check_resume, checkpoint_to_resume, remove_newer
+from anysize.training.checkpoint.store import (
+    BEST,
+    LAST,
+    NEVER,
+    check_resume,
+    checkpoint_to_resume,
+    remove_left_overs,
+    remove_newer,
+)
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.deterministic import deterministic
 from anysize.training.loop import finish_writing, fit, save, still_own
@@ -121,6 +129,7 @@ def train(
                 stack.enter_context(made(folder))
                 run_files.check_is_own(folder)
                 held = stack.enter_context(alone_in(folder))
+                remove_left_overs(folder / run_files.CHECKPOINTS)
         with world.together():
             epochs = resolved.training.epochs
             log = RunLog(folder, epochs, console) if world.main else SilentLog(folder, epochs, console, world.rank)
@@ -139,13 +148,12 @@ def train(
                 check_same_data(resumed, sources["train"].classes, identity, resolved.data, allow_changes=allow_changes)
                 if odd := check_same_decoder(resumed, resolved.data, allow_changes=allow_changes):
                     log.warning(odd)
-            weights = digest_of_weights(resolved.model.weights) if world.main else ""
+            digest = digest_of_weights(resolved.model.weights) if world.main else ""
             if not allow_changes:
-                check_same_weights(resumed or {}, resolved.model.weights, weights)
+                check_same_weights(resumed or {}, resolved.model.weights, digest)
             prepared = prepare(
-                resolved, resumed, world, allow_changes=allow_changes, sources=sources, identity=identity
+                resolved, resumed, world, allow_changes=allow_changes, sources=sources, identity=identity, digest=digest
             )
-            prepared.weights = (resumed or {}).get("weights", "") or weights
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
         prepared = settle_precision(prepared)

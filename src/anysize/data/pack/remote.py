@@ -31,7 +31,6 @@ def fetch_manifest(storage: Storage) -> Path:
                 "wrote, copied there with all in it"
             )
         folder = cache_folder(storage.url, manifest)
-        folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / pack.MANIFEST) as file:
             file.write(manifest)
     except OSError as error:

@@ -8,6 +8,7 @@ obstore's threads do not survive a fork: a process that was forked from one that
 reads from here in worker processes starts them anew (`Source.forks`).
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from anysize.files import replacing
+from anysize.files import cache_folders, own_cache, replacing
 from anysize.registry import UserError, printable
 
 _T = TypeVar("_T")
@@ -205,14 +206,17 @@ class Storage:
 
 
 def cache_folder(url: str, manifest: bytes) -> Path:
-    """Where what is read of a pack once is kept: `ANYSIZE_CACHE`, else `XDG_CACHE_HOME/anysize` or `~/.cache/anysize`.
+    """Where what is read of a pack once is kept, in the user's own cache; it is made.
 
-    Each address has a folder of its own, and another one when its manifest has changed.
+    Each address has a folder of its own, and another one when its manifest has changed. Raises an `OSError`.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(os.environ.get("ANYSIZE_CACHE") or Path(home) / "anysize").expanduser()
+    cache = own_cache()
+    if cache is None:
+        raise OSError(errno.EACCES, "there is no folder for it of the user's own", os.fspath(cache_folders()[0]))
     digests = [hashlib.blake2b(data, digest_size=8).hexdigest() for data in (url.encode(), manifest)]
-    return cache / "packs" / "-".join(digests)
+    folder = cache / "packs" / "-".join(digests)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _first_line(error: BaseException) -> str:

@@ -90,31 +90,31 @@ def write_checkpoint(
         UserError: the files could not be written (a full disk, no permission); what was there before is untouched.
         NotFinite: a value is NaN or infinite; what was there before is untouched.
     """
-    beside, replaced = _beside(folder), aside(folder)
+    new, replaced = beside(folder), aside(folder)
     contents = {f"{part}.safetensors": tensors for part, tensors in checkpoint.tensors.items() if tensors}
     files = {}
     check()
     try:
-        remove(beside)  # of a save that was killed
-        beside.mkdir(parents=True)
+        remove(new)  # of a save that was killed
+        new.mkdir(parents=True)
         for name, tensors in contents.items():
-            length, checksum = write_tensors(beside / name, tensors)
+            length, checksum = write_tensors(new / name, tensors)
             files[name] = {"bytes": length, "blake2b": checksum}
         state = {"format": FORMAT, **checkpoint.state, "files": files}
-        _write_synced(beside / "state.json", _serialise_state(state))
-        _sync_folder(beside)
+        _write_synced(new / "state.json", _serialise_state(state))
+        _sync_folder(new)
         check()
         if os.path.lexists(folder):
             remove(replaced)
             if keep is not None:
                 _make_way(keep, kept)
             folder.rename(keep or replaced)
-        beside.rename(folder)
+        new.rename(folder)
         _sync_folder(folder.parent)
         _clear(replaced)
     except OSError as error:
         check()  # a folder that went away meanwhile is told as such
-        _clear(beside)
+        _clear(new)
         needed = sum(value.nbytes for tensors in contents.values() for value in tensors.values()) / 2**20
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room and give the same command again" if full else "give a folder that can be written"
@@ -125,7 +125,7 @@ def write_checkpoint(
     except LostFolder:
         raise  # what lies there may be another run's
     except UserError as error:
-        _clear(beside)
+        _clear(new)
         if isinstance(error, NotFinite):
             raise NotFinite(f"the checkpoint {folder} is not written, since {error}; what was there stays") from error
         raise
@@ -149,15 +149,8 @@ def _clear(path: Path) -> None:
         remove(path)
 
 
-def remove_left_overs(folder: Path) -> None:
-    """Remove what a killed process has left of a save to `folder`: what was half-written, and what was replaced."""
-    _clear(_beside(folder))
-    if os.path.lexists(folder):
-        _clear(aside(folder))
-
-
-def _beside(folder: Path) -> Path:
-    """Where a checkpoint is written."""
+def beside(folder: Path) -> Path:
+    """Where a checkpoint is written, before it takes its place."""
     return folder.with_name(f".{folder.name}.new")
 
 

@@ -6,13 +6,14 @@ lies beside them.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from anysize.files import remove
 from anysize.registry import UserError, did_you_mean
-from anysize.training.checkpoint.files import Checkpoint, DamagedCheckpoint, aside, read_checkpoint
+from anysize.training.checkpoint.files import Checkpoint, DamagedCheckpoint, aside, beside, read_checkpoint
 
 LAST, PREVIOUS, BEST, NEVER = "last", "previous", "best", "never"
 _EARLIER = re.compile(rf"{PREVIOUS}(-([2-9]|[1-9]\d+))?")
@@ -80,6 +81,15 @@ def remove_newer(checkpoints: Path, name: str) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             remove(folder)
+
+
+def remove_left_overs(checkpoints: Path) -> None:
+    """Remove what a killed process has left of a save: what was half-written, and what was replaced."""
+    for folder in (checkpoints / LAST, checkpoints / BEST):
+        left = [beside(folder), *([aside(folder)] if os.path.lexists(folder) else [])]
+        for path in left:
+            with contextlib.suppress(OSError):
+                remove(path)
 
 
 def sound_checkpoints(
