@@ -1,19 +1,16 @@
 """Image folders: which files belong to which class and split."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from anysize.data.dataset import Split
-from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import in_old_order
-from anysize.data.formats.listing import EXPECTED, images_below
+from anysize.data.formats.listing import EXPECTED
 from anysize.data.formats.names import letters_of
-from anysize.data.formats.places import FolderPlace, archives_in, first_size, folders_of, place_of, refuse_packed
+from anysize.data.formats.places import archives_in, first_size, folders_of, place_of, refuse_packed
 from anysize.data.formats.splits import NAMES, Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut, warn
-from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError, some_of
@@ -90,24 +87,7 @@ def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple
     """Width and height of the first readable image, of the training split if it is there, from its header."""
     splits = folder_splits(root, settings, expected)
     folder = splits.find(splits.telling)[0]
-    place = place_of(folder, splits.root)
-    if not isinstance(place, FolderPlace):
-        return first_size(place, settings)
-    excluded = excluded_by(settings)
-    paths = (path for name in place.classes() for path in images_below(folder / name, LeftOut()))
-    images = (path for path in paths if path not in excluded)
-    return first_readable(images, folder, settings.max_pixels)
-
-
-def first_readable(paths: Iterable[str], folder: Path, max_pixels: int) -> tuple[int, int]:
-    """Width and height of the first of these images in `folder` that can be read, or a `UserError` if none can."""
-    why = ""
-    for path in paths:
-        try:
-            return size_in_header(path, max_pixels)  # the policy applies when it is loaded
-        except BadImage as error:
-            why = why or f": of {path}, {error}"
-    raise UserError(f"{folder} holds no image that can be read{why}; expected at least one")
+    return first_size(place_of(folder, splits.root), settings)
 
 
 def _check_classes(folder: Path, below: dict[str, list[str]], *, warned: bool) -> None:

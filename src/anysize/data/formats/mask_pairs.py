@@ -13,12 +13,12 @@ import numpy as np
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import BACKGROUND, in_old_order, mask_source, read_class_names
-from anysize.data.formats.folders import first_readable
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
 from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
+from anysize.data.formats.places import first_readable
 from anysize.data.formats.splits import Splits, find_names
 from anysize.data.left_out import LeftOut, warn
-from anysize.data.pictures import BadImage
+from anysize.data.pictures import BadImage, size_in_header
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError, counted, some_of
@@ -61,7 +61,8 @@ def first_longer_side(root: Path, settings: DataSettings, expected: str) -> int:
     splits = mask_splits(root, settings, expected)
     excluded = excluded_by(settings)
     images = (image for image, _ in _pairs(splits, splits.telling, LeftOut(), {}) if image not in excluded)
-    return max(first_readable(images, root, settings.max_pixels))
+    looks = ((image, functools.partial(size_in_header, image, settings.max_pixels)) for image in images)
+    return max(first_readable(looks, root))
 
 
 def mask_splits(root: Path, settings: DataSettings, expected: str) -> Splits:

@@ -4,9 +4,10 @@ What is inside of an archive has a path as if that was a folder: `images.tar/tra
 """
 
 import abc
+import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +221,36 @@ class KitPlace(Place):
 
 def first_size(place: Place, settings: DataSettings) -> tuple[int, int]:
     """Width and height of the first image, but for those that `data.exclude` lists, whose header can be read."""
-    below: dict[str, list[str]] = {name: [] for name in place.classes()}
-    groups = place.files(below, LeftOut())
-    source = place.source(groups, np.zeros(sum(map(len, groups)), np.int64), ("",), settings, "train")
-    excluded, why = excluded_by(settings), ""
-    for i in range(len(source)):
+    excluded = excluded_by(settings)
+
+    def images() -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
+        for name in place.classes():  # one after the other: the first mostly has it
+            groups = place.files({name: []}, LeftOut())
+            source = place.source(groups, np.zeros(sum(map(len, groups)), np.int64), (name,), settings, "train")
+            yield from ((source.describe(i), functools.partial(_size, source, i)) for i in range(len(source)))
+
+    return first_readable((each for each in images() if each[0] not in excluded), place.path)
+
+
+def first_readable(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], folder: Path) -> tuple[int, int]:
+    """Width and height of the first image that can be read, or a `UserError` if none can.
+
+    Args:
+        images: the name of each, and what looks at its header.
+        folder: where they lie, for the message.
+    """
+    why = ""
+    for name, look in images:
         try:
-            if source.describe(i) not in excluded:
-                with opened(source.data(i), settings.max_pixels) as image:
-                    return image.size
-        except BadImage as error:  # the policy applies when it is loaded
-            why = why or f": of {source.describe(i)}, {error}"
-    raise UserError(f"{place.path} holds no image that can be read{why}; expected at least one")
+            return look()  # the policy applies when it is loaded
+        except BadImage as error:
+            why = why or f": of {name}, {error}"
+    raise UserError(f"{folder} holds no image that can be read{why}; expected at least one")
+
+
+def _size(source: FileSource, index: int) -> tuple[int, int]:
+    with opened(source.data(index), source.max_pixels) as image:
+        return image.size
 
 
 def _archive_of(path: Path) -> tuple[Path, bytes]:
