@@ -188,5 +188,5 @@ def test_the_command_exports_and_says_how_to_use_it(tmp_path: Path, capsys: pyte
     ):
         with pytest.raises(UserError, match=message):
             app(["data", "export", *wrong], result_action="return_value")
-    with pytest.raises(UserError, match="are for `anysize data export`, not for check"):
+    with pytest.raises(UserError, match="--images: unknown setting"):
         app(["data", "check", "scenes", "--images", "3"], result_action="return_value")

@@ -1,107 +1,79 @@
-"""`anysize data`: list, `check NAME --data.root DIR`, `export NAME --format coco DIR`, `pack NAME OUT --data.root DIR`,
-`unpack PACK OUT`.
-"""
+"""`anysize data`: the data sets, and what is done with one: `check`, `export`, `pack`, `unpack`."""
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import cyclopts
 
 from anysize.cli import Settings, parse_settings, tell
-from anysize.registry import UserError, counted
+from anysize.registry import UserError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from anysize.data.copies import Copies
+    from anysize.recipe import Recipe
 
+command = cyclopts.App(
+    help="List the data sets; check one, write one in the format of COCO or VOC, or pack one into a few large files.",
+    help_format="plaintext",
+)
+_Words = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)]
+_ACTIONS = ("check", "export", "list", "pack", "unpack")
 _NAMED = 20  # of the images that are there more than once
 _MOST_BITS = 16  # of 64: beyond that most images look alike
 
 
-def command(
-    action: Literal["list", "check", "export", "pack", "unpack"] = "list",
-    name: str = "",
-    /,
-    *settings: Settings,
-    format: Literal["coco", "voc"] | None = None,
-    images: int = 0,
-    polygons: bool = False,
-    fix: str = "",
-    near: int = 0,
-    smallest: int = 0,
-    levels: str = "original,256,192,128,96",
-    raw: bool = False,
-    quality: int = 90,
-    shard: int = 256,
-) -> None:
-    """List the data sets, decode every image of one and say what is there, write one in the format of COCO or VOC, or
-    pack one into a few large files that are read fast.
+@command.default
+def list_datasets(action: str = "", /, *words: Settings) -> None:
+    """List the data sets, a line each.
 
     Args:
-        action: list: a line each; check: count images by class, sizes, damaged and missing files, and copies;
-            export: write into a new folder DIR; pack: write the images of all splits into a new folder OUT, each at
-            several sizes, or go on with a packing that was interrupted; unpack: give the files of the pack NAME back
-            in a new folder OUT
-        name: which data set to check or export; the folder of one to check is given with --data.root DIR, and
-            --task.name segmentation checks masks where there are labels, too
-        format: export: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
-        images: export: write the first so many of each split only
-        polygons: export to coco: outline objects without holes by polygons; otherwise all have run lengths
-        fix: check: write a list of the damaged and missing files, and of the copies, for --data.exclude
-        near: check: name images, too, that look alike: whose difference hashes differ in at most so many of 64 bits (4
-            finds what was scaled or compressed again)
-        smallest: check: name the images of fewer pixels on a side; by default those below the base size are counted
-        levels: pack: the shorter sides in pixels at which images are kept, and `original` for the files themselves; no
-            image is enlarged
-        raw: pack: keep the levels as raw pixels, which takes some five times the room and is read without decoding
-        quality: pack: of the JPEGs of the levels
-        shard: pack: MiB after which a new file is begun
+        action: none; else what is done with one, see the commands
     """
+    if action:
+        raise UserError(f"anysize data cannot {action!r}: {did_you_mean(action, _ACTIONS)}")
     from anysize.data.catalog import dataset_docs
 
-    if action != "check" and (fix or near or smallest):
-        raise UserError(f"--fix, --near and --smallest are for `anysize data check`, not for {action}")
+    docs = dataset_docs()
+    width = max(map(len, docs))
+    for dataset, doc in docs.items():
+        tell(f"{dataset:{width}}  {doc}")
+
+
+@command.command(name="list")
+def list_all() -> None:
+    """List the data sets, as without a word."""
+    list_datasets()
+
+
+@command.command
+def check(name: str = "", /, *settings: Settings, fix: str = "", near: int = 0, smallest: int = 0) -> None:
+    """Decode every image of a data set: count them by class, name the damaged, the missing, and copies.
+
+    Args:
+        name: of the data set; its folder is given with --data.root DIR, and --task.name segmentation checks masks where
+            there are labels, too
+        fix: write a list of the damaged and missing files, and of the copies, for --data.exclude
+        near: name images, too, that look alike: whose difference hashes differ in at most so many of 64 bits (4 finds
+            what was scaled or compressed again)
+        smallest: name the images of fewer pixels on a side; by default those below the base size are counted
+    """
     if not 0 <= near <= _MOST_BITS or smallest < 0:
         raise UserError(
             f"received --near {near} --smallest {smallest}; expected 0 to {_MOST_BITS} bits, and no negative size"
         )
-    if action == "export":
-        _export(name, settings, format, images, polygons)
-        return
-    if format or images or polygons:
-        raise UserError(f"--format, --images and --polygons are for `anysize data export`, not for {action}")
-    if action == "pack":
-        _pack(name, settings, levels, "raw" if raw else "jpeg", quality, shard)
-        return
-    if (levels, raw, quality, shard) != ("original,256,192,128,96", False, 90, 256):
-        raise UserError(f"--levels, --raw, --quality and --shard are for `anysize data pack`, not for {action}")
-    if action == "unpack":
-        _unpack(name, settings)
-        return
-    if action == "list":
-        docs = dataset_docs()
-        width = max(map(len, docs))
-        for each, doc in docs.items():
-            tell(f"{each:{width}}  {doc}")
-        return
     if not name:
         raise UserError("no data set named; give one, such as `anysize data check folder --data.root DIR`")
-    _check(name, settings, fix, near, smallest)
-
-
-def _check(name: str, settings: tuple[str, ...], fix: str, near: int, smallest: int) -> None:
     from anysize.data.catalog import DATASETS
     from anysize.data.check import check_dataset, other_doubts
     from anysize.data.copies import look_alike, same_content
     from anysize.data.mend import check_list, write_list
-    from anysize.recipe import Recipe, override
     from anysize.reports.console import progress
-    from anysize.tasks.base import task_class
 
-    given = parse_settings(settings)
-    recipe = override(Recipe(), {**given, "data.name": name})
+    recipe, targets = _chosen(name, settings)
     if fix:
         check_list(fix, recipe.data)
     if told := DATASETS[name]().splits(recipe.data):
         tell(told)
-    targets = task_class(recipe.task.name).targets if "task.name" in given else ""
     with progress("looking at the images") as say:
         splits = check_dataset(
             recipe.data,
@@ -154,6 +126,138 @@ def _check(name: str, settings: tuple[str, ...], fix: str, near: int, smallest: 
         sys.exit(1)
 
 
+@command.command
+def export(
+    name: str = "",
+    /,
+    *folder: _Words,
+    format: Literal["coco", "voc"] | None = None,
+    images: int = 0,
+    polygons: bool = False,
+) -> None:
+    """Write a data set in the format of COCO or VOC.
+
+    Args:
+        name: of the data set
+        folder: a new one
+        format: coco with PNG images, or voc with JPEG images (quality 95) and palette PNG masks
+        images: write the first so many of each split only
+        polygons: coco: outline objects without holes by polygons; otherwise all have run lengths
+    """
+    usage = "`anysize data export scenes --format coco DIR`"
+    if not name or not format:
+        raise UserError(f"{'no format is' if name else 'no data set is'} named; expected one, as in {usage}")
+    if len(folder) != 1 or folder[0].startswith("--"):
+        raise UserError(f"received {' '.join(folder) or 'no folder'}; expected one new folder, as in {usage}")
+    from anysize.data.export import export_dataset
+    from anysize.reports.console import progress
+
+    with progress("writing") as say:
+        written = export_dataset(
+            name,
+            format,
+            folder[0],
+            images=images,
+            polygons=polygons,
+            on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
+        )
+    tell(f"{written} is written; use it with --data.name {format} --data.root {written}")
+
+
+@command.command
+def pack(
+    name: str = "",
+    /,
+    *out: _Words,
+    levels: str = "original,256,192,128,96",
+    raw: bool = False,
+    quality: int = 90,
+    shard: int = 256,
+) -> None:
+    """Write the images of all splits into a few large files, each at several sizes; or go on with a packing.
+
+    Args:
+        name: of the data set; its folder is given with --data.root DIR, and --task.name says which targets are packed
+            where it has several
+        out: a new folder, or that of a packing that was interrupted; settings may follow it
+        levels: the shorter sides in pixels at which images are kept, and `original` for the files themselves; no image
+            is enlarged
+        raw: keep the levels as raw pixels, which takes some five times the room and is read without decoding
+        quality: of the JPEGs of the levels
+        shard: MiB after which a new file is begun
+    """
+    usage = "`anysize data pack folder OUT --data.root DIR`"
+    if not name or not out or out[0].startswith("--"):
+        raise UserError(f"no {'folder is named for the pack' if name else 'data set is named'}; expected {usage}")
+    from anysize.data.pack.format import parse_levels, spoken
+    from anysize.data.pack.write import PackOptions
+    from anysize.experiment.packing import pack_dataset
+    from anysize.reports.console import progress
+
+    folder, *settings = out
+    recipe, targets = _chosen(name, tuple(settings))
+    options = PackOptions(parse_levels(levels), "raw" if raw else "jpeg", quality, shard)
+    with progress("packing") as say:
+        manifest = pack_dataset(
+            recipe.data,
+            folder,
+            targets,
+            options,
+            on_image=lambda done, total: say(f"packed {done:,} of {counted(total, 'image')}"),
+        )
+    for split, of_split in manifest.splits.items():
+        size = f"{of_split.bytes / 2**20:,.1f} MiB"
+        tell(f"{split}: {counted(of_split.images, 'image')}, levels {spoken(manifest.levels)}, {size}")
+    if manifest.evaluated:
+        tell(f"warning: {manifest.evaluated}")
+    tell(f"{folder} is a pack; use it with --data.name pack --data.root {folder}")
+
+
+@command.command
+def unpack(packed: str = "", /, *out: _Words) -> None:
+    """Give the files of a pack back.
+
+    Args:
+        packed: the folder of the pack
+        out: a new folder
+    """
+    usage = "`anysize data unpack PACK OUT`"
+    if not packed or len(out) != 1 or out[0].startswith("--"):
+        raise UserError(
+            f"received {' '.join((packed, *out)) or 'no pack'}; expected a pack and a new folder, as {usage}"
+        )
+    from pathlib import Path
+
+    from anysize.data.pack.unpack import LAYOUTS
+    from anysize.data.pack.unpack import unpack as write_files
+    from anysize.reports.console import progress
+
+    folder = Path(out[0]).expanduser()
+    with progress("unpacking") as say:
+        manifest, bad = write_files(
+            Path(packed).expanduser(),
+            folder,
+            on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
+        )
+    for image, reason in bad.items():
+        tell(f"damaged: {image}: {reason}")
+    if manifest.evaluated:
+        tell("warning: the pack has no originals: the files are its largest level")
+    tell(f"{folder} is written; use it with --data.name {LAYOUTS[manifest.targets]} --data.root {folder}")
+    if bad:
+        sys.exit(1)
+
+
+def _chosen(name: str, settings: tuple[str, ...]) -> "tuple[Recipe, str]":
+    """The settings of a data set, and the kind of targets that they ask for; empty where they ask for none."""
+    from anysize.recipe import Recipe, override
+    from anysize.tasks.base import task_class
+
+    given = parse_settings(settings)
+    recipe = override(Recipe(), {**given, "data.name": name})
+    return recipe, task_class(recipe.task.name).targets if "task.name" in given else ""
+
+
 def _tell_copies(groups: "list[Copies]", what: str, of: str) -> None:
     """Name the first of the images that are there more than once, and count all."""
     for each in groups[:_NAMED]:
@@ -166,84 +270,3 @@ def _tell_copies(groups: "list[Copies]", what: str, of: str) -> None:
         where = f"{across:,} in several splits, {differ:,} with other classes"
         where += f"; the first {_NAMED} are named" if len(groups) > _NAMED else ""
         tell(f"{what}: {extra:,}, of {counted(len(groups), 'image')}; {where}")
-
-
-def _export(
-    name: str, rest: tuple[str, ...], format: Literal["coco", "voc"] | None, images: int, polygons: bool
-) -> None:
-    usage = "`anysize data export scenes --format coco DIR`"
-    if not name or not format:
-        raise UserError(f"{'no format is' if name else 'no data set is'} named; expected one, as in {usage}")
-    if len(rest) != 1 or rest[0].startswith("--"):
-        raise UserError(f"received {' '.join(rest) or 'no folder'}; expected one new folder, as in {usage}")
-    from anysize.data.export import export_dataset
-    from anysize.reports.console import progress
-
-    with progress("writing") as say:
-        written = export_dataset(
-            name,
-            format,
-            rest[0],
-            images=images,
-            polygons=polygons,
-            on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
-        )
-    tell(f"{written} is written; use it with --data.name {format} --data.root {written}")
-
-
-def _pack(name: str, rest: tuple[str, ...], levels: str, pixels: str, quality: int, shard: int) -> None:
-    usage = "`anysize data pack folder OUT --data.root DIR`"
-    if not name or not rest or rest[0].startswith("--"):
-        raise UserError(f"no {'folder is named for the pack' if name else 'data set is named'}; expected {usage}")
-    from anysize.data.pack.format import parse_levels, spoken
-    from anysize.data.pack.write import PackOptions
-    from anysize.experiment.packing import pack_dataset
-    from anysize.recipe import Recipe, override
-    from anysize.reports.console import progress
-    from anysize.tasks.base import task_class
-
-    given = parse_settings(rest[1:])
-    recipe = override(Recipe(), {**given, "data.name": name})
-    targets = task_class(recipe.task.name).targets if "task.name" in given else ""
-    options = PackOptions(parse_levels(levels), pixels, quality, shard)
-    with progress("packing") as say:
-        manifest = pack_dataset(
-            recipe.data,
-            rest[0],
-            targets,
-            options,
-            on_image=lambda done, total: say(f"packed {done:,} of {counted(total, 'image')}"),
-        )
-    for split, of_split in manifest.splits.items():
-        size = f"{of_split.bytes / 2**20:,.1f} MiB"
-        tell(f"{split}: {counted(of_split.images, 'image')}, levels {spoken(manifest.levels)}, {size}")
-    if manifest.evaluated:
-        tell(f"warning: {manifest.evaluated}")
-    tell(f"{rest[0]} is a pack; use it with --data.name pack --data.root {rest[0]}")
-
-
-def _unpack(name: str, rest: tuple[str, ...]) -> None:
-    usage = "`anysize data unpack PACK OUT`"
-    if not name or len(rest) != 1 or rest[0].startswith("--"):
-        raise UserError(
-            f"received {' '.join((name, *rest)) or 'no pack'}; expected a pack and a new folder, as {usage}"
-        )
-    from pathlib import Path
-
-    from anysize.data.pack.unpack import LAYOUTS, unpack
-    from anysize.reports.console import progress
-
-    out = Path(rest[0]).expanduser()
-    with progress("unpacking") as say:
-        manifest, bad = unpack(
-            Path(name).expanduser(),
-            out,
-            on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
-        )
-    for image, reason in bad.items():
-        tell(f"damaged: {image}: {reason}")
-    if manifest.evaluated:
-        tell("warning: the pack has no originals: the files are its largest level")
-    tell(f"{out} is written; use it with --data.name {LAYOUTS[manifest.targets]} --data.root {out}")
-    if bad:
-        sys.exit(1)
