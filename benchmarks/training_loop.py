@@ -40,6 +40,7 @@ from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
+from anysize.stopping import StopRequest
 from anysize.tasks.classification import Classification
 from anysize.training.length import run_length
 from anysize.training.loop import train_epoch
@@ -47,7 +48,7 @@ from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.parts import Parts, Validation, new_state
 from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
-from anysize.world import StopRequest, World
+from anysize.world import World
 from harness import compare, print_environment, report
 
 

@@ -26,7 +26,7 @@ from anysize.launch.watch import Watch
 from anysize.ranks import EndedElsewhere, main_process
 from anysize.recipe import documented_settings
 from anysize.registry import UserError
-from anysize.world import stop_on_signals
+from anysize.stopping import stop_on_signals
 
 TINY = [
     "--model.name", "cifar_resnet", "--model.options", '{"depth": 8, "widths": [8, 8, 16]}', "--data.limit", "200",

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from anysize.signals import OnceInterrupted, leave_no_child
-from anysize.world import StopRequest, StopWaiting
+from anysize.stopping import StopRequest, StopWaiting
 
 DEAF = """
 import signal, time

@@ -25,8 +25,8 @@ from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe, override
+from anysize.stopping import Interrupted
 from anysize.training import guards, loop
-from anysize.world import Interrupted
 
 pytestmark = [
     pytest.mark.cuda,

@@ -17,7 +17,7 @@ from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
-from anysize.world import Interrupted
+from anysize.stopping import Interrupted
 
 Make = Callable[..., Recipe]
 ALL = {

@@ -13,9 +13,9 @@ from anysize.experiment.planning import plan
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.stopping import Interrupted
 from anysize.training import loop
 from anysize.training.checkpoint.files import read_checkpoint
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

@@ -23,10 +23,10 @@ from anysize.experiment.repeat import repeat
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump
 from anysize.registry import UserError
+from anysize.stopping import Interrupted, StopRequest, TimeOver
 from anysize.training import loop
 from anysize.training.checkpoint import files
 from anysize.training.checkpoint.files import read_state
-from anysize.world import Interrupted, StopRequest, TimeOver
 
 Make = Callable[..., Recipe]
 SMALL = {"data__limit": 80, "sizes__mix": "fixed", "training__epochs": 1}  # five steps

@@ -18,10 +18,10 @@ from anysize.norms.layers import ElementwiseLayerNorm
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
+from anysize.stopping import Interrupted
 from anysize.training import loop
 from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write_checkpoint
 from anysize.training.guards import Diverged
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 # Online norm follows the size, and FLOPs are counted for each.

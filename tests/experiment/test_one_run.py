@@ -16,9 +16,9 @@ from anysize.experiment.run_folder import alone_in
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
+from anysize.stopping import Interrupted, StopRequest, stop_on_signals
 from anysize.training import loop
 from anysize.training.checkpoint.files import LostFolder, read_checkpoint, read_state, write_checkpoint
-from anysize.world import Interrupted, StopRequest, stop_on_signals
 
 Make = Callable[..., Recipe]
 SMALL = {"data__limit": 80, "sizes__mix": "fixed", "training__epochs": 2, "training__checkpoint_steps": 2}

@@ -23,7 +23,7 @@ from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
-from anysize.world import Interrupted
+from anysize.stopping import Interrupted
 
 TIMES = ["images_per_second", "settings"]  # and where the data is
 

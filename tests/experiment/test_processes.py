@@ -23,9 +23,9 @@ from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.reports import html
+from anysize.stopping import Interrupted
 from anysize.training import loop
 from anysize.training.checkpoint.files import read_checkpoint, read_state
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

@@ -14,7 +14,7 @@ from anysize.experiment.train import train
 from anysize.quantize.aware import fixed_from_aware
 from anysize.recipe import Recipe
 from anysize.registry import UserError
-from anysize.world import Interrupted
+from anysize.stopping import Interrupted
 
 pytestmark = pytest.mark.slow  # tests/quantize holds the arithmetic
 

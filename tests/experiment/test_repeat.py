@@ -17,9 +17,9 @@ from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
 from anysize.reports.console import show_table
+from anysize.stopping import Interrupted
 from anysize.training import loop
 from anysize.training.guards import Diverged
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 SMALL: dict[str, Any] = {"data__limit": 60, "sizes__mix": "fixed"}

@@ -26,8 +26,8 @@ from anysize.reports.console import show_table
 from anysize.reports.evaluation_tables import table_rows
 from anysize.reports.reading import Run
 from anysize.reports.tables import evaluation_table
+from anysize.stopping import Interrupted
 from anysize.tasks.records import Summary
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 Trained = Callable[[str], Path]

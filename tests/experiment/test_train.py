@@ -21,10 +21,10 @@ from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError
+from anysize.stopping import Interrupted, StopRequest
 from anysize.training import loop
 from anysize.training.checkpoint.files import read_checkpoint, read_state
 from anysize.training.guards import Diverged
-from anysize.world import Interrupted, StopRequest
 
 Make = Callable[..., Recipe]
 

@@ -18,9 +18,9 @@ from anysize.experiment.weights import find_weights
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.norms.factory import create_norm
 from anysize.recipe import Recipe
+from anysize.stopping import Interrupted
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.files import read_checkpoint
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

@@ -8,11 +8,12 @@ from typing import Any, cast
 import pytest
 import torch
 
+from anysize.stopping import StopRequest
 from anysize.training.history import History
 from anysize.training.loop import validate
 from anysize.training.parts import Parts, Validation
 from anysize.training.state import Progress, TrainState
-from anysize.world import StopRequest, World
+from anysize.world import World
 
 NAN = float("nan")
 

@@ -13,10 +13,10 @@ from anysize.experiment import assemble as assemble_module
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.stopping import Interrupted
 from anysize.training import loop
 from anysize.training.checkpoint.files import Checkpoint, read_checkpoint
 from anysize.training.micro_batches import MicroBatches
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 ERRORS = {

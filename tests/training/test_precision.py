@@ -12,8 +12,8 @@ from anysize.experiment.prepare import prepare, settle_precision
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
+from anysize.stopping import Interrupted
 from anysize.training import precision
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

@@ -10,10 +10,10 @@ from interruption import stopped_after
 
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
+from anysize.stopping import Interrupted
 from anysize.training.checkpoint import files
 from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write_checkpoint
 from anysize.training.checkpoint.store import find_checkpoint
-from anysize.world import Interrupted
 
 Make = Callable[..., Recipe]
 

@@ -47,7 +47,7 @@ def command(
     from anysize.ranks import main_process
     from anysize.registry import printable
     from anysize.reports.console import show_table
-    from anysize.world import Interrupted, TimeOver
+    from anysize.stopping import Interrupted, TimeOver
 
     how: dict[str, Any] = {"run": out or None, "resume_from": resume, "allow_changes": allow_changes}
     try:

@@ -21,9 +21,10 @@ from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
+from anysize.stopping import StopRequest, StopWaiting
 from anysize.tasks.base import Task
 from anysize.tasks.records import Summary
-from anysize.world import StopRequest, StopWaiting, World
+from anysize.world import World
 
 
 @dataclasses.dataclass

@@ -16,6 +16,7 @@ from anysize.norms.synchronised import synchronise_anywhere
 from anysize.registry import UserError, in_a_line
 from anysize.reports import run_files
 from anysize.reports.run_log import RunLog
+from anysize.stopping import StopRequest
 from anysize.training.checkpoint.files import model_tensors
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.optimizer import RegimeOptimizer, stretch
@@ -23,7 +24,6 @@ from anysize.training.parts import Parts, Validation, new_state
 from anysize.training.replicas import has_unused_parameters, one_model, replicate
 from anysize.training.shapes import compiled
 from anysize.training.state import TrainState
-from anysize.world import StopRequest
 
 _REPORT_SECONDS = 10.0
 """Between two renewals of the report while a run trains: it takes half a second, as long as an epoch of a small run."""

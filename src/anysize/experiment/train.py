@@ -43,6 +43,7 @@ from anysize.reports.columns import show
 from anysize.reports.environment import describe_environment
 from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
+from anysize.stopping import StopRequest, stop_on_signals
 from anysize.training.batch_rule import is_scaled
 from anysize.training.checkpoint.files import LostFolder
 from anysize.training.checkpoint.store import (
@@ -61,7 +62,6 @@ from anysize.training.optimizer import describe_batch, stretch
 from anysize.training.parts import Parts
 from anysize.training.replicas import one_model
 from anysize.training.state import TrainState
-from anysize.world import StopRequest, stop_on_signals
 
 
 def train(

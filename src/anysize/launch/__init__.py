@@ -25,7 +25,8 @@ from anysize.launch.meeting import Meeting, find_meeting
 from anysize.launch.watch import Watch
 from anysize.ranks import concerns_all
 from anysize.registry import UserError
-from anysize.world import Interrupted, World, pick_device
+from anysize.stopping import Interrupted
+from anysize.world import World, pick_device
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from anysize.quantize.aware import set_epoch, statistics_stand
 from anysize.ranks import concerns_all
 from anysize.registry import NotFinite, UserError, counted
 from anysize.sizes.batch_plan import Batch
+from anysize.stopping import Interrupted, StopRequest, StopWaiting
 from anysize.training.checkpoint.files import Checkpoint
 from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
 from anysize.training.guards import Diverged, diverged, way_on
@@ -41,7 +42,7 @@ from anysize.training.replicas import share_statistics
 from anysize.training.shapes import too_few_images
 from anysize.training.state import Progress, TrainState
 from anysize.training.step import train_step
-from anysize.world import Agreement, Interrupted, StopRequest, StopWaiting
+from anysize.world import Agreement
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
 

@@ -15,6 +15,7 @@ from anysize.data.waiting import WaitingWatch
 from anysize.quantize.settings import QuantizeSettings
 from anysize.reports.run_log import RunLog
 from anysize.sizes.batch_plan import BatchPlan
+from anysize.stopping import StopRequest
 from anysize.tasks.base import Outputs, Task
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.writer import CheckpointWriter
@@ -26,7 +27,7 @@ from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
 from anysize.training.settings import TrainingSettings
 from anysize.training.state import TrainState
-from anysize.world import StopRequest, World
+from anysize.world import World
 
 
 @dataclasses.dataclass(frozen=True)
