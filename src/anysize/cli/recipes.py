@@ -18,14 +18,9 @@ def list_recipes(pattern: str = "", /) -> None:
         pattern: only recipes whose name or title contains this, or matches it where it has * or ?
     """
     import fnmatch
-    import re
 
     from anysize.recipes import read_header, recipe_names
     from anysize.registry import did_you_mean
-    from anysize.reports.columns import show as shown
-
-    def in_plans_unit(found: re.Match[str]) -> str:
-        return shown("flops", 1e15 * float(found[1].replace(",", "")))
 
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
     found = {name: read_header(name) for name in recipe_names()}
@@ -42,7 +37,6 @@ def list_recipes(pattern: str = "", /) -> None:
         tell(f"{recipe}\n  {header.title}")
         for what, text in header._asdict().items():
             if what not in ("title", "command") and text.strip("- "):
-                text = re.sub(r"([\d,.]*\d) PFLOPs", in_plans_unit, text)
                 told = f"{what.replace('_', ' ')}: {text}"
                 tell(textwrap.fill(told, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
 
