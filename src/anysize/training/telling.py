@@ -1,0 +1,66 @@
+"""What a step and an epoch have taken, and what is told of them: the live line, the row of `metrics.csv`."""
+
+import functools
+import math
+from typing import Any
+
+from anysize.training.parts import Parts
+from anysize.training.state import Progress, TrainState
+
+_NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
+
+
+def record(progress: Progress, seconds: float) -> None:
+    """Count the time of a step."""
+    progress.seconds += seconds
+    progress.epoch_seconds += seconds
+
+
+def record_waiting(parts: Parts, progress: Progress, seconds: float) -> None:
+    """Count what of the time of a step was waiting for images; where that is much, it is said once."""
+    waited = parts.loader.waiting.take()
+    progress.epoch_waiting += waited
+    if (share := parts.watch(seconds, waited)) and (remedies := parts.loader.remedies()):
+        parts.log.warning(f"{share:.0%} of the last minute went by waiting for images: {', or '.join(remedies)}")
+
+
+def share_waited(progress: Progress, waited: float) -> float:
+    """The share of the epoch's time in which so many seconds were waited."""
+    return min(1.0, waited / max(progress.epoch_seconds, 1e-9))
+
+
+def show(parts: Parts, state: TrainState, size: int) -> None:
+    """Hand the step to the live line, with the metrics of the last log point."""
+    progress, recorder = state.progress, state.recorder
+    spent = functools.partial(parts.length.flops_at, progress.epoch, progress.step_in_epoch)
+    parts.log.step(
+        progress.epoch + 1,
+        progress.step_in_epoch,
+        parts.length.steps[progress.epoch],
+        size,
+        loss=recorder.last.get("loss", math.nan),
+        metrics={name: functools.partial(recorder.mean, name) for name in recorder.last if name not in _NOT_SHOWN},
+        lr=progress.lr,
+        images_per_second=lambda: recorder.count * parts.world.size / max(progress.epoch_seconds, 1e-9),
+        waiting=lambda: share_waited(progress, progress.epoch_waiting),
+        seconds_left=lambda: (parts.length.flops - spent()) * progress.seconds / max(spent(), 1),
+    )
+
+
+def epoch_row(parts: Parts, state: TrainState) -> dict[str, Any]:
+    """The row of `metrics.csv` for the epoch that was just trained."""
+    progress, recorder = state.progress, state.recorder
+    samples = {part.size: samples for part, _, samples in parts.plan.counts(progress.epoch)}
+    return {
+        "epoch": progress.epoch + 1,
+        "step": progress.step,
+        **{f"train_{name}": recorder.mean(name) for name in recorder.sums},
+        "lr": progress.lr,
+        "images": progress.images,
+        "images_per_second": progress.epoch_images / max(progress.epoch_seconds, 1e-9),
+        # While one process waits for images, the others wait for it.
+        "waiting": share_waited(progress, max(parts.world.gather(progress.epoch_waiting))),
+        "flops": progress.flops,
+        "seconds": progress.seconds,
+        "sizes": {size: count / sum(samples.values()) for size, count in samples.items() if count},
+    }
