@@ -238,10 +238,14 @@ def _read(path: str, kept: str, status: _Stamp) -> TarIndex | None:
                 return None
             names, offsets, sizes = (stored[name] for name in ("names", "offsets", "sizes"))
             counts, first = json.loads(str(stored["told"]))
-        assert names.dtype.kind == "S"
-        assert names.shape == offsets.shape == sizes.shape == (len(names),)
-        assert offsets.dtype == sizes.dtype == np.int64
-        assert not len(names) or (offsets.min() >= 0 <= sizes.min() and (offsets + sizes).max() <= status.size)
+        sound = (
+            names.dtype.kind == "S"
+            and names.shape == offsets.shape == sizes.shape == (len(names),)
+            and offsets.dtype == sizes.dtype == np.int64
+            and (not len(names) or (offsets.min() >= 0 <= sizes.min() and (offsets + sizes).max() <= status.size))
+        )
+        if not sound:
+            return None
     except Exception:  # there is none, or it is damaged: zipfile, numpy and json have many errors for that
         return None
     left_out = LeftOut()
