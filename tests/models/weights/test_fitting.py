@@ -143,7 +143,7 @@ def test_a_misfit_is_told_in_a_table_and_loads_nothing() -> None:
     sentence, header, *rows = str(error.value).splitlines()
     assert re.fullmatch(
         r"run\.pth does not fit ResidualNet: 0 tensors of the model missing, 30 not in the model, 17 of another shape; "
-        r"give the model that it was made for, or take what fits with partial "
+        r"it is of another model: give that one, or take what fits with partial "
         r"\(import: --partial, train: --model\.partial-weights\)",
         sentence,
     )

@@ -153,7 +153,7 @@ def check_fit(report: FitReport, own: Mapping[str, Tensor], source: str, model: 
         report.notes.append(f"only part of {source} fits: {wrong}; {len(report.tensors):,} of {len(own):,} are loaded")
         return
     remedy = (
-        "give the model that it was made for, or take what fits with partial (import: --partial, train: "
+        "it is of another model: give that one, or take what fits with partial (import: --partial, train: "
         "--model.partial-weights)"
     )
     if any(name.endswith(".norm.m") for name in report.unexpected):
