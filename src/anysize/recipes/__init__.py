@@ -9,6 +9,7 @@ A recipe of the package whose name ends in `-base` is there to be extended, and 
 
 import functools
 import itertools
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ def recipe_path(name: str, extended_by: Path | None = None) -> Path:
     if name.endswith(".toml"):
         path = extended_by.parent / name if extended_by else Path(name)
         if not path.is_file():
-            raise UserError(f"recipe file {path} does not exist; `anysize recipes` lists the recipes of the package")
+            what = "is no file" if os.path.lexists(path) else "does not exist"
+            raise UserError(f"recipe file {path} {what}; `anysize recipes` lists the recipes of the package")
         return path
     if name not in recipe_names(bases=True):
         raise UserError(f"unknown recipe {name!r}: {did_you_mean(name, recipe_names(bases=extended_by is not None))}")
