@@ -101,12 +101,12 @@ def how_classes_differ(before: Sequence[str], now: Sequence[str]) -> str:
     if len(before) == len(now) and gone:
         pairs = dict(list(zip(gone, came, strict=True))[:_PAIRS])
         said = json.dumps(pairs, ensure_ascii=False)[:-1] + ", ..." * (len(gone) > _PAIRS) + "}"
-        said = f" '{said}'" if len(said) < 200 else ", {old = new}"
+        said = f" '{said}'" if len(said) < 120 else ", {old = new}"
         hint = f"if they have other names alone, say so with --data.renamed_classes{said}"
     else:
         hint = "give the data that it was trained on, or train a new head with --model.weights"
     place = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
-    old, new = (shown(names[place]) if place < len(names) else "none" for names in (before, now))
+    old, new = (shown(names[place], 60) if place < len(names) else "none" for names in (before, now))
     return (
         f"output {place} was trained as {old} and is {new} in the data ({counted(len(before), 'class')} then, "
         f"{len(now)} now); {hint}"

@@ -182,7 +182,7 @@ def check_channels(loaded: LoadedRun) -> None:
 def check_classes(preprocessing: Preprocessing, data: Source) -> None:
     """Raise a `UserError` where the data have other classes than the model, or another order of them."""
     if preprocessing.classes and data.classes != preprocessing.classes:
-        own, other = (in_a_line(some_of(each.classes), 150) for each in (preprocessing, data))
+        own, other = (in_a_line(some_of(each.classes), 100) for each in (preprocessing, data))
         raise UserError(
             f"the data has the classes {other} and the run was trained on {own}: "
             f"{how_classes_differ(preprocessing.classes, data.classes)}; other data are given with --data.root"
