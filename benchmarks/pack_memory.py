@@ -28,6 +28,7 @@ from PIL import Image
 from harness import memory_of, print_environment, report
 
 SIDE, CLASSES, VALIDATION = 48, 100, 10_000
+PACK = "data pack folder packed --data.root images --levels original,32 --shard 32"
 SETTINGS = {
     "data.name": "pack", "data.memory_limit": 0, "sizes.base": 32, "sizes.mix": "B+", "training.epochs": 2,
     "training.equal_flops": "false", "training.batch_size": 128, "training.validate_every": 1,
@@ -104,9 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made:
         folder = Path(made)
         write_images(folder / "images", arguments.images)
-        packing = watch(
-            folder, "data", "pack", "folder", "packed", "--data.root", "images", "--levels", "original,32", "--shard", "32"
-        )  # fmt: skip
+        packing = watch(folder, *PACK.split())
         settings = {**SETTINGS, "data.root": "packed", "data.workers": arguments.workers}
         words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         watch(folder, "plan", "quickstart", *words)
