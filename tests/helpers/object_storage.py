@@ -99,5 +99,6 @@ def put(client: Any, folder: Path, prefix: str) -> str:
     """Copy a folder into the bucket; its address."""
     for path in folder.rglob("*"):
         if path.is_file():
-            client.put_object(Bucket="buck", Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
+            key = f"{prefix}/{path.relative_to(folder)}"
+            client.put_object(Bucket="buck", Key=key, Body=path.read_bytes(), ACL="public-read")
     return f"s3://buck/{prefix}"

@@ -1,6 +1,8 @@
 """Packs in object storage give the bits of the pack on disk, from a server that fails and is slow, too."""
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,7 +16,7 @@ from object_storage import Failing, failing, put
 from packs import flip_byte, opened, pack_folder
 
 from anysize.data.catalog import load_dataset
-from anysize.data.pack.storage import Storage, Wanted
+from anysize.data.pack.storage import Storage, Wanted, cache_folder
 from anysize.data.pack.verify import damaged_files
 from anysize.registry import UserError
 
@@ -67,6 +69,49 @@ def test_a_server_that_fails_for_a_while_gives_the_same_bits(
     url = put(bucket[0], pack, "whole")
     for server.how in ("", "slow", "refuse", "reset", "cut"):
         assert_same(url, pack)
+
+
+def test_a_web_server_gives_the_same_bits(pack: Path, bucket: tuple[Any, int], server: Failing) -> None:
+    put(bucket[0], pack, "web")
+    for server.how in ("", "cut"):
+        assert_same(f"http://127.0.0.1:{server.server_port}/buck/web", pack)
+
+
+def test_a_pack_is_unpacked_from_its_address(
+    pack: Path, bucket: tuple[Any, int], server: Failing, tmp_path: Path, anysize: Callable[..., Any]
+) -> None:
+    url = put(bucket[0], pack, "files")
+    server.how = "cut"
+    assert anysize("data", "unpack", url, "there").returncode == 0
+    assert anysize("data", "unpack", str(pack), "here").returncode == 0
+    there, here = (
+        {path.relative_to(each): path.read_bytes() for path in each.rglob("*.jpg")}
+        for each in (tmp_path / "there", tmp_path / "here")
+    )
+    assert there == here
+    assert len(there) == 32
+    refused = anysize("data", "unpack", "s3://buck/nowhere", "nothing")
+    assert (refused.returncode, refused.stderr[:59]) == (
+        2,
+        "anysize: s3://buck/nowhere holds no pack.json; expected the",
+    )
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_what_was_kept_of_a_pack_goes_when_nobody_has_read_it_for_a_month(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYSIZE_CACHE", str(tmp_path))
+    old, young = (cache_folder(url, b"1") for url in ("s3://b/old", "s3://b/young"))
+    (old / "train").mkdir()
+    (old / "train/index.npy").write_bytes(b"1")
+    for folder, days in ((old, 31), (young, 29)):
+        os.utime(folder, (time.time() - days * 86_400,) * 2)
+    now = cache_folder("s3://b/old", b"2")
+    assert {*(tmp_path / "packs").iterdir()} == {young, now}
+    os.utime(now, (1, 1))
+    assert cache_folder("s3://b/old", b"2") == now
+    assert now.exists()
 
 
 def test_near_ranges_are_one_request(pack: Path, bucket: tuple[Any, int], server: Failing) -> None:
