@@ -250,6 +250,22 @@ def test_an_index_is_kept_until_the_archive_changes(
     assert {*cache.iterdir()} == {kept, lock, young}  # who wrote the younger one may be at it still
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_class_with_a_new_name_in_an_archive_is_the_same_data(tmp_path: Path, whole: bool) -> None:
+    told = []
+    for name, renamed in (("cat", {}), ("zebra", {"cat": "zebra"}), ("zebra", {})):
+        root = write_folder(tmp_path / f"{len(told)}" / "pets", 3)
+        for split in ("train", "val"):
+            (root / split / "cat").rename(root / split / name)
+        if whole:
+            root = pack(root.parent / "pets.tar", root)
+        else:
+            splits(root)
+        source = opened("train", root=str(root), renamed_classes=renamed)
+        told.append(identity_of({"train": source}, DataSettings(root=str(root), renamed_classes=renamed)))
+    assert told[0] == told[1] != told[2]
+
+
 def test_one_of_several_processes_reads_an_archive_even_after_one_that_was_killed(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
