@@ -119,7 +119,7 @@ class Recorder:
 
     def drain(self) -> Failure | None:
         """`read` as of now, for which the device is waited for, with the sums of all processes."""
-        self.read()  # of a row that is on its way
+        self.read()  # a row may be on its way
         self.send()
         failure = self.read()
         images, *sums = self._world.sum([self.images, *self.sums.values()])
