@@ -41,7 +41,7 @@ def _summary(run: Run) -> Markup:
     if run.settings.get("training.equal_flops"):  # the number of passes then follows from the sizes
         values = [("epochs", str(done), f"for the FLOPs of {total} at the base size")]
     else:
-        values = [("epochs", f"{done} of {total}" if total else str(done), "")]
+        values = [("epochs", f"{done} of {total}" if total else str(done), "stopped early" if run.ended_early else "")]
     if at:
         calibrated = bool(run.metrics.get("validation_calibrated", run.metrics["epoch"] < 0).iloc[-1])
         how = ", calibrated" if calibrated else ""
