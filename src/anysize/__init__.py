@@ -46,6 +46,7 @@ _WHERE = {
     "export_onnx": "anysize.export.write",
     "export_program": "anysize.export.write",
     "export_run": "anysize.experiment.export",
+    "fast_dev_run": "anysize.experiment.dev_run",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.names",
@@ -56,6 +57,7 @@ _WHERE = {
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
+    "propose": "anysize.experiment.new",
     "quantize_run": "anysize.experiment.quantize",
     "quantize_model": "anysize.quantize.after_training",
     "repeat": "anysize.experiment.repeat",
@@ -70,9 +72,11 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
     from anysize.experiment.export import export_run as export_run
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.loaded import load_run as load_run
+    from anysize.experiment.new import propose as propose
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict
