@@ -147,8 +147,13 @@ def _check_aware(recipe: Recipe) -> None:
             )
 
 
-def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0) -> BatchPlan:
-    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it."""
+def build_plan(
+    recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0, chunks: tuple[int, ...] = ()
+) -> BatchPlan:
+    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it.
+
+    `chunks` are those that the samples lie in, for recipes that shuffle by chunks.
+    """
     training = recipe.training
     if training.overfit_batches and training.limit_steps:
         raise UserError(
@@ -172,6 +177,8 @@ def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_
         repeats=training.repeats,
         limit_steps=training.overfit_batches or training.limit_steps,
         same_samples=training.overfit_batches > 0,
+        chunks=chunks if recipe.data.shuffle_chunks else (),
+        chunks_together=recipe.data.shuffle_chunks or 1,
     )
 
 
