@@ -53,6 +53,7 @@ _WHERE = {
     "load_model": "anysize.experiment.published",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.loaded",
+    "lr_find": "anysize.experiment.lr_find",
     "load_weights": "anysize.experiment.weights",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from anysize.experiment.export import export_run as export_run
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.loaded import load_run as load_run
+    from anysize.experiment.lr_find import lr_find as lr_find
     from anysize.experiment.new import propose as propose
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
