@@ -168,7 +168,8 @@ def train(
             stack.enter_context(writer)
             parts, state, evaluator = assemble(prepared, folder, log, writer)
             if world.main:
-                build.check_targets(prepared.data.train, evaluator.validation, evaluator.kind, log.warning)
+                measured = None if resolved.training.overfit_batches else evaluator.validation
+                build.check_targets(prepared.data.train, measured, evaluator.kind, log.warning)
         parts = replicated(parts, prepared)
         with world.together():
             writer.check()
@@ -330,10 +331,12 @@ def _introduce(
         f"{show('flops', length.flops)}, on {prepared.device}; run folder {folder}"
     )
     for size in sorted({part.size for epoch in counts for part, _, _ in epoch} - set(sizes)):
-        parts.log.warning(
-            f"{size} px is never trained at: its share of {counted(plan.length, 'image')} is less than two; use "
-            "fewer sizes or more images"
+        few = (
+            f"an epoch is cut to {counted(plan.steps(0), 'step')}; allow more of them"
+            if plan.limit_steps
+            else f"its share of {counted(plan.length, 'image')} is less than two; use fewer sizes or more images"
         )
+        parts.log.warning(f"{size} px is never trained at: {few}")
     if splits := DATASETS[recipe.data.name]().splits(recipe.data):
         parts.log.message(splits)
     for note in () if goes_on else prepared.notes:
