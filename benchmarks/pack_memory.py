@@ -68,7 +68,7 @@ def below(process: int) -> list[int]:
 
 
 def watch(folder: Path, *words: str) -> list[tuple[float, int]]:
-    """Run `anysize WORDS` in a folder; once a second the MB that it and its processes took, and the epochs behind it."""
+    """Run `anysize WORDS` in a folder; by second the MB that it and its processes took, and the epochs behind it."""
     began, table = time.monotonic(), folder / "run/metrics.csv"
     seen = list[tuple[float, int]]()
     with subprocess.Popen([sys.executable, "-m", "anysize", *words], cwd=folder, stdout=subprocess.DEVNULL) as process:
