@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import Source
+from anysize.data.statistics import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite
@@ -29,7 +30,7 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
     if not wanted:
         return
     kind = evaluator.kind
-    chosen = fixed_images(len(evaluator.validation), IMAGES)
+    chosen = spread(len(evaluator.validation), IMAGES)
     source = evaluator.validation.subset(chosen)
     loader = PlanLoader(source, evaluator.transform(), device=evaluator.device)
     worst: list[tuple[float, int, Shown]] = []  # a heap: the best of the worst is on top
@@ -55,15 +56,6 @@ def picture_predictions(folder: Path, evaluator: Evaluator, model: nn.Module, si
     images = [(source.describe(index), displayed(source, index), shown) for _, index, shown in worst]
     predictions = Predictions(size, calibrated, seen, images)
     run_files.go_on_without(folder / run_files.PREDICTIONS, lambda: write_predictions(folder, predictions))
-
-
-def fixed_images(length: int, limit: int) -> np.ndarray:
-    """Indices of at most `limit` images, spread evenly.
-
-    >>> fixed_images(10, 4).tolist(), fixed_images(2, 4).tolist()
-    ([0, 2, 5, 7], [0, 1])
-    """
-    return np.arange(min(length, limit)) * length // max(1, min(length, limit))
 
 
 def displayed(source: Source, index: int) -> np.ndarray:
