@@ -12,6 +12,7 @@ from anysize.reports.curves import epoch_curves, step_curves
 from anysize.reports.evaluation_tables import tables_at
 from anysize.reports.figures import COLORS
 from anysize.reports.log_reading import LogFacts, read_log, show_day
+from anysize.reports.mistakes import mistakes_section
 from anysize.reports.page import card, cards, choice, folded, page, plot, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
@@ -32,7 +33,8 @@ def write_report(folder: str | Path) -> Path:
     subtitle = " · ".join([*named, *_mixture(run)])
     predictions = predictions_section(read_predictions(run.folder))
     int8 = quantization_section(run.folder)
-    parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), int8, _settings(run)]
+    parts = [_summary(run), _training(run), _evaluation(run), mistakes_section(run), predictions, _scale_policy(run)]
+    parts += [int8, _settings(run)]
     run_files.write_atomically(path, page(run.name, subtitle, parts))
     return path
 
@@ -54,7 +56,7 @@ def _summary(run: Run) -> Markup:
     if run.settings.get("training.equal_flops"):  # the number of passes then follows from the sizes
         values = [("epochs", str(done), f"for the FLOPs of {total} at the base size")]
     else:
-        values = [("epochs", f"{done} of {total}" if total else str(done), "")]
+        values = [("epochs", f"{done} of {total}" if total else str(done), "stopped early" if run.ended_early else "")]
     if at:
         calibrated = bool(run.metrics.get("validation_calibrated", run.metrics["epoch"] < 0).iloc[-1])
         how = ", calibrated" if calibrated else ""

@@ -1,4 +1,4 @@
-"""`anysize data`: the data sets, and what is done with one: `check`, `export`, `pack`, `unpack`."""
+"""`anysize data`: the data sets, and what is done with one: `check`, `show`, `stats`, `export`, `pack`, `unpack`."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import cyclopts
 
 from anysize.cli import Settings, parse_settings, tell
+from anysize.cli.data.look import show, stats
 from anysize.registry import UserError, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
     from anysize.recipe import Recipe
 
 command = cyclopts.App(
-    help="List the data sets; check one, write one in the format of COCO or VOC, or pack one into a few large files.",
+    help="List the data sets; look at one, check it, write it in the format of COCO or VOC, or pack it.",
     help_format="plaintext",
 )
+command.command(show)
+command.command(stats)
 _Words = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)]
-_ACTIONS = ("check", "export", "list", "pack", "unpack")
+_ACTIONS = ("check", "export", "list", "pack", "show", "stats", "unpack")
 _NAMED = 20  # of the images that are there more than once
 _MOST_BITS = 16  # of 64: beyond that most images look alike
 
@@ -173,6 +176,7 @@ def pack(
     raw: bool = False,
     quality: int = 90,
     shard: int = 256,
+    shuffle: bool = False,
 ) -> None:
     """Write the images of all splits into a few large files, each at several sizes; or go on with a packing.
 
@@ -185,6 +189,8 @@ def pack(
         raw: keep the levels as raw pixels, which takes some five times the room and is read without decoding
         quality: of the JPEGs of the levels
         shard: MiB after which a new file is begun
+        shuffle: lay the training images in random order, always the same one, for data.shuffle_chunks; otherwise they
+            lie in the order of the data set, mostly class by class
     """
     usage = "`anysize data pack folder OUT --data.root DIR`"
     if not name or not out or out[0].startswith("--"):
@@ -196,7 +202,7 @@ def pack(
 
     folder, *settings = out
     recipe, targets = _chosen(name, tuple(settings))
-    options = PackOptions(parse_levels(levels), "raw" if raw else "jpeg", quality, shard)
+    options = PackOptions(parse_levels(levels), "raw" if raw else "jpeg", quality, shard, shuffle)
     with progress("packing") as say:
         manifest = pack_dataset(
             recipe.data,
@@ -218,7 +224,7 @@ def unpack(packed: str = "", /, *out: _Words) -> None:
     """Give the files of a pack back.
 
     Args:
-        packed: the folder of the pack
+        packed: the folder of the pack, or its address in object storage
         out: a new folder
     """
     usage = "`anysize data unpack PACK OUT`"
@@ -235,7 +241,7 @@ def unpack(packed: str = "", /, *out: _Words) -> None:
     folder = Path(out[0]).expanduser()
     with progress("unpacking") as say:
         manifest, bad = write_files(
-            Path(packed).expanduser(),
+            packed,
             folder,
             on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
         )
