@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anysize.data.waiting import Waiting
+from anysize.experiment.find_batch import find_batch
 from anysize.experiment.loaded import load_run
 from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
@@ -339,3 +340,10 @@ def test_waiting_for_images_is_the_time_that_the_device_stands_still() -> None:
 def synchronize() -> None:
     if DEVICE != "cpu":
         torch.cuda.synchronize()
+
+
+def test_the_largest_batch_is_found_by_trying(tiny: Callable[..., Recipe]) -> None:
+    found = find_batch(tiny(training__device=DEVICE), images=300)
+    assert (found.batch_size, found.all_images) == (300, True)
+    assert 0 < found.memory < found.free
+    assert found.tried == (DEVICE != "cpu")
