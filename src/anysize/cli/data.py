@@ -221,7 +221,7 @@ def unpack(packed: str = "", /, *out: _Words) -> None:
     """Give the files of a pack back.
 
     Args:
-        packed: the folder of the pack
+        packed: the folder of the pack, or its address in object storage
         out: a new folder
     """
     usage = "`anysize data unpack PACK OUT`"
@@ -238,7 +238,7 @@ def unpack(packed: str = "", /, *out: _Words) -> None:
     folder = Path(out[0]).expanduser()
     with progress("unpacking") as say:
         manifest, bad = write_files(
-            Path(packed).expanduser(),
+            packed,
             folder,
             on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
         )

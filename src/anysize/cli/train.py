@@ -35,7 +35,8 @@ def command(
         repeat: train this many runs, from the seeds training.seed, training.seed + 1, ..., in RUN/seed-K,
             and show their median, range and standard deviation
         resume: last: go on where the run was saved; previous: at the save before that (previous-2 and so on where
-            training.keep_previous keeps more); best: with the weights that validated best; never: start over
+            training.keep_previous keeps more); best: with the weights that validated best (best-2 and so on where
+            training.keep_best keeps more); never: start over
         allow_changes: go on although the run had other settings, such as a lower learning rate after a divergence
         pretrained: start from torchvision's or timm's published weights of the model: --model.weights pretrained
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device

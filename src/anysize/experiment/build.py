@@ -257,7 +257,7 @@ HARMLESS = (
     "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
     "data.max_pixels", "data.outside", "data.exclude",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
-    "training.keep_previous", "training.timeout_minutes", "model.checkpoint_segments",
+    "training.keep_previous", "training.keep_best", "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip
 
 

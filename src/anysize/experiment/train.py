@@ -52,12 +52,13 @@ from anysize.training.checkpoint.store import (
     NEVER,
     check_resume,
     checkpoint_to_resume,
+    is_best_name,
     remove_left_overs,
     remove_newer,
 )
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.deterministic import deterministic
-from anysize.training.loop import finish_writing, fit, save, still_own
+from anysize.training.loop import ended_early, finish_writing, fit, save, still_own
 from anysize.training.optimizer import describe_batch, stretch
 from anysize.training.parts import Parts
 from anysize.training.replicas import one_model
@@ -83,8 +84,8 @@ def train(
             that folder holds a run on others. Where it holds the same run unfinished, training goes on at the step
             where it was saved.
         resume_from: "last", "previous" (the save before it; "previous-2" and so on where more are kept), "best" (the
-            weights that validated best, after a divergence; the optimizer starts anew) or "never" (start over; removes
-            what the run had).
+            weights that validated best, after a divergence; the optimizer starts anew; "best-2" and so on where more
+            are kept) or "never" (start over; removes what the run had).
         allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
         max_hours: stop in time to be saved before so many hours are over, counted from here; the same call goes on.
         console: where to show progress; None: standard output.
@@ -176,22 +177,27 @@ def train(
                 clear(folder)  # only now that nothing is wrong with what is to take its place
         with world.together():
             goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
-        if goes_on and resume_from == BEST:
+        if goes_on and is_best_name(resume_from):
             _make_last(parts, state)
-        if goes_on and state.progress.epoch >= len(parts.length.steps):
+        early = ended_early(parts, state) if goes_on else ""
+        if goes_on and (early or state.progress.epoch >= len(parts.length.steps)):
             report = _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
-            log.message(f"{folder} is trained to its end already; " + (f"its report is {report}" if report else "done"))
+            how = f"was {early}" if early else "is trained to its end already"
+            log.message(f"{folder} {how}; " + (f"its report is {report}" if report else "done"))
             return folder
         with world.together():
             if world.main:
                 told = None if isinstance(recipe, Recipe) or own else origins(name, overrides)
                 _introduce(parts, state, prepared, folder, goes_on, told)
                 _restore_metrics(parts, state)
+        state.history.text = world.share(state.history.text)  # the end of a run may follow from it
         if not world.main:
             stack.enter_context(warnings_into(log))
         try:
             with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
                 fit(parts, state, stop)
+            if early := ended_early(parts, state):
+                log.message(early)
             report = _finish(folder, evaluator, parts, state)
         except LostFolder as lost:
             if world.size == 1 or concerns_all(lost):
@@ -216,7 +222,7 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
             f"the run was trained on {counted(before, 'image')} and the data now has {now:,}; give the data it began "
             "with, or go on with --allow-changes"
         )
-    if resume_from == BEST:
+    if is_best_name(resume_from):
         state.progress.start_epoch()  # it was written at the end of one
     elif resume_from != LAST and parts.world.main:
         remove_newer(parts.checkpoints, resume_from)

@@ -37,7 +37,7 @@ def _line(drawn: Any) -> str:
     if not len(x):
         return ""
     ends = [f"{_number(y[i])} at {_number(x[i])}" for i in dict.fromkeys((0, len(x) - 1))]
-    return f"{drawn.name or 'the line'}: {', '.join(ends)}"
+    return ": ".join(part for part in (drawn.name, ", ".join(ends)) if part)
 
 
 def _number(value: float) -> str:

@@ -105,7 +105,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
         plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
     elif x in ("epoch", "step"):
         plot.xaxis.ticker = BasicTicker(min_interval=1)
-    if y == "images_per_second":
+    if y in ("images_per_second", "waiting"):
         plot.y_range.start = 0  # or its noise would look like a fall
     if every["y"].max() > 0:  # a single value has room in proportion, not from -1 to 1
         plot.y_range.default_span = every["y"].max() / y_divisor
@@ -191,7 +191,7 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
 
 def _readable_rates(plot: Any, rates: "pd.Series[float]", decades: bool) -> None:
     """Ticks of a learning rate as it is written in a recipe: 0.1, 0.05, 0.002, 1e-05."""
-    plot.yaxis.formatter = PrintfTickFormatter(format="%g")
+    plot.yaxis.formatter = PrintfTickFormatter(format="%.6g")
     if decades:
         low, high = (math.floor(math.log10(value)) for value in (rates.min(), rates.max()))
         each = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)

@@ -216,6 +216,16 @@ class TrainingSettings:
     validate_every: int = setting(
         1, "epochs between validations; the last epoch is always validated", low=1, high=10**6
     )
+    early_stopping: int = setting(
+        0,
+        "end the run where the metric that chooses the best checkpoint has not risen in so many epochs; 0: train all "
+        "epochs",
+        low=0,
+        high=10**6,
+    )
+    early_stopping_delta: float = setting(
+        0.0, "it has risen where it is higher by more than this than when it last rose", low=0, high=FLOAT32_MAX
+    )
     checkpoint_minutes: float = setting(
         10.0, "save at least this often within an epoch; 0: after every step", low=0, high=10**6
     )
@@ -226,6 +236,12 @@ class TrainingSettings:
         "farther back where a divergence was saved before it showed",
         low=1,
         high=1000,
+    )
+    keep_best: int = setting(
+        1,
+        "best checkpoints that are kept: best, best-2 (the validation behind it) and so on, each as it was validated",
+        low=1,
+        high=100,
     )
     checkpoint_background: bool = setting(
         True,
