@@ -21,10 +21,12 @@ from anysize.tasks.records import OBJECT_SIZES
 # Okabe and Ito's colours, told apart by colour-blind readers too, without the yellow that fades on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E9B", "#444444")
 
+# For more lines than that: from dark blue over red to orange, at steps of lightness that every eye tells apart.
+_MANY_COLORS = ("#0d0887", "#5302a3", "#8b0aa5", "#b83289", "#db5c68", "#f48849", "#eda41c")
 _SIZE_COLORS = ("#c9e3f0", "#74b6d8", "#2a78b0", "#123c69")  # small to large
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _INK = "#3d4550"
-_MARKED = 60  # lines of at most this many points show the points
+MARKED = 60  # lines of at most this many points show the points
 TICKS = 16  # at most this many values have a tick each
 
 
@@ -45,6 +47,17 @@ def line_color(i: int) -> str:
     return COLORS[i % len(COLORS)]
 
 
+def line_colors(count: int) -> tuple[str, ...]:
+    """A colour for each of `count` lines; of more than `COLORS` each is next to its neighbours on one scale.
+
+    >>> line_colors(2)
+    ('#0072B2', '#D55E00')
+    >>> len(set(line_colors(40)))
+    40
+    """
+    return COLORS[:count] if count <= len(COLORS) else tuple(interp_palette(_MANY_COLORS, count))
+
+
 def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] = ()) -> Any:
     """Draw lines over column `x`; `y` names the column that they share, for units and labels.
 
@@ -54,7 +67,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     every = pd.concat(data) if data else pd.DataFrame({"x": [], "y": []}, dtype=float)
     x_divisor, x_label = unit_of(x, every["x"].max())
     y_divisor, y_label = unit_of(y, every["y"].max())
-    decades = y == "lr" and every["y"].min() > 0 and every["y"].max() > 30 * every["y"].min()
+    decades = spans_decades(y, every["y"].min(), every["y"].max())
     plot = empty_figure(x_label, y_label, y_axis_type="log" if decades else "linear")
     legend: dict[str, list[Any]] = {}
     hovered = []
@@ -63,7 +76,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
         dash = "dashed" if line.dashed else "solid"
         name = f"{line.legend} {line.detail}".strip()
         drawn = [plot.line("x", "y", source=source, color=line.color, line_dash=dash, line_width=2, name=name)]
-        if len(points) <= _MARKED:
+        if len(points) <= MARKED:
             fill = "white" if line.dashed else line.color
             drawn.append(plot.scatter("x", "y", source=source, color=line.color, fill_color=fill, size=6, name=name))
         hovered.append(drawn[0] if len(points) > 1 else drawn[-1])
@@ -74,15 +87,25 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     value = "@y{0.00}%" if is_fraction(y) else "@y{0.000000}" if y == "lr" else "@y{0,0.000}"
     tips = [("", "$name"), (x_label, "@x{0,0.[00]}"), (label(y), value)]
     plot.add_tools(HoverTool(renderers=hovered, tooltips=tips))
+    suit_axes(plot, x, y, every["y"].max() / y_divisor, ticks)
+    return plot
+
+
+def suit_axes(plot: Any, x: str, y: str, highest: float, ticks: Sequence[int] = ()) -> None:
+    """Ticks and range that suit columns `x` and `y`, of which `highest` is the largest value as drawn."""
     if ticks:
         plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
     elif x in ("epoch", "step"):
         plot.xaxis.ticker = BasicTicker(min_interval=1)
     if y == "images_per_second":
         plot.y_range.start = 0  # or its noise would look like a fall
-    if every["y"].max() > 0:  # a single value has room in proportion, not from -1 to 1
-        plot.y_range.default_span = every["y"].max() / y_divisor
-    return plot
+    if highest > 0:  # a single value has room in proportion, not from -1 to 1
+        plot.y_range.default_span = highest
+
+
+def spans_decades(y: str, lowest: float, highest: float) -> bool:
+    """Whether a learning rate is best read on a logarithmic axis."""
+    return y == "lr" and lowest > 0 and highest > 30 * lowest
 
 
 def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
@@ -94,7 +117,7 @@ def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> An
     source = ColumnDataSource({"epoch": list(epochs), **columns})
     plot = empty_figure("epoch", "share of images (%)", x_range=(min(epochs) - 1, max(epochs) + 1), y_range=(0, 100))
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
-    shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
+    shape = {"width": 0.9, "line_width": 0} if len(epochs) <= MARKED else {"width": 1.0, "line_width": 1}
     bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
     add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
     plot.add_tools(HoverTool(tooltips=[("epoch", "@epoch"), ("size", "$name"), ("share", "@$name{0.0}%")]))

@@ -118,6 +118,8 @@ _CARD = Template("""<section class="card">
 <div class="scroll{{ " tall" if tall }}">{{ body }}</div>
 {%- if note %}<p class="note">{{ note }}</p>{% endif -%}
 </section>""")
+_RUN = Template("<script {{ ours }}>{{ code }}</script>")
+_STYLE = Template("<style>{{ css }}</style>")
 _PLOT = Template("{{ div }}<script {{ ours }}>{{ script }}</script>")
 _TABLE = Template("""<table{% if wide %} class="wide"{% endif %}>
 {%- macro row(tag, cells) %}<tr>
@@ -179,6 +181,28 @@ def plot(title: str, figure: Any, note: str = "") -> Markup:
     """A card with a bokeh figure."""
     script, div = components(figure, wrap_script=False)
     return card(title, _PLOT(div=Markup(div), script=Markup(script), ours=_OURS), note)
+
+
+def plots(pieces: Iterable[tuple[str, Any, str]]) -> list[Markup]:
+    """Cards with bokeh figures that share data, as (title, figure, note): in a page together, or not at all."""
+    pieces = list(pieces)
+    if not pieces:
+        return []
+    code, divs = components(tuple(figure for _, figure, _ in pieces), wrap_script=False)
+    scripts = [script(code), *[Markup("")] * (len(pieces) - 1)]
+    return [
+        card(title, Markup(div) + run, note) for (title, _, note), div, run in zip(pieces, divs, scripts, strict=True)
+    ]
+
+
+def script(code: str) -> Markup:
+    """A script of this package's own, which the page's policy lists; no text from elsewhere may be part of it."""
+    return _RUN(code=Markup(code), ours=_OURS)
+
+
+def style(css: str) -> Markup:
+    """Further rules for the looks of what stands on a page."""
+    return _STYLE(css=Markup(css))
 
 
 def as_it_stands(text: str) -> Markup:

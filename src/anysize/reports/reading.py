@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,20 @@ class Run:
     @property
     def base_size(self) -> int:
         """The base image size, as far as the files tell; 0 where they do not."""
-        validated = self._values("validation_size")
+        validated = self.by_epoch("validation_size")
         return int(self.settings.get("sizes.base") or (validated.iloc[-1] if len(validated) else 0))
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs done and planned. Where the FLOPs decide their number, the log says how many are planned."""
+        done = int(self.metrics["epoch"].iloc[-1]) if len(self.metrics) else 0
+        planned = int(self.settings.get("training.epochs", done))
+        if done and self.settings.get("training.equal_flops"):
+            log = self.folder / run_files.LOG
+            text = read_piece(log, lambda path: read_text(path, schema.TEXT_BYTES, "replace"), "")
+            lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
+            planned = int(lines[-1]) if lines else done
+        return done, planned
 
     @property
     def main_metric(self) -> str:
@@ -102,18 +115,18 @@ class Run:
 
     def last(self, column: str) -> float:
         """A column's last value; NaN when there is none."""
-        values = self._values(column)
+        values = self.by_epoch(column)
         return float(values.iloc[-1]) if len(values) else float("nan")
 
     def best(self, column: str) -> tuple[float, int]:
         """A column's best value and its epoch; (NaN, 0) when there is none."""
-        values = self._values(column)
+        values = self.by_epoch(column)
         if not len(values):
             return float("nan"), 0
         place = int(values.argmin() if lower_is_better(column) else values.argmax())
         return float(values.iloc[place]), int(values.index[place])
 
-    def _values(self, column: str) -> "pd.Series[float]":
+    def by_epoch(self, column: str) -> "pd.Series[float]":
         """The values of a column by epoch, without those that are missing."""
         if column not in self.metrics:
             return pd.Series(dtype=float)
