@@ -1,5 +1,6 @@
 """The report is one file that opens offline, shows the numbers, and runs nothing of what it quotes."""
 
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from anysize.registry import UserError
 from anysize.reports.html import write_report
+from anysize.reports.page import card, choice
 
 MakeRun = Callable[..., Path]
 
@@ -26,7 +28,8 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        sources = [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        self.loads += [source for source in sources if not source.startswith("#")]  # the table of contents
         self.scripts += tag == "script"
         self._within = tag
 
@@ -44,7 +47,7 @@ def test_it_loads_nothing_and_forbids_loading(make_run: MakeRun, evaluation: Cal
     assert page.loads == []
     source = path.read_text()
     assert "default-src 'none'" in source
-    assert "@import" not in source.split("<body>")[0].split("</style>")[0]
+    assert "@import" not in source.split("</style>")[0]
     assert path.name == "report.html"
     assert path.stat().st_size < 1.6e6
 
@@ -128,3 +131,24 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_parsed_is_still_shown(make_run: MakeRun) -> None:
     page = Page(write_report(make_run(recipe="epochs = = 3")))
     assert "epochs = = 3" in page.text
+
+
+def test_what_a_screen_reader_and_a_keyboard_need(make_run: MakeRun, evaluation: Callable[..., pd.DataFrame]) -> None:
+    source = write_report(make_run(evaluation=evaluation())).read_text(encoding="utf-8")
+    contents = re.findall(r'<li><a href="#([^"]+)">([^<]+)</a></li>', source)
+    assert ("training", "Training") in contents
+    assert all(f'<section class="part" id="{id}"><h2>{heading}</h2>' in source for id, heading in contents)
+    assert '<a class="skip" href="#content">' in source
+    assert "Top-1 error".lower() in source
+    (said,) = re.findall(r'<figure class="drawn" aria-label="(top-1 error [^"]*)">', source)
+    assert said.startswith("top-1 error (%) by epoch; training: 45.83 at 1, 19.44 at 5; validation: ")
+    assert re.findall(r'class="scroll[^>]*" tabindex="0" role="group" aria-label="[^"]+"', source)
+
+
+def test_pieces_of_which_one_is_seen() -> None:
+    both = choice("Curves", {"by epoch": card("", "one"), "by <step>": card("", "two")})
+    assert re.findall(r'<input type="radio" name="([^"]+)"( checked)?>([^<]+)<', both) == [
+        (group := re.search('name="([^"]+)"', both)[1], " checked", "by epoch"),
+        (group, "", "by &lt;step&gt;"),
+    ]
+    assert group not in choice("", {"": ""})

@@ -1,16 +1,27 @@
 """Bokeh figures for reports: curves over training, the size mixture, accuracy by size.
 
 Colour tells runs apart, dashes tell what is drawn: training is dashed and validation solid, as trained is dashed and
-calibrated solid. A click in the legend hides a line.
+calibrated solid. A click in the legend hides a line. All colours are for a white ground: pages turn a figure as a whole
+for the dark scheme.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import BasicTicker, ColumnDataSource, FixedTicker, HoverTool, Legend, LinearAxis, NumeralTickFormatter
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    FixedTicker,
+    HoverTool,
+    Legend,
+    LinearAxis,
+    NumeralTickFormatter,
+    PrintfTickFormatter,
+)
 from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
@@ -26,7 +37,8 @@ _MANY_COLORS = ("#0d0887", "#5302a3", "#8b0aa5", "#b83289", "#db5c68", "#f48849"
 _SIZE_COLORS = ("#c9e3f0", "#74b6d8", "#2a78b0", "#123c69")  # small to large
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _INK = "#3d4550"
-MARKED = 60  # lines of at most this many points show the points
+_MARKED = 60  # lines of at most this many points show the points
+_FEW_DECADES = 3  # have ticks between the powers of ten
 TICKS = 16  # at most this many values have a tick each
 
 
@@ -67,8 +79,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     every = pd.concat(data) if data else pd.DataFrame({"x": [], "y": []}, dtype=float)
     x_divisor, x_label = unit_of(x, every["x"].max())
     y_divisor, y_label = unit_of(y, every["y"].max())
-    decades = spans_decades(y, every["y"].min(), every["y"].max())
-    plot = empty_figure(x_label, y_label, y_axis_type="log" if decades else "linear")
+    plot = empty_figure(x_label, y_label, y_axis_type="log" if spans_decades(y, every["y"]) else "linear")
     legend: dict[str, list[Any]] = {}
     hovered = []
     for line, points in zip(lines, data, strict=True):
@@ -76,7 +87,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
         dash = "dashed" if line.dashed else "solid"
         name = f"{line.legend} {line.detail}".strip()
         drawn = [plot.line("x", "y", source=source, color=line.color, line_dash=dash, line_width=2, name=name)]
-        if len(points) <= MARKED:
+        if len(points) <= _MARKED:
             fill = "white" if line.dashed else line.color
             drawn.append(plot.scatter("x", "y", source=source, color=line.color, fill_color=fill, size=6, name=name))
         hovered.append(drawn[0] if len(points) > 1 else drawn[-1])
@@ -84,28 +95,32 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
             legend.setdefault(line.legend, []).extend(drawn)
     if legend:
         add_legend(plot, legend)
-    value = "@y{0.00}%" if is_fraction(y) else "@y{0.000000}" if y == "lr" else "@y{0,0.000}"
+    value = "@y{0.00}%" if is_fraction(y) else "@y{%.4g}" if y == "lr" else "@y{0,0.000}"
     tips = [("", "$name"), (x_label, "@x{0,0.[00]}"), (label(y), value)]
-    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips))
-    suit_axes(plot, x, y, every["y"].max() / y_divisor, ticks)
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips, formatters={"@y": "printf"} if y == "lr" else {}))
+    suit_axes(plot, x, y, every["y"], y_divisor, ticks)
     return plot
 
 
-def suit_axes(plot: Any, x: str, y: str, highest: float, ticks: Sequence[int] = ()) -> None:
-    """Ticks and range that suit columns `x` and `y`, of which `highest` is the largest value as drawn."""
+def suit_axes(
+    plot: Any, x: str, y: str, values: "pd.Series[float]", divisor: float = 1, ticks: Sequence[int] = ()
+) -> None:
+    """Ticks and range that suit columns `x` and `y`, of which `values` are drawn in a unit of `divisor`."""
     if ticks:
         plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
     elif x in ("epoch", "step"):
         plot.xaxis.ticker = BasicTicker(min_interval=1)
+    if y == "lr":
+        _readable_rates(plot, values)
     if y == "images_per_second":
         plot.y_range.start = 0  # or its noise would look like a fall
-    if highest > 0:  # a single value has room in proportion, not from -1 to 1
-        plot.y_range.default_span = highest
+    if values.max() > 0:  # a single value has room in proportion, not from -1 to 1
+        plot.y_range.default_span = values.max() / divisor
 
 
-def spans_decades(y: str, lowest: float, highest: float) -> bool:
+def spans_decades(y: str, values: "pd.Series[float]") -> bool:
     """Whether a learning rate is best read on a logarithmic axis."""
-    return y == "lr" and lowest > 0 and highest > 30 * lowest
+    return bool(y == "lr" and values.min() > 0 and values.max() > 30 * values.min())
 
 
 def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
@@ -117,7 +132,7 @@ def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> An
     source = ColumnDataSource({"epoch": list(epochs), **columns})
     plot = empty_figure("epoch", "share of images (%)", x_range=(min(epochs) - 1, max(epochs) + 1), y_range=(0, 100))
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
-    shape = {"width": 0.9, "line_width": 0} if len(epochs) <= MARKED else {"width": 1.0, "line_width": 1}
+    shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
     bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
     add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
     plot.add_tools(HoverTool(tooltips=[("epoch", "@epoch"), ("size", "$name"), ("share", "@$name{0.0}%")]))
@@ -183,6 +198,16 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
             ticks = sorted(sizes) if x == "size" and len(sizes) <= TICKS else ()
             figures[f"{label(metric)} by {what}"] = line_figure(lines, x, metric, ticks=ticks)
     return figures
+
+
+def _readable_rates(plot: Any, rates: "pd.Series[float]") -> None:
+    """Ticks of a learning rate as it is written in a recipe: 0.1, 0.05, 0.002, 1e-05."""
+    plot.yaxis.formatter = PrintfTickFormatter(format="%g")
+    if spans_decades("lr", rates):
+        low, high = (math.floor(math.log10(value)) for value in (rates.min(), rates.max()))
+        each = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
+        ticks = [float(f"{digit}e{power}") for power in range(low, high + 1) for digit in each]
+        plot.yaxis.ticker = FixedTicker(ticks=ticks)
 
 
 def _points(line: Line) -> pd.DataFrame:

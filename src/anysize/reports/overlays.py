@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool
 
 from anysize.reports.columns import is_fraction, label, unit_of
-from anysize.reports.figures import COLORS, MARKED, empty_figure, line_colors, spans_decades, suit_axes
+from anysize.reports.figures import COLORS, empty_figure, line_colors, spans_decades, suit_axes
 
 AXES = ("epoch", "step", "images", "flops", "seconds")
 DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (9, 3, 2, 3))
@@ -22,6 +23,7 @@ DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (9, 3, 2, 3))
 _MOST_POINTS = 120_000  # of all curves that share a legend: more are thinned, to a page of some megabytes
 _FEWEST = 200  # points of a curve that are kept in any case
 _FADED = 24  # more lines than that let one another show through
+_MARKED = 25  # curves of at most so many values show them
 _BAND = 0.18  # opacity of the band of several runs
 
 
@@ -94,14 +96,12 @@ class Overlay:
     def draw(self, y: str, kinds: Mapping[str, Sequence[Overlaid]], *, ticks: Sequence[int] = ()) -> Any:
         """A figure of column `y`. Of two `kinds` of curves, such as training and validation, the first is dashed."""
         drawn = {kind: [thinner(line, len(self.entries)) for line in lines] for kind, lines in kinds.items() if lines}
-        every = np.concatenate(
-            [values for lines in drawn.values() for line in lines for values in (line.lowest, line.highest)]
+        every = pd.Series(
+            np.concatenate([each for lines in drawn.values() for line in lines for each in (line.lowest, line.highest)])
         )
         divisor, y_label = unit_of(y, float(every.max()))
         axis, (_, x_label) = next(iter(self.axes.items()))
-        plot = empty_figure(
-            x_label, y_label, y_axis_type="log" if spans_decades(y, every.min(), every.max()) else "linear"
-        )
+        plot = empty_figure(x_label, y_label, y_axis_type="log" if spans_decades(y, every) else "linear")
         plot.tags = ["overlay", self.name]
         for place, (kind, lines) in enumerate(drawn.items()):
             column = f"{kind} {y}"
@@ -110,7 +110,7 @@ class Overlay:
                 self._band(plot, banded, column, divisor)
             dash: Any = "dashed" if len(drawn) > 1 and place == 0 else "dash"
             self._lines(plot, lines, column, divisor, dash, y, kind if len(drawn) > 1 else "")
-        suit_axes(plot, axis, y, float(every.max()) / divisor, ticks)
+        suit_axes(plot, axis, y, every, divisor, ticks)
         self.figures.append(plot)
         return plot
 
@@ -125,11 +125,14 @@ class Overlay:
             hover_line_width=4, **options,
         )  # fmt: skip
         longest = max(len(line.mean) for line in lines)
-        if longest == 1 or (longest <= MARKED and not is_many(len(self.entries))):
+        if longest == 1 or (longest <= _MARKED and not is_many(len(self.entries))):
             self._marks(plot, lines, column, divisor)
-        value = "$snap_y{0.00}%" if is_fraction(y) else "$snap_y{0.000000}" if y == "lr" else "$snap_y{0,0.000}"
+        value = "$snap_y{0.00}%" if is_fraction(y) else "$snap_y{%.4g}" if y == "lr" else "$snap_y{0,0.000}"
         tips = [("", f"@name {kind}".strip()), ("at", "$snap_x{0,0.[00]}"), (label(y), value)]
-        plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips, line_policy="nearest", visible=False))
+        written = {"$snap_y": "printf"} if y == "lr" else {}
+        plot.add_tools(
+            HoverTool(renderers=[drawn], tooltips=tips, formatters=written, line_policy="nearest", visible=False)
+        )
 
     def _marks(self, plot: Any, lines: Sequence[Overlaid], column: str, divisor: float) -> None:
         """Points at the values of few and short curves; a curve of one value is nothing else."""

@@ -136,7 +136,7 @@ _LEGEND = Template("""<p class="note">{{ note }}</p>
 {%- if legend %}<p class="legend">
 {%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
 {%- endfor %}</p>{% endif %}""")
-_ENTRY = Template("""<section class="card prediction"><div>
+_ENTRY = Template("""<section class="card prediction"><div class="pictures">
 {%- for title, source in pictures %}<figure><img alt="{{ title }}" src="{{ source }}">
 {#- -#}<figcaption>{{ title }}</figcaption></figure>{% endfor -%}
 </div><h4>{{ name }}</h4><ul>
