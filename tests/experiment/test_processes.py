@@ -234,11 +234,15 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_both_go_on(runs: Any) -
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits_in_each_process(runs: Any) -> None:
     """Running statistics are each process's own: they differ, and each gets its own back."""
-    _, found = runs
+    root, found = runs
     for rank in range(2):
         whole, ended = found["whole", rank]["weights"], found["ended", rank]["weights"]
         assert whole.keys() == ended.keys()
         assert all((whole[name] == ended[name]).all() for name in whole)
+    times = ["seconds", "images_per_second", "waiting"]
+    rows = [pd.read_csv(root / name / "steps.csv").drop(columns=times) for name in ("whole", "stopped")]
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    assert rows[0][["step", "images"]].values.tolist() == [[1, 16], [5, 80]]
     one, other = (found["whole", rank]["weights"]["bn1.running_mean"] for rank in range(2))
     assert (one != other).any()
 

@@ -251,7 +251,7 @@ def clear(folder: Path) -> None:
         forget_results(folder)
         with contextlib.suppress(OSError):
             remove(folder / run_files.CHECKPOINTS)
-        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
+        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.STEPS, run_files.REPORT):
             _remove(folder / name)
 
 

@@ -231,7 +231,8 @@ def _make_last(parts: Parts, state: TrainState) -> None:
 
 
 def _restore_metrics(parts: Parts, state: TrainState) -> None:
-    """Write the rows of the epochs that are done as the checkpoint has them, and say where the file had others."""
+    """Write the rows of the epochs that are done as the checkpoint has them, and say where the file had others; what
+    there is of steps behind it goes."""
     path = parts.log.folder / run_files.METRICS
     try:
         written = run_files.read_rows(path)
@@ -244,6 +245,7 @@ def _restore_metrics(parts: Parts, state: TrainState) -> None:
             "again"
         )
     parts.log.table(state.history.rows)
+    parts.log.cut_steps(state.progress.step)
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> Path | None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 
 from anysize.files import read_text
 from anysize.forms import Unfit, one_of
-from anysize.registry import UserError, in_a_line
+from anysize.registry import UserError, in_a_line, some_of
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
 from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out, say_once
@@ -84,6 +85,11 @@ class Run:
             say_left_out(f"what {self.folder / run_files.RECIPE} says of the settings", error)
             return {}
 
+    @functools.cached_property
+    def steps(self) -> pd.DataFrame:
+        """`steps.csv`: a row every few training steps; empty without it, as of a run that an older version trained."""
+        return read_table(self.folder / run_files.STEPS, schema.STEPS, _check_steps)
+
     @property
     def sizes(self) -> list[dict[int, float]]:
         """Size -> share of the images, an entry an epoch."""
@@ -133,6 +139,36 @@ class Run:
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
 
 
+_REACHED = ("step", "epoch", "images", "flops", "seconds", "lr")  # at the end of the steps of a row
+
+
+def thinned(steps: pd.DataFrame, most: int = 1000) -> pd.DataFrame:
+    """The rows of `Run.steps` for a drawing: where there are more than `most`, means over as many rows in a row.
+
+    What says how far training was is that of the last of these rows, and so is the learning rate.
+
+    >>> steps = pd.DataFrame({"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0]})
+    >>> thinned(steps, most=2).to_dict("list")
+    {'step': [20, 30], 'loss': [2.5, 1.0]}
+    """
+    together = -(-len(steps) // most)
+    if together <= 1:
+        return steps
+    of_each: dict[Any, Any] = {column: "last" if column in _REACHED else "mean" for column in steps.columns}
+    if "sizes" in of_each:
+        of_each["sizes"] = _mean_shares
+    grouped = steps.groupby(np.arange(len(steps)) // together)
+    thin: pd.DataFrame = grouped.agg(of_each).reset_index(drop=True)
+    return thin
+
+
+def _mean_shares(cells: "pd.Series[str]") -> str:
+    shares: Counter[str] = Counter()
+    for cell in cells:
+        shares.update(json.loads(cell or "{}"))
+    return json.dumps({size: round(share / len(cells), 4) for size, share in sorted(shares.items())})
+
+
 def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
     """A table of a run folder; empty without its file, and, which is said, where that does not fit.
 
@@ -146,7 +182,7 @@ def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], Non
 
 
 def _table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
-    header, rows = read_cells(path)
+    header, rows = read_cells(path, grows=columns.grows)
     if missing := [name for name in columns.needed if name not in header]:
         raise Unfit("the header", ",".join(header), f"one with {', '.join(missing)}")
     if len(rows) > columns.rows:
@@ -190,6 +226,15 @@ def _column(name: str, cells: Sequence[str], columns: Columns) -> "pd.Series[Any
 
 def _recipe(path: Path) -> str:
     return read_text(path, schema.TEXT_BYTES, errors="surrogateescape")
+
+
+def _check_steps(steps: pd.DataFrame) -> None:
+    """The steps of `steps.csv` rise, and its sizes are such."""
+    if not steps["step"].is_monotonic_increasing or not steps["step"].is_unique:
+        raise Unfit("step", some_of([*map(str, steps["step"])]), "numbers that rise")
+    for cell in dict.fromkeys(steps.get("sizes", ())):
+        if cell:
+            schema.SIZES(json.loads(cell), "sizes")
 
 
 def _check_sizes(metrics: pd.DataFrame) -> None:

@@ -79,6 +79,8 @@ class Columns:
     truths: tuple[str, ...] = ()
     rows: int = 10**6
     """At most."""
+    grows: bool = False
+    """Whether it is read while lines are added to it: what follows the last end of a line is not there yet."""
 
 
 _MADE = ("checkpoint", "split", "settings")
@@ -87,6 +89,15 @@ _POSITIVE = number(1e-12, 1e15)
 METRICS = Columns(
     {"epoch": number(0, 10**9, whole=True)}, {"validation_size": _SIZE}, ("sizes",), ("validation_calibrated",), 10**5
 )
+STEPS = Columns(
+    {"step": _COUNT},
+    {
+        "epoch": number(0, 10**9), "images": _COUNT, "flops": number(0), "seconds": number(0), "lr": number(0),
+        "images_per_second": number(0), "waiting": number(0, 1),
+    },
+    ("sizes",),
+    grows=True,
+)  # fmt: skip
 EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, texts=_MADE, truths=("calibrated",))
 EVALUATION_TABLES = Columns(
     {"size": _SIZE, "calibrated": _TRUTH, **_TABLE}, texts=(*_MADE, "table", "row", "column"), truths=("calibrated",)
@@ -159,15 +170,17 @@ def read_json(path: Path) -> Any:
     return json.loads(read_text(path, TEXT_BYTES))
 
 
-def read_cells(path: Path, limit: int = TABLE_BYTES) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a CSV file, as text.
+def read_cells(path: Path, limit: int = TABLE_BYTES, *, grows: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file, as text; of one that `grows` those that are whole.
 
     Raises:
         OSError: it is no file, or larger than `limit` bytes.
         ValueError: it is no UTF-8, or its rows have not the cells of the header.
         csv.Error: it is no CSV.
     """
-    rows = list(csv.reader(io.StringIO(read_text(path, limit), newline=""), strict=True))
+    content = read_text(path, limit)
+    content = content[: content.rfind("\n") + 1] if grows else content
+    rows = list(csv.reader(io.StringIO(content, newline=""), strict=True))
     if not rows:
         raise ValueError("it is empty")
     header, *rows = rows

@@ -5,7 +5,7 @@
         for batch in loader(plan.batches(epoch)[steps done:]):      # batch.size, batch.copies, batch.indices
             apply(regime(progress))                                 # lr, momentum, ...: a pure function
             train_step(batch)                                       # step.py; waits for nothing
-            now and then: look at losses and failures of some steps ago
+            now and then: look at losses and failures of some steps ago, and write them down
             save, beside the next steps, when it is time or asked   # any process's wish is everybody's
         save; validate a calibrated copy; save the best; report
 
@@ -41,7 +41,7 @@ from anysize.training.replicas import share_statistics
 from anysize.training.shapes import too_few_images
 from anysize.training.state import TrainState
 from anysize.training.step import train_step
-from anysize.training.telling import epoch_row, record, record_waiting, show
+from anysize.training.telling import epoch_row, record, record_waiting, show, step_row, tell_steps
 from anysize.world import Agreement
 
 
@@ -102,15 +102,18 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         progress.lr = float(state.optimizer.apply(regime_epoch)["lr"])
         progress.step_in_epoch = done + number
         train_step(parts, state, batch, next(seeds))
+        own = len(batch.images)
+        state.rows.add(batch.size, parts.images_of_all(progress.epoch, progress.step_in_epoch, own))
         progress.step += 1
         progress.step_in_epoch = done + number + 1
-        if progress.step % training.log_every == 0 or number < 2:  # a run shows its first loss soon
-            stop_if_failed(parts, state, state.recorder.read())
-            state.recorder.send()
         now = time.perf_counter()
         record(progress, now - clock)
-        record_waiting(parts, progress, now - clock)
+        record_waiting(parts, state, now - clock)
         clock = now
+        row = step_row(parts, state)
+        if row or progress.step % training.log_every == 0 or number < 2:  # a run shows its first loss soon
+            look(parts, state)
+            state.recorder.send(row)
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
         stopping, saving, unwritten = agreed(bool(stop), due, parts.writer.failed)
@@ -126,6 +129,13 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     agreed.close()
     settle(parts, state)
     record(progress, time.perf_counter() - clock)
+
+
+def look(parts: Parts, state: TrainState) -> None:
+    """Take note of what the last log point has sent; raise `Diverged` for a step that was not finite."""
+    failure = state.recorder.read()
+    tell_steps(parts, state)
+    stop_if_failed(parts, state, failure)
 
 
 def or_interrupted(
@@ -225,7 +235,9 @@ def settle(parts: Parts, state: TrainState) -> None:
     Raises:
         Diverged: a step was not finite.
     """
-    stop_if_failed(parts, state, state.recorder.drain())
+    failure = state.recorder.drain()
+    tell_steps(parts, state, now=True)
+    stop_if_failed(parts, state, failure)
     progress, images = state.progress, state.recorder.images
     progress.images += images - progress.epoch_images
     progress.epoch_images = images
