@@ -21,7 +21,7 @@ _RUNS = Template("""<section class="card runs" aria-label="Runs that are shown">
 <button type="button" data-all="">none</button>{% endif %}
 {%- if entries | length > searched %} <input type="search" placeholder="part of a name" aria-label="Find runs by name">
 {%- endif -%}
-</div><div class="entries">
+</div><div class="entries{{ " lined-up" if entries | length > searched }}">
 {%- for entry in entries %}<label><input type="checkbox" checked autocomplete="off" data-entry="{{ loop.index0 }}">
 {#- -#}<svg class="swatch" width="26" height="10" aria-hidden="true"><line x1="1" y1="5" x2="25" y2="5"
  stroke="{{ entry.color }}" stroke-width="3" stroke-dasharray="{{ entry.dash | join(' ') }}"/></svg>
@@ -36,13 +36,14 @@ _SORTED = Template("""<div class="sorted" data-values="{{ values }}">{{ table }}
 _NAMES = {"seconds": "time", "flops": "FLOPs"}
 
 CSS = """
-.runs { position: sticky; top: 0; z-index: 4; max-height: 32vh; overflow: auto; margin-top: 18px; padding: 10px 18px; }
+.runs { position: sticky; top: 0; z-index: 4; max-height: 24vh; overflow: auto; margin-top: 18px; padding: 10px 18px; }
 .which { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 6px; }
 .which button { font: inherit; font-size: 13px; padding: 1px 10px; border: 1px solid var(--line); border-radius: 6px;
   background: var(--ground); color: var(--ink); cursor: pointer; }
 .which input { font: inherit; font-size: 13px; padding: 1px 8px; border: 1px solid var(--line); border-radius: 6px;
   background: var(--paper); color: var(--ink); }
 .entries { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 13px; }
+.lined-up { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
 .entries label, .axis label { display: inline-flex; align-items: center; gap: 6px; cursor: pointer; min-width: 0;
   overflow-wrap: anywhere; }
 .entries label:not(:has(:checked)) { color: var(--soft); text-decoration: line-through; }
@@ -88,7 +89,7 @@ _SCRIPT = """
       for (const source of drawn().keys()) {
         const alike = Array.from(source.data.entry, each => pointed == null || each == pointed);
         const usual = source.data.usual;
-        const strength = same => pointed == null ? 1 : same ? 1.6 : .1;
+        const strength = same => pointed == null ? 1 : same ? 1.6 : .06;
         source.data = {...source.data, alpha: alike.map((same, i) => Math.min(1, usual[i] * strength(same)))};
       }
     }, 40);

@@ -24,6 +24,8 @@ _MOST_POINTS = 120_000  # of all curves that share a legend: more are thinned, t
 _FEWEST = 200  # points of a curve that are kept in any case
 _FADED = 24  # more lines than that let one another show through
 _MARKED = 25  # curves of at most so many values show them
+_TIP = "<div><b>{name}</b>: {value} at $snap_x{{0,0.[00]}}</div>"
+_TOLD = 5  # lines under the pointer are named at most
 _BAND = 0.18  # opacity of the band of several runs
 
 
@@ -121,17 +123,19 @@ class Overlay:
         source.data[column] = [_small(line.mean / divisor) for line in lines]
         options = {"line_color": "color", "line_dash": dash, "hover_line_color": "color", "hover_line_alpha": 1.0}
         drawn = plot.multi_line(
-            "xs", column, source=source, view=self._filters[source], line_width=2, line_alpha="alpha",
-            hover_line_width=4, **options,
+            "xs", column, source=source, view=self._filters[source], line_width=1.3 if len(self.entries) > _FADED else 2, line_alpha="alpha",
+            hover_line_width=3.5, **options,
         )  # fmt: skip
         longest = max(len(line.mean) for line in lines)
         if longest == 1 or (longest <= _MARKED and not is_many(len(self.entries))):
             self._marks(plot, lines, column, divisor)
         value = "$snap_y{0.00}%" if is_fraction(y) else "$snap_y{%.4g}" if y == "lr" else "$snap_y{0,0.000}"
-        tips = [("", f"@name {kind}".strip()), ("at", "$snap_x{0,0.[00]}"), (label(y), value)]
+        tip = _TIP.format(name=f"@name {kind}".strip(), value=value)
         written = {"$snap_y": "printf"} if y == "lr" else {}
         plot.add_tools(
-            HoverTool(renderers=[drawn], tooltips=tips, formatters=written, line_policy="nearest", visible=False)
+            HoverTool(
+                renderers=[drawn], tooltips=tip, formatters=written, line_policy="nearest", limit=_TOLD, visible=False
+            )
         )
 
     def _marks(self, plot: Any, lines: Sequence[Overlaid], column: str, divisor: float) -> None:
@@ -170,7 +174,7 @@ class Overlay:
 
     def _new_source(self, lines: Sequence[Overlaid], kind: str) -> ColumnDataSource:
         shown = [self.entries[line.entry] for line in lines]
-        alpha = _BAND if kind == "band" else 0.55 if len(self.entries) > _FADED else 0.9
+        alpha = _BAND if kind == "band" else 0.5 if len(self.entries) > _FADED else 0.9
         data = {
             "entry": [line.entry for line in lines],
             "name": [line.name for line in lines],
