@@ -141,8 +141,13 @@ def _check_aware(recipe: Recipe) -> None:
             )
 
 
-def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0) -> BatchPlan:
-    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it."""
+def build_plan(
+    recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0, chunks: tuple[int, ...] = ()
+) -> BatchPlan:
+    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it.
+
+    `chunks` are those that the samples lie in, for recipes that shuffle by chunks.
+    """
     training = recipe.training
     try:
         schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs)
@@ -159,6 +164,8 @@ def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_
         drop_last=training.drop_last,
         batches_a_step=batches_a_step,
         repeats=training.repeats,
+        chunks=chunks if recipe.data.shuffle_chunks else (),
+        chunks_together=recipe.data.shuffle_chunks or 1,
     )
 
 

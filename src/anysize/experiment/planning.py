@@ -7,6 +7,7 @@ from typing import Any
 
 from anysize.data.catalog import build_preprocessing
 from anysize.experiment import build
+from anysize.experiment.order import order_in_words
 from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.machine import plainly
 from anysize.models.measure.memory import estimate_memory
@@ -25,7 +26,8 @@ class RunCost:
     `cost` has the sizes one by one; `steps`, `images`, `flops` and `epochs` are those of the run, which equal_flops
     may end in the middle of an epoch; `flops` includes what optimizer.adapt_copies measures; `ratio` is its FLOPs over
     those of `base_epochs` epochs at the `base` size.
-    `memory` is that of one of the `devices`, in bytes.
+    `memory` is that of one of the `devices`, in bytes. `notes` are sentences on the order of images where it is not all
+    of them shuffled together.
     """
 
     length: int
@@ -39,6 +41,7 @@ class RunCost:
     memory: int
     devices: int
     total_batch: int
+    notes: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -79,9 +82,10 @@ def plan(
     info = info_of(resolved)
     classes = info.num_classes
     length = images or (min(resolved.data.limit or info.train_images, info.train_images))
-    if not length or not classes:
-        source = open_split(resolved, "train")
+    source = open_split(resolved, "train") if not length or not classes or resolved.data.shuffle_chunks else None
+    if source:
         length, classes = images or len(source), len(source.classes)
+    chunks = source.chunks() if source and length == len(source) else ()  # of another number of images there are none
     preprocessing = build_preprocessing(
         resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
     )
@@ -91,7 +95,7 @@ def plan(
         if resolved.quantize.aware
         else build_on_meta(lambda: build.build_model(resolved, preprocessing))
     )
-    batches = build.build_plan(resolved, length, World(0, devices))
+    batches = build.build_plan(resolved, length, World(0, devices), chunks=chunks)
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     adapt = resolved.optimizer.adapt_copies
@@ -101,9 +105,9 @@ def plan(
         batches, len(run.steps), flops, base, resolved.training.epochs, last_steps=run.steps[-1], adapt_copies=adapt
     )
     slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
-    chunks = resolved.training.chunks
+    cut = resolved.training.chunks
     parts = {
-        dataclasses.replace(part, batch_size=-(-part.batch_size // chunks), share=0.0)
+        dataclasses.replace(part, batch_size=-(-part.batch_size // cut), share=0.0)
         for span in batches.spans(len(run.steps))
         for part in batches.sizes(span.start)
     }
@@ -120,4 +124,5 @@ def plan(
         memory=memory,
         devices=devices,
         total_batch=batches.total_batch,
+        notes=tuple(order_in_words(batches, source)) if source else (),
     )

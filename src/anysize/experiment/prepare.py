@@ -10,6 +10,7 @@ import torch
 from anysize.data.dataset import Split
 from anysize.data.source import Source
 from anysize.experiment import build
+from anysize.experiment.order import order_in_words
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.preprocessing import Preprocessing
@@ -47,7 +48,7 @@ class Prepared:
     plan: BatchPlan
     length: RunLength
     notes: list[str]
-    """Sentences on where the first weights came from."""
+    """Sentences on where the first weights came from, and on what is not as usual."""
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
     weights: str
@@ -90,7 +91,7 @@ def prepare(
         weights = for_classes(weights, build.model_spec(recipe, data.preprocessing), data.train.classes, recipe.data)
     model = build.build_model(recipe, data.preprocessing, weights)
     together = 0 if allow_changes else resumed.get("batches_a_step", 0)
-    plan = build.build_plan(recipe, len(data.train), world, together)
+    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks())
     chunks = -(-recipe.training.chunks * plan.parts // world.size)
     training = dataclasses.replace(recipe.training, chunks=chunks)
     if recipe.quantize.aware:
@@ -114,6 +115,7 @@ def prepare(
             "nothing is learnt: give optimizer.lr, optimizer.warmup_epochs 0, or more steps (training.epochs, or a "
             "smaller training.batch_size)",
         )
+    notes += order_in_words(plan, data.train)
     validation = sources["validation"]
     return Prepared(
         recipe,

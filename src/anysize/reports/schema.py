@@ -48,7 +48,7 @@ PREDICTIONS: Form = fields(
     seen=_COUNT,
     images=each(
         fields(
-            {"score": number(), "number": text(200)},
+            {"score": number(), "number": text(200), "one": _TRUTH},
             name=text(4000),
             lines=each(series(text(), optional(number()), one_of("right", "wrong", "missed"))),
             pictures=table(text(), most=20),

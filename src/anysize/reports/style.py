@@ -80,11 +80,13 @@ fieldset input { margin: 0 6px 0 0; accent-color: var(--accent); }
 .prediction img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
 .prediction figcaption { color: var(--soft); font-size: 12px; }
 .prediction h4 { margin: 8px 0 2px; font-size: 13px; font-weight: 600; overflow-wrap: anywhere; }
-.prediction ul { list-style: none; margin: 0; padding: 0; font-size: 13px; }
-.prediction ul { display: flex; flex-wrap: wrap; gap: 0 14px; }
+.prediction.right { border-top: 3px solid var(--right); } .prediction.wrong { border-top: 3px solid var(--wrong); }
+.prediction dl { display: grid; grid-template-columns: auto 1fr; gap: 0 10px; margin: 0; font-size: 13px; }
+.prediction dt { color: var(--soft); } .prediction dd { margin: 0; overflow-wrap: anywhere; }
+.prediction ul { display: flex; flex-wrap: wrap; gap: 0 12px; list-style: none; margin: 0; padding: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 12px; font-size: 13px; }
 .legend i { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border: 1px solid var(--line); }
-.right { color: var(--right); } .wrong { color: var(--wrong); } .missed, .partly { color: var(--soft); }
+li.right { color: var(--right); } li.wrong { color: var(--wrong); } li.missed, li.partly { color: var(--soft); }
 pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 @media (max-width: 520px) {
   main { padding: 24px 14px 48px; }
@@ -100,6 +102,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   .narrow { grid-template-columns: repeat(3, 1fr); }
   .tile, .cards > .card, h3, tr, .drawn { break-inside: avoid; }
   h2, h3, .note:first-child, thead { break-after: avoid; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .scroll, .tall { max-height: none; overflow: visible; background: none; }
   .tall th { position: static; }
 }

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anysize.registry import UserError
+from anysize.sizes.chunks import in_chunks
 from anysize.sizes.mix import SizeBatch, SizeMix
 from anysize.sizes.schedule import SizeSchedule
 
@@ -108,10 +109,13 @@ class BatchPlan:
             1901.09335; Berman et al., MultiGrain, arXiv 1902.05509). The epoch is no longer: it sees one in `repeats`
             of the samples. The turns of a sample come in one batch, but for where one ends, and apart from each other,
             so that mixup, ranks and chunks meet different samples as far as there are any.
+        chunks: the numbers of samples that lie together in the data set, in their order; empty: all are shuffled
+            together. Otherwise `chunks_together` of them are, for each of the batches in a step, and then the next
+            (see `anysize.sizes.chunks`). Sizes, steps and numbers of samples are the same in either order.
 
     Raises:
-        UserError: an empty data set, a rank outside the world or no repeats; when asked for an epoch, no size with two
-            samples for each process.
+        UserError: an empty data set, a rank outside the world, no repeats, repeats with chunks, or chunks that are not
+            those of the data set; when asked for an epoch, no size with two samples for each process.
     """
 
     length: int
@@ -124,12 +128,24 @@ class BatchPlan:
     drop_last: bool = True
     repeats: int = 1
     batches_a_step: int = 0
+    chunks: tuple[int, ...] = ()
+    chunks_together: int = 1
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; expected at least 1")
         if self.length < 1:
             raise UserError("the data set is empty; expected at least one sample")
+        if self.chunks and (sum(self.chunks) != self.length or self.chunks_together < 1):
+            raise UserError(
+                f"chunks of {sum(self.chunks)} samples, of which {self.chunks_together} are shuffled together, for "
+                f"{self.length} samples; expected the chunks of the data set, and at least 1"
+            )
+        if self.chunks and self.repeats > 1:
+            raise UserError(
+                f"each sample has {self.repeats} turns in an epoch (training.repeats), which are spread over all "
+                "samples, and chunks are to be shuffled by themselves (data.shuffle_chunks); leave one of them out"
+            )
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"rank {self.rank} of {self.world_size}; expected a rank from 0 to {self.world_size - 1}")
         if self.total_batch % self.world_size:
@@ -167,6 +183,8 @@ class BatchPlan:
 
     def batches(self, epoch: int) -> list[Batch]:
         """The batches of this rank in the order of training."""
+        if self.chunks:
+            return self._batches_in_chunks(epoch)
         permutation = self._turns(np.random.default_rng([self.seed, epoch, 0]).permutation(self.length))
         batches: list[Batch] = []
         start = 0
@@ -179,6 +197,14 @@ class BatchPlan:
                 turns = np.array_split(self._apart(step), self.world_size)[self.rank]
                 batches.append(Batch(epoch, part.size, part.copies, *self._samples(turns)))
         return [batches[i] for i in self._order(epoch, len(batches))]
+
+    def _batches_in_chunks(self, epoch: int) -> list[Batch]:
+        parts, rng = self.step_parts(epoch), np.random.default_rng([self.seed, epoch, 0])
+        steps = in_chunks(self.chunks, self.chunks_together, [samples for _, samples in parts], self.parts, rng)
+        return [
+            Batch(epoch, part.size, part.copies, np.array_split(step, self.world_size)[self.rank])
+            for (part, _), step in zip(parts, steps, strict=True)
+        ]
 
     def step_images(self, epoch: int) -> list[tuple[int, int]]:
         """(size, images of all ranks) of each step in the order of training, the same on every rank."""

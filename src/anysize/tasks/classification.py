@@ -110,7 +110,7 @@ class Classification:
         lines: list[tuple[str, float | None, str]] = [
             (self.classes[i], probabilities[i].item(), kind) for i, kind in kinds.items()
         ]
-        return Shown(probabilities[true].item(), lines, number="probability")
+        return Shown(probabilities[true].item(), lines, number="probability", one=True)
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The most probable class and its probability, then those of all."""

@@ -36,6 +36,8 @@ class Shown:
         panels: further pictures, uint8 (H, W, 3), by title.
         legend: colours of the panels by label.
         number: what the numbers of the lines are, such as "probability".
+        one: the first line alone is the prediction, and other wrong ones are what came next; else all lines are, but
+            for those that are missed.
     """
 
     score: float
@@ -43,3 +45,4 @@ class Shown:
     panels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     legend: dict[str, Color] = dataclasses.field(default_factory=dict)
     number: str = ""
+    one: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from anysize.data.loader import LoadedBatch
-from anysize.data.palette import colorize, legend, overlay, palette_image
+from anysize.data.palette import colorize, distinct_colors, legend, overlay, palette_image
 from anysize.data.source import VOID
 from anysize.registry import UserError
 from anysize.tasks import dense_inference
@@ -172,7 +172,7 @@ class Segmentation:
         return self._predict(forward, batch)
 
     def show(self, output: Tensor, target: Tensor) -> Shown:
-        """Truth and prediction in VOC's colours, and the IoU of each class in this image, the highest first.
+        """Truth and prediction in `distinct_colors`, and the IoU of each class in this image, the highest first.
 
         A class is right where truth and prediction meet anywhere, wrong where it is predicted alone, else missed. The
         score is the mean IoU of the classes that occur in truth or prediction.
@@ -185,9 +185,10 @@ class Segmentation:
         for k in sorted(present, key=lambda k: -float(iou[k])):
             kind = "wrong" if not in_truth[k] else "right" if iou[k] > 0 else "missed"
             lines.append((self.classes[k], float(iou[k]), kind))
-        panels = {"truth": colorize(true.numpy()), "prediction": colorize(predicted.numpy())}
-        colors = legend(self.classes, np.unique([predicted.numpy(), true.numpy()]).tolist())
-        return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, colors, "IoU in this image")
+        colors = distinct_colors()
+        panels = {"truth": colorize(true.numpy(), colors), "prediction": colorize(predicted.numpy(), colors)}
+        named = legend(self.classes, np.unique([predicted.numpy(), true.numpy()]).tolist(), colors)
+        return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, named, "IoU in this image")
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The predicted classes, the largest first and separated by semicolons, then each one's share of the pixels."""
