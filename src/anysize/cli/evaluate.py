@@ -18,6 +18,7 @@ def command(
     device: str = "",
     runtime: str = "",
     threads: int = 0,
+    latency: bool = False,
 ) -> None:
     """Accuracy of a run by image size, as trained and calibrated for each size; or of an exported file.
 
@@ -38,12 +39,13 @@ def command(
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
         runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
         threads: of the runtime; 0: as many as it chooses
+        latency: also measure how long one image alone takes; images/s is of whole batches
     """
     overrides = with_device(parse_settings(settings), device)
     check_run(run, overrides)
     from rich.console import Console
 
-    from anysize.evaluation.sizes import best_for_budget, parse_budget
+    from anysize.evaluation.sizes import best_for_budget, parse_budget, seconds_of
     from anysize.experiment.published import run_folder
     from anysize.experiment.runs import evaluate
     from anysize.export.look import is_exported
@@ -67,6 +69,7 @@ def command(
             on_progress=say,
             runtime=runtime,
             threads=threads,
+            latency=latency,
         )
     if not main_process():
         return
@@ -79,9 +82,9 @@ def command(
             tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others[:_OTHERS])}{more}")
     if budget:
         metric = evaluation_metrics(table)[0]
-        row = best_for_budget(table, budget, metric)
+        row = best_for_budget(table.assign(seconds=seconds_of(table)), budget, metric)
         how = "calibrated" if row["calibrated"] else "as trained"
         tell(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
-            f"{show('flops', row['flops'])} and {1000 / row['images_per_second']:.2f} ms an image"
+            f"{show('flops', row['flops'])} and {1000 * row['seconds']:.2f} ms an image"
         )

@@ -45,13 +45,14 @@ _IOU = "IoU"  # is right from a half on
 class Predictions:
     """Predictions at an image size: (name, image uint8 (H, W, 3), what the task shows of it), the worst first.
 
-    `seen` is the number of images that they are the worst of.
+    `seen` is the number of images that they are the worst of; `certain` are other mistakes, the most certain first.
     """
 
     size: int
     calibrated: bool
     seen: int
     images: list[tuple[str, np.ndarray, Shown]]
+    certain: list[tuple[str, np.ndarray, Shown]] = dataclasses.field(default_factory=list)
 
 
 def write_predictions(folder: Path, predictions: Predictions, name: str = run_files.PREDICTIONS) -> None:
@@ -61,12 +62,14 @@ def write_predictions(folder: Path, predictions: Predictions, name: str = run_fi
     entries = []
     try:
         beside.mkdir(parents=True)
-        for number, (title_of, image, shown) in enumerate(predictions.images):
+        for number, (title_of, image, shown) in enumerate([*predictions.images, *predictions.certain]):
             pictures = {"image": _save(beside, f"{number:02}-image.jpg", image)}
             for title, panel in shown.panels.items():
                 pictures[title] = _save(beside, f"{number:02}-{title.replace(' ', '-')}.png", panel)
             entry = {"name": title_of, "score": shown.score, "lines": shown.lines, "pictures": pictures}
-            entries.append({**entry, "legend": shown.legend, "number": shown.number, "one": shown.one})
+            certain = {"certain": True} if number >= len(predictions.images) else {}
+            entry |= {"legend": shown.legend, "number": shown.number, "one": shown.one, **certain}
+            entries.append(entry)
         facts = {"size": predictions.size, "calibrated": predictions.calibrated, "seen": predictions.seen}
         (beside / _FILE).write_text(json.dumps({**facts, "images": entries}, indent=1) + "\n", encoding="utf-8")
         remove(target)
@@ -160,8 +163,15 @@ def predictions_section(found: dict[str, Any]) -> Markup | str:
     if not found.get("images"):
         return ""
     how = ", calibrated" if found["calibrated"] else ""
-    note = f"The worst of {found['seen']:,} fixed validation images at {found['size']} px{how}, the worst first."
-    return section("Predictions", *predictions_parts(found, note))
+    worst, certain = (
+        [entry for entry in found["images"] if entry.get("certain", False) is sure] for sure in (False, True)
+    )
+    at = f"at {found['size']} px{how}"
+    parts = predictions_parts({**found, "images": worst}, f"The worst of {found['seen']:,} validation images {at}.")
+    if certain:
+        note = f"Other mistakes of which the network is most certain, {at}."
+        parts += predictions_parts({**found, "images": certain}, note)
+    return section("Predictions", *parts)
 
 
 def predictions_parts(found: dict[str, Any], note: str) -> list[Markup]:

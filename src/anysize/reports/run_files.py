@@ -6,6 +6,8 @@
     steps.csv         a row every few steps
     evaluation.csv    a row an image size, as trained and calibrated
     evaluation_tables.csv  the same by class, by object size and the like, a row a value
+    predictions.csv   what is predicted for each image, at one size (`image_predictions`)
+    confusion.csv     of masks: the pixels of each class by the class they are taken for
     predictions/      pictures of predictions on validation images, the worst first
     int8.csv          how the int8 model compares with the original, a row an image size
     int8_layers.csv   its layers: in int8 or in float, the noise in each
@@ -23,9 +25,9 @@ images were waited for), `sizes` (JSON: size -> share of the epoch's images), an
 `epoch` (epochs done, with their fraction), `images`, `flops`, `seconds` and `lr` as they stand there, and over the
 steps since the row before `sizes`, `loss` and the task's other metrics, `gradient_norm`, `images_per_second` and
 `waiting`.
-`evaluation.csv` has `checkpoint`, `split`, `settings`
-(those of test time that are not as usual, or not the run's), `size`, `calibrated`, `images`, `images_per_second`,
-`flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
+`evaluation.csv` has `checkpoint`, `split`, `settings` (those of test time that are not as usual, or not the run's),
+`size`, `calibrated`, `images`, `images_per_second`, `flops` (of one image forward), where it was measured `latency`
+(seconds of one image alone), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
 `images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
 comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
 
@@ -64,6 +66,8 @@ STEPS = "steps.csv"
 EVALUATION = "evaluation.csv"
 EVALUATION_TABLES = "evaluation_tables.csv"
 SCALE_POLICY = "scale_policy.csv"
+IMAGE_PREDICTIONS = "predictions.csv"
+CONFUSION = "confusion.csv"
 PREDICTIONS = "predictions"
 INT8 = "int8.csv"
 INT8_LAYERS = "int8_layers.csv"
@@ -245,16 +249,17 @@ def text_of(rows: Sequence[Mapping[Any, Any]], columns: Sequence[str] = (), *, h
     return text.getvalue()
 
 
-def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
-    """Add rows of an evaluation to a CSV file, in place of those with the same checkpoint, split, settings and size.
+def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]], keys: Sequence[str] = EVALUATION_KEYS) -> None:
+    """Add rows of an evaluation to a CSV file, in place of those with the same checkpoint, split, settings and size, or
+    what `keys` names.
 
     Rows that an earlier version wrote do not tell their settings, which are then "unknown".
     """
-    new = {tuple(str(_cell(row.get(key, ""))) for key in EVALUATION_KEYS) for row in rows}
+    new = {tuple(str(_cell(row.get(key, ""))) for key in keys) for row in rows}
     kept = [
         {"split": "validation", "settings": "unknown", **row} for row in read_rows(path, lambda row: int(row["size"]))
     ]
-    kept = [row for row in kept if tuple(row.get(key, "") for key in EVALUATION_KEYS) not in new]
+    kept = [row for row in kept if tuple(row.get(key, "") for key in keys) not in new]
     columns = dict.fromkeys(column for row in (*rows, *kept) for column in row)
     write_rows(path, [{column: row.get(column) for column in columns} for row in (*kept, *rows)])
 

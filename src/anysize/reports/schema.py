@@ -48,7 +48,7 @@ PREDICTIONS: Form = fields(
     seen=_COUNT,
     images=each(
         fields(
-            {"score": number(), "number": text(200), "one": _TRUTH},
+            {"score": number(), "number": text(200), "one": _TRUTH, "certain": _TRUTH},
             name=text(4000),
             lines=each(series(text(), optional(number()), one_of("right", "wrong", "missed"))),
             pictures=table(text(), most=20),
@@ -98,9 +98,20 @@ STEPS = Columns(
     ("sizes",),
     grows=True,
 )  # fmt: skip
-EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, texts=_MADE, truths=("calibrated",))
+EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, {"latency": number(0)}, _MADE, ("calibrated",))
 EVALUATION_TABLES = Columns(
     {"size": _SIZE, "calibrated": _TRUTH, **_TABLE}, texts=(*_MADE, "table", "row", "column"), truths=("calibrated",)
+)
+IMAGE_PREDICTIONS = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH, "image": text(4000), "truth": text(10_000), "predicted": text(10_000)},
+    {"score": number(), "probability": number(0, 1)},
+    texts=(*_MADE, "image", "truth", "predicted"),
+    truths=("calibrated",),
+)
+CONFUSION = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH, "true": text(), "predicted": text(), "pixels": _COUNT},
+    texts=(*_MADE, "true", "predicted"),
+    truths=("calibrated",),
 )
 SCALE_POLICY = Columns(
     {

@@ -46,7 +46,7 @@ def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> Te
     """
     metrics = evaluation_metrics(evaluation)
     columns: list[_Column] = []
-    for name in [*metrics, *(fact for fact in ("images_per_second", "flops") if fact in evaluation)]:
+    for name in [*metrics, *(fact for fact in ("images_per_second", "latency", "flops") if fact in evaluation)]:
         values = by_size(evaluation, name)
         if values.empty:  # such as of small objects, where there is none
             continue
