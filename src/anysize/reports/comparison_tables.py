@@ -3,13 +3,14 @@
 import json
 import math
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
 
 from anysize.reports.columns import is_fraction, label, show
 from anysize.reports.grouping import Group
+from anysize.reports.paired import same_images
 from anysize.reports.reading import Run
 from anysize.reports.setting_values import SEED, setting_value, show_setting
 from anysize.reports.tables import by_size, evaluation_metrics
@@ -22,13 +23,6 @@ _NOTES = {
     SPREAD: "Differences are held against the spread of runs that differ in their seed alone (t-test, pooled)",
     PAIRED: "Differences are held against chance on the same validation images (paired)",
 }
-Paired = Callable[[int, int], float | None]
-"""As `verdicts` asks for it."""
-
-
-def nothing_paired(one: int, other: int) -> float | None:
-    """No answers to the same images are known."""
-    return None
 
 
 def main_metric_of(groups: Sequence[Group]) -> str:
@@ -54,11 +48,12 @@ def differing_settings(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=[group.name for group in groups], dtype=object)
 
 
-def summary_table(groups: Sequence[Group], paired: Paired = nothing_paired) -> tuple[TextTable, list[list[Any]]]:
+def summary_table(groups: Sequence[Group]) -> tuple[TextTable, list[list[Any]]]:
     """A row a group: settings, results and cost; and the same as values, a list a column, to sort by."""
     metric = main_metric_of(groups)
     last, best = [group.values(metric) for group in groups], [group.best(metric) for group in groups]
-    judged, means = verdicts(metric, last, paired), [_mean(values) for values in last]
+    means = [_mean(values) for values in last]
+    judged = verdicts(metric, last, same_images(groups, metric, means))
     top = next((mean for mean, verdict in zip(means, judged, strict=True) if verdict.best), math.nan)
     differences = differing_settings(groups)
     columns: list[tuple[str, list[str], list[Any]]] = [("run", [group.name for group in groups], [])]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool
 
-from anysize.reports.columns import is_fraction, label, unit_of
+from anysize.reports.columns import is_fraction, unit_of
 from anysize.reports.figures import COLORS, empty_figure, line_colors, spans_decades, suit_axes
 
 AXES = ("epoch", "step", "images", "flops", "seconds")
@@ -121,10 +121,11 @@ class Overlay:
     ) -> None:
         source = self._source(lines, "line", lambda line: line.at)
         source.data[column] = [_small(line.mean / divisor) for line in lines]
-        options = {"line_color": "color", "line_dash": dash, "hover_line_color": "color", "hover_line_alpha": 1.0}
+        thin = len(self.entries) > _FADED
         drawn = plot.multi_line(
-            "xs", column, source=source, view=self._filters[source], line_width=1.3 if len(self.entries) > _FADED else 2, line_alpha="alpha",
-            hover_line_width=3.5, **options,
+            "xs", column, source=source, view=self._filters[source], line_color="color", line_dash=dash,
+            line_alpha="alpha", line_width=1.3 if thin else 2,
+            hover_line_color="color", hover_line_alpha=1.0, hover_line_width=3.5,
         )  # fmt: skip
         longest = max(len(line.mean) for line in lines)
         if longest == 1 or (longest <= _MARKED and not is_many(len(self.entries))):

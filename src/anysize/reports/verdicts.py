@@ -15,7 +15,7 @@ from anysize.reports.grouping import best_places
 CHANCE = 0.05
 """Differences of at most this probability, if there were none, are told apart."""
 
-_RESAMPLES = 2000
+_RESAMPLES, _DRAWN = (400, 2000), 20_000_000  # the fewest and the most of a bootstrap; images drawn in all, about
 _AT_ONCE = 1 << 22  # numbers of a bootstrap in memory at a time
 SPREAD, PAIRED = "the spread of repeats", "the same images"
 
@@ -131,7 +131,7 @@ def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
     return min(1.0, round(2 * tail, 12))
 
 
-def paired_bootstrap(one: np.ndarray, other: np.ndarray, resamples: int = _RESAMPLES) -> float:
+def paired_bootstrap(one: np.ndarray, other: np.ndarray) -> float:
     """The probability of such a difference in the means over the same images, by drawing images anew.
 
     Twice the share of draws in which the difference has the other sign; the draws are the same each time.
@@ -147,6 +147,7 @@ def paired_bootstrap(one: np.ndarray, other: np.ndarray, resamples: int = _RESAM
         return 1.0
     random = np.random.default_rng(0)
     means: list[np.ndarray] = []
+    resamples = int(min(_RESAMPLES[1], max(_RESAMPLES[0], _DRAWN // len(differences))))
     rows = max(1, _AT_ONCE // len(differences))
     for start in range(0, resamples, rows):
         drawn = random.integers(len(differences), size=(min(rows, resamples - start), len(differences)))
