@@ -107,7 +107,7 @@ def test_the_report_shows_them_with_all_that_is_said(make_run: Callable[..., Pat
     write_predictions(run, two())
     page = write_report(run).read_text()
     section = page.split("<h2>Predictions</h2>")[1].split("<h2>")[0]
-    assert "The worst of 250 fixed validation images at 96 px, calibrated, the worst first." in section
+    assert "The worst of 250 validation images at 96 px, calibrated, the worst first." in section
     shown = re.findall(r'<img alt="([^"]*)" src="data:image/(\w+);base64,([^"]*)">', section)
     assert [(title, kind) for title, kind, _ in shown] == [
         ("image of first.jpg: right cat 88 %; wrong dog &amp; cow 50 %; missed &lt;b&gt;emu&lt;/b&gt;", "jpeg"),

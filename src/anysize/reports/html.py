@@ -9,6 +9,7 @@ from anysize.reports import figures, run_files
 from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
 from anysize.reports.evaluation_tables import tables_at
 from anysize.reports.figures import COLORS, Line, line_figure
+from anysize.reports.mistakes import mistakes_section
 from anysize.reports.page import as_it_stands, card, cards, page, plot, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
@@ -26,7 +27,8 @@ def write_report(folder: str | Path) -> Path:
     subtitle = " · ".join(str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings)
     predictions = predictions_section(read_predictions(run.folder))
     int8 = quantization_section(run.folder)
-    parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), int8, _settings(run)]
+    parts = [_summary(run), _training(run), _evaluation(run), mistakes_section(run), predictions, _scale_policy(run)]
+    parts += [int8, _settings(run)]
     run_files.write_atomically(path, page(run.name, subtitle, parts))
     return path
 

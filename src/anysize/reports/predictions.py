@@ -167,9 +167,10 @@ def predictions_section(found: dict[str, Any]) -> Markup | str:
         [entry for entry in found["images"] if entry.get("certain", False) is sure] for sure in (False, True)
     )
     at = f"at {found['size']} px{how}"
-    parts = predictions_parts({**found, "images": worst}, f"The worst of {found['seen']:,} validation images {at}.")
+    note = f"The worst of {found['seen']:,} validation images {at}, the worst first."
+    parts = predictions_parts({**found, "images": worst}, note)
     if certain:
-        note = f"Other mistakes of which the network is most certain, {at}."
+        note = f"Other mistakes, {at}, those first that the network is most certain of."
         parts += predictions_parts({**found, "images": certain}, note)
     return section("Predictions", *parts)
 
