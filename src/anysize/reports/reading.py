@@ -88,7 +88,7 @@ class Run:
     @functools.cached_property
     def steps(self) -> pd.DataFrame:
         """`steps.csv`: a row every few training steps; empty without it, as of a run that an older version trained."""
-        return read_table(self.folder / run_files.STEPS, schema.STEPS, _check_steps)
+        return read_table(self.folder / run_files.STEPS, schema.STEPS, check_steps)
 
     @property
     def sizes(self) -> list[dict[int, float]]:
@@ -182,7 +182,17 @@ def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], Non
 
 
 def _table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
-    header, rows = read_cells(path, grows=columns.grows)
+    return table_of(path, *read_cells(path, grows=columns.grows), columns, check)
+
+
+def table_of(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: Columns,
+    check: Callable[[pd.DataFrame], None] | None = None,
+) -> pd.DataFrame:
+    """The table of cells that were read from `path`; as `read_table`, but a `ValueError` for what does not fit."""
     if missing := [name for name in columns.needed if name not in header]:
         raise Unfit("the header", ",".join(header), f"one with {', '.join(missing)}")
     if len(rows) > columns.rows:
@@ -228,7 +238,7 @@ def _recipe(path: Path) -> str:
     return read_text(path, schema.TEXT_BYTES, errors="surrogateescape")
 
 
-def _check_steps(steps: pd.DataFrame) -> None:
+def check_steps(steps: pd.DataFrame) -> None:
     """The steps of `steps.csv` rise, and its sizes are such."""
     if not steps["step"].is_monotonic_increasing or not steps["step"].is_unique:
         raise Unfit("step", some_of([*map(str, steps["step"])]), "numbers that rise")
