@@ -35,7 +35,7 @@ STALL_SECONDS = 300.0
 _MOST = 200  # runs that are followed
 _EVERY = 0.5  # seconds between two looks at least, however many ask
 _LOG_END = 1 << 14  # bytes of a log that are looked at
-_RECENT = 0.2  # of an epoch: over so much the time that is left is reckoned
+_RECENT = 1.0  # epochs over which the time that is left is reckoned
 _FILES = (run_files.METRICS, run_files.RECIPE, run_files.ENVIRONMENT)
 _WRITTEN = (run_files.METRICS, run_files.STEPS, run_files.LOG)
 
@@ -102,14 +102,11 @@ class Followed:
         if not {"epoch", "seconds"} <= set(table.columns) or not len(table):
             return math.nan
         known = table[["epoch", "seconds"]].dropna()
-        late = known[known["epoch"] >= known["epoch"].iloc[-1] - max(1.0, _RECENT)] if len(known) else known
+        late = known[known["epoch"] >= known["epoch"].iloc[-1] - _RECENT] if len(known) else known
         if len(late) < 2:
             late = pd.concat([pd.DataFrame({"epoch": [0.0], "seconds": [0.0]}), known.tail(1)])
-        epochs, seconds = (
-            late["epoch"].iloc[-1] - late["epoch"].iloc[0],
-            late["seconds"].iloc[-1] - late["seconds"].iloc[0],
-        )
-        return float((planned - epoch) * seconds / epochs) if epochs > 0 and planned >= epoch else math.nan
+        epochs, seconds = (float(late[column].iloc[-1] - late[column].iloc[0]) for column in ("epoch", "seconds"))
+        return (planned - epoch) * seconds / epochs if epochs > 0 and planned >= epoch else math.nan
 
     def _state(self) -> str:
         held = is_held(self.folder)

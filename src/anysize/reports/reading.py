@@ -102,7 +102,7 @@ class Run:
         validated = self.by_epoch("validation_size")
         return int(self.settings.get("sizes.base") or (validated.iloc[-1] if len(validated) else 0))
 
-    @property
+    @functools.cached_property
     def epochs(self) -> tuple[int, int]:
         """Epochs done and planned. Where the FLOPs decide their number, the log says how many are planned."""
         done = int(self.metrics["epoch"].iloc[-1]) if len(self.metrics) else 0
