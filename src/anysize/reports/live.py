@@ -148,9 +148,12 @@ class Watched:
             return
         self.looked = time.monotonic()
         found: dict[Path, Followed] = {}
+        names: set[str] = set()
         for path in self.paths:
             for folder in runs_in(path):
                 name = str(folder.relative_to(path)) if folder != path else folder.resolve().name
+                name = str(folder) if name in names else name
+                names.add(name)
                 found.setdefault(folder, self._known.get(folder) or Followed(folder, name))
         recent = sorted(found, key=lambda folder: -max(_touched(folder / name) for name in _WRITTEN))[:_MOST]
         self._known = {folder: found[folder] for folder in recent if found[folder].look()}

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.text import Text
 
+from anysize.registry import printable
 from anysize.reports.columns import label, show
-from anysize.reports.console import draw_table, show_table, tolerant
+from anysize.reports.console import draw_table, tolerant
 from anysize.reports.live import Followed, Watched
 from anysize.reports.text_table import TextTable
 
@@ -46,17 +48,16 @@ def watch(watched: Watched, seconds: float = 2.0, console: Console | None = None
     console = tolerant(console or Console())
     watched.look()
     if not console.is_terminal:
-        show_table(_table(watched, console), console)
+        console.print(_drawn(watched, console, len(watched.runs)))
         return
-    with Live(console=console, auto_refresh=False, screen=False) as live:
+    with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(draw_table(_table(watched, console), console.width), refresh=True)
+            live.update(_drawn(watched, console, max(1, console.height - _AROUND)), refresh=True)
             time.sleep(seconds)
             watched.look()
 
 
-def _table(watched: Watched, console: Console) -> TextTable:
+def _drawn(watched: Watched, console: Console, most: int) -> RenderableType:
     if not watched.runs:
-        where = ", ".join(map(str, watched.paths))
-        return TextTable(["run"], [], caption=f"no run in {where} yet")
-    return runs_table(watched.runs, max(1, console.height - _AROUND) if console.is_terminal else len(watched.runs))
+        return Text(printable(f"no run in {', '.join(map(str, watched.paths))} yet"))
+    return draw_table(runs_table(watched.runs, most), console.width)

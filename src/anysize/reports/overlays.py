@@ -123,7 +123,7 @@ class Overlay:
         source.data[column] = [_small(line.mean / divisor) for line in lines]
         thin = len(self.entries) > _FADED
         drawn = plot.multi_line(
-            "xs", column, source=source, view=self._filters[source], line_color="color", line_dash=dash,
+            "xs", column, name=kind, source=source, view=self._filters[source], line_color="color", line_dash=dash,
             line_alpha="alpha", line_width=1.3 if thin else 2,
             hover_line_color="color", hover_line_alpha=1.0, hover_line_width=3.5,
         )  # fmt: skip
