@@ -46,16 +46,19 @@ _WHERE = {
     "export_onnx": "anysize.export.write",
     "export_program": "anysize.export.write",
     "export_run": "anysize.experiment.export",
+    "fast_dev_run": "anysize.experiment.dev_run",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.names",
     "load_model": "anysize.experiment.published",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.loaded",
+    "lr_find": "anysize.experiment.lr_find",
     "load_weights": "anysize.experiment.weights",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
+    "propose": "anysize.experiment.new",
     "quantize_run": "anysize.experiment.quantize",
     "quantize_model": "anysize.quantize.after_training",
     "repeat": "anysize.experiment.repeat",
@@ -70,9 +73,12 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
     from anysize.experiment.export import export_run as export_run
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.loaded import load_run as load_run
+    from anysize.experiment.lr_find import lr_find as lr_find
+    from anysize.experiment.new import propose as propose
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict

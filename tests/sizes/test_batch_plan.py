@@ -150,6 +150,29 @@ def test_counts_are_those_of_the_batches(given_plan: tuple[BatchPlan, int]) -> N
     assert plan.step_images(epoch) == together
 
 
+@given(plans(), st.one_of(st.integers(1, 60), st.floats(0.01, 0.99)))
+@settings(deadline=None)
+def test_a_limit_keeps_the_sizes_and_what_a_plan_promises(given_plan: tuple[BatchPlan, int], limit: float) -> None:
+    plan, epoch = given_plan
+    limited = dataclasses.replace(plan, limit_steps=limit)
+    test_counts_are_those_of_the_batches.hypothesis.inner_test((limited, epoch))
+    test_each_sample_at_most_once_an_epoch_over_all_ranks.hypothesis.inner_test((limited, epoch))
+    test_every_rank_trains_the_same_size_at_the_same_step_with_samples.hypothesis.inner_test((limited, epoch))
+    whole, steps = plan.steps(epoch), limited.steps(epoch)
+    assert steps == min(whole, limit) if limit >= 1 else steps == max(1, round(limit * whole))
+    sizes = {batch.size for batch in plan.batches(epoch)}
+    assert len({batch.size for batch in limited.batches(epoch)}) == min(steps, len(sizes))
+
+
+@given(plans(), st.integers(0, 30))
+@settings(deadline=None)
+def test_every_epoch_may_train_the_samples_of_the_first(given_plan: tuple[BatchPlan, int], limit: int) -> None:
+    plan, _ = given_plan
+    plan = dataclasses.replace(plan, schedule=SizeSchedule(plan.schedule.phases[:1]), same_samples=True)
+    first, other = (dataclasses.replace(plan, limit_steps=limit).batches(epoch) for epoch in (0, 7))
+    assert same(first, [dataclasses.replace(batch, epoch=0) for batch in other])
+
+
 @given(plans(), st.data())
 @settings(deadline=None)
 def test_a_pure_function_and_resuming_is_a_slice(given_plan: tuple[BatchPlan, int], data: st.DataObject) -> None:

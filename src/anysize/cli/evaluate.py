@@ -32,8 +32,8 @@ def command(
             base, of a recipe's published weights the size they are for
         calibrate: also evaluate with the norms calibrated for each size
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
-        checkpoint: last: as training ended; best: as validated best;
-            calibrated-SIZE: a copy written by `anysize calibrate`
+        checkpoint: last: as training ended; best: as validated best (best-2 and so on where training.keep_best keeps
+            more); calibrated-SIZE: a copy written by `anysize calibrate`
         split: the images: validation; test: for the final figure, where there are test images; or train
         budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device

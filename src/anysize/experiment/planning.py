@@ -59,7 +59,12 @@ class RunCost:
 
 @plainly("planning")
 def plan(
-    recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None, *, images: int = 0, devices: int = 1
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    images: int = 0,
+    devices: int = 1,
+    classes: int = 0,
 ) -> RunCost:
     """Work out the cost of a recipe. Needs no data where the data set's number of images is known or given.
 
@@ -68,6 +73,7 @@ def plan(
         overrides: `{"section.field": value}`.
         images: number of training images; 0: the data set's own, or counted in its folder.
         devices: processes that train together, each with a batch of training.batch_size.
+        classes: their number, where it and `images` are known already; 0: the data set's own, or found in its folder.
 
     Raises:
         UserError: a bad recipe, missing data whose number of images is not known, or fewer than 1 device.
@@ -80,7 +86,7 @@ def plan(
         raise UserError(f"devices is {devices}; expected the number of processes that train together, at least 1")
     resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
     info = info_of(resolved)
-    classes = info.num_classes
+    classes = classes or info.num_classes
     length = images or (min(resolved.data.limit or info.train_images, info.train_images))
     source = open_split(resolved, "train") if not length or not classes or resolved.data.shuffle_chunks else None
     if source:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from anysize.data.dataset import Split
+from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
@@ -117,6 +118,13 @@ def prepare(
         )
     notes += order_in_words(plan, data.train)
     validation = sources["validation"]
+    if count := recipe.training.overfit_batches:
+        validation = data.train.subset(build.images_of(plan))
+        validation.left_out = LeftOut()  # which is told of the training images
+        notes.append(
+            f"every epoch trains the same {counted(min(count, plan.steps(0)), 'batch')} without augmentation, and "
+            f"validation is on their {counted(len(validation), 'image')} (training.overfit_batches)"
+        )
     return Prepared(
         recipe,
         training,

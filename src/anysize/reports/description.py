@@ -34,7 +34,7 @@ def _lines(drawn: Any) -> list[str]:
         return []
     data = drawn.data_source.data
     if isinstance(drawn.glyph, Line):
-        return _line(drawn.name or "the line", data[drawn.glyph.x], data[drawn.glyph.y])
+        return _line(drawn.name or "", data[drawn.glyph.x], data[drawn.glyph.y])
     names = [f"{name} {drawn.name or ''}".strip() for name in data["name"]]
     curves = zip(names, data[drawn.glyph.xs], data[drawn.glyph.ys], strict=True)
     return [said for name, x, y in curves for said in _line(name, x, y)]
@@ -45,7 +45,7 @@ def _line(name: str, x: Any, y: Any) -> list[str]:
     if not len(x):
         return []
     ends = [f"{_number(y[i])} at {_number(x[i])}" for i in dict.fromkeys((0, len(x) - 1))]
-    return [f"{name}: {', '.join(ends)}"]
+    return [": ".join(part for part in (name, ", ".join(ends)) if part)]
 
 
 def _number(value: float) -> str:

@@ -112,7 +112,7 @@ def suit_axes(
         plot.xaxis.ticker = BasicTicker(min_interval=1)
     if y == "lr":
         _readable_rates(plot, values)
-    if y == "images_per_second":
+    if y in ("images_per_second", "waiting"):
         plot.y_range.start = 0  # or its noise would look like a fall
     if values.max() > 0:  # a single value has room in proportion, not from -1 to 1
         plot.y_range.default_span = values.max() / divisor
@@ -202,7 +202,7 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
 
 def _readable_rates(plot: Any, rates: "pd.Series[float]") -> None:
     """Ticks of a learning rate as it is written in a recipe: 0.1, 0.05, 0.002, 1e-05."""
-    plot.yaxis.formatter = PrintfTickFormatter(format="%g")
+    plot.yaxis.formatter = PrintfTickFormatter(format="%.6g")
     if spans_decades("lr", rates):
         low, high = (math.floor(math.log10(value)) for value in (rates.min(), rates.max()))
         each = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)

@@ -99,7 +99,9 @@ _CHOICE = Template("""<div class="choice"><fieldset><legend>{{ title }}</legend>
 _PLOT = Template('<figure class="drawn" aria-label="{{ said }}">{{ div }}</figure>')
 _TABLE = Template("""<table{% if wide %} class="wide"{% endif %}>
 {%- macro row(tag, cells) %}<tr>
-{%- for kind, cell in cells %}<{{ tag }} class="{{ kind }}">{{ cell }}</{{ tag }}>{% endfor -%}
+{%- for kind, cell in cells -%}
+{%- set name = tag if cell else "td" %}<{{ name }} class="{{ kind }}">{{ cell }}</{{ name }}>
+{%- endfor -%}
 </tr>{% endmacro -%}
 {%- if header %}<thead>{{ row("th", header) }}</thead>{% endif -%}
 <tbody>{% for cells in rows %}{{ row("td", cells) }}{% endfor %}</tbody></table>""")

@@ -17,6 +17,7 @@ from anysize.forms import Unfit, one_of
 from anysize.registry import UserError, in_a_line, some_of
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
+from anysize.reports.improvement import without_improvement
 from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out, say_once
 
 
@@ -118,6 +119,19 @@ class Run:
     def main_metric(self) -> str:
         """The validation column by which this run is judged."""
         return "validation_" + main_metric(metrics_of(c for c in self.metrics.columns if c.startswith("validation_")))
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run ended where its validation got no better (training.early_stopping), as far as files tell."""
+        patience, least = (self.settings.get(f"training.early_stopping{name}", 0) for name in ("", "_delta"))
+        if self.main_metric not in self.metrics or not isinstance(patience, int) or patience < 1:
+            return False
+        validated = self.metrics[["epoch", self.main_metric]].dropna()
+        scores = zip(validated["epoch"].astype(int).tolist(), validated[self.main_metric].tolist(), strict=True)
+        done = int(self.metrics["epoch"].iloc[-1])
+        planned = self.settings.get("training.epochs", done)
+        whole = done >= planned and not self.settings.get("training.equal_flops")
+        return not whole and without_improvement(scores, float(least))[0] >= patience
 
     def last(self, column: str) -> float:
         """A column's last value; NaN when there is none."""

@@ -61,6 +61,8 @@ SETTINGS: Mapping[str, Form] = {
     "sizes.base": _SIZE,
     "training.epochs": number(0, 10**9),
     "training.equal_flops": _TRUTH,
+    "training.early_stopping": number(0, 10**6, whole=True),
+    "training.early_stopping_delta": number(0),
 }
 """The settings that reports calculate with; others are shown as they stand."""
 

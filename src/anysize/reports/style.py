@@ -32,17 +32,17 @@ h3:not(.as-is)::first-letter, summary::first-letter { text-transform: uppercase;
 .note + .cards { margin-top: 12px; }
 nav ul { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 14px 0 0; padding: 0; list-style: none; }
 nav a { display: inline-block; padding: 3px 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(175px, 1fr)); gap: 14px; margin-top: 22px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 14px; margin-top: 22px; }
 .tile, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
 .tile { padding: 12px 16px; }
 .tile b { display: block; font-size: 21px; font-weight: 600; overflow-wrap: anywhere;
   font-variant-numeric: tabular-nums; }
 .tile span { display: block; color: var(--soft); font-size: 13px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 18px; }
-.cards:not(.narrow) > .card:last-child:nth-child(odd) { grid-column: 1 / -1; }
+.cards:not(.narrow) > .card:not(.prediction):last-child:nth-child(odd) { grid-column: 1 / -1; }
 .card { padding: 16px 18px; min-width: 0; }
 .narrow { grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); }
-.cards + .card, .cards + .cards, .card + .cards, .card + .card, .choice + * { margin-top: 18px; }
+.tiles + .card, .cards + .card, .cards + .cards, .card + .cards, .card + .card, .choice + * { margin-top: 18px; }
 .cards > .card + .card { margin-top: 0; }
 .drawn { margin: 0; min-width: 0; }
 /* A shadow at the edge behind which there is more: the covers move with what scrolls, the shadows stay. */
@@ -79,7 +79,7 @@ fieldset input { margin: 0 6px 0 0; accent-color: var(--accent); }
 .prediction figure { margin: 0; flex: 1 1 0; min-width: 0; max-width: 320px; }
 .prediction img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
 .prediction figcaption { color: var(--soft); font-size: 12px; }
-.prediction h4 { margin: 8px 0 2px; font-size: 13px; font-weight: 600; overflow-wrap: anywhere; }
+.prediction h3 { margin: 8px 0 2px; font-size: 13px; }
 .prediction.right { border-top: 3px solid var(--right); } .prediction.wrong { border-top: 3px solid var(--wrong); }
 .prediction dl { display: grid; grid-template-columns: auto 1fr; gap: 0 10px; margin: 0; font-size: 13px; }
 .prediction dt { color: var(--soft); } .prediction dd { margin: 0; overflow-wrap: anywhere; }
@@ -99,6 +99,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   main { max-width: none; padding: 0; }
   nav, .skip, fieldset { display: none; }
   .cards { grid-template-columns: 1fr; }
+  .tiles { grid-template-columns: repeat(4, 1fr); }
   .narrow { grid-template-columns: repeat(3, 1fr); }
   .tile, .cards > .card, h3, tr, .drawn { break-inside: avoid; }
   h2, h3, .note:first-child, thead { break-after: avoid; }
