@@ -47,6 +47,7 @@ _WHERE = {
     "export_program": "anysize.export.write",
     "export_run": "anysize.experiment.export",
     "fast_dev_run": "anysize.experiment.dev_run",
+    "find_batch": "anysize.experiment.find_batch",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.names",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
     from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
     from anysize.experiment.export import export_run as export_run
+    from anysize.experiment.find_batch import find_batch as find_batch
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.loaded import load_run as load_run
     from anysize.experiment.lr_find import lr_find as lr_find
