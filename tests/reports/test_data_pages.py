@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from anysize.data.palette import distinct_colors, voc_colors
+from anysize.data.palette import distinct_colors, legend_of, painted, voc_colors
 from anysize.data.settings import DataSettings
 from anysize.data.statistics import ChannelStatistics, DatasetStatistics, SplitStatistics, dataset_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.reports.data_page import write_data_page
 from anysize.reports.data_statistics import class_table, statistics_lines, statistics_rows
-from anysize.reports.pictures import Pictures, legend_of, painted
+from anysize.reports.pictures import Pictures
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View, samples_section
 
 EVIL = "<script>alert(1)</script>"
