@@ -125,6 +125,12 @@ def page_faults(run: Callable[[], object], calls: int = 3) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / calls
 
 
+def memory_of(process: int | str) -> int:
+    """Bytes of a process: its own, and its part of what is shared. Raises an `OSError` where it is gone."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+
+
 def peak_tensor_bytes(run: Callable[[], object]) -> int:
     """Most bytes that the tensors made in `run` took up at once.
 

@@ -48,7 +48,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.sizes.batch_plan import Batch, BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
-from harness import compare, in_fresh_process, print_environment, report
+from harness import compare, in_fresh_process, memory_of, print_environment, report
 from image_folder import AUGMENT, BATCH, decibels, epoch_of, ours, peer, write_images
 
 LEVELS = (256, 192, 128, 96)
@@ -177,7 +177,7 @@ def open_index(folder: Path, workers: int) -> tuple[float, float]:
     """Seconds until a pack is open, and MB that this process and `workers` others then take for it."""
     context = multiprocessing.get_context("fork")
     load_dataset(DataSettings(limit=2), "train")  # what is imported is no part of it
-    before = _memory()
+    before = memory_of("self")
     began = time.perf_counter()
     source = open_pack(folder)
     seconds = time.perf_counter() - began
@@ -187,7 +187,7 @@ def open_index(folder: Path, workers: int) -> tuple[float, float]:
         process.start()
     for _ in processes:  # all have read
         queue.get()
-    pages = sum(_memory(process.pid) for process in processes) + _memory() - before
+    pages = sum(memory_of(process.pid) for process in processes if process.pid) + memory_of("self") - before
     done.set()
     for process in processes:
         process.join()
@@ -200,12 +200,6 @@ def _read(source: Any, seed: int, queue: Any, done: Any) -> None:
         int(source.targets[index])
     queue.put(True)
     done.wait()
-
-
-def _memory(process: int | str | None = "self") -> int:
-    """Bytes of a process: its own, and its part of what is shared."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
 
 
 def main() -> None:

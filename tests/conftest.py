@@ -21,6 +21,7 @@ from anysize.reports import html
 from anysize.reports.html import write_report
 
 torch.set_num_threads(1)
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves
 
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # several modules of one name, without doctests
 

@@ -47,6 +47,8 @@ _WHERE = {
     "export_onnx": "anysize.export.write",
     "export_program": "anysize.export.write",
     "export_run": "anysize.experiment.export",
+    "fast_dev_run": "anysize.experiment.dev_run",
+    "find_batch": "anysize.experiment.find_batch",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "grad_cam": "anysize.evaluation.grad_cam",
     "import_checkpoint": "anysize.experiment.importing",
@@ -54,10 +56,12 @@ _WHERE = {
     "load_model": "anysize.experiment.published",
     "load_recipe": "anysize.recipe",
     "load_run": "anysize.experiment.loaded",
+    "lr_find": "anysize.experiment.lr_find",
     "load_weights": "anysize.experiment.weights",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
+    "propose": "anysize.experiment.new",
     "quantize_run": "anysize.experiment.quantize",
     "quantize_model": "anysize.quantize.after_training",
     "repeat": "anysize.experiment.repeat",
@@ -73,10 +77,14 @@ if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.grad_cam import grad_cam as grad_cam
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
     from anysize.experiment.explain import explain as explain
     from anysize.experiment.export import export_run as export_run
+    from anysize.experiment.find_batch import find_batch as find_batch
     from anysize.experiment.importing import import_checkpoint as import_checkpoint
     from anysize.experiment.loaded import load_run as load_run
+    from anysize.experiment.lr_find import lr_find as lr_find
+    from anysize.experiment.new import propose as propose
     from anysize.experiment.planning import plan as plan
     from anysize.experiment.policy import run_scale_policy as run_scale_policy
     from anysize.experiment.predict import predict as predict

@@ -18,6 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -151,6 +156,20 @@ def is_private(status: os.stat_result) -> bool:
     Where a system tells neither, as Windows, it is taken as true.
     """
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Wait until no other process of this machine, or thread, is in such a block with the same file, which is made.
+
+    A process that is killed frees it. Where there are no such locks, or no file can be made, nobody waits.
+    """
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                file = stack.enter_context(open_in_place(path, append=True))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def cache_folders() -> list[Path]:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from anysize.registry import UserError, in_a_line
 
@@ -117,6 +118,27 @@ def lost_worker(how: str) -> UserError:
         f"({shared_room()}): lower data.workers (0 needs neither) and give the same command again, which goes on from "
         "what was saved"
     )
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process may still take, by the system and by the limits of its container.
+
+    None where the system does not tell. `root` is where its files are.
+
+    >>> free_memory(Path("/nowhere")) is None
+    True
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        return None
+    groups = root / "sys/fs/cgroup"
+    pairs = [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]
+    for limit, used in pairs:
+        with contextlib.suppress(OSError, ValueError):  # a limit may be the word "max"
+            found.append(max(0, int((groups / limit).read_text()) - int((groups / used).read_text())))
+    return min(found, default=None)
 
 
 def shared_room() -> str:

@@ -40,6 +40,22 @@ def test_a_folder_is_packed_checked_and_unpacked(anysize: Anysize, tmp_path: Pat
     assert "warning: the pack has no originals" in anysize("data", "unpack", "q", "of-q").stdout
 
 
+def test_a_plan_says_how_images_are_shuffled_by_chunks(
+    anysize: Anysize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anysize.data.pack.write.MIB", 2500)
+    write_folder(tmp_path / "pets", 6, lambda i: (40 + i, 60), splits=("train",))
+    options = "--levels original,32 --shard 1 --data.val_split 0.1"
+    plan = (
+        "plan quickstart --data.name pack --sizes.mix fixed --training.batch_size 2 --data.shuffle_chunks 1 --data.root"
+    )
+    for name, more in (("sorted", ""), ("mixed", "--shuffle")):
+        assert anysize(*f"data pack folder {name} --data.root pets {options} {more}".split()).returncode == 0
+        said = anysize(*plan.split(), name).stdout
+        assert "images are shuffled by chunks (data.shuffle_chunks): 1 of 4 chunks at a time, in all some 2 of" in said
+        assert ("warning: a chunk holds 1 of 2 classes" in said) == (name == "sorted")
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

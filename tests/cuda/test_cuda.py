@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anysize.data.handover import Handover
 from anysize.data.waiting import Waiting
+from anysize.experiment.find_batch import find_batch
 from anysize.experiment.loaded import load_run
 from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
@@ -336,6 +338,34 @@ def test_waiting_for_images_is_the_time_that_the_device_stands_still() -> None:
     assert waiting.take() < 0.1
 
 
+def test_a_copy_overlaps_the_step_under_way_and_is_whole_when_it_is_used() -> None:
+    handover, count = Handover(torch.device(DEVICE)), 100
+    if DEVICE == "cpu":
+        assert torch.equal(handover([torch.ones(3)])[0], torch.ones(3))
+        return
+    synchronize()
+    torch.cuda._sleep(4 * 10**9)  # a step of more than a second
+    (first,) = handover([torch.full((2**20,), 7.0).pin_memory()])
+    handover._copies.synchronize()  # returns while the step is under way
+    assert not torch.cuda.current_stream().query()
+    assert bool((first == 7).all())
+    sums = []
+    for number in range(count):  # memory of the host and of the device is used again and again
+        torch.cuda._sleep(10**6)
+        pixels, kept = handover([torch.full((2**20,), float(number)).pin_memory(), first])
+        assert kept is first
+        sums.append((pixels - number).abs().sum())
+        del pixels
+    assert torch.stack(sums).tolist() == [0.0] * count
+
+
 def synchronize() -> None:
     if DEVICE != "cpu":
         torch.cuda.synchronize()
+
+
+def test_the_largest_batch_is_found_by_trying(tiny: Callable[..., Recipe]) -> None:
+    found = find_batch(tiny(training__device=DEVICE), images=300)
+    assert (found.batch_size, found.all_images) == (300, True)
+    assert 0 < found.memory < found.free
+    assert found.tried == (DEVICE != "cpu")

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from anysize.data.palette import colorize, legend, overlay, palette_image, voc_colors
+from anysize.data.palette import colorize, distinct_colors, legend, overlay, palette_image, voc_colors
 
 # as PASCAL VOC 2012's development kit shows them, background to tvmonitor
 VOC = [
@@ -49,3 +49,25 @@ def test_an_overlay_paints_objects_alone() -> None:
 
 def test_the_legend_names_what_is_there() -> None:
     assert legend(["background", "cat", "dog"], [2, 255]) == {"dog": (0, 128, 0), "void": (224, 224, 192)}
+
+
+def cie_lab(colors: np.ndarray) -> np.ndarray:
+    """sRGB (N, 3) from 0 to 255 in CIELAB, by its definition: not how the colours are chosen."""
+    scaled = colors / 255
+    linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    ratio = xyz / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(ratio > 216 / 24389, np.cbrt(ratio), (24389 / 27 * ratio + 16) / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def test_classes_of_a_figure_are_told_apart_where_voc_s_colours_are_not() -> None:
+    nearest = []
+    for colors in (distinct_colors(), voc_colors()):
+        seen = cie_lab(colors[[*range(21), 255]].astype(float))
+        distances = np.linalg.norm(seen[:, None] - seen, axis=-1)
+        nearest.append(distances[~np.eye(22, dtype=bool)].min())
+    assert nearest[0] > 2 * nearest[1]
+    assert len({tuple(color) for color in distinct_colors().tolist()}) == 256
+    named = legend(["background", "cat"], [1, 255], distinct_colors())
+    assert named == {"cat": tuple(distinct_colors()[1].tolist()), "void": (224, 224, 192)}

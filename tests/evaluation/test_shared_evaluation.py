@@ -14,6 +14,7 @@ from anysize.data.loader import LoadedBatch, sequential_batches
 from anysize.evaluation.evaluate import evaluate_batches, share_of
 from anysize.sizes.batch_plan import Batch
 from anysize.tasks.base import create_task
+from anysize.tasks.records import Judged
 from anysize.world import World
 
 IMAGES = 101  # a prime number
@@ -52,15 +53,23 @@ def evaluate(task: str, world: World, batch_size: int) -> dict[str, Any]:
         return LoadedBatch(images[rows], targets[rows], 6, 1, planned.indices, 0, number, boxes, shapes)
 
     batches = share_of(sequential_batches(IMAGES, 6, batch_size), world)
+    judged: dict[int, Judged] = {}
     summary = evaluate_batches(
         network(task),
         create_task(task, tuple("abcdefg")),
         (load(number, planned) for number, planned in enumerate(batches)),
         CPU,
         world,
+        judged=judged,
     )
     tables = [number for table in summary.tables.values() for row in table.values() for number in row.values()]
-    return {"values": summary.values, "tables": tables, "own": sum(len(batch.indices) for batch in batches)}
+    answers = [list(judged[image]) for image in sorted(judged)]
+    return {
+        "values": summary.values,
+        "tables": tables,
+        "answers": answers,
+        "own": sum(len(batch.indices) for batch in batches),
+    }
 
 
 def job(rank: int) -> dict[str, Any]:
@@ -81,10 +90,11 @@ def test_the_same_figures_for_any_number_of_processes(tmp_path: Path) -> None:
     for task in ("classification", "multilabel", "segmentation"):
         for batch_size in (13, 64):
             alone = ranks[0][f"{task} {batch_size} 1"]
-            assert alone["values"]["images"] == IMAGES
+            assert alone["values"]["images"] == len(alone["answers"]) == IMAGES
             for size in SIZES[1:]:
                 several = [ranks[rank][f"{task} {batch_size} {size}"] for rank in range(size)]
                 assert sum(each["own"] for each in several) == IMAGES
+                assert all(each["answers"] == alone["answers"] for each in several)
                 for each in several:  # all know the figures, and know the same
                     assert_same_figures(alone, each)
 

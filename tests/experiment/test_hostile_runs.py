@@ -76,7 +76,8 @@ def test_links_of_a_run_folder_lead_nowhere(run: Path, secret: Path, tiny: Calla
     with pytest.raises(UserError, match=r"cannot write the run folder .*run: \.lock: it is a link, and no file"):
         train(run)
     (run / ".lock").unlink()
-    for name in ("log.txt", "metrics.csv", "evaluation.csv", "report.html", "environment.json", "recipe.toml"):
+    names = "log.txt", "metrics.csv", "steps.csv", "evaluation.csv", "report.html", "environment.json", "recipe.toml"
+    for name in names:
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(secret)
     shutil.rmtree(run / "predictions")

@@ -286,7 +286,7 @@ def test_a_page_of_many_images_shows_some_of_them(
     predict(grey_run, tmp_path, page=tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8").partition("<main>")[2]
     assert "2 of 5 images are shown, spread evenly" in text
-    assert [name for name in "01234" if f"{name}.png</h4>" in text] == ["0", "2"]
+    assert [name for name in "01234" if f"{name}.png</h3>" in text] == ["0", "2"]
 
 
 @pytest.mark.slow

@@ -153,6 +153,7 @@ def runs(
     of_one = tiny(**{**small, **plain, "training__batch_size": 16})
     with stopped_after(2), pytest.raises(Interrupted):
         train(of_one, run=root / "of-one")
+    early = {"training__early_stopping": 1, "training__early_stopping_delta": 1.0, "training__keep_best": 2}
     uneven = {"data__limit": 37, "training__chunks": 7, "training__copies": 2, "optimizer__adapt_copies": 1}
     jobs = [
         (
@@ -179,6 +180,7 @@ def runs(
         ("saved after each step", tiny(**small, training__checkpoint_minutes=0), root / "each-step"),
         ("saved by the clock of one", tiny(**small, training__checkpoint_minutes=5), root / "clock"),
         ("unprepared", tiny(**small), root / "unprepared"),
+        ("early", tiny(**{**small, **early, "training__epochs": 4}), root / "early"),
     ]
     return root, in_two_processes(root, jobs)
 
@@ -234,13 +236,26 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_both_go_on(runs: Any) -
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits_in_each_process(runs: Any) -> None:
     """Running statistics are each process's own: they differ, and each gets its own back."""
-    _, found = runs
+    root, found = runs
     for rank in range(2):
         whole, ended = found["whole", rank]["weights"], found["ended", rank]["weights"]
         assert whole.keys() == ended.keys()
         assert all((whole[name] == ended[name]).all() for name in whole)
+    times = ["seconds", "images_per_second", "waiting"]
+    rows = [pd.read_csv(root / name / "steps.csv").drop(columns=times) for name in ("whole", "stopped")]
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    assert rows[0][["step", "images"]].values.tolist() == [[1, 16], [5, 80]]
     one, other = (found["whole", rank]["weights"]["bn1.running_mean"] for rank in range(2))
     assert (one != other).any()
+
+
+def test_both_end_early_at_the_same_epoch(runs: Any) -> None:
+    root, found = runs
+    for rank in range(2):
+        assert "error" not in found["early", rank]
+        assert len(found["early", rank]["seeds"]) == 10  # of 20 steps
+    assert pd.read_csv(root / "early/metrics.csv")["epoch"].tolist() == [1, 2]
+    assert {path.name for path in (root / "early/checkpoints").glob("best*")} == {"best", "best-2"}
 
 
 def test_a_checkpoint_has_the_statistics_of_all_processes_or_of_the_first(runs: Any) -> None:

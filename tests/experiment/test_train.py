@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -43,6 +44,9 @@ def assert_same_bits(one: Path, other: Path) -> None:
     ours, theirs = pd.read_csv(one / "metrics.csv"), pd.read_csv(other / "metrics.csv")
     timing = ["images_per_second", "seconds", "waiting"]
     pd.testing.assert_frame_equal(ours.drop(columns=timing), theirs.drop(columns=timing), check_exact=True)
+    steps = [pd.read_csv(run / "steps.csv").drop(columns=timing) for run in (one, other)]
+    pd.testing.assert_frame_equal(*steps, check_exact=True)
+    assert steps[0]["step"].iloc[-1] == ours["step"].iloc[-1]
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -72,6 +76,15 @@ def test_a_run_explains_itself(tiny: Make, tmp_path: Path) -> None:
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "last", "previous"]
     assert "14, 21, 28, 42 px" in (run / "log.txt").read_text()
     assert (run / "report.html").stat().st_size > 100_000
+    steps = pd.read_csv(run / "steps.csv")
+    assert steps["step"].tolist() == [1, *range(10, metrics["step"].max(), 10), metrics["step"].max()]
+    assert (
+        steps[["epoch", "images", "flops", "lr"]].iloc[-1].tolist()
+        == metrics[["epoch", "images", "flops", "lr"]].iloc[-1].tolist()
+    )
+    weights = np.diff(steps["images"], prepend=0)
+    mean = np.average(metrics["train_loss"], weights=np.diff(metrics["images"], prepend=0))
+    assert np.average(steps["loss"], weights=weights) == pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.parametrize(

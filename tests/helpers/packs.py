@@ -19,10 +19,11 @@ def pack_folder(
     on_image: Any = lambda done, total: None,
     shard: int = 1,
     pixels: str = "jpeg",
+    shuffle: bool = False,
     **settings: Any,
 ) -> Path:
     """Pack a data set below `root`; the folder of the pack."""
-    options = PackOptions(parse_levels(levels), pixels, 90, shard)
+    options = PackOptions(parse_levels(levels), pixels, 90, shard, shuffle)
     pack_dataset(DataSettings(name=name, root=str(root or ""), **settings), out, targets, options, on_image=on_image)
     return out
 

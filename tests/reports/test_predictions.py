@@ -107,11 +107,14 @@ def test_the_report_shows_them_with_all_that_is_said(make_run: Callable[..., Pat
     write_predictions(run, two())
     page = write_report(run).read_text()
     section = page.split("<h2>Predictions</h2>")[1].split("<h2>")[0]
-    assert "The worst of 250 fixed validation images at 96 px, calibrated, the worst first." in section
+    assert "The worst of 250 validation images at 96 px, calibrated, the worst first." in section
     shown = re.findall(r'<img alt="([^"]*)" src="data:image/(\w+);base64,([^"]*)">', section)
     assert [(title, kind) for title, kind, _ in shown] == [
-        ("image", "jpeg"), ("truth", "png"), ("what was predicted", "png"), ("image", "jpeg"),
-    ]  # fmt: skip
+        ("image of first.jpg: right cat 88 %; wrong dog &amp; cow 50 %; missed &lt;b&gt;emu&lt;/b&gt;", "jpeg"),
+        ("truth of first.jpg", "png"),
+        ("what was predicted of first.jpg", "png"),
+        ("image of scenes image 7: wrong fox 12 %", "jpeg"),
+    ]
     truth = np.asarray(Image.open(io.BytesIO(b64decode(shown[1][2]))))
     assert np.array_equal(truth, classes_of_pixels(40, 60))
     assert '<li class="right">✓ cat 88 %</li>' in section
@@ -149,4 +152,32 @@ def test_of_many_wrong_labels_a_few_are_shown_and_of_right_and_missed_ones_all(m
     write_predictions(run, Predictions(96, False, 1, [("a", picture(8, 8), Shown(0.0, lines))]))
     section = predictions_section(read_predictions(run))
     assert re.findall(r'<li class="\w+">. ([\w-]+)', section) == ["first", *(f"wrong-{i}" for i in range(14)), "last"]
-    assert "<li>and 66 more</li>" in section
+    assert "and 66 more" in section
+
+
+def test_of_one_class_an_image_the_card_says_truth_prediction_and_what_came_next(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    wrong = Shown(0.1, [("cat", 0.5, "wrong"), ("dog", 0.3, "wrong"), ("emu", 0.1, "missed")], one=True)
+    right = Shown(0.4, [("cat", 0.375, "right"), ("dog", 0.25, "wrong")], one=True)
+    write_predictions(run, Predictions(96, False, 2, [("a", picture(8, 8), wrong), ("b", picture(8, 8), right)]))
+    first, second = predictions_section(read_predictions(run)).split('<section class="card ')[1:]
+    assert re.findall(r"<dt>(.*?)</dt><dd><ul>(.*?)</ul>", first) == [
+        ("truth", '<li class="">emu 10 %</li>'),
+        ("predicted", '<li class="wrong">✗ cat 50 %</li>'),
+        ("then", '<li class="">dog 30 %</li>'),
+    ]
+    assert first.startswith("prediction wrong")
+    assert 'alt="image of a: truth emu 10 %; predicted cat 50 %; then dog 30 %"' in first
+    assert second.startswith("prediction right")
+    assert '<dt>predicted</dt><dd><ul><li class="right">✓ cat 38 %</li>' in second
+    assert '<li class="">dog 25 %</li>' in second  # no prediction: neither wrong nor right
+
+
+def test_a_class_of_a_mask_that_is_hardly_met_is_not_called_right(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    shown = Shown(0.0, [("cat", 0.75, "right"), ("dog", 0.03, "right")], number="IoU in this image")
+    write_predictions(run, Predictions(96, False, 1, [("a", picture(8, 8), shown)]))
+    section = predictions_section(read_predictions(run))
+    assert '<li class="right">✓ cat 75 %</li>' in section
+    assert '<li class="partly">◐ dog 3 %</li>' in section
+    assert "✓ right, ◐ in part (IoU below 50 %)." in section

@@ -1,5 +1,6 @@
 """The report is one file that opens offline, shows the numbers, and runs nothing of what it quotes."""
 
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_run import write_made_up_run
 
 from anysize.registry import UserError
 from anysize.reports.html import write_report
+from anysize.reports.page import card, choice
 
 MakeRun = Callable[..., Path]
 
@@ -26,7 +29,8 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        sources = [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        self.loads += [source for source in sources if not source.startswith("#")]  # the table of contents
         self.scripts += tag == "script"
         self._within = tag
 
@@ -44,7 +48,7 @@ def test_it_loads_nothing_and_forbids_loading(make_run: MakeRun, evaluation: Cal
     assert page.loads == []
     source = path.read_text()
     assert "default-src 'none'" in source
-    assert "@import" not in source.split("<body>")[0].split("</style>")[0]
+    assert "@import" not in source.split("</style>")[0]
     assert path.name == "report.html"
     assert path.stat().st_size < 1.6e6
 
@@ -128,3 +132,52 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_parsed_is_still_shown(make_run: MakeRun) -> None:
     page = Page(write_report(make_run(recipe="epochs = = 3")))
     assert "epochs = = 3" in page.text
+
+
+def test_what_a_screen_reader_and_a_keyboard_need(make_run: MakeRun, evaluation: Callable[..., pd.DataFrame]) -> None:
+    source = write_report(make_run(evaluation=evaluation())).read_text(encoding="utf-8")
+    contents = re.findall(r'<li><a href="#([^"]+)">([^<]+)</a></li>', source)
+    assert ("training", "Training") in contents
+    assert all(f'<section class="part" id="{id}"><h2>{heading}</h2>' in source for id, heading in contents)
+    assert '<a class="skip" href="#content">' in source
+    assert "Top-1 error".lower() in source
+    (said,) = re.findall(r'<figure class="drawn" aria-label="(top-1 error [^"]*)">', source)
+    assert said.startswith("top-1 error (%) by epoch; training: 45.83 at 1, 19.44 at 5; validation: ")
+    assert re.findall(r'class="scroll[^>]*" tabindex="0" role="group" aria-label="[^"]+"', source)
+
+
+def test_pieces_of_which_one_is_seen() -> None:
+    both = choice("Curves", {"by epoch": card("", "one"), "by <step>": card("", "two")})
+    assert re.findall(r'<input type="radio" name="([^"]+)"( checked)?>([^<]+)<', both) == [
+        (group := re.search('name="([^"]+)"', both)[1], " checked", "by epoch"),
+        (group, "", "by &lt;step&gt;"),
+    ]
+    assert group not in choice("", {"": ""})
+
+
+def test_a_run_of_300_epochs_and_1000_classes_makes_a_small_file(tmp_path: Path) -> None:
+    run = write_made_up_run(tmp_path / "large", epochs=300, classes=1000, steps=20_000, pictures=16)
+    path = write_report(run)
+    assert path.stat().st_size < 6e6
+    text = Page(path).text
+    assert "300 of 300" in text
+    assert "class 999" in text
+
+
+def test_when_it_began_what_it_warned_of_and_what_differs_from_its_recipe(tmp_path: Path) -> None:
+    run = write_made_up_run(tmp_path / "run", name="<b>cat {}</b>")
+    text = Page(write_report(run)).text
+    for expected in (
+        "9 Mar 2026", "14:05 UTC; its log ends 10 Mar 2026, 20:05", "The run warned of 1 thing",
+        "the images of <b>cat 0</b> cannot be read", "data.limit", "1500", "All else is as quickstart says.",
+        "The whole recipe", "best size", "by step", "waiting for images",
+    ):  # fmt: skip
+        assert expected in text, expected
+    (run / "log.txt").write_bytes(b"\xff\x00 no log\n2026-99-99T00:00:00 INFO never\n")
+    assert "9 Mar 2026" not in Page(write_report(run)).text
+
+
+def test_a_recipe_of_which_nothing_was_changed_says_so(make_run: MakeRun) -> None:
+    recipe = '[data]\nname = "mnist"  # quickstart\nroot = ""  # default\n'
+    assert "Nothing: the run is as quickstart says." in Page(write_report(make_run("as-is", recipe=recipe))).text
+    assert "does not say where its settings are from" in Page(write_report(make_run("from-python"))).text

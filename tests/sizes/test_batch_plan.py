@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,13 @@ schedules = st.one_of(
 
 @st.composite
 def plans(draw: st.DrawFn, drop_last: bool | None = None) -> tuple[BatchPlan, int]:
+    length = draw(st.integers(1, 400))
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, length - 1)), max_size=12))) if draw(st.booleans()) else []
     plan = BatchPlan(
-        length=draw(st.integers(1, 400)),
+        length=length,
         schedule=draw(schedules),
+        chunks=tuple(np.diff([0, *cuts, length]).tolist()) if cuts and length > 1 else (),
+        chunks_together=draw(st.integers(1, 6)),
         batch_size=draw(st.integers(1, 20)),
         copies=draw(st.integers(1, 3)),
         seed=draw(st.integers(0, 2**40)),
@@ -145,6 +150,29 @@ def test_counts_are_those_of_the_batches(given_plan: tuple[BatchPlan, int]) -> N
     assert plan.step_images(epoch) == together
 
 
+@given(plans(), st.one_of(st.integers(1, 60), st.floats(0.01, 0.99)))
+@settings(deadline=None)
+def test_a_limit_keeps_the_sizes_and_what_a_plan_promises(given_plan: tuple[BatchPlan, int], limit: float) -> None:
+    plan, epoch = given_plan
+    limited = dataclasses.replace(plan, limit_steps=limit)
+    test_counts_are_those_of_the_batches.hypothesis.inner_test((limited, epoch))
+    test_each_sample_at_most_once_an_epoch_over_all_ranks.hypothesis.inner_test((limited, epoch))
+    test_every_rank_trains_the_same_size_at_the_same_step_with_samples.hypothesis.inner_test((limited, epoch))
+    whole, steps = plan.steps(epoch), limited.steps(epoch)
+    assert steps == min(whole, limit) if limit >= 1 else steps == max(1, round(limit * whole))
+    sizes = {batch.size for batch in plan.batches(epoch)}
+    assert len({batch.size for batch in limited.batches(epoch)}) == min(steps, len(sizes))
+
+
+@given(plans(), st.integers(0, 30))
+@settings(deadline=None)
+def test_every_epoch_may_train_the_samples_of_the_first(given_plan: tuple[BatchPlan, int], limit: int) -> None:
+    plan, _ = given_plan
+    plan = dataclasses.replace(plan, schedule=SizeSchedule(plan.schedule.phases[:1]), same_samples=True)
+    first, other = (dataclasses.replace(plan, limit_steps=limit).batches(epoch) for epoch in (0, 7))
+    assert same(first, [dataclasses.replace(batch, epoch=0) for batch in other])
+
+
 @given(plans(), st.data())
 @settings(deadline=None)
 def test_a_pure_function_and_resuming_is_a_slice(given_plan: tuple[BatchPlan, int], data: st.DataObject) -> None:
@@ -166,7 +194,7 @@ def test_a_pure_function_and_resuming_is_a_slice(given_plan: tuple[BatchPlan, in
 @settings(deadline=None)
 def test_repeats_change_the_samples_alone(given_plan: tuple[BatchPlan, int], repeats: int) -> None:
     """Every size, step and number of images is as without; each sample has its turns, each with its own keys."""
-    plan, epoch = given_plan
+    plan, epoch = dataclasses.replace(given_plan[0], chunks=()), given_plan[1]
     repeated = dataclasses.replace(plan, repeats=repeats)
     assert repeated.step_images(epoch) == plan.step_images(epoch)
     ranks, without = on_ranks(repeated, epoch), on_ranks(plan, epoch)
@@ -267,13 +295,75 @@ def test_a_plain_data_loader_follows_the_plan() -> None:
         ({"length": 0}, "the data set is empty"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2; expected a rank from 0 to 1"),
         ({"repeats": 0}, "repeats is 0; expected at least 1"),
+        ({"chunks": (4, 4)}, "chunks of 8 samples, of which 1 are shuffled together, for 10 samples; expected the"),
+        ({"chunks": (4, 6), "repeats": 2}, r"\(training.repeats\), .* chunks are to be shuffled by themselves"),
         ({"length": 3, "batch_size": 4, "world_size": 2}, "3 samples make no batch of two samples at any size"),
     ],
 )
-def test_plans_that_cannot_be(arguments: dict[str, int], message: str) -> None:
+def test_plans_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
     schedule = SizeSchedule.constant(SizeMix.fixed(32))
     with pytest.raises(UserError, match=message):
         BatchPlan(**{"length": 10, "schedule": schedule, "batch_size": 2, **arguments}).steps(0)
+
+
+@st.composite
+def in_chunks(draw: st.DrawFn) -> tuple[list[int], BatchPlan]:
+    """A plan over chunks whose steps 1, 2, 3, 4, 6 and 12 ranks can share."""
+    chunks = draw(st.lists(st.integers(1, 60), min_size=2, max_size=40))
+    lanes = draw(st.sampled_from((1, 2, 3, 4, 6, 12)))
+    batch = 12 // lanes * draw(st.integers(1, 3))
+    plan = BatchPlan(
+        sum(chunks),
+        draw(schedules),
+        batch,
+        seed=draw(st.integers(0, 2**40)),
+        drop_last=draw(st.booleans()),
+        batches_a_step=lanes,
+        chunks=tuple(chunks),
+        chunks_together=draw(st.integers(1, 5)),
+    )
+    return chunks, plan
+
+
+@given(in_chunks(), st.integers(0, 9), st.sampled_from((1, 2, 3, 4, 6, 12)))
+@settings(deadline=None)
+def test_chunks_are_read_a_few_at_a_time_whatever_the_number_of_ranks(
+    given_plan: tuple[list[int], BatchPlan], epoch: int, ranks: int
+) -> None:
+    chunks, plan = given_plan
+    several = dataclasses.replace(plan, world_size=ranks)
+    try:
+        together, expected = on_ranks(several, epoch), plan.step_parts(epoch)
+    except UserError:
+        assume(False)
+    assume(expected == several.step_parts(epoch))  # with very few samples more ranks take fewer steps
+    steps = [np.concatenate([batch.indices for batch in step]) for step in zip(*together, strict=True)]
+    # The same samples in the same order for any number of ranks; sizes and numbers as without chunks.
+    assert [each.tolist() for each in steps] == [batch.indices.tolist() for batch in plan.batches(epoch)]
+    assert [len(each) for each in steps] == [samples for _, samples in expected]
+    assert plan.step_images(epoch) == dataclasses.replace(plan, chunks=()).step_images(epoch)
+    seen = np.concatenate(steps)
+    assert len(set(seen.tolist())) == len(seen)
+    # Each lane comes to a chunk once, stays for as long as its few are read, and never comes back.
+    of_chunk = np.repeat(np.arange(len(chunks)), chunks)
+    for lane in range(plan.parts):
+        own = of_chunk[np.concatenate([np.array_split(step, plan.parts)[lane] for step in steps])]
+        first = {chunk: int(np.flatnonzero(own == chunk)[0]) for chunk in set(own.tolist())}
+        last = {chunk: int(np.flatnonzero(own == chunk)[-1]) for chunk in first}
+        open_at_once = max(sum(first[c] <= at <= last[c] for c in first) for at in range(len(own))) if len(own) else 0
+        assert open_at_once <= plan.chunks_together
+
+
+def test_the_order_of_chunks_is_another_each_epoch() -> None:
+    """All chunks come first at some time, and what is left out is not always the same."""
+    plan = BatchPlan(
+        205, SizeSchedule.constant(SizeMix.fixed(32)), batch_size=20, chunks=(41,) * 5, chunks_together=2
+    )  # fmt: skip
+    first = collections.Counter(int(plan.batches(epoch)[0].indices[0]) // 41 for epoch in range(60))
+    assert set(first) == set(range(5))
+    left_out = [set(range(205)) - {i for b in plan.batches(epoch) for i in b.indices.tolist()} for epoch in range(60)]
+    assert len(set.union(*left_out)) > 140  # 155 on average
+    assert not same(plan.batches(0), dataclasses.replace(plan, seed=1).batches(0))
 
 
 @pytest.mark.parametrize("drop_last", [True, False])

@@ -1,5 +1,7 @@
 """What a run will cost: FLOPs against counts by hand, memory against what autograd keeps, sums over epochs."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -123,9 +125,9 @@ def flops(size: int) -> Flops:
 def test_cost_is_the_sum_over_the_batches_of_all_epochs() -> None:
     mix = SizeMix.named("B+D+", base=32)
     phases = (SizePhase(0, mix), SizePhase(3, SizeRamp(16, 32, 3, base=32), batch_size=5), SizePhase(6, mix, copies=2))
-    for drop_last in (True, False):
-        plan = BatchPlan(503, SizeSchedule(phases), batch_size=8, world_size=2, drop_last=drop_last)
-        ranks = [BatchPlan(503, SizeSchedule(phases), 8, rank=r, world_size=2, drop_last=drop_last) for r in (0, 1)]
+    for drop_last, limit in ((True, 0), (False, 0), (True, 11), (False, 0.3)):
+        plan = BatchPlan(503, SizeSchedule(phases), 8, world_size=2, drop_last=drop_last, limit_steps=limit)
+        ranks = [dataclasses.replace(plan, rank=rank) for rank in (0, 1)]
         batches = [batch for rank in ranks for epoch in range(8) for batch in rank.batches(epoch)]
         cost = plan_cost(plan, 8, flops)
         assert cost.steps == len(batches) // 2

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from anysize.data.loader import LoadedBatch
-from anysize.data.palette import colorize, overlay
+from anysize.data.palette import colorize, distinct_colors, overlay
 from anysize.registry import UserError
 from anysize.tasks.base import create_task
 from anysize.tasks.segmentation import Segmentation, pixel_cross_entropy
@@ -165,8 +165,8 @@ def test_a_prediction_as_shown_and_written() -> None:
         ("fish", 0.0, "wrong"),
     ]
     assert shown.score == pytest.approx(1.75 / 4)
-    np.testing.assert_array_equal(shown.panels["truth"], colorize(true.numpy()))
-    np.testing.assert_array_equal(shown.panels["prediction"], colorize(predicted.numpy()))
+    np.testing.assert_array_equal(shown.panels["truth"], colorize(true.numpy(), distinct_colors()))
+    np.testing.assert_array_equal(shown.panels["prediction"], colorize(predicted.numpy(), distinct_colors()))
     assert list(shown.legend) == ["background", "cat", "dog", "fish", "void"]
     assert shown.legend["cat"] == tuple(shown.panels["truth"][0, 2])
     row = task.describe(output)

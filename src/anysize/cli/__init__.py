@@ -148,7 +148,7 @@ def build_app() -> cyclopts.App:
     )
     for module in pkgutil.iter_modules(anysize.cli.__path__):
         command = importlib.import_module(f"anysize.cli.{module.name}").command
-        app.command(command, name=module.name.removesuffix("_"))
+        app.command(command, name=module.name.removesuffix("_").replace("_", "-"))
     return app
 
 

@@ -18,6 +18,7 @@ def command(
     device: str = "",
     runtime: str = "",
     threads: int = 0,
+    latency: bool = False,
 ) -> None:
     """Accuracy of a run by image size, as trained and calibrated for each size; or of an exported file.
 
@@ -31,19 +32,20 @@ def command(
             base, of a recipe's published weights the size they are for
         calibrate: also evaluate with the norms calibrated for each size
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
-        checkpoint: last: as training ended; best: as validated best;
-            calibrated-SIZE: a copy written by `anysize calibrate`
+        checkpoint: last: as training ended; best: as validated best (best-2 and so on where training.keep_best keeps
+            more); calibrated-SIZE: a copy written by `anysize calibrate`
         split: the images: validation; test: for the final figure, where there are test images; or train
         budget: name the best size that costs at most this an image, such as 50MFLOPs or 2ms
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
         runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file
         threads: of the runtime; 0: as many as it chooses
+        latency: also measure how long one image alone takes; images/s is of whole batches
     """
     overrides = with_device(parse_settings(settings), device)
     check_run(run, overrides)
     from rich.console import Console
 
-    from anysize.evaluation.sizes import best_for_budget, parse_budget
+    from anysize.evaluation.sizes import best_for_budget, parse_budget, seconds_of
     from anysize.experiment.published import run_folder
     from anysize.experiment.runs import evaluate
     from anysize.export.look import is_exported
@@ -67,6 +69,7 @@ def command(
             on_progress=say,
             runtime=runtime,
             threads=threads,
+            latency=latency,
         )
     if not main_process():
         return
@@ -79,9 +82,9 @@ def command(
             tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others[:_OTHERS])}{more}")
     if budget:
         metric = evaluation_metrics(table)[0]
-        row = best_for_budget(table, budget, metric)
+        row = best_for_budget(table.assign(seconds=seconds_of(table)), budget, metric)
         how = "calibrated" if row["calibrated"] else "as trained"
         tell(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
-            f"{show('flops', row['flops'])} and {1000 / row['images_per_second']:.2f} ms an image"
+            f"{show('flops', row['flops'])} and {1000 * row['seconds']:.2f} ms an image"
         )

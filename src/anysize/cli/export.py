@@ -25,7 +25,7 @@ def command(
         source: a run folder, or a name that `anysize models` lists, with its settings of [model]; untrained then
         format: onnx; pt2: a program of torch.export
         out: the file to write; by default export/model.onnx in the run, or MODEL.onnx
-        checkpoint: of a run: last, best, previous or calibrated-SIZE
+        checkpoint: of a run: last, best, best-2, previous or calibrated-SIZE
         size: image size in pixels that it is traced at and checked around; by default the base size
         uint8_input: the file takes pixels (uint8), resized and cropped, and normalises them itself
     """

@@ -46,6 +46,8 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
             f"{result.total_batch // devices:,} a device; {counted(result.steps, 'step')}; about "
             f"{result.memory / 2**30:.2f} GiB of memory a device"
         )
+    for note in result.notes:
+        print(note)
     if tflops or devices > 1:
         speed = result.images_per_second(tflops or 1.0)
         given = f"at {tflops:g} TFLOP/s" if tflops else "for each TFLOP/s that a device computes"

@@ -21,7 +21,7 @@ def command(
         images: image files, by default the validation images; then settings, such as --data.root DIR
         size: image size in pixels; by default the base size
         limit: validation images at most, spread evenly over the classes
-        checkpoint: last, best, previous or calibrated-SIZE
+        checkpoint: last, best, best-2, previous or calibrated-SIZE
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
     """
     paths, overrides = split_images(images)

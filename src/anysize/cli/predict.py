@@ -36,7 +36,7 @@ def command(
         out: folder for predictions.csv and the pictures; by default RUN-predicted beside the run
         html: also write one page with pictures of the predictions, of at most 120 images, to this file
         size: image size in pixels; by default the base size, at which segmentation takes images at their own size
-        checkpoint: last, best, previous or calibrated-SIZE
+        checkpoint: last, best, best-2, previous or calibrated-SIZE
         device: auto, cpu, cuda, cuda:1, mps, ...: --training.device
         top: show so many classes, the most probable first
         runtime: onnxruntime, openvino, torch or inductor; by default PyTorch for a run, onnxruntime for an ONNX file

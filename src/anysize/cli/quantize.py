@@ -29,7 +29,7 @@ def command(
     Args:
         run: the run folder, or a recipe whose published weights are quantized, such as torchvision/resnet18
         sizes: START:STOP:STEP or a list 160,224 of the image sizes to calibrate for; by default the base size
-        checkpoint: what is quantized: best, last, previous or calibrated-SIZE
+        checkpoint: what is quantized: best, best-2, last, previous or calibrated-SIZE
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         calibration_batches: batches of images that calibrate
         calibration_batch_size: images in each of them

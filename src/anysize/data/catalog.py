@@ -73,6 +73,11 @@ def dataset_for(settings: DataSettings, targets: str) -> DataSet:
             f"data.enlarge is set, but data set {settings.name!r} has its images at one size; remove it, or pack them "
             "(anysize data pack)"
         )
+    if settings.shuffle_chunks and not dataset.chunks:
+        raise UserError(
+            f"data.shuffle_chunks is set, but the images of data set {settings.name!r} lie in no chunks; remove it, or "
+            "pack them (anysize data pack)"
+        )
     if settings.mask_values and not dataset.mask_files:
         raise UserError(f"data.mask_values is set, but data set {settings.name!r} has no masks in files; remove it")
     return dataset
@@ -126,7 +131,12 @@ def _open(dataset: DataSet, settings: DataSettings, split: Split, targets: str) 
 
 
 def preloaded(source: "Source", settings: DataSettings) -> "Source":
-    """A source whose image files are decoded into memory where they are small, of one size, and few enough."""
+    """A source whose image files are decoded into memory where they are small, of one size, and few enough.
+
+    Those that are shuffled by chunks stay where they are: the order must not depend on what fits into memory.
+    """
+    if settings.shuffle_chunks:
+        return source
     from anysize.data.preload import decode_to_memory
     from anysize.data.source import FileSource
 

@@ -69,6 +69,8 @@ class DataSet(abc.ABC):
     """The kinds of targets that it has, by the names of `anysize.data.kinds`."""
     levels: ClassVar[bool] = False
     """Whether it has its images at several sizes, of which `data.enlarge` helps to choose."""
+    chunks: ClassVar[bool] = False
+    """Whether its images lie in chunks, of which `data.shuffle_chunks` shuffles a few together."""
     mask_files: ClassVar[bool] = False
     """Whether its masks are image files, whose values `data.mask_values` may say the meaning of."""
     image_sets: ClassVar[tuple[str, ...]] = ()

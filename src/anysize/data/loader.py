@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from anysize.data.augment.transform import Collated, PlainTransform, Sample, Transform
 from anysize.data.decode import Need
+from anysize.data.handover import Handover
 from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.data.waiting import Waiting
@@ -88,6 +89,7 @@ class PlanLoader:
         self.workers = worker_count(workers) if isinstance(source, FileSource) or by_pil else 0
         self.bad_files = source.bad_files
         self.waiting = Waiting(self.device)
+        self._handover = Handover(self.device)
         self._images: Tensor | None = None
         self._queue: list[tuple[Batch, bool]] = []
         self._files: DataLoader[_Decoded | UserError] | None = None
@@ -105,7 +107,7 @@ class PlanLoader:
                 self.source.report_bad(index, reason)
             if collated is None:
                 continue
-            pixels, targets = (part.to(self.device, non_blocking=True) for part in collated[:2])
+            pixels, targets = self._handover(collated[:2])
             images, copies = self.transform.finish(pixels, batch), self.transform.views(batch)
             where = (collated.boxes, collated.shapes)
             yield LoadedBatch(images, targets, batch.size, copies, batch.indices, batch.epoch, step, *where)

@@ -1,4 +1,4 @@
-"""Masks as pictures: PASCAL VOC's colours, others that are told apart, palette PNGs, overlays and legends."""
+"""Masks as pictures: PASCAL VOC's colours and such as are told apart, palette PNGs, overlays and legends."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -6,30 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from anysize.data.formats.file_lists import BACKGROUND
 from anysize.data.source import VOID
-
-BACKGROUND = "background"
-"""The name of a first class that is none, and has no colour."""
-
-_OKABE_ITO = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
-_TO_CONES = (
-    (0.4122214708, 0.5363325363, 0.0514459929),
-    (0.2119034982, 0.6806995451, 0.1073969566),
-    (0.0883024619, 0.2817188376, 0.6299787005),
-)
-_TO_LAB = (
-    (0.2104542553, 0.7936177850, -0.0040720468),
-    (1.9779984951, -2.4285922050, 0.4505937099),
-    (0.0259040371, 0.7827717662, -0.8086757660),
-)
 
 
 @functools.cache
@@ -51,38 +29,47 @@ def voc_colors() -> np.ndarray:
     return colors
 
 
+# Linear RGB as the red-blind and the green-blind see it (Machado et al. 2009), and from linear RGB to Oklab (Ottosson).
+_RED_BLIND = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
+_GREEN_BLIND = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881))
+_TO_CONES = ((0.412221, 0.536333, 0.051446), (0.211903, 0.6807, 0.107397), (0.088302, 0.281719, 0.629979))
+_TO_OKLAB = ((0.210454, 0.793618, -0.004072), (1.977998, -2.428592, 0.450594), (0.025904, 0.782772, -0.808676))
+
+_DARK = 0.38  # lightness in Oklab: what is darker would be taken for background
+
+
 @functools.cache
 def distinct_colors() -> np.ndarray:
-    """Colours for people to tell classes apart, uint8 (256, 3): black for 0, white for void, 255.
+    """Colours for a figure with a legend, uint8 (256, 3): black for background, cream for void, as VOC's.
 
-    VOC's neighbours, such as its classes 1 and 9, differ little. Here the first seven are those of Okabe and Ito, which
-    the colour-blind tell apart; each further one is as far as can be from all before it, in the colour space OKLab (B.
-    Ottosson, 2020), whose distances are those that people see.
+    VOC's own differ by a shade where class numbers differ by one or two. Here each class has the colour that is
+    farthest from those of all classes before it, on average over eyes that see as most, without red, and without green.
 
-    >>> distinct_colors()[:3].tolist()
-    [[0, 0, 0], [230, 159, 0], [86, 180, 233]]
+    >>> distinct_colors()[[0, 255]].tolist()
+    [[0, 0, 0], [224, 224, 192]]
     """
-    levels = np.linspace(0, 255, 9).astype(np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    lab = _oklab(grid)
-    grid, lab = (each[(lab[:, 0] > 0.3) & (lab[:, 0] < 0.95)] for each in (grid, lab))  # neither near black nor white
-    colors = [(0, 0, 0), *_OKABE_ITO]
-    near = np.min([np.linalg.norm(lab - _oklab(np.array(color)), axis=1) for color in colors], axis=0)
-    while len(colors) < VOID:
-        farthest = int(near.argmax())
-        colors.append(tuple(grid[farthest].tolist()))
-        near = np.minimum(near, np.linalg.norm(lab - lab[farthest], axis=1))
-    found = np.array([*colors, (255, 255, 255)], dtype=np.uint8)
-    found.setflags(write=False)
-    return found
+    levels = np.linspace(0, 255, 9).round()
+    many = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    many = many[_as_seen(many)[0, :, 0] > _DARK]
+    seen = _as_seen(many)
+    taken = [np.zeros(3), np.array([224.0, 224.0, 192.0])]
+    distance = np.full(len(many), np.inf)
+    for place in range(255):
+        distance = np.minimum(distance, np.linalg.norm(seen - _as_seen(taken[place][None]), axis=-1).mean(0))
+        if place:
+            taken.append(many[distance.argmax()])
+    background, void, *others = taken
+    colors = np.array([background, *others, void]).astype(np.uint8)
+    colors.setflags(write=False)
+    return colors
 
 
-def _oklab(colors: np.ndarray) -> np.ndarray:
-    """sRGB (..., 3) from 0 to 255 as lightness and two colour axes (..., 3)."""
-    share = colors / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    cones = np.cbrt(linear @ np.array(_TO_CONES).T)
-    return np.asarray(cones @ np.array(_TO_LAB).T)
+def _as_seen(colors: np.ndarray) -> np.ndarray:
+    """RGB from 0 to 255 (N, 3) in Oklab, in which distances are as large as they look, for three kinds of eyes."""
+    linear = np.where(colors <= 10.3, colors / 255 / 12.92, ((colors / 255 + 0.055) / 1.055) ** 2.4)
+    eyes = np.stack([linear, linear @ np.transpose(_RED_BLIND), linear @ np.transpose(_GREEN_BLIND)]).clip(0)
+    seen: np.ndarray = np.cbrt(eyes @ np.transpose(_TO_CONES)) @ np.transpose(_TO_OKLAB)
+    return seen
 
 
 def palette_image(mask: np.ndarray) -> Image.Image:
@@ -100,14 +87,14 @@ def palette_image(mask: np.ndarray) -> Image.Image:
     return picture
 
 
-def colorize(mask: np.ndarray) -> np.ndarray:
-    """A mask, uint8 (H, W), in VOC's colours: uint8 (H, W, 3).
+def colorize(mask: np.ndarray, colors: np.ndarray | None = None) -> np.ndarray:
+    """A mask, uint8 (H, W), in VOC's colours or in others, uint8 (256, 3): uint8 (H, W, 3).
 
     >>> colorize(np.array([[0, 2]], dtype=np.uint8)).tolist()
     [[[0, 0, 0], [0, 128, 0]]]
     """
-    colors: np.ndarray = voc_colors()[mask]
-    return colors
+    painted: np.ndarray = (voc_colors() if colors is None else colors)[mask]
+    return painted
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6, colors: np.ndarray | None = None) -> np.ndarray:
@@ -125,14 +112,16 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6, colors: n
     return np.where(seen[..., None], np.rint(painted), image).astype(np.uint8)
 
 
-def legend(classes: Sequence[str], present: Iterable[int]) -> dict[str, tuple[int, int, int]]:
-    """Colours by name of the class numbers `present`, in their order; 255 is called void.
+def legend(
+    classes: Sequence[str], present: Iterable[int], colors: np.ndarray | None = None
+) -> dict[str, tuple[int, int, int]]:
+    """VOC's colours, or others, by name of the class numbers `present`, in their order; 255 is called void.
 
     >>> legend(["background", "cat"], [0, 1, 255])
     {'background': (0, 0, 0), 'cat': (128, 0, 0), 'void': (224, 224, 192)}
     """
-    colors = voc_colors().tolist()
-    return {"void" if number == VOID else classes[number]: tuple(colors[number]) for number in present}
+    rows = (voc_colors() if colors is None else colors).tolist()
+    return {"void" if number == VOID else classes[number]: tuple(rows[number]) for number in present}
 
 
 def painted(image: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -154,7 +143,7 @@ def legend_of(classes: Sequence[str], present: Iterable[int]) -> dict[str, tuple
     """The colours of `painted` by the names of the classes with these numbers; background and void have none.
 
     >>> legend_of(["background", "cat", "dog"], [0, 1, 255])
-    {'cat': (230, 159, 0)}
+    {'cat': (0, 32, 223)}
     """
     start = classes[0] == BACKGROUND
     colors = distinct_colors()

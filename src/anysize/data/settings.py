@@ -117,6 +117,13 @@ class DataSettings:
         low=1,
         high=86_400,
     )
+    shuffle_chunks: int = setting(
+        0,
+        "pack: the order of an epoch: so many chunks (shards) of training images, taken by chance, are shuffled "
+        "together, then the next ones, so that a few files at a time are read; 0: all images are shuffled together",
+        low=0,
+        high=10**6,
+    )
     exif: bool = setting(False, "turn photographs as their EXIF data say, as viewers do; false: as they are stored")
     limit: int = setting(0, "use the first N images of each split only, spread over classes; 0: all", low=0, high=10**9)
 

@@ -123,6 +123,10 @@ class Source(abc.ABC):
         """What makes reading these images faster, each a phrase that begins with a verb; by default nothing."""
         return []
 
+    def chunks(self) -> tuple[int, ...]:
+        """How many images lie together in each chunk, in their order; by default they lie in none."""
+        return ()
+
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """The file's path, or the image's number in its data set."""

@@ -15,7 +15,7 @@ from anysize.evaluation.finite import check_all_finite, images_not_finite, is_fi
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 from anysize.tasks.base import Outputs, Task, main_logits
-from anysize.tasks.records import Summary
+from anysize.tasks.records import Judged, Summary
 from anysize.world import World
 
 
@@ -63,6 +63,7 @@ def evaluate_batches(
     device: torch.device,
     world: World | None = None,
     describe: Callable[[int], str] = "image {}".format,
+    judged: dict[int, Judged] | None = None,
 ) -> Summary:
     """Run `model` over `batches` and return the task's summary, with `images` and `images_per_second` in its values.
 
@@ -72,6 +73,8 @@ def evaluate_batches(
     Where a batch holds several copies or crops of each image, their outputs are averaged before they are judged. The
     rate counts the time inside the model alone, so that it says what the model costs and not the reading of files. In
     float32 whatever the training's precision was, so that figures compare. It is that of one process.
+
+    `judged`, where it is given, gets what is predicted for each image of all batches, by its number in the data set.
 
     Raises:
         UserError: there are no images.
@@ -87,7 +90,12 @@ def evaluate_batches(
     with world.together(), evaluating(model):
         for batch in batches:
             batch, forward.sound = on_device(batch, device), True
-            task.measure(metrics, forward, batch)
+            if judged is None:
+                task.measure(metrics, forward, batch)
+            else:
+                noted: list[Judged] = []
+                task.measure(metrics, forward, batch, noted.append)
+                judged.update(zip(batch.indices.tolist(), noted, strict=True))
             if not forward.sound:
                 unsound += images_not_finite(task, model, batch)
             images += len(batch.indices)
@@ -96,6 +104,9 @@ def evaluate_batches(
     with world.together():
         check_all_finite(found, int(total), describe, model)
     _merge(metrics, world, device)
+    if judged is not None:
+        for each in world.gather(judged):
+            judged.update(each)
     summary = None
     with world.together(), torch.inference_mode():
         if not total:

@@ -23,7 +23,7 @@ from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.stopping import StopRequest, StopWaiting
 from anysize.tasks.base import Task
-from anysize.tasks.records import Summary
+from anysize.tasks.records import Judged, Summary
 from anysize.world import World
 
 
@@ -121,8 +121,16 @@ class Evaluator:
         """Loads the images to calibrate with."""
         return self.training_loader()
 
-    def evaluate(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Summary:
+    def evaluate(
+        self,
+        model: nn.Module,
+        size: int,
+        stop: StopRequest | None = None,
+        judged: dict[int, Judged] | None = None,
+    ) -> Summary:
         """Metrics on the validation images at `size`, with `images` and `images_per_second` among the values.
+
+        `judged` gets what is predicted for each image, by its number.
 
         Raises:
             Interrupted: a signal asked to stop.
@@ -130,7 +138,7 @@ class Evaluator:
         """
         batches = share_of(self.validation_batches(size), self.world)
         loaded = self._told(self.validation_loader.load(batches), batches, f"evaluating at {size} px", stop)
-        return evaluate_batches(model, self.task, loaded, self.device, self.world, self.validation.describe)
+        return evaluate_batches(model, self.task, loaded, self.device, self.world, self.validation.describe, judged)
 
     def alone(self) -> "Evaluator":
         """The same evaluator for this process alone, with all images."""

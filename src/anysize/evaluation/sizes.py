@@ -51,10 +51,17 @@ def parse_budget(budget: str) -> tuple[str, float]:
     return _UNITS[match[2]]
 
 
+def seconds_of(table: pd.DataFrame) -> "pd.Series[float]":
+    """Seconds that an image takes at each row of an evaluation: alone where that was measured, else among others."""
+    seconds: pd.Series[float] = table["latency"] if "latency" in table else 1 / table["images_per_second"]
+    return seconds
+
+
 def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> pd.Series:
     """The row with the highest `metric` that costs at most `budget` an image, such as `50MFLOPs` or `2ms`.
 
-    FLOPs are those of the forward pass; latency is the reciprocal of the measured images a second.
+    FLOPs are those of the forward pass. Time is the `latency` of one image alone where that was measured, else that of
+    one among others: the reciprocal of the images a second.
 
     >>> table = pd.DataFrame({"size": [16, 32], "top1": [0.7, 0.8], "flops": [2e7, 8e7]})
     >>> table["images_per_second"] = [900, 300]
@@ -66,7 +73,7 @@ def best_for_budget(table: pd.DataFrame, budget: str, metric: str = "top1") -> p
     """
     column, unit = parse_budget(budget)
     limit, name = float(re.sub(r"[a-zA-Z\s]+$", "", budget)) * unit, re.sub(r"^[\d.\s]+", "", budget.strip())
-    cost = table["flops"] if column == "flops" else 1 / table["images_per_second"]
+    cost = table["flops"] if column == "flops" else seconds_of(table)
     affordable = table[cost <= limit]
     if affordable.empty:
         least = show("flops", cost.min()) if column == "flops" else f"{show('lr', cost.min() / unit)} {name}"

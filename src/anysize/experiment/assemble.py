@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from anysize.data.source import Source
 from anysize.evaluation.evaluator import Evaluator
 from anysize.experiment import build
 from anysize.experiment.prepare import Prepared
@@ -43,6 +44,7 @@ def assemble(
         )
     evaluator = build_evaluator(recipe, data.preprocessing, validation, lambda: loader, device, world)
     evaluator.say = log.doing
+    evaluator.validation = first_batches(evaluator, training.limit_validation)
     base, model = data.preprocessing.image_size, prepared.model
 
     fits = not recipe.evaluation.calibrate or evaluator.fits(plan, len(prepared.length.steps))
@@ -99,6 +101,22 @@ def replicated(parts: Parts, prepared: Prepared) -> Parts:
     replica = replicate(model, parts.device, find_unused=unused)
     forward = compiled(replica, parts.plan, parts.length, training)
     return dataclasses.replace(parts, forward=forward, no_sync=replica.no_sync)
+
+
+def first_batches(evaluator: Evaluator, limit: float) -> Source:
+    """The images of so many batches of a validation, spread over the classes; below 1: this share of them; 0: all.
+
+    Raises:
+        UserError: a limit that is no whole number.
+    """
+    if limit > 1 and limit % 1:
+        raise UserError(
+            f"training.limit_validation is {limit:g}; expected a whole number of batches, a share below 1, or 0 for all"
+        )
+    validation = evaluator.validation
+    batch = evaluator.batch_size(evaluator.preprocessing.image_size)
+    images = int(limit) * batch if limit >= 1 else max(1, round(limit * len(validation)))
+    return evaluator.kind.first(validation, images) if limit and images < len(validation) else validation
 
 
 def now_and_then(seconds: float, do: Callable[[], object]) -> Callable[[], None]:

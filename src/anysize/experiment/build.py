@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,16 +51,21 @@ class Data:
         return PlanLoader(self.train, self.transform, device=device, workers=settings.workers, reduced=True)
 
 
-def check_targets(train: Source, validation: Source, kind: TargetKind, warn: Callable[[str], object]) -> None:
+def check_targets(train: Source, validation: Source | None, kind: TargetKind, warn: Callable[[str], object]) -> None:
     """Refuse training images from which nothing can be learnt; warn about classes that cannot be, or not be measured.
+
+    `validation` is None where it is training images on purpose.
 
     Raises:
         UserError: all targets of the training images are alike.
     """
     doubts = kind.first_doubts(train)
     doubts.check()
-    for text in [*doubts.of_split("train"), *kind.first_doubts(validation).of_split("validation")]:
+    measured = kind.first_doubts(validation).of_split("validation") if validation else []
+    for text in [*doubts.of_split("train"), *measured]:
         warn(text)
+    if validation is None:
+        return
     if len(train) <= _MOST_COMPARED and (shared := shared_images(train, validation)):
         warn(shared)
 
@@ -141,9 +147,19 @@ def _check_aware(recipe: Recipe) -> None:
             )
 
 
-def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0) -> BatchPlan:
-    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it."""
+def build_plan(
+    recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0, chunks: tuple[int, ...] = ()
+) -> BatchPlan:
+    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it.
+
+    `chunks` are those that the samples lie in, for recipes that shuffle by chunks.
+    """
     training = recipe.training
+    if training.overfit_batches and training.limit_steps:
+        raise UserError(
+            "training.overfit_batches and training.limit_steps are both set, and both say how many steps an epoch has; "
+            "leave one out"
+        )
     try:
         schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs)
     except UserError as error:
@@ -159,7 +175,17 @@ def build_plan(recipe: Recipe, length: int, world: World | None = None, batches_
         drop_last=training.drop_last,
         batches_a_step=batches_a_step,
         repeats=training.repeats,
+        limit_steps=training.overfit_batches or training.limit_steps,
+        same_samples=training.overfit_batches > 0,
+        chunks=chunks if recipe.data.shuffle_chunks else (),
+        chunks_together=recipe.data.shuffle_chunks or 1,
     )
+
+
+def images_of(plan: BatchPlan, epoch: int = 0) -> np.ndarray:
+    """The images (int64, sorted) that all processes train in an epoch."""
+    together = dataclasses.replace(plan, rank=0, world_size=1, batches_a_step=plan.parts)
+    return np.unique(np.concatenate([batch.indices for batch in together.batches(epoch)]))
 
 
 def flops_by_size(model: nn.Module, channels: int) -> Callable[[int], Flops]:
@@ -231,7 +257,7 @@ HARMLESS = (
     "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
     "data.max_pixels", "data.outside", "data.exclude",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
-    "training.keep_previous", "training.timeout_minutes", "model.checkpoint_segments",
+    "training.keep_previous", "training.keep_best", "training.timeout_minutes", "model.checkpoint_segments",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ the targets count, and a thousand of the images.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from anysize.reports.run_files import read_environment
 
 _CHUNK = 1000  # files whose sizes a thread asks for in one go: a network's file system takes milliseconds for each
 _PAIRS = 4  # of old and new names that a message shows
+_SEPARATORS = re.compile(r"(/|(?<=\.tar): )", re.IGNORECASE)
 _SAMPLED = 1000  # images in memory that are looked at
 
 
@@ -65,7 +67,8 @@ def _names(paths: Sequence[str], settings: DataSettings) -> list[bytes]:
     root = os.fspath(Path(settings.root).expanduser())
     names = [path.removeprefix(root) for path in paths]
     if olds := {new: old for old, new in settings.renamed_classes.items()}:
-        names = ["/".join(olds.get(part, part) for part in name.split("/")) for name in names]
+        # In an archive an image is called train.tar: cat/1.jpg.
+        names = ["".join(olds.get(part, part) for part in _SEPARATORS.split(name)) for name in names]
     return list(map(os.fsencode, names))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from anysize.data.catalog import DATASETS, dataset_for, load_dataset
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.left_out import warn_of
@@ -52,9 +54,16 @@ def pack_dataset(
     if settings.areas:
         info = dataclasses.replace(info, areas=(settings.areas[0], settings.areas[1]))
     sources = _open(settings, targets)
+    if options.shuffle and "train" in sources:
+        sources["train"] = shuffled(sources["train"])
     root = os.fspath(Path(settings.root).expanduser()) if settings.root else ""
     with made(folder, (MANIFEST, STATE), _WORK), alone_in(folder, _WORK):
         return pack_splits(sources, settings.name, targets, info, folder, options, root=root, on_image=on_image)
+
+
+def shuffled(source: Source) -> Source:
+    """The images in an order that is random, and always the same for so many."""
+    return source.subset(np.random.default_rng(0).permutation(len(source)))
 
 
 def _open(settings: DataSettings, targets: str) -> dict[Split, Source]:

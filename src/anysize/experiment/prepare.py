@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from anysize.data.dataset import Split
+from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
 from anysize.experiment import build
+from anysize.experiment.order import order_in_words
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.preprocessing import Preprocessing
@@ -47,7 +49,7 @@ class Prepared:
     plan: BatchPlan
     length: RunLength
     notes: list[str]
-    """Sentences on where the first weights came from."""
+    """Sentences on where the first weights came from, and on what is not as usual."""
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
     weights: str
@@ -90,7 +92,7 @@ def prepare(
         weights = for_classes(weights, build.model_spec(recipe, data.preprocessing), data.train.classes, recipe.data)
     model = build.build_model(recipe, data.preprocessing, weights)
     together = 0 if allow_changes else resumed.get("batches_a_step", 0)
-    plan = build.build_plan(recipe, len(data.train), world, together)
+    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks())
     chunks = -(-recipe.training.chunks * plan.parts // world.size)
     training = dataclasses.replace(recipe.training, chunks=chunks)
     if recipe.quantize.aware:
@@ -114,7 +116,15 @@ def prepare(
             "nothing is learnt: give optimizer.lr, optimizer.warmup_epochs 0, or more steps (training.epochs, or a "
             "smaller training.batch_size)",
         )
+    notes += order_in_words(plan, data.train)
     validation = sources["validation"]
+    if count := recipe.training.overfit_batches:
+        validation = data.train.subset(build.images_of(plan))
+        validation.left_out = LeftOut()  # which is told of the training images
+        notes.append(
+            f"every epoch trains the same {counted(min(count, plan.steps(0)), 'batch')} without augmentation, and "
+            f"validation is on their {counted(len(validation), 'image')} (training.overfit_batches)"
+        )
     return Prepared(
         recipe,
         training,

@@ -240,7 +240,10 @@ def forget_results(folder: Path) -> None:
     """Remove what was measured with weights that are about to change."""
     with contextlib.suppress(OSError):  # writing them anew says what is wrong
         remove(folder / run_files.PREDICTIONS)
-    for name in (run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.SCALE_POLICY):
+    for name in (
+        run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.IMAGE_PREDICTIONS, run_files.CONFUSION,
+        run_files.SCALE_POLICY,
+    ):  # fmt: skip
         _remove(folder / name)
 
 
@@ -251,7 +254,7 @@ def clear(folder: Path) -> None:
         forget_results(folder)
         with contextlib.suppress(OSError):
             remove(folder / run_files.CHECKPOINTS)
-        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.REPORT):
+        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.STEPS, run_files.REPORT):
             _remove(folder / name)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,6 +14,7 @@ import pandas as pd
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.source import FileSource, Source
+from anysize.data.statistics import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
@@ -37,14 +39,17 @@ from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
 from anysize.machine import plainly
+from anysize.models.measure.speed import latency_of
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.evaluation_tables import table_rows, write_tables
 from anysize.reports.html import write_report
+from anysize.reports.image_predictions import write_confusion, write_image_predictions
 from anysize.reports.run_files import add_rows, write_evaluation
 from anysize.tasks.base import task_class
+from anysize.tasks.records import Judged, Table
 from anysize.training.checkpoint.files import (
     Checkpoint,
     model_tensors,
@@ -52,6 +57,9 @@ from anysize.training.checkpoint.files import (
 )
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 50_000
+"""Images at most of which a run folder keeps what is predicted."""
 
 _COMPUTED = (
     "data.workers", "data.memory_limit", "data.download", "data.renamed_classes", "training.device",
@@ -73,13 +81,16 @@ def evaluate(
     on_progress: Callable[[str], None] | None = None,
     runtime: str = "",
     threads: int = 0,
+    latency: bool = False,
 ) -> pd.DataFrame:
     """Accuracy by image size; the table also goes into the run's `evaluation.csv` and report.
 
     Rows that are there of other sizes, checkpoints, splits or test-time settings stay.
 
     What the task tells by class, by object size and the like goes into `evaluation_tables.csv`, and predictions at the
-    base size, the worst first, into `predictions/`; the report shows both. An exported file, or a run that is computed
+    base size, the worst first, into `predictions/`. What is predicted for each image at the size nearest to the base,
+    calibrated where that is measured, goes into `predictions.csv`, of at most 50,000 images, and of masks which class
+    is taken for which into `confusion.csv`. The report shows all of it. An exported file, or a run that is computed
     by a runtime, has fixed statistics and no report: its tables go beside the file, as FILE.evaluation.csv, or into the
     run, as evaluation-RUNTIME.csv.
 
@@ -101,11 +112,13 @@ def evaluate(
         runtime: computes the network: onnxruntime, openvino, torch or inductor; a run is exported for it. Empty:
             PyTorch for a run, the default of its format for a file.
         threads: of the runtime; 0: as many as it chooses.
+        latency: also measure how long one image alone takes, the median of several times.
 
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
         time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
-        loss), `images`, `images_per_second`, `flops` (of one image forward). `attrs["written"]` has the files that it
+        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward).
+        `attrs["written"]` has the files that it
         went into: one that cannot be written is warned of, and the table is returned.
 
     Raises:
@@ -144,7 +157,7 @@ def evaluate(
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
             if world.main and (nothing := evaluator.kind.first_doubts(evaluator.validation).nothing):
                 logger.warning("nothing can be measured with the %s images: %s", split, nothing)
-        return _evaluate(loaded, made, wanted, evaluator, calibrate=calibrate, on_row=on_row)
+        return _evaluate(loaded, made, wanted, evaluator, calibrate=calibrate, latency=latency, on_row=on_row)
 
 
 def _evaluate(
@@ -154,17 +167,27 @@ def _evaluate(
     evaluator: Evaluator,
     *,
     calibrate: bool,
+    latency: bool,
     on_row: Callable[[dict[str, Any]], None] | None,
 ) -> pd.DataFrame:
     model, base = loaded.model, loaded.preprocessing.image_size
     flops = functools.cache(flops_of(loaded))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
+    judged: dict[int, Judged] = {}
+    confusion: Table = {}
+    nearest = min(sizes, key=lambda size: (abs(size - base), size))
+    told = {**made, "size": nearest, "calibrated": calibrate}
 
     def add(size: int, calibrated: bool) -> None:
-        summary = evaluator.evaluate(model, size)
         key = {**made, "size": size, "calibrated": calibrated}
-        rows.append({**key, **summary.values, "flops": flops(size)})
+        summary = evaluator.evaluate(model, size, judged=judged if key == told else None)
+        if key == told:
+            confusion.update(summary.confusion)
+        row = {**key, **summary.values, "flops": flops(size)}
+        if latency and evaluator.world.main:
+            row["latency"] = latency_of(model, loaded.preprocessing.channels, size, loaded.device)
+        rows.append(row)
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
             on_row(rows[-1])
@@ -184,10 +207,16 @@ def _evaluate(
         return table
     with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
         if evaluator.world.main and made["split"] == "validation":
-            picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated)
+            known = judged if nearest == base else None
+            picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
     if evaluator.world.main:
         folder = loaded.folder
         run_files.go_on_without(folder / run_files.EVALUATION_TABLES, lambda: write_tables(folder, details))
+        named = by_name(judged, evaluator.validation, loaded.recipe.data.root)
+        path = folder / run_files.IMAGE_PREDICTIONS
+        run_files.go_on_without(path, lambda: write_image_predictions(folder, told, named))
+        if confusion:
+            run_files.go_on_without(folder / run_files.CONFUSION, lambda: write_confusion(folder, told, confusion))
         table.attrs["written"] = run_files.write_all_that_can_be(
             {
                 folder / run_files.EVALUATION: lambda: write_evaluation(folder, table),
@@ -195,6 +224,13 @@ def _evaluate(
             }
         )
     return table
+
+
+def by_name(judged: Mapping[int, Judged], source: Source, root: str) -> dict[str, Judged]:
+    """What is predicted for images, by their names within the data set at `root`: of many, 50,000 that are spread."""
+    places = spread(len(source), _NAMED).tolist()
+    before = os.path.join(os.path.abspath(os.path.expanduser(root)), "") if root else ""
+    return {source.describe(i).removeprefix(before): judged[i] for i in places if i in judged}
 
 
 def _check_split(split: str) -> Split:

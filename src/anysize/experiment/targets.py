@@ -11,7 +11,7 @@ from anysize.data.dataset import DatasetInfo, Split
 from anysize.data.kinds.base import TargetKind, create_kind
 from anysize.data.left_out import warn_of
 from anysize.data.loader import PlanLoader
-from anysize.data.settings import DataSettings
+from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import Source
 from anysize.evaluation.evaluator import Evaluator
 from anysize.preprocessing import Preprocessing
@@ -48,9 +48,16 @@ def open_sources(recipe: Recipe) -> dict[Split, Source]:
     return {split: load_dataset(recipe.data, split, targets, preload=False) for split in ("train", "validation")}
 
 
+def augmentation(recipe: Recipe) -> AugmentSettings:
+    """What happens to a training image: nothing where a few batches are overfitted."""
+    if not recipe.training.overfit_batches:
+        return recipe.augment
+    return AugmentSettings(crop="none", flip=0.0, backend=recipe.augment.backend)
+
+
 def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
     """Augmentation as the recipe says."""
-    augment = resolve_augment(recipe.augment, info_of(recipe))
+    augment = resolve_augment(augmentation(recipe), info_of(recipe))
     return kind_of(recipe).train_transform(preprocessing, augment, recipe.training.seed)
 
 
@@ -110,6 +117,7 @@ def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
                 "remove it"
             )
     resolved = {"data.areas": info_of(recipe).areas, "sizes.base": preprocessing.own_size}
+    resolved |= {f"augment.{name}": value for name, value in vars(augmentation(recipe)).items()}
     options = {key.rpartition(".")[2]: resolved.get(key, _setting(recipe, key)) for key in own}
     return create_task(recipe.task.name, preprocessing.classes, **options)
 

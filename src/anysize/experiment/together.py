@@ -86,6 +86,7 @@ def check_alike(world: World, recipe: Recipe, images: Source) -> None:
         "the version of anysize": f"{anysize.__version__} ({code_digest()})",
         "the version of torch": torch.__version__,
         "the number of training images": len(images),
+        "the chunks that images are shuffled by": _digest(images.chunks() if recipe.data.shuffle_chunks else ()),
         "the classes": ", ".join(images.classes[:10]),
         **({"the decoder of JPEGs": decoder()} if recipe.data.decode == "scaled" else {}),
     }
@@ -99,6 +100,10 @@ def check_alike(world: World, recipe: Recipe, images: Source) -> None:
                 )
                 with world.together():
                     raise error
+
+
+def _digest(numbers: tuple[int, ...]) -> str:
+    return hashlib.blake2b(repr(numbers).encode(), digest_size=4).hexdigest() if numbers else "none"
 
 
 @functools.cache

@@ -52,12 +52,13 @@ from anysize.training.checkpoint.store import (
     NEVER,
     check_resume,
     checkpoint_to_resume,
+    is_best_name,
     remove_left_overs,
     remove_newer,
 )
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.deterministic import deterministic
-from anysize.training.loop import finish_writing, fit, save, still_own
+from anysize.training.loop import ended_early, finish_writing, fit, save, still_own
 from anysize.training.optimizer import describe_batch, stretch
 from anysize.training.parts import Parts
 from anysize.training.replicas import one_model
@@ -83,8 +84,8 @@ def train(
             that folder holds a run on others. Where it holds the same run unfinished, training goes on at the step
             where it was saved.
         resume_from: "last", "previous" (the save before it; "previous-2" and so on where more are kept), "best" (the
-            weights that validated best, after a divergence; the optimizer starts anew) or "never" (start over; removes
-            what the run had).
+            weights that validated best, after a divergence; the optimizer starts anew; "best-2" and so on where more
+            are kept) or "never" (start over; removes what the run had).
         allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
         max_hours: stop in time to be saved before so many hours are over, counted from here; the same call goes on.
         console: where to show progress; None: standard output.
@@ -167,7 +168,8 @@ def train(
             stack.enter_context(writer)
             parts, state, evaluator = assemble(prepared, folder, log, writer)
             if world.main:
-                build.check_targets(prepared.data.train, evaluator.validation, evaluator.kind, log.warning)
+                measured = None if resolved.training.overfit_batches else evaluator.validation
+                build.check_targets(prepared.data.train, measured, evaluator.kind, log.warning)
         parts = replicated(parts, prepared)
         with world.together():
             writer.check()
@@ -175,22 +177,27 @@ def train(
                 clear(folder)  # only now that nothing is wrong with what is to take its place
         with world.together():
             goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
-        if goes_on and resume_from == BEST:
+        if goes_on and is_best_name(resume_from):
             _make_last(parts, state)
-        if goes_on and state.progress.epoch >= len(parts.length.steps):
+        early = ended_early(parts, state) if goes_on else ""
+        if goes_on and (early or state.progress.epoch >= len(parts.length.steps)):
             report = _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
-            log.message(f"{folder} is trained to its end already; " + (f"its report is {report}" if report else "done"))
+            how = f"was {early}" if early else "is trained to its end already"
+            log.message(f"{folder} {how}; " + (f"its report is {report}" if report else "done"))
             return folder
         with world.together():
             if world.main:
                 told = None if isinstance(recipe, Recipe) or own else origins(name, overrides)
                 _introduce(parts, state, prepared, folder, goes_on, told)
                 _restore_metrics(parts, state)
+        state.history.text = world.share(state.history.text)  # the end of a run may follow from it
         if not world.main:
             stack.enter_context(warnings_into(log))
         try:
             with stop_on_signals(StopRequest(max_hours, started, lambda: writer.slowest)) as stop:
                 fit(parts, state, stop)
+            if early := ended_early(parts, state):
+                log.message(early)
             report = _finish(folder, evaluator, parts, state)
         except LostFolder as lost:
             if world.size == 1 or concerns_all(lost):
@@ -215,7 +222,7 @@ def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes:
             f"the run was trained on {counted(before, 'image')} and the data now has {now:,}; give the data it began "
             "with, or go on with --allow-changes"
         )
-    if resume_from == BEST:
+    if is_best_name(resume_from):
         state.progress.start_epoch()  # it was written at the end of one
     elif resume_from != LAST and parts.world.main:
         remove_newer(parts.checkpoints, resume_from)
@@ -231,7 +238,8 @@ def _make_last(parts: Parts, state: TrainState) -> None:
 
 
 def _restore_metrics(parts: Parts, state: TrainState) -> None:
-    """Write the rows of the epochs that are done as the checkpoint has them, and say where the file had others."""
+    """Write the rows of the epochs that are done as the checkpoint has them, and say where the file had others; what
+    there is of steps behind it goes."""
     path = parts.log.folder / run_files.METRICS
     try:
         written = run_files.read_rows(path)
@@ -244,6 +252,7 @@ def _restore_metrics(parts: Parts, state: TrainState) -> None:
             "again"
         )
     parts.log.table(state.history.rows)
+    parts.log.cut_steps(state.progress.step)
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> Path | None:
@@ -322,10 +331,12 @@ def _introduce(
         f"{show('flops', length.flops)}, on {prepared.device}; run folder {folder}"
     )
     for size in sorted({part.size for epoch in counts for part, _, _ in epoch} - set(sizes)):
-        parts.log.warning(
-            f"{size} px is never trained at: its share of {counted(plan.length, 'image')} is less than two; use "
-            "fewer sizes or more images"
+        few = (
+            f"an epoch is cut to {counted(plan.steps(0), 'step')}; allow more of them"
+            if plan.limit_steps
+            else f"its share of {counted(plan.length, 'image')} is less than two; use fewer sizes or more images"
         )
+        parts.log.warning(f"{size} px is never trained at: {few}")
     if splits := DATASETS[recipe.data.name]().splits(recipe.data):
         parts.log.message(splits)
     for note in () if goes_on else prepared.notes:

@@ -4,15 +4,19 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from anysize.registry import UserError
 
+_SENDS_NOTHING = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
+"""Variables, read when a library is loaded, that keep it from reporting its use to its makers over the network."""
+
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a module of an extra.
+    """Import a module of an extra; it reports nothing to its makers, unless the user has set its variable otherwise.
 
     Raises:
         UserError: it is not installed; the extra is named.
@@ -22,6 +26,8 @@ def import_extra(module: str, extra: str) -> Any:
     ...
     anysize.registry.UserError: no_such_runtime is not installed: pip install 'anysize[quantize]'
     """
+    if variable := _SENDS_NOTHING.get(module):
+        os.environ.setdefault(variable, "1")
     try:
         with quiet():
             return importlib.import_module(module)

@@ -12,7 +12,17 @@ from anysize.tasks.records import OBJECT_SIZES
 SPLITS = ("train", "validation")
 HOW_VALIDATED = ("validation_calibrated", "validation_size")  # say how validation was done, are no metrics
 # The columns of an evaluation that are no metrics.
-EVALUATION_FACTS = ("checkpoint", "split", "settings", "size", "calibrated", "images", "images_per_second", "flops")
+EVALUATION_FACTS = (
+    "checkpoint",
+    "split",
+    "settings",
+    "size",
+    "calibrated",
+    "images",
+    "images_per_second",
+    "latency",
+    "flops",
+)
 
 _FRACTION = re.compile(
     r"top\d+|error\d*|([co]|mean )?f1|[co][pr]|ap|precision|recall|(.*_)?(map|iou)(_.*)?|(.*[_ ])?accuracy|share.*"
@@ -37,6 +47,7 @@ _LABELS = {
 }
 _UNITS = {
     "flops": ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs")),
+    "latency": ((1e-3, "ms"),),
     "images": ((1e6, "million"), (1e3, "thousand"), (1, "")),
     "seconds": ((3600, "h"), (60, "min"), (1, "s")),
 }
@@ -142,6 +153,8 @@ def show(column: str, value: float | None) -> str:
         minutes, seconds = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    if metric == "latency":
+        return f"{1000 * value:.3g} ms"
     if metric in ("images_per_second", "images", "objects", "epoch", "step", "size"):
         return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
     return f"{value:.3f}" if metric != "lr" and 0.01 <= abs(value) < 1000 else f"{value:.3g}"

@@ -1,16 +1,27 @@
 """Bokeh figures for reports: curves over training, the size mixture, accuracy by size.
 
 Colour tells runs apart, dashes tell what is drawn: training is dashed and validation solid, as trained is dashed and
-calibrated solid. A click in the legend hides a line.
+calibrated solid. A click in the legend hides a line. All colours are for a white ground: pages turn a figure as a whole
+for the dark scheme.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import BasicTicker, ColumnDataSource, FixedTicker, HoverTool, Legend, LinearAxis, NumeralTickFormatter
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    FixedTicker,
+    HoverTool,
+    Legend,
+    LinearAxis,
+    NumeralTickFormatter,
+    PrintfTickFormatter,
+)
 from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
@@ -21,10 +32,13 @@ from anysize.tasks.records import OBJECT_SIZES
 # Okabe and Ito's colours, told apart by colour-blind readers too, without the yellow that fades on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E9B", "#444444")
 
+# For more lines than that: from dark blue over red to orange, at steps of lightness that every eye tells apart.
+_MANY_COLORS = ("#0d0887", "#5302a3", "#8b0aa5", "#b83289", "#db5c68", "#f48849", "#eda41c")
 _SIZE_COLORS = ("#c9e3f0", "#74b6d8", "#2a78b0", "#123c69")  # small to large
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _INK = "#3d4550"
 _MARKED = 60  # lines of at most this many points show the points
+_FEW_DECADES = 3  # have ticks between the powers of ten
 TICKS = 16  # at most this many values have a tick each
 
 
@@ -45,6 +59,17 @@ def line_color(i: int) -> str:
     return COLORS[i % len(COLORS)]
 
 
+def line_colors(count: int) -> tuple[str, ...]:
+    """A colour for each of `count` lines; of more than `COLORS` each is next to its neighbours on one scale.
+
+    >>> line_colors(2)
+    ('#0072B2', '#D55E00')
+    >>> len(set(line_colors(40)))
+    40
+    """
+    return COLORS[:count] if count <= len(COLORS) else tuple(interp_palette(_MANY_COLORS, count))
+
+
 def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] = ()) -> Any:
     """Draw lines over column `x`; `y` names the column that they share, for units and labels.
 
@@ -54,8 +79,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     every = pd.concat(data) if data else pd.DataFrame({"x": [], "y": []}, dtype=float)
     x_divisor, x_label = unit_of(x, every["x"].max())
     y_divisor, y_label = unit_of(y, every["y"].max())
-    decades = y == "lr" and every["y"].min() > 0 and every["y"].max() > 30 * every["y"].min()
-    plot = empty_figure(x_label, y_label, y_axis_type="log" if decades else "linear")
+    plot = empty_figure(x_label, y_label, y_axis_type="log" if spans_decades(y, every["y"]) else "linear")
     legend: dict[str, list[Any]] = {}
     hovered = []
     for line, points in zip(lines, data, strict=True):
@@ -71,18 +95,32 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
             legend.setdefault(line.legend, []).extend(drawn)
     if legend:
         add_legend(plot, legend)
-    value = "@y{0.00}%" if is_fraction(y) else "@y{0.000000}" if y == "lr" else "@y{0,0.000}"
+    value = "@y{0.00}%" if is_fraction(y) else "@y{%.4g}" if y == "lr" else "@y{0,0.000}"
     tips = [("", "$name"), (x_label, "@x{0,0.[00]}"), (label(y), value)]
-    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips))
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=tips, formatters={"@y": "printf"} if y == "lr" else {}))
+    suit_axes(plot, x, y, every["y"], y_divisor, ticks)
+    return plot
+
+
+def suit_axes(
+    plot: Any, x: str, y: str, values: "pd.Series[float]", divisor: float = 1, ticks: Sequence[int] = ()
+) -> None:
+    """Ticks and range that suit columns `x` and `y`, of which `values` are drawn in a unit of `divisor`."""
     if ticks:
         plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
     elif x in ("epoch", "step"):
         plot.xaxis.ticker = BasicTicker(min_interval=1)
-    if y == "images_per_second":
+    if y == "lr":
+        _readable_rates(plot, values)
+    if y in ("images_per_second", "waiting"):
         plot.y_range.start = 0  # or its noise would look like a fall
-    if every["y"].max() > 0:  # a single value has room in proportion, not from -1 to 1
-        plot.y_range.default_span = every["y"].max() / y_divisor
-    return plot
+    if values.max() > 0:  # a single value has room in proportion, not from -1 to 1
+        plot.y_range.default_span = values.max() / divisor
+
+
+def spans_decades(y: str, values: "pd.Series[float]") -> bool:
+    """Whether a learning rate is best read on a logarithmic axis."""
+    return bool(y == "lr" and values.min() > 0 and values.max() > 30 * values.min())
 
 
 def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
@@ -160,6 +198,16 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
             ticks = sorted(sizes) if x == "size" and len(sizes) <= TICKS else ()
             figures[f"{label(metric)} by {what}"] = line_figure(lines, x, metric, ticks=ticks)
     return figures
+
+
+def _readable_rates(plot: Any, rates: "pd.Series[float]") -> None:
+    """Ticks of a learning rate as it is written in a recipe: 0.1, 0.05, 0.002, 1e-05."""
+    plot.yaxis.formatter = PrintfTickFormatter(format="%.6g")
+    if spans_decades("lr", rates):
+        low, high = (math.floor(math.log10(value)) for value in (rates.min(), rates.max()))
+        each = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
+        ticks = [float(f"{digit}e{power}") for power in range(low, high + 1) for digit in each]
+        plot.yaxis.ticker = FixedTicker(ticks=ticks)
 
 
 def _points(line: Line) -> pd.DataFrame:

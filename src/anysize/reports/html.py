@@ -6,29 +6,46 @@ from markupsafe import Markup
 
 from anysize.registry import counted
 from anysize.reports import figures, run_files
-from anysize.reports.columns import SPLITS, error_of, label, metrics_of, show
+from anysize.reports.best_size import best_size_table, worth_their_cost
+from anysize.reports.columns import label, show
+from anysize.reports.curves import epoch_curves, step_curves
 from anysize.reports.evaluation_tables import tables_at
-from anysize.reports.figures import COLORS, Line, line_figure
-from anysize.reports.page import as_it_stands, card, cards, page, plot, section, table, tiles
+from anysize.reports.figures import COLORS
+from anysize.reports.log_reading import LogFacts, read_log, show_day
+from anysize.reports.mistakes import mistakes_section
+from anysize.reports.page import card, cards, choice, folded, page, plot, section, table, tiles
 from anysize.reports.policy_report import class_figure, policy_figure
 from anysize.reports.predictions import predictions_section, read_predictions
 from anysize.reports.quantization import quantization_section
 from anysize.reports.reading import Run
+from anysize.reports.recipe_card import recipe_cards
 from anysize.reports.tables import evaluation_metrics, evaluation_table
 from anysize.reports.text_table import TextTable
-from anysize.tasks.records import OBJECT_SIZES
+
+_FEW = 12
 
 
 def write_report(folder: str | Path) -> Path:
     """Write `report.html` into a run folder from the files there, whatever of them there is, and return its path."""
     run = Run.read(folder)
     path, settings = run.folder / run_files.REPORT, run.settings
-    subtitle = " · ".join(str(settings[key]) for key in ("model.name", "data.name", "sizes.mix") if key in settings)
+    named = [str(settings[key]) for key in ("model.name", "data.name") if key in settings]
+    subtitle = " · ".join([*named, *_mixture(run)])
     predictions = predictions_section(read_predictions(run.folder))
     int8 = quantization_section(run.folder)
-    parts = [_summary(run), _training(run), _evaluation(run), predictions, _scale_policy(run), int8, _settings(run)]
+    parts = [_summary(run), _training(run), _evaluation(run), mistakes_section(run), predictions, _scale_policy(run)]
+    parts += [int8, _settings(run)]
     run_files.write_atomically(path, page(run.name, subtitle, parts))
     return path
+
+
+def _mixture(run: Run) -> list[str]:
+    """The name of the size mixture; the sizes of one that has none."""
+    mix = str(run.settings.get("sizes.mix", ""))
+    sizes = sorted({size for epoch in run.sizes for size in epoch})
+    if mix == "custom" and 0 < len(sizes) <= _FEW:
+        return [f"{', '.join(map(str, sizes))} px"]
+    return [mix] if mix else []
 
 
 def _summary(run: Run) -> Markup:
@@ -39,7 +56,7 @@ def _summary(run: Run) -> Markup:
     if run.settings.get("training.equal_flops"):  # the number of passes then follows from the sizes
         values = [("epochs", str(done), f"for the FLOPs of {total} at the base size")]
     else:
-        values = [("epochs", f"{done} of {total}" if total else str(done), "")]
+        values = [("epochs", f"{done} of {total}" if total else str(done), "stopped early" if run.ended_early else "")]
     if at:
         calibrated = bool(run.metrics.get("validation_calibrated", run.metrics["epoch"] < 0).iloc[-1])
         how = ", calibrated" if calibrated else ""
@@ -47,39 +64,39 @@ def _summary(run: Run) -> Markup:
             (f"best {label(metric)}", show(metric, best), f"epoch {at}{how}"),
             (f"last {label(metric)}", show(metric, run.last(metric)), how.removeprefix(", ")),
         ]
+    if len(worth := worth_their_cost(run.evaluation)):
+        top, name = worth.iloc[-1], evaluation_metrics(run.evaluation)[0]
+        cost = f"{label(name)} {show(name, top[name])} for {show('flops', top['flops'])} an image"
+        values.append(("best size", f"{top['size']} px", cost))
     for what, column, note in (
-        ("training time", "seconds", "without evaluation"),
+        ("training time", "seconds", "hours, minutes, seconds" if run.last("seconds") >= 3600 else "minutes, seconds"),
         ("computation", "flops", "forward and backward"),
         ("images trained", "images", "copies counted"),
     ):
         if column in run.metrics:
             values.append((what, show(column, run.last(column)), note))
-    return tiles(values)
+    log = read_log(run.folder)
+    if log.began and log.ended:
+        other = "" if log.ended.date() == log.began.date() else f"{show_day(log.ended)}, "
+        values.append(("started", show_day(log.began), f"{log.began:%H:%M} UTC; its log ends {other}{log.ended:%H:%M}"))
+    return Markup("\n").join([tiles(values), *_warnings(log)])
+
+
+def _warnings(log: LogFacts) -> list[Markup]:
+    rows = [[f"{show_day(last)}, {last:%H:%M}", text, f"{often:,}"] for text, often, last in log.warnings]
+    if not rows:
+        return []
+    lines = table(TextTable(["last, UTC", "warning", "times"], rows, labels=2))
+    return [folded(f"The run warned of {counted(len(rows), 'thing')}", lines)]
 
 
 def _training(run: Run) -> Markup:
-    frame, color = run.metrics, COLORS[0]
-    if not len(frame):
+    if not len(run.metrics):
         return section("Training", card("", "", "No epoch has been trained yet."))
-    curves = []
-    for metric in metrics_of(frame.columns):
-        if error_of(metric) or metric.endswith(tuple(f"_{size}" for size in OBJECT_SIZES)):
-            continue  # its error is drawn, or all object sizes together
-        lines = [
-            Line(label(split), frame["epoch"], frame[f"{split}_{metric}"], color, dashed=split == "train")
-            for split in SPLITS
-            if f"{split}_{metric}" in frame and frame[f"{split}_{metric}"].notna().any()
-        ]
-        if lines:
-            curves.append(plot(label(metric), line_figure(lines, "epoch", metric)))
-    curves += [plot(title, figure) for title, figure in figures.object_size_curves(frame).items()]
-    if any(run.sizes):
-        curves.append(plot("image sizes", figures.sizes_figure(frame["epoch"].to_list(), run.sizes)))
-    for column in ("lr", "images_per_second"):
-        if column in frame:
-            line = Line("", frame["epoch"], frame[column], color)
-            curves.append(plot(label(column), line_figure([line], "epoch", column)))
-    return section("Training", cards(*curves))
+    by_epoch = cards(*epoch_curves(run))
+    by_step = step_curves(run.steps)
+    curves = choice("Curves", {"by epoch": by_epoch, "by step": cards(*by_step)}) if by_step else by_epoch
+    return section("Training", curves)
 
 
 def _evaluation(run: Run) -> Markup | str:
@@ -93,6 +110,9 @@ def _evaluation(run: Run) -> Markup | str:
     details = [card(f"{title}, {how}", table(cells), tall=True) for title, cells in tables.items()]
     title = ", ".join(part for part in ("by image size", run.evaluated_with) if part)
     whole = cards(card(title, table(evaluation_table(frame, all_twice=True))))  # wider than half the page
+    if budgets := best_size_table(frame):
+        note = "An image that may cost as much, or more up to the next row, is best seen at this size."
+        details.insert(0, card("best size for a budget", table(budgets), note))
     others = [card(what, table(evaluation_table(rows))) for what, rows in run.other_evaluations.items()]
     return section("Evaluation by image size", drawn, whole, cards(*details, *others) if details or others else "")
 
@@ -116,10 +136,8 @@ def _scale_policy(run: Run) -> Markup | str:
 
 
 def _settings(run: Run) -> Markup | str:
-    parts = []
-    if run.recipe:
-        parts.append(card("Recipe", as_it_stands(run.recipe)))
+    parts = list(recipe_cards(run.recipe)) if run.recipe else []
     if run.environment:
         rows = [[key.replace("_", " "), str(value)] for key, value in run.environment.items()]
-        parts.append(card("Environment", table(TextTable(["", ""], rows, labels=2))))
-    return section("How it was made", cards(*parts)) if parts else ""
+        parts.append(folded("Environment", table(TextTable(["", ""], rows, labels=2))))
+    return section("How it was made", *parts) if parts else ""

@@ -31,20 +31,28 @@ from anysize.tasks.records import Shown
 _LINES = 16  # labels at most of an image
 _SIDE = 320  # pixels at most of a picture in the report
 _FILE = "predictions.json"
-_SIGNS = {"right": "✓", "wrong": "✗", "missed": "○"}
+_SIGNS = {"right": "✓", "partly": "◐", "wrong": "✗", "missed": "○"}
+_WORDS = {
+    "right": "right",
+    "partly": "in part (IoU below 50 %)",
+    "wrong": "wrong (predicted, not true)",
+    "missed": "missed (true, not predicted)",
+}
+_IOU = "IoU"  # is right from a half on
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """Predictions at an image size: (name, image uint8 (H, W, 3), what the task shows of it), the worst first.
 
-    `seen` is the number of images that they are the worst of.
+    `seen` is the number of images that they are the worst of; `certain` are other mistakes, the most certain first.
     """
 
     size: int
     calibrated: bool
     seen: int
     images: list[tuple[str, np.ndarray, Shown]]
+    certain: list[tuple[str, np.ndarray, Shown]] = dataclasses.field(default_factory=list)
 
 
 def write_predictions(folder: Path, predictions: Predictions, name: str = run_files.PREDICTIONS) -> None:
@@ -54,12 +62,14 @@ def write_predictions(folder: Path, predictions: Predictions, name: str = run_fi
     entries = []
     try:
         beside.mkdir(parents=True)
-        for number, (title_of, image, shown) in enumerate(predictions.images):
+        for number, (title_of, image, shown) in enumerate([*predictions.images, *predictions.certain]):
             pictures = {"image": _save(beside, f"{number:02}-image.jpg", image)}
             for title, panel in shown.panels.items():
                 pictures[title] = _save(beside, f"{number:02}-{title.replace(' ', '-')}.png", panel)
             entry = {"name": title_of, "score": shown.score, "lines": shown.lines, "pictures": pictures}
-            entries.append({**entry, "legend": shown.legend, "number": shown.number})
+            certain = {"certain": True} if number >= len(predictions.images) else {}
+            entry |= {"legend": shown.legend, "number": shown.number, "one": shown.one, **certain}
+            entries.append(entry)
         facts = {"size": predictions.size, "calibrated": predictions.calibrated, "seen": predictions.seen}
         (beside / _FILE).write_text(json.dumps({**facts, "images": entries}, indent=1) + "\n", encoding="utf-8")
         remove(target)
@@ -136,13 +146,16 @@ _LEGEND = Template("""<p class="note">{{ note }}</p>
 {%- if legend %}<p class="legend">
 {%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
 {%- endfor %}</p>{% endif %}""")
-_ENTRY = Template("""<section class="card prediction"><div>
-{%- for title, source in pictures %}<figure><img alt="{{ title }}" src="{{ source }}">
-{#- -#}<figcaption>{{ title }}</figcaption></figure>{% endfor -%}
-</div><h4>{{ name }}</h4><ul>
+_ENTRY = Template("""<section class="card prediction {{ verdict }}"><div class="pictures">
+{%- for title, alt, source in pictures %}<figure><img alt="{{ alt }}" src="{{ source }}">
+{%- if pictures | length > 1 %}<figcaption>{{ title }}</figcaption>{% endif %}</figure>{% endfor -%}
+</div><h3 class="as-is">{{ name }}</h3><dl>
+{%- for word, lines in said.items() %}<dt>{{ word }}</dt><dd><ul>
 {%- for kind, line in lines %}<li class="{{ kind }}">{{ line }}</li>{% endfor -%}
-{%- if more %}<li>and {{ more }} more</li>{% endif -%}
-</ul></section>""")
+</ul></dd>{% endfor -%}
+</dl>{% if more %}<p class="note">and {{ more }} more</p>{% endif -%}
+</section>""")
+_Said = dict[str, list[tuple[str, str]]]  # word -> lines, each with its kind
 
 
 def predictions_section(found: dict[str, Any]) -> Markup | str:
@@ -150,16 +163,26 @@ def predictions_section(found: dict[str, Any]) -> Markup | str:
     if not found.get("images"):
         return ""
     how = ", calibrated" if found["calibrated"] else ""
-    note = f"The worst of {found['seen']:,} fixed validation images at {found['size']} px{how}, the worst first."
-    return section("Predictions", *predictions_parts(found, note))
+    worst, certain = (
+        [entry for entry in found["images"] if entry.get("certain", False) is sure] for sure in (False, True)
+    )
+    at = f"at {found['size']} px{how}"
+    note = f"The worst of {found['seen']:,} validation images {at}, the worst first."
+    parts = predictions_parts({**found, "images": worst}, note)
+    if certain:
+        note = f"Other mistakes, {at}, those first that the network is most certain of."
+        parts += predictions_parts({**found, "images": certain}, note)
+    return section("Predictions", *parts)
 
 
 def predictions_parts(found: dict[str, Any], note: str) -> list[Markup]:
     """Predictions as `read_predictions` gives them, for a section: what they are, the legend, the pictures."""
-    if any(entry["lines"] for entry in found["images"]):
-        note += f" {_SIGNS['right']} right, {_SIGNS['wrong']} wrong, {_SIGNS['missed']} missed."
-        numbers = dict.fromkeys(entry.get("number") for entry in found["images"])  # a run may be older than this
-        note += "".join(f" Figures: {number}." for number in numbers if number)
+    several = [entry for entry in found["images"] if not entry.get("one")]
+    kinds = {_kind(entry, line) for entry in several for line in entry["lines"]}
+    told = [f"{_SIGNS[kind]} {word}" for kind, word in _WORDS.items() if kind in kinds]
+    note += f" {', '.join(told)}." if told else ""
+    numbers = dict.fromkeys(entry.get("number") for entry in found["images"])  # a run may be older than this
+    note += "".join(f" Figures: {number}." for number in numbers if number)
     single = all(len(entry["pictures"]) == 1 for entry in found["images"])
     legend = {name: color for entry in found["images"] for name, color in entry["legend"].items()}
     return [_LEGEND(note=note, legend=legend), cards(*map(_entry, found["images"]), narrow=single)]
@@ -167,16 +190,54 @@ def predictions_parts(found: dict[str, Any], note: str) -> list[Markup]:
 
 def _entry(entry: dict[str, Any]) -> Markup:
     first = sorted(entry["lines"], key=lambda line: line[2] == "wrong")[:_LINES]  # of many wrong ones a few will do
-    lines = []
-    for label, value, kind in (line for line in entry["lines"] if line in first):
-        number = "" if value is None else f" {100 * value:.0f} %"
-        lines.append((kind, f"{_SIGNS[kind]} {label}{number}"))
+    lines = [(_kind(entry, line), line) for line in entry["lines"] if line in first]
+    said = _one(lines) if entry.get("one") else _several(lines)
+    name = Path(entry["name"]).name
+    spoken = "; ".join(f"{word} {', '.join(line for _, line in lines)}" for word, lines in said.items())
     return _ENTRY(
-        pictures=[(title, _data(content)) for title, (_, content) in entry["pictures"].items()],
-        name=Path(entry["name"]).name,
-        lines=lines,
+        pictures=[
+            (title, f"{title} of {name}" + (f": {spoken}" if not i and spoken else ""), _data(content))
+            for i, (title, (_, content)) in enumerate(entry["pictures"].items())
+        ],
+        name=name,
+        said={
+            word: [(kind, f"{_SIGNS[kind]} {line}" if kind in _SIGNS else line) for kind, line in lines]
+            for word, lines in said.items()
+        },
+        verdict=lines[0][0] if entry.get("one") and lines else "",
         more=len(entry["lines"]) - len(first),
     )
+
+
+def _kind(entry: dict[str, Any], line: list[Any]) -> str:
+    """What a line of an entry is called: a class that is met in a small part of its pixels is not right."""
+    _, value, kind = line
+    of_masks = entry.get("number", "").startswith(_IOU)
+    return "partly" if of_masks and kind == "right" and value is not None and value < 0.5 else str(kind)
+
+
+def _one(lines: list[tuple[str, list[Any]]]) -> _Said:
+    """What is said of an image that has one class: the truth, the prediction, and what came next."""
+    said: _Said = {
+        "truth": [("", _text(line)) for kind, line in lines if kind in ("right", "missed")],
+        "predicted": [(kind, _text(line)) for kind, line in lines[:1] if kind != "missed"],
+        "then": [("", _text(line)) for kind, line in lines[1:] if kind == "wrong"],
+    }
+    return {word: each for word, each in said.items() if each}
+
+
+def _several(lines: list[tuple[str, list[Any]]]) -> _Said:
+    """What is said of an image that may have several labels: those that are right, wrong and missed."""
+    said: _Said = {}
+    for kind in _WORDS:
+        if each := [(kind, _text(line)) for found, line in lines if found == kind]:
+            said["in part" if kind == "partly" else kind] = each
+    return said
+
+
+def _text(line: list[Any]) -> str:
+    label, value, _ = line
+    return str(label) if value is None else f"{label} {100 * value:.0f} %"
 
 
 def _data(content: bytes) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from anysize.registry import counted
-from anysize.reports.page import Template, cards, page, section
+from anysize.reports.page import Template, cards, page, section, style
 from anysize.reports.pictures import Pictures
 from anysize.reports.run_files import write_atomically
 from anysize.tasks.records import Color, Shown
@@ -15,19 +15,19 @@ SHOWN = 120
 """Images that a page has at most; they are spread evenly over all."""
 
 
-_STYLE = Markup("""<style>
-.prediction ul.said { display: block; margin-top: 2px; }
+_STYLE = style("""
+.prediction ul.said { display: block; margin-top: 2px; font-size: 13px; }
 .said li { display: flex; justify-content: space-between; gap: 10px; padding: 1px 6px; border-radius: 3px; }
 .said li { background: linear-gradient(90deg, var(--line) var(--part), transparent var(--part)); }
 .said .predicted { font-weight: 600; }
 .said .other { color: var(--soft); }
-.prediction img[src^="data:image/jpeg"] { image-rendering: auto; }
 .said span { overflow-wrap: anywhere; min-width: 0; }
-@media print { .prediction { break-inside: avoid; } }
-</style>""")
-_ENTRY = Template("""<section class="card prediction"><div>
+.said span:last-child { white-space: nowrap; flex: none; }
+.prediction img[src^="data:image/jpeg"] { image-rendering: auto; }
+""")
+_ENTRY = Template("""<section class="card prediction"><div class="pictures">
 {%- for what, source in pictures %}<figure><img alt="{{ what }}" src="{{ source }}"></figure>{% endfor -%}
-</div><h4 title="{{ file }}">{{ name }}</h4><ul class="said">
+</div><h3 class="as-is" title="{{ file }}">{{ name }}</h3><ul class="said">
 {%- for label, number, kind in lines %}<li class="{{ kind }}" style="--part: {{ number }}%">
 {#- -#}<span>{{ label }}</span><span>{{ number }} %</span></li>{% endfor -%}
 </ul></section>""")

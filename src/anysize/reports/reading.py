@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pandas as pd
 
 from anysize.files import read_text
 from anysize.forms import Unfit, one_of
-from anysize.registry import UserError, in_a_line
+from anysize.registry import UserError, in_a_line, some_of
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
+from anysize.reports.improvement import without_improvement
 from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out, say_once
 
 
@@ -83,6 +86,11 @@ class Run:
             say_left_out(f"what {self.folder / run_files.RECIPE} says of the settings", error)
             return {}
 
+    @functools.cached_property
+    def steps(self) -> pd.DataFrame:
+        """`steps.csv`: a row every few training steps; empty without it, as of a run that an older version trained."""
+        return read_table(self.folder / run_files.STEPS, schema.STEPS, check_steps)
+
     @property
     def sizes(self) -> list[dict[int, float]]:
         """Size -> share of the images, an entry an epoch."""
@@ -92,32 +100,87 @@ class Run:
     @property
     def base_size(self) -> int:
         """The base image size, as far as the files tell; 0 where they do not."""
-        validated = self._values("validation_size")
+        validated = self.by_epoch("validation_size")
         return int(self.settings.get("sizes.base") or (validated.iloc[-1] if len(validated) else 0))
+
+    @functools.cached_property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs done and planned. Where the FLOPs decide their number, the log says how many are planned."""
+        done = int(self.metrics["epoch"].iloc[-1]) if len(self.metrics) else 0
+        planned = int(self.settings.get("training.epochs", done))
+        if done and self.settings.get("training.equal_flops"):
+            log = self.folder / run_files.LOG
+            text = read_piece(log, lambda path: read_text(path, schema.TEXT_BYTES, "replace"), "")
+            lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
+            planned = int(lines[-1]) if lines else done
+        return done, planned
 
     @property
     def main_metric(self) -> str:
         """The validation column by which this run is judged."""
         return "validation_" + main_metric(metrics_of(c for c in self.metrics.columns if c.startswith("validation_")))
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run ended where its validation got no better (training.early_stopping), as far as files tell."""
+        patience, least = (self.settings.get(f"training.early_stopping{name}", 0) for name in ("", "_delta"))
+        if self.main_metric not in self.metrics or not isinstance(patience, int) or patience < 1:
+            return False
+        validated = self.metrics[["epoch", self.main_metric]].dropna()
+        scores = zip(validated["epoch"].astype(int).tolist(), validated[self.main_metric].tolist(), strict=True)
+        done = int(self.metrics["epoch"].iloc[-1])
+        planned = self.settings.get("training.epochs", done)
+        whole = done >= planned and not self.settings.get("training.equal_flops")
+        return not whole and without_improvement(scores, float(least))[0] >= patience
+
     def last(self, column: str) -> float:
         """A column's last value; NaN when there is none."""
-        values = self._values(column)
+        values = self.by_epoch(column)
         return float(values.iloc[-1]) if len(values) else float("nan")
 
     def best(self, column: str) -> tuple[float, int]:
         """A column's best value and its epoch; (NaN, 0) when there is none."""
-        values = self._values(column)
+        values = self.by_epoch(column)
         if not len(values):
             return float("nan"), 0
         place = int(values.argmin() if lower_is_better(column) else values.argmax())
         return float(values.iloc[place]), int(values.index[place])
 
-    def _values(self, column: str) -> "pd.Series[float]":
+    def by_epoch(self, column: str) -> "pd.Series[float]":
         """The values of a column by epoch, without those that are missing."""
         if column not in self.metrics:
             return pd.Series(dtype=float)
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
+
+
+_REACHED = ("step", "epoch", "images", "flops", "seconds", "lr")  # at the end of the steps of a row
+
+
+def thinned(steps: pd.DataFrame, most: int = 1000) -> pd.DataFrame:
+    """The rows of `Run.steps` for a drawing: where there are more than `most`, means over as many rows in a row.
+
+    What says how far training was is that of the last of these rows, and so is the learning rate.
+
+    >>> steps = pd.DataFrame({"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0]})
+    >>> thinned(steps, most=2).to_dict("list")
+    {'step': [20, 30], 'loss': [2.5, 1.0]}
+    """
+    together = -(-len(steps) // most)
+    if together <= 1:
+        return steps
+    of_each: dict[Any, Any] = {column: "last" if column in _REACHED else "mean" for column in steps.columns}
+    if "sizes" in of_each:
+        of_each["sizes"] = _mean_shares
+    grouped = steps.groupby(np.arange(len(steps)) // together)
+    thin: pd.DataFrame = grouped.agg(of_each).reset_index(drop=True)
+    return thin
+
+
+def _mean_shares(cells: "pd.Series[str]") -> str:
+    shares: Counter[str] = Counter()
+    for cell in cells:
+        shares.update(json.loads(cell or "{}"))
+    return json.dumps({size: round(share / len(cells), 4) for size, share in sorted(shares.items())})
 
 
 def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
@@ -133,7 +196,17 @@ def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], Non
 
 
 def _table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
-    header, rows = read_cells(path)
+    return table_of(path, *read_cells(path, grows=columns.grows), columns, check)
+
+
+def table_of(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: Columns,
+    check: Callable[[pd.DataFrame], None] | None = None,
+) -> pd.DataFrame:
+    """The table of cells that were read from `path`; as `read_table`, but a `ValueError` for what does not fit."""
     if missing := [name for name in columns.needed if name not in header]:
         raise Unfit("the header", ",".join(header), f"one with {', '.join(missing)}")
     if len(rows) > columns.rows:
@@ -177,6 +250,15 @@ def _column(name: str, cells: Sequence[str], columns: Columns) -> "pd.Series[Any
 
 def _recipe(path: Path) -> str:
     return read_text(path, schema.TEXT_BYTES, errors="surrogateescape")
+
+
+def check_steps(steps: pd.DataFrame) -> None:
+    """The steps of `steps.csv` rise, and its sizes are such."""
+    if not steps["step"].is_monotonic_increasing or not steps["step"].is_unique:
+        raise Unfit("step", some_of([*map(str, steps["step"])]), "numbers that rise")
+    for cell in dict.fromkeys(steps.get("sizes", ())):
+        if cell:
+            schema.SIZES(json.loads(cell), "sizes")
 
 
 def _check_sizes(metrics: pd.DataFrame) -> None:

@@ -3,8 +3,11 @@
     recipe.toml       the resolved recipe
     environment.json  versions and machine, a flat dict
     metrics.csv       a row an epoch
+    steps.csv         a row every few steps
     evaluation.csv    a row an image size, as trained and calibrated
     evaluation_tables.csv  the same by class, by object size and the like, a row a value
+    predictions.csv   what is predicted for each image, at one size (`image_predictions`)
+    confusion.csv     of masks: the pixels of each class by the class they are taken for
     predictions/      pictures of predictions on validation images, the worst first
     int8.csv          how the int8 model compares with the original, a row an image size
     int8_layers.csv   its layers: in int8 or in float, the noise in each
@@ -18,10 +21,13 @@ The folder of `train --repeat` holds such folders, and `repeats.csv` with the sp
 `metrics.csv` has the columns `epoch` (epochs done), `step`, `images`, `flops` and `seconds` (all counted from the start
 of the run, `seconds` without evaluation), `lr`, `images_per_second`, `waiting` (share of the epoch's time in which
 images were waited for), `sizes` (JSON: size -> share of the epoch's images), and the task's `train_*` and
-`validation_*`; `validation_calibrated` and `validation_size` say how the validation was done.
-`evaluation.csv` has `checkpoint`, `split`, `settings`
-(those of test time that are not as usual, or not the run's), `size`, `calibrated`, `images`, `images_per_second`,
-`flops` (of one image forward), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
+`validation_*`; `validation_calibrated` and `validation_size` say how the validation was done. `steps.csv` has `step`,
+`epoch` (epochs done, with their fraction), `images`, `flops`, `seconds` and `lr` as they stand there, and over the
+steps since the row before `sizes`, `loss` and the task's other metrics, `gradient_norm`, `images_per_second` and
+`waiting`.
+`evaluation.csv` has `checkpoint`, `split`, `settings` (those of test time that are not as usual, or not the run's),
+`size`, `calibrated`, `images`, `images_per_second`, `flops` (of one image forward), where it was measured `latency`
+(seconds of one image alone), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
 `images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
 comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
 
@@ -56,9 +62,12 @@ CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
+STEPS = "steps.csv"
 EVALUATION = "evaluation.csv"
 EVALUATION_TABLES = "evaluation_tables.csv"
 SCALE_POLICY = "scale_policy.csv"
+IMAGE_PREDICTIONS = "predictions.csv"
+CONFUSION = "confusion.csv"
 PREDICTIONS = "predictions"
 INT8 = "int8.csv"
 INT8_LAYERS = "int8_layers.csv"
@@ -164,13 +173,16 @@ def check_writable(path: Path) -> None:
         raise UserError(f"cannot write {path}: {path.parent} may not be written; write elsewhere")
 
 
-def read_rows(path: Path, check: Callable[[dict[str, str]], object] = bool) -> list[dict[str, str]]:
+def read_rows(
+    path: Path, check: Callable[[dict[str, str]], object] = bool, *, grows: bool = False
+) -> list[dict[str, str]]:
     """The rows of a CSV file as text, exactly as they stand; none when there is no file.
 
     One that is damaged is kept as NAME.damaged, which the log says: the rows are to be written anew.
 
     Args:
         check: is called with each row, and raises a `ValueError` or `KeyError` for one that is none.
+        grows: as of `read_cells`.
 
     Raises:
         OSError: it can be neither read nor renamed.
@@ -178,7 +190,7 @@ def read_rows(path: Path, check: Callable[[dict[str, str]], object] = bool) -> l
     if not os.path.lexists(path):
         return []
     try:
-        return _rows(path, check)
+        return _rows(path, check, grows=grows)
     except (OSError, ValueError, KeyError, csv.Error) as error:
         if is_short(error):  # of the machine, and not of the file
             raise
@@ -190,9 +202,9 @@ def read_rows(path: Path, check: Callable[[dict[str, str]], object] = bool) -> l
         return []
 
 
-def _rows(path: Path, check: Callable[[dict[str, str]], object]) -> list[dict[str, str]]:
-    header, cells = read_cells(path)
-    if not cells:  # no table is ever written without rows
+def _rows(path: Path, check: Callable[[dict[str, str]], object], *, grows: bool) -> list[dict[str, str]]:
+    header, cells = read_cells(path, grows=grows)
+    if not cells and not grows:  # no other table is ever written without rows
         raise ValueError(f"it has one line alone, {in_a_line(','.join(header))}")
     rows = [dict(zip(header, row, strict=True)) for row in cells]
     for row in rows:
@@ -224,28 +236,30 @@ def write_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
     write_atomically(path, text_of(rows))
 
 
-def text_of(rows: Sequence[Mapping[Any, Any]]) -> str:
-    """Rows as CSV; empty for none. Cells as `write_rows` has them."""
-    if not rows:
+def text_of(rows: Sequence[Mapping[Any, Any]], columns: Sequence[str] = (), *, header: bool = True) -> str:
+    """Rows as CSV, with their own columns if none are given; empty for neither. Cells as `write_rows` has them."""
+    columns = columns or list(dict.fromkeys(column for row in rows for column in row))
+    if not columns:
         return ""
     text = io.StringIO()
-    columns = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
     return text.getvalue()
 
 
-def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
-    """Add rows of an evaluation to a CSV file, in place of those with the same checkpoint, split, settings and size.
+def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]], keys: Sequence[str] = EVALUATION_KEYS) -> None:
+    """Add rows of an evaluation to a CSV file, in place of those with the same checkpoint, split, settings and size, or
+    what `keys` names.
 
     Rows that an earlier version wrote do not tell their settings, which are then "unknown".
     """
-    new = {tuple(str(_cell(row.get(key, ""))) for key in EVALUATION_KEYS) for row in rows}
+    new = {tuple(str(_cell(row.get(key, ""))) for key in keys) for row in rows}
     kept = [
         {"split": "validation", "settings": "unknown", **row} for row in read_rows(path, lambda row: int(row["size"]))
     ]
-    kept = [row for row in kept if tuple(row.get(key, "") for key in EVALUATION_KEYS) not in new]
+    kept = [row for row in kept if tuple(row.get(key, "") for key in keys) not in new]
     columns = dict.fromkeys(column for row in (*rows, *kept) for column in row)
     write_rows(path, [{column: row.get(column) for column in columns} for row in (*kept, *rows)])
 

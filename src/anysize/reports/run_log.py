@@ -1,4 +1,4 @@
-"""The log of a run while it trains: a live line on a terminal, plain lines elsewhere, `log.txt` and `metrics.csv`."""
+"""The log of a run while it trains: a live line on a terminal, plain lines elsewhere, and the files that grow."""
 
 import datetime
 import time
@@ -18,6 +18,7 @@ from anysize.registry import UserError, printable
 from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
 from anysize.reports.console import tolerant
+from anysize.reports.steps import StepsFile
 
 # A number, a tensor of one element (its device is waited for only when the line is drawn), or a function giving one.
 Value = SupportsFloat | Callable[[], SupportsFloat]
@@ -50,6 +51,7 @@ class RunLog:
         self.console = tolerant(console or Console())
         self._told: set[Path] = set()
         self._log: TextIO | None = None
+        self._steps = StepsFile(folder / run_files.STEPS)
         self._live: Live | None = None
         self._without_log(self._open)
         if self.console.is_terminal:
@@ -142,14 +144,30 @@ class RunLog:
         path = self.folder / run_files.METRICS
         self.go_on_without(path, lambda: run_files.write_rows(path, rows))
 
+    def steps(self, rows: Sequence[Mapping[str, Any]], *, now: bool = False) -> None:
+        """Add rows to `steps.csv`, which the system has within a second, or with `now` when this returns."""
+
+        def write() -> None:
+            for row in rows:
+                self._steps.add(row)
+            if now:
+                self._steps.flush()
+
+        self.go_on_without(self._steps.path, write)
+
+    def cut_steps(self, step: int) -> None:
+        """Remove from `steps.csv` what is behind a step, where a run goes on or starts."""
+        self.go_on_without(self._steps.path, lambda: self._steps.cut(step))
+
     def go_on_without(self, path: Path, write: Callable[[], object]) -> bool:
         """`run_files.go_on_without`, which warns here, and of each file once."""
         return run_files.go_on_without(path, write, self._told, self.warning)
 
     def close(self) -> None:
-        """Take the live line away and close `log.txt`."""
+        """Take the live line away and close the files."""
         if self._live:
             self._show(self._live.stop)
+        self.go_on_without(self._steps.path, self._steps.close)
         if self._log:
             self._without_log(self._log.close)
 
@@ -235,7 +253,7 @@ class SilentLog(RunLog):
     def step(self, *where: Any, **values: Any) -> None:
         pass
 
-    message = epoch = table = close = doing = step
+    message = epoch = table = steps = cut_steps = close = doing = step
 
 
 def _metrics(row: Mapping[str, Any], split: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from anysize.data.palette import legend_of, painted
 from anysize.preprocessing import Preprocessing
 from anysize.registry import counted
-from anysize.reports.page import Template, card, section
+from anysize.reports.page import Template, card, section, style
 from anysize.reports.pictures import Pictures
 from anysize.reports.predictions_page import LEGEND
 
@@ -92,7 +92,7 @@ class Figure(NamedTuple):
     caption: str
 
 
-STYLE = Markup("""<style>
+STYLE = style("""
 .seen { display: flex; flex-wrap: wrap; gap: 12px; }
 .seen > div { display: flex; flex-wrap: wrap; gap: 4px; max-width: 100%; }
 .seen > .several { padding: 8px; border: 1px solid var(--line); border-radius: 6px; }
@@ -105,7 +105,7 @@ STYLE = Markup("""<style>
 .seen figcaption span { display: block; color: var(--soft); }
 .stack { display: grid; gap: 18px; margin-top: 12px; }
 @media print { .seen figure, .seen > div { break-inside: avoid; } }
-</style>""")
+""")
 SEEN = Template("""<div class="seen{{ " large" if large }}">
 {%- for views in groups %}<div{% if views | length > 1 %} class="several"{% endif %}>
 {%- for pictures, said, caption in views %}<figure>

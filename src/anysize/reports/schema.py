@@ -48,7 +48,7 @@ PREDICTIONS: Form = fields(
     seen=_COUNT,
     images=each(
         fields(
-            {"score": number(), "number": text(200)},
+            {"score": number(), "number": text(200), "one": _TRUTH, "certain": _TRUTH},
             name=text(4000),
             lines=each(series(text(), optional(number()), one_of("right", "wrong", "missed"))),
             pictures=table(text(), most=20),
@@ -61,6 +61,8 @@ SETTINGS: Mapping[str, Form] = {
     "sizes.base": _SIZE,
     "training.epochs": number(0, 10**9),
     "training.equal_flops": _TRUTH,
+    "training.early_stopping": number(0, 10**6, whole=True),
+    "training.early_stopping_delta": number(0),
 }
 """The settings that reports calculate with; others are shown as they stand."""
 
@@ -79,6 +81,8 @@ class Columns:
     truths: tuple[str, ...] = ()
     rows: int = 10**6
     """At most."""
+    grows: bool = False
+    """Whether it is read while lines are added to it: what follows the last end of a line is not there yet."""
 
 
 _MADE = ("checkpoint", "split", "settings")
@@ -87,9 +91,29 @@ _POSITIVE = number(1e-12, 1e15)
 METRICS = Columns(
     {"epoch": number(0, 10**9, whole=True)}, {"validation_size": _SIZE}, ("sizes",), ("validation_calibrated",), 10**5
 )
-EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, texts=_MADE, truths=("calibrated",))
+STEPS = Columns(
+    {"step": _COUNT},
+    {
+        "epoch": number(0, 10**9), "images": _COUNT, "flops": number(0), "seconds": number(0), "lr": number(0),
+        "images_per_second": number(0), "waiting": number(0, 1),
+    },
+    ("sizes",),
+    grows=True,
+)  # fmt: skip
+EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, {"latency": number(0)}, _MADE, ("calibrated",))
 EVALUATION_TABLES = Columns(
     {"size": _SIZE, "calibrated": _TRUTH, **_TABLE}, texts=(*_MADE, "table", "row", "column"), truths=("calibrated",)
+)
+IMAGE_PREDICTIONS = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH, "image": text(4000), "truth": text(10_000), "predicted": text(10_000)},
+    {"score": number(), "probability": number(0, 1)},
+    texts=(*_MADE, "image", "truth", "predicted"),
+    truths=("calibrated",),
+)
+CONFUSION = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH, "true": text(), "predicted": text(), "pixels": _COUNT},
+    texts=(*_MADE, "true", "predicted"),
+    truths=("calibrated",),
 )
 SCALE_POLICY = Columns(
     {
@@ -159,15 +183,21 @@ def read_json(path: Path) -> Any:
     return json.loads(read_text(path, TEXT_BYTES))
 
 
-def read_cells(path: Path, limit: int = TABLE_BYTES) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a CSV file, as text.
+def read_cells(path: Path, limit: int = TABLE_BYTES, *, grows: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file, as text; of one that `grows` those that are whole.
 
     Raises:
         OSError: it is no file, or larger than `limit` bytes.
         ValueError: it is no UTF-8, or its rows have not the cells of the header.
         csv.Error: it is no CSV.
     """
-    rows = list(csv.reader(io.StringIO(read_text(path, limit), newline=""), strict=True))
+    content = read_text(path, limit)
+    return cells_of(content[: content.rfind("\n") + 1] if grows else content)
+
+
+def cells_of(content: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of CSV; errors as of `read_cells`."""
+    rows = list(csv.reader(io.StringIO(content, newline=""), strict=True))
     if not rows:
         raise ValueError("it is empty")
     header, *rows = rows

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anysize.registry import UserError
+from anysize.sizes.chunks import in_chunks
 from anysize.sizes.mix import SizeBatch, SizeMix
 from anysize.sizes.schedule import SizeSchedule
 
@@ -108,10 +109,17 @@ class BatchPlan:
             1901.09335; Berman et al., MultiGrain, arXiv 1902.05509). The epoch is no longer: it sees one in `repeats`
             of the samples. The turns of a sample come in one batch, but for where one ends, and apart from each other,
             so that mixup, ranks and chunks meet different samples as far as there are any.
+        limit_steps: steps that an epoch is cut to, or below 1 their share; 0: all. Each size keeps its share of them,
+            and one at least as far as there are enough.
+        same_samples: every epoch draws and orders the samples as the first one does.
+        chunks: the numbers of samples that lie together in the data set, in their order; empty: all are shuffled
+            together. Otherwise `chunks_together` of them are, for each of the batches in a step, and then the next
+            (see `anysize.sizes.chunks`). Sizes, steps and numbers of samples are the same in either order.
 
     Raises:
-        UserError: an empty data set, a rank outside the world or no repeats; when asked for an epoch, no size with two
-            samples for each process.
+        UserError: an empty data set, a rank outside the world, no repeats, repeats with chunks, chunks that are not
+            those of the data set, or a limit that is no whole number; when asked for an epoch, no size with two samples
+            for each process.
     """
 
     length: int
@@ -124,12 +132,30 @@ class BatchPlan:
     drop_last: bool = True
     repeats: int = 1
     batches_a_step: int = 0
+    chunks: tuple[int, ...] = ()
+    chunks_together: int = 1
+    limit_steps: float = 0.0
+    same_samples: bool = False
 
     def __post_init__(self) -> None:
+        if self.limit_steps < 0 or (self.limit_steps > 1 and self.limit_steps % 1):
+            raise UserError(
+                f"the limit is {self.limit_steps:g} steps; expected a whole number, a share below 1, or 0 for all"
+            )
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; expected at least 1")
         if self.length < 1:
             raise UserError("the data set is empty; expected at least one sample")
+        if self.chunks and (sum(self.chunks) != self.length or self.chunks_together < 1):
+            raise UserError(
+                f"chunks of {sum(self.chunks)} samples, of which {self.chunks_together} are shuffled together, for "
+                f"{self.length} samples; expected the chunks of the data set, and at least 1"
+            )
+        if self.chunks and self.repeats > 1:
+            raise UserError(
+                f"each sample has {self.repeats} turns in an epoch (training.repeats), which are spread over all "
+                "samples, and chunks are to be shuffled by themselves (data.shuffle_chunks); leave one of them out"
+            )
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"rank {self.rank} of {self.world_size}; expected a rank from 0 to {self.world_size - 1}")
         if self.total_batch % self.world_size:
@@ -167,7 +193,9 @@ class BatchPlan:
 
     def batches(self, epoch: int) -> list[Batch]:
         """The batches of this rank in the order of training."""
-        permutation = self._turns(np.random.default_rng([self.seed, epoch, 0]).permutation(self.length))
+        if self.chunks:
+            return self._batches_in_chunks(epoch)
+        permutation = self._turns(self._chance(epoch, 0).permutation(self.length))
         batches: list[Batch] = []
         start = 0
         for part, count, samples in self._pieces(epoch):
@@ -179,6 +207,14 @@ class BatchPlan:
                 turns = np.array_split(self._apart(step), self.world_size)[self.rank]
                 batches.append(Batch(epoch, part.size, part.copies, *self._samples(turns)))
         return [batches[i] for i in self._order(epoch, len(batches))]
+
+    def _batches_in_chunks(self, epoch: int) -> list[Batch]:
+        parts, rng = self.step_parts(epoch), self._chance(epoch, 0)
+        steps = in_chunks(self.chunks, self.chunks_together, [samples for _, samples in parts], self.parts, rng)
+        return [
+            Batch(epoch, part.size, part.copies, np.array_split(step, self.world_size)[self.rank])
+            for (part, _), step in zip(parts, steps, strict=True)
+        ]
 
     def step_images(self, epoch: int) -> list[tuple[int, int]]:
         """(size, images of all ranks) of each step in the order of training, the same on every rank."""
@@ -216,7 +252,10 @@ class BatchPlan:
         return (turns, None) if self.repeats == 1 else divmod(turns, self.repeats)
 
     def _order(self, epoch: int, steps: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch, 1]).permutation(steps)
+        return self._chance(epoch, 1).permutation(steps)
+
+    def _chance(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 0 if self.same_samples else epoch, stream])
 
     def _pieces(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:
         """The same as `counts`, with all samples of a piece, whether they fill its last batch or not."""
@@ -251,7 +290,34 @@ class BatchPlan:
                 f"{self.length} samples make no batch of two samples at any size for {sharing} processes; "
                 "expected more images, or training.drop_last = false"
             )
+        if self.limit_steps:
+            limited = limit_counts(counts, self.limit_steps)
+            if not self.drop_last:  # otherwise `_kept` cuts a piece to its steps
+                samples = [n * new // old if old else n for n, old, new in zip(samples, counts, limited, strict=True)]
+            counts = limited
         return list(zip(parts, counts, samples, strict=True))
+
+
+def limit_counts(counts: Sequence[int], limit: float) -> list[int]:
+    """Cut the steps of several sizes to `limit` in all, or below 1 to this share of them (one at least).
+
+    They are shared in proportion, but each size that has steps keeps one as far as there are enough, those with the
+    most steps first.
+
+    >>> limit_counts([60, 30, 10], 10), limit_counts([60, 30, 10], 0.05), limit_counts([60, 30, 10], 2)
+    ([6, 3, 1], [3, 1, 1], [1, 1, 0])
+    """
+    total = sum(counts)
+    wanted = min(total, int(limit) if limit >= 1 else max(1, round(limit * total)))
+    exact = [wanted * count / total for count in counts]
+    there = sorted((i for i, count in enumerate(counts) if count), key=lambda i: -counts[i])
+    kept = [max(int(exact[i]), int(i in there[:wanted])) for i in range(len(counts))]
+    while (spare := wanted - sum(kept)) != 0:
+        if spare > 0:
+            kept[max(there, key=lambda i: exact[i] - kept[i])] += 1
+        else:
+            kept[min((i for i in there if kept[i] > 1), key=lambda i: exact[i] - kept[i])] -= 1
+    return kept
 
 
 class PlanSampler:

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 import anysize.tasks
 from anysize.data.loader import LoadedBatch
 from anysize.registry import Registry
-from anysize.tasks.records import Shown, Summary
+from anysize.tasks.records import Note, Shown, Summary
 
 Outputs = Tensor | tuple[Tensor, ...]
 """The outputs of a model: logits, or in training a tuple of the logits and those of its auxiliary classifiers."""
@@ -115,8 +115,10 @@ class Task(Protocol):
         """Fresh metrics over a whole data set, for `measure`."""
         ...
 
-    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
-        """Update the metrics with a batch."""
+    def measure(
+        self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
+    ) -> None:
+        """Update the metrics with a batch; `note` is told what is predicted for each of its images."""
         ...
 
     def summary(self, metrics: MetricCollection) -> Summary:

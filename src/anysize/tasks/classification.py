@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
 from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, sample_mixer
-from anysize.tasks.records import Shown, Summary
+from anysize.tasks.records import Judged, Note, Shown, Summary
 
 _SHOWN = 5  # classes with the highest probabilities
 
@@ -92,9 +92,19 @@ class Classification:
             metrics["top5"] = accuracy(5)
         return MetricCollection(metrics, compute_groups=False).to(device)
 
-    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
+    def measure(
+        self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
+    ) -> None:
         outputs = averaged(forward, batch)
-        metrics.update(outputs, batch.targets[: len(outputs)])
+        targets = batch.targets[: len(outputs)]
+        metrics.update(outputs, targets)
+        if note:
+            probabilities = outputs.softmax(1)
+            highest, top = probabilities.max(1)
+            scores = probabilities.gather(1, targets[:, None])[:, 0]
+            columns = (each.tolist() for each in (targets, top, scores, highest))
+            for true, predicted, score, probability in zip(*columns, strict=True):
+                note(Judged(self.classes[true], self.classes[predicted], score, probability))
 
     def summary(self, metrics: MetricCollection) -> Summary:
         return Summary({name: float(value) for name, value in metrics.compute().items()})
@@ -110,7 +120,7 @@ class Classification:
         lines: list[tuple[str, float | None, str]] = [
             (self.classes[i], probabilities[i].item(), kind) for i, kind in kinds.items()
         ]
-        return Shown(probabilities[true].item(), lines, number="probability")
+        return Shown(probabilities[true].item(), lines, number="probability", one=True)
 
     def annotate(self, image: np.ndarray, output: Tensor) -> Shown:
         """The most probable classes, the first of which is predicted."""

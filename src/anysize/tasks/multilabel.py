@@ -14,7 +14,7 @@ from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
-from anysize.tasks.records import OBJECT_SIZES, Shown, Summary
+from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
 _TINY = 1e-12
@@ -142,9 +142,22 @@ class MultiLabel:
         metrics = {"labels": LabelMetrics(self.classes), "loss": MeanBinaryCrossEntropy()}
         return MetricCollection(metrics, compute_groups=False).to(device)
 
-    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
+    def measure(
+        self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
+    ) -> None:
         outputs = averaged(forward, batch)
-        metrics.update(outputs, batch.targets[: len(outputs)])
+        targets = batch.targets[: len(outputs)]
+        metrics.update(outputs, targets)
+        if note:
+            true, predicted = targets.amax(1) > 0, outputs > 0
+            sure = outputs.abs().sigmoid().where(true != predicted, 0).amax(1)
+            losses = F.binary_cross_entropy_with_logits(outputs, true.float(), reduction="none").sum(1)
+            columns = (each.tolist() for each in (true, predicted, -losses, sure))
+            for truth, answer, score, probability in zip(*columns, strict=True):
+                note(Judged(self._names(truth), self._names(answer), score, probability or None))
+
+    def _names(self, labels: Sequence[bool]) -> str:
+        return ";".join(name for name, there in zip(self.classes, labels, strict=True) if there)
 
     def summary(self, metrics: MetricCollection) -> Summary:
         tables = metrics["labels"].compute()

@@ -1,6 +1,7 @@
 """Segmentation: a class for each pixel, cross-entropy, mean IoU from one confusion matrix over the whole set."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from anysize.data.formats.file_lists import BACKGROUND
 from anysize.data.loader import LoadedBatch
-from anysize.data.palette import BACKGROUND, colorize, legend, legend_of, overlay, painted, palette_image
+from anysize.data.palette import colorize, distinct_colors, legend, legend_of, overlay, painted, palette_image
 from anysize.data.source import VOID
 from anysize.registry import UserError
 from anysize.tasks import dense_inference
@@ -24,7 +26,7 @@ from anysize.tasks.confusion import (
     intersection_over_union,
     pixel_accuracy,
 )
-from anysize.tasks.records import OBJECT_SIZES, Shown, Summary, Table
+from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary, Table
 
 _OVERLAP = 1 / 3
 MEAN = "mean of the classes"
@@ -143,12 +145,24 @@ class Segmentation:
         metrics = {"confusion": confusion, "loss": MeanPixelCrossEntropy()}
         return MetricCollection(metrics, compute_groups=False).to(device)
 
-    def measure(self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch) -> None:
+    def measure(
+        self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
+    ) -> None:
         for output, target in zip(self._predict(forward, batch), batch.targets, strict=True):
             height, width = output.shape[-2:]  # masks of several sizes are padded to one at the right and the bottom
             own = target[:height, :width]
             metrics["confusion"].update(output.argmax(0), own)
             metrics["loss"].update(output, own)
+            if note:
+                note(self._judged(confusion_matrix(output.argmax(0), own, len(self.classes)).cpu()))
+
+    def _judged(self, matrix: Tensor) -> Judged:
+        """An image by its confusion matrix: its classes, and their mean IoU."""
+        truth, predicted = (
+            ";".join(self.classes[k] for k in (matrix.sum(axis) > 0).nonzero().flatten().tolist()) for axis in (1, 0)
+        )
+        score = float(intersection_over_union(matrix).nanmean())
+        return Judged(truth, predicted, 1.0 if math.isnan(score) else score)
 
     def summary(self, metrics: MetricCollection) -> Summary:
         """Classes that occur neither in truth nor in prediction are left out of the means."""
@@ -165,13 +179,20 @@ class Segmentation:
         values = {"mean_iou": by_class[MEAN]["IoU"], "pixel_accuracy": float(pixel_accuracy(matrix))}
         values |= {f"iou_{size}": row["IoU"] for size, row in by_size.items()}
         values["loss"] = float(metrics["loss"].compute())
-        return Summary(values, {"by class": by_class, "by object size": by_size})
+        return Summary(values, {"by class": by_class, "by object size": by_size}, self._confusion(matrix))
+
+    def _confusion(self, matrix: Tensor) -> Table:
+        """The numbers of a confusion matrix that are not 0, by the names of the classes."""
+        found: Table = {}
+        for true, predicted in matrix.nonzero().tolist():
+            found.setdefault(self.classes[true], {})[self.classes[predicted]] = int(matrix[true, predicted])
+        return found
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return self._predict(forward, batch)
 
     def show(self, output: Tensor, target: Tensor) -> Shown:
-        """Truth and prediction in VOC's colours, and the IoU of each class in this image, the highest first.
+        """Truth and prediction in `distinct_colors`, and the IoU of each class in this image, the highest first.
 
         A class is right where truth and prediction meet anywhere, wrong where it is predicted alone, else missed. The
         score is the mean IoU of the classes that occur in truth or prediction.
@@ -184,9 +205,10 @@ class Segmentation:
         for k in sorted(present, key=lambda k: -float(iou[k])):
             kind = "wrong" if not in_truth[k] else "right" if iou[k] > 0 else "missed"
             lines.append((self.classes[k], float(iou[k]), kind))
-        panels = {"truth": colorize(true.numpy()), "prediction": colorize(predicted.numpy())}
-        colors = legend(self.classes, np.unique([predicted.numpy(), true.numpy()]).tolist())
-        return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, colors, "IoU in this image")
+        colors = distinct_colors()
+        panels = {"truth": colorize(true.numpy(), colors), "prediction": colorize(predicted.numpy(), colors)}
+        named = legend(self.classes, np.unique([predicted.numpy(), true.numpy()]).tolist(), colors)
+        return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, named, "IoU in this image")
 
     def annotate(self, image: np.ndarray, output: Tensor) -> Shown:
         """The image under the predicted classes, and their shares of the pixels, the largest first."""

@@ -9,7 +9,7 @@ import torch
 from anysize.machine import is_out_of_memory
 from anysize.registry import NotFinite, UserError, counted, some_of
 from anysize.training.checkpoint.files import Checkpoint
-from anysize.training.checkpoint.store import BEST, LAST, earlier_names, sound_checkpoints
+from anysize.training.checkpoint.store import LAST, best_names, earlier_names, sound_checkpoints
 
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """What running out of memory may be raised as; `is_out_of_memory` tells it apart."""
@@ -36,7 +36,7 @@ def way_on(checkpoints: Path, sane: int) -> str:
         return isinstance(progress, dict) and progress["step"] < sane
 
     lower = "lower optimizer.lr or set optimizer.clip_norm, and"
-    sound = sound_checkpoints(checkpoints, [LAST, *earlier_names(checkpoints), BEST], of_before)
+    sound = sound_checkpoints(checkpoints, [LAST, *earlier_names(checkpoints), *best_names(checkpoints)], of_before)
     if not sound:
         return f"{lower} start over with --resume never: no save is left that is older than the divergence"
     resume = "" if sound[0] == LAST else f" --resume {sound[0]}, a save that is older than the divergence"

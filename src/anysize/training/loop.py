@@ -5,9 +5,10 @@
         for batch in loader(plan.batches(epoch)[steps done:]):      # batch.size, batch.copies, batch.indices
             apply(regime(progress))                                 # lr, momentum, ...: a pure function
             train_step(batch)                                       # step.py; waits for nothing
-            now and then: look at losses and failures of some steps ago
+            now and then: look at losses and failures of some steps ago, and write them down
             save, beside the next steps, when it is time or asked   # any process's wish is everybody's
         save; validate a calibrated copy; save the best; report
+        end early where validations get no better, if asked to
 
 It never asks which task it trains, nor how many processes do. Randomness inside a step (dropout, mixup) is seeded by
 (seed, step, rank), and order and augmentation by the plan, so that a run that is stopped anywhere and resumed ends with
@@ -16,7 +17,6 @@ the same bits.
 
 import collections
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -25,14 +25,15 @@ import numpy as np
 
 from anysize.data.loader import LoadedBatch
 from anysize.data.random import Stream, random_bits
-from anysize.models.checks import find_damaged, first_not_finite
+from anysize.models.checks import find_damaged
 from anysize.quantize.aware import set_epoch, statistics_stand
 from anysize.ranks import concerns_all
 from anysize.registry import NotFinite, UserError, counted
+from anysize.reports.improvement import without_improvement
 from anysize.sizes.batch_plan import Batch
 from anysize.stopping import Interrupted, StopRequest, StopWaiting
-from anysize.training.checkpoint.files import Checkpoint
-from anysize.training.checkpoint.store import BEST, LAST, PREVIOUS
+from anysize.training.best import is_best, keep_best
+from anysize.training.checkpoint.store import LAST, PREVIOUS
 from anysize.training.guards import Diverged, diverged, way_on
 from anysize.training.memory import fit_into_memory
 from anysize.training.parts import Parts
@@ -41,7 +42,7 @@ from anysize.training.replicas import share_statistics
 from anysize.training.shapes import too_few_images
 from anysize.training.state import TrainState
 from anysize.training.step import train_step
-from anysize.training.telling import epoch_row, record, record_waiting, show
+from anysize.training.telling import epoch_row, record, record_waiting, show, step_row, tell_steps
 from anysize.world import Agreement
 
 
@@ -57,6 +58,8 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     fit_into_memory(parts, state)
     progress = state.progress
     for epoch in range(progress.epoch, len(parts.length.steps)):
+        if ended_early(parts, state):
+            break
         train_epoch(parts, state, stop)
         row, validated = epoch_row(parts, state), False
         if epoch + 1 == len(parts.length.steps) or (epoch + 1) % parts.training.validate_every == 0:
@@ -72,6 +75,26 @@ def fit(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         save(parts, state, replace=validated)
         parts.report()
     finish_writing(parts)
+
+
+def ended_early(parts: Parts, state: TrainState) -> str:
+    """Why a run ends before its last epoch (training.early_stopping), in words; empty where it does not.
+
+    It follows from the rows of the epochs that are done, which all processes have, and a checkpoint has, too.
+    """
+    patience, least = parts.training.early_stopping, parts.training.early_stopping_delta
+    if not patience or state.progress.epoch >= len(parts.length.steps):
+        return ""
+    column = f"validation_{parts.task.best}"
+    scores = [(int(row["epoch"]), float(row[column])) for row in state.history.rows if row.get(column)]
+    stale, risen = without_improvement(scores, least)
+    if stale < patience:
+        return ""
+    more = f" by more than {least:g}" if least else ""
+    return (
+        f"stopped early, after epoch {state.progress.epoch} of {len(parts.length.steps)}: {parts.task.best} has not "
+        f"risen{more} since epoch {risen} (training.early_stopping = {patience})"
+    )
 
 
 def still_own(parts: Parts) -> None:
@@ -102,15 +125,18 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         progress.lr = float(state.optimizer.apply(regime_epoch)["lr"])
         progress.step_in_epoch = done + number
         train_step(parts, state, batch, next(seeds))
+        own = len(batch.images)
+        state.rows.add(batch.size, parts.images_of_all(progress.epoch, progress.step_in_epoch, own))
         progress.step += 1
         progress.step_in_epoch = done + number + 1
-        if progress.step % training.log_every == 0 or number < 2:  # a run shows its first loss soon
-            stop_if_failed(parts, state, state.recorder.read())
-            state.recorder.send()
         now = time.perf_counter()
         record(progress, now - clock)
-        record_waiting(parts, progress, now - clock)
+        record_waiting(parts, state, now - clock)
         clock = now
+        row = step_row(parts, state)
+        if row or progress.step % training.log_every == 0 or number < 2:  # a run shows its first loss soon
+            look(parts, state)
+            state.recorder.send(row)
         show(parts, state, batch.size)
         due = time.monotonic() - saved >= 60 * training.checkpoint_minutes
         stopping, saving, unwritten = agreed(bool(stop), due, parts.writer.failed)
@@ -126,6 +152,13 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     agreed.close()
     settle(parts, state)
     record(progress, time.perf_counter() - clock)
+
+
+def look(parts: Parts, state: TrainState) -> None:
+    """Take note of what the last log point has sent; raise `Diverged` for a step that was not finite."""
+    failure = state.recorder.read()
+    tell_steps(parts, state)
+    stop_if_failed(parts, state, failure)
 
 
 def or_interrupted(
@@ -225,7 +258,9 @@ def settle(parts: Parts, state: TrainState) -> None:
     Raises:
         Diverged: a step was not finite.
     """
-    stop_if_failed(parts, state, state.recorder.drain())
+    failure = state.recorder.drain()
+    tell_steps(parts, state, now=True)
+    stop_if_failed(parts, state, failure)
     progress, images = state.progress, state.recorder.images
     progress.images += images - progress.epoch_images
     progress.epoch_images = images
@@ -290,19 +325,9 @@ def validate(parts: Parts, state: TrainState, stop: StopRequest) -> dict[str, An
             raise
         raise Diverged(f"{error}; of this run: {way_on_of(parts, state, state.progress.step + 1)}") from error
     finish_writing(parts)
-    values, progress = validation.metrics, state.progress
-    score = values[parts.task.best]
-    if progress.best is None or math.isnan(progress.best) or score > progress.best:
-        progress.best = score
-        with parts.world.together():
-            if parts.world.main:
-                if damaged := first_not_finite(validation.tensors):
-                    step = progress.step
-                    advice = way_on(parts.checkpoints, state.recorder.last_sane(step + 1))
-                    raise Diverged(f"{damaged} is not finite after step {step}, which is not kept as best; {advice}")
-                said = {**parts.description, "progress": progress.state_dict(), "metrics": values}
-                said["history"] = state.history.state_dict()
-                best = Checkpoint({"model": validation.tensors}, said)
-                parts.writer.write(parts.checkpoints / BEST, best, changes=False)
-    metrics = {f"validation_{name}": value for name, value in values.items()}
+    beats = is_best(state, validation.metrics[parts.task.best])
+    with parts.world.together():
+        if parts.world.main:
+            keep_best(parts, state, validation, beats=beats)
+    metrics = {f"validation_{name}": value for name, value in validation.metrics.items()}
     return {**metrics, "validation_size": validation.size, "validation_calibrated": validation.calibrated}

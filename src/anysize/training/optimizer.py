@@ -236,10 +236,10 @@ def describe_batch(settings: OptimizerSettings, batch_size: int, processes: int)
     )
     said = f"{who} batches of {total}; the learning rate, at its largest "
     if not is_scaled(settings, total):
-        return f"{said}{_peak(settings):g}, is not scaled to the batch ({why_not_scaled(settings)})"
+        return f"{said}{largest_lr(settings):g}, is not scaled to the batch ({why_not_scaled(settings)})"
     said += (
-        f"{_peak(settings):g} for batches of {settings.batch_size}, becomes {_peak(settings, total):g} by the "
-        f"{settings.batch_rule} rule"
+        f"{largest_lr(settings):g} for batches of {settings.batch_size}, becomes {largest_lr(settings, total):g} by "
+        f"the {settings.batch_rule} rule"
     )
     if settings.batch_rule == "momentum":
         before, after = (regime_at(settings, 0.0, size)[1]["momentum"] for size in (0, total))
@@ -256,11 +256,16 @@ def too_fast_for_weights(settings: OptimizerSettings, batch_size: int) -> float:
     (0.1, 0.0)
     """
     slow = 0.02 if all(point.value == "sgd" for point in settings.name) else 5e-4
-    peak = _peak(settings, batch_size)
+    peak = largest_lr(settings, batch_size)
     return peak if peak > slow * max(1.0, batch_size / 64) else 0.0
 
 
-def _peak(settings: OptimizerSettings, batch_size: int = 0) -> float:
+def largest_lr(settings: OptimizerSettings, batch_size: int = 0) -> float:
+    """The largest learning rate that the schedule, warm-up included, comes to with this batch (0: the settings' own).
+
+    >>> largest_lr(OptimizerSettings(warmup_epochs=5.0))
+    0.1
+    """
     points = [point.epoch for value in vars(settings).values() if is_schedule(value) for point in value]
     warming_up = [settings.warmup_epochs * share / 100 for share in range(101)]
     epochs = (*points, *warming_up, math.ceil(settings.warmup_epochs))

@@ -1,7 +1,8 @@
 """The recorder keeps what steps leave behind on the device: sums of their metrics, and the first failure.
 
 A step only adds to them. The host learns of them later: at log points a copy is sent on its way, which is read at the
-next one, when it has long arrived. So no step waits for the device.
+next one, when it has long arrived. So no step waits for the device. A row of `steps.csv` travels with such a copy: what
+the host knows of its steps goes along, and what the device knows of them is added on arrival.
 """
 
 import collections
@@ -65,9 +66,13 @@ class Recorder:
         """Images that `sums` are over."""
         self.count = 0
         """Images of this process in the epoch."""
+        self._rows: list[dict[str, Any]] = []
+        self._since = 0  # images of this process since the last row
+        self._window: list[float] = []  # the sums since then, as far as the host knows
         self._names: Sequence[str] = ()
         self._failed = torch.zeros(3, dtype=self.dtype, device=device)  # step (0: none), loss, norm of the gradient
-        self._totals = self._latest = self._failed[:0]
+        self._latest = self._failed[:0]
+        self._totals = self._failed.new_zeros(2, 0)  # of the epoch, and since the last row
         self._losses = torch.zeros(_LOSSES, dtype=self.dtype, device=device)  # that of step s at s modulo their number
         self._steps = range(0)  # that they are of
         self._began = 0  # the step that the run went on from
@@ -90,16 +95,23 @@ class Recorder:
     def add(self, record: StepRecord, images: int, names: Sequence[str], values: Tensor) -> None:
         """Add the metrics `names` of a step, `values` (M,) on the device: means over its images."""
         self._records.append(record)
-        if len(names) != len(self._totals):
-            self._names, self._totals = names, values.new_zeros(len(names), dtype=self.dtype)
+        if len(names) != self._totals.shape[1]:
+            self._names, self._totals = names, values.new_zeros(2, len(names), dtype=self.dtype)
         self._latest = values.to(self.dtype)
         # The norm of a gradient that float16's loss scaling skips is not finite, and adds nothing.
         self._totals += (self._latest * images).nan_to_num_(0.0, 0.0, 0.0)
         self.count += images
+        self._since += images
 
-    def send(self) -> None:
-        """Send a copy of what there is to the host, without waiting for it."""
-        self._sent = _Copy(torch.cat([self._failed, self._latest, self._totals]), self.count)
+    def send(self, row: dict[str, Any] | None = None) -> None:
+        """Send a copy of what there is to the host, without waiting for it.
+
+        `row` is what the host knows of the steps since the last one, `step` among it: `take` gives it with their means.
+        """
+        everything = torch.cat([self._failed, self._latest, self._totals.flatten()])
+        self._sent = _Copy(everything, self.count, self._since, row)
+        if row is not None:
+            self._totals[1], self._since = 0.0, 0
 
     def read(self) -> Failure | None:
         """Take note of the copy that was sent last; return the first failure, if it shows one."""
@@ -107,6 +119,7 @@ class Recorder:
 
     def drain(self) -> Failure | None:
         """`read` as of now, for which the device is waited for, with the sums of all processes."""
+        self.read()  # a row may be on its way
         self.send()
         failure = self.read()
         images, *sums = self._world.sum([self.images, *self.sums.values()])
@@ -118,7 +131,13 @@ class Recorder:
         step, loss, norm, *metrics = copy.values()
         self.images = copy.images
         self.last = dict(zip(self._names, metrics[: len(self._names)], strict=True))
-        self.sums = dict(zip(self._names, metrics[len(self._names) :], strict=True))
+        self.sums = dict(zip(self._names, metrics[len(self._names) : -len(self._names) or None], strict=True))
+        self._window = metrics[2 * len(self._names) :]
+        if copy.row is not None:
+            if not 0 < step <= copy.row["step"]:  # what was not finite is no part of any sum
+                means = (value / max(copy.since, 1) for value in self._window)
+                self._rows.append({**copy.row, **dict(zip(self._names, means, strict=True))})
+            self._window = [0.0] * len(self._names)
         if not step:
             return None
         record = next(record for record in self._records if record.step == step)
@@ -127,6 +146,14 @@ class Recorder:
         if not math.isfinite(norm):
             return Failure(record, "gradient norm", norm)
         return Failure(record, "loss of another process", math.nan)
+
+    def take(self) -> list[dict[str, Any]]:
+        """The rows that have arrived since the last call, each with the means over the steps since the one before it.
+
+        They are weighted by images, and of those of this process.
+        """
+        taken, self._rows = self._rows, []
+        return taken
 
     def last_sane(self, before: int) -> int:
         """The last step before step `before` whose loss was not far above those of before; 0: none is known of.
@@ -154,20 +181,29 @@ class Recorder:
 
     def start_epoch(self) -> None:
         """Forget the sums."""
-        self._totals = torch.zeros_like(self._totals)
+        self._totals[0] = 0.0
         self.count = 0
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready sums; call `drain` before."""
         losses = self._remembered()
-        return {"sums": self.sums, "images": self.images, "steps": [*losses][:1], "losses": [*losses.values()]}
+        return {
+            "sums": self.sums,
+            "images": self.images,
+            "since_row": {"images": self._since, "sums": self._window},
+            "steps": [*losses][:1],
+            "losses": [*losses.values()],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the sums that `state_dict` returned; those of all processes go on in the main one."""
         self._names, self.count = tuple(state["sums"]), state["images"] * self._world.main
-        self._totals = torch.tensor(list(state["sums"].values()), dtype=self.dtype) * self._world.main
+        sums = [*state["sums"].values()]
+        window = state.get("since_row", {"images": 0, "sums": [0.0] * len(sums)})  # older checkpoints have none
+        self._since = window["images"] * self._world.main
+        self._totals = torch.tensor([sums, window["sums"]], dtype=self.dtype) * self._world.main
         self._totals = self._totals.to(self._failed.device)
-        self._latest = torch.zeros_like(self._totals)
+        self._latest = torch.zeros_like(self._totals[0])
         for first in state.get("steps", ()):  # older checkpoints have none
             self._steps = range(first, first + len(state["losses"]))
             self._began = self._steps[-1]
@@ -178,8 +214,8 @@ class Recorder:
 class _Copy:
     """Values of a device on their way to the host."""
 
-    def __init__(self, values: Tensor, images: int) -> None:
-        self.images = images
+    def __init__(self, values: Tensor, images: int, since: int, row: dict[str, Any] | None) -> None:
+        self.images, self.since, self.row = images, since, row
         self._event: torch.cuda.Event | None = None
         if values.device.type == "cuda":
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

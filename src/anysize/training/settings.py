@@ -135,6 +135,27 @@ class TrainingSettings:
     drop_last: bool = setting(
         True, "leave out the samples that do not fill a batch; a size that fills none makes one smaller batch"
     )
+    limit_steps: float = setting(
+        0.0,
+        "steps that an epoch is cut to, each size keeping its share, or below 1 the share of its steps; 0: all. "
+        "data.limit uses fewer images instead, the same in each epoch",
+        low=0,
+        high=10**9,
+    )
+    limit_validation: float = setting(
+        0.0,
+        "batches of images, spread over the classes, that a validation during training looks at, or below 1 the share "
+        "of the images; 0: all",
+        low=0,
+        high=10**9,
+    )
+    overfit_batches: int = setting(
+        0,
+        "train the same so many batches in each epoch, without augmentation, and validate on their images: a network "
+        "that can learn reaches a loss near 0; 0: off",
+        low=0,
+        high=10**9,
+    )
     seed: int = setting(0, "everything random follows from it", low=0, high=2**63 - 1)
     device: str = setting("auto", "auto: a CUDA device where there is one; cpu, cuda, cuda:1, mps, ...")
     precision: str = setting(
@@ -195,6 +216,16 @@ class TrainingSettings:
     validate_every: int = setting(
         1, "epochs between validations; the last epoch is always validated", low=1, high=10**6
     )
+    early_stopping: int = setting(
+        0,
+        "end the run where the metric that chooses the best checkpoint has not risen in so many epochs; 0: train all "
+        "epochs",
+        low=0,
+        high=10**6,
+    )
+    early_stopping_delta: float = setting(
+        0.0, "it has risen where it is higher by more than this than when it last rose", low=0, high=FLOAT32_MAX
+    )
     checkpoint_minutes: float = setting(
         10.0, "save at least this often within an epoch; 0: after every step", low=0, high=10**6
     )
@@ -205,6 +236,12 @@ class TrainingSettings:
         "farther back where a divergence was saved before it showed",
         low=1,
         high=1000,
+    )
+    keep_best: int = setting(
+        1,
+        "best checkpoints that are kept: best, best-2 (the validation behind it) and so on, each as it was validated",
+        low=1,
+        high=100,
     )
     checkpoint_background: bool = setting(
         True,

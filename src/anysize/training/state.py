@@ -30,6 +30,7 @@ from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
+from anysize.training.step_rows import StepRows
 
 
 @dataclasses.dataclass
@@ -80,8 +81,9 @@ class TrainState:
 
     `scaler` is float16's loss scaling (disabled in other precisions), `smoothing` that of gradients (None: off),
     `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
-    epoch, `history` the rows of the epochs before, `replicas` the buffers of all processes' models, `micro_batches` the
-    number of parts of a batch, `averaged` the averaged weights (None: off).
+    epoch, `history` the rows of the epochs before, `rows` the beginning of the next row of `steps.csv`, `replicas` the
+    buffers of all processes' models, `micro_batches` the number of parts of a batch, `averaged` the averaged weights
+    (None: off).
     """
 
     model: nn.Module
@@ -96,6 +98,7 @@ class TrainState:
     averaged: AveragedWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     history: History = dataclasses.field(default_factory=History)
+    rows: StepRows = dataclasses.field(default_factory=StepRows)
 
     def parts(self) -> dict[str, StatePart]:
         """The parts that a checkpoint holds, by name."""
@@ -111,6 +114,7 @@ class TrainState:
             "micro_batches": self.micro_batches if self.micro_batches.auto else None,
             "progress": self.progress,
             "history": self.history,
+            "rows": self.rows,
             "replicas": self.replicas if self.replicas.world.size > 1 else None,
         }
         return {name: part for name, part in parts.items() if part is not None}

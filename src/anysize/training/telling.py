@@ -1,4 +1,4 @@
-"""What a step and an epoch have taken, and what is told of them: the live line, the row of `metrics.csv`."""
+"""What steps and epochs have taken, and what is told of them: the live line, rows of `metrics.csv` and `steps.csv`."""
 
 import functools
 import math
@@ -6,6 +6,7 @@ from typing import Any
 
 from anysize.training.parts import Parts
 from anysize.training.state import Progress, TrainState
+from anysize.training.step_rows import is_due
 
 _NOT_SHOWN = ("loss", "gradient_norm")  # in the live line: the first has a place of its own
 
@@ -16,10 +17,11 @@ def record(progress: Progress, seconds: float) -> None:
     progress.epoch_seconds += seconds
 
 
-def record_waiting(parts: Parts, progress: Progress, seconds: float) -> None:
+def record_waiting(parts: Parts, state: TrainState, seconds: float) -> None:
     """Count what of the time of a step was waiting for images; where that is much, it is said once."""
     waited = parts.loader.waiting.take()
-    progress.epoch_waiting += waited
+    state.progress.epoch_waiting += waited
+    state.rows.waited += waited
     if (share := parts.watch(seconds, waited)) and (remedies := parts.loader.remedies()):
         parts.log.warning(f"{share:.0%} of the last minute went by waiting for images: {', or '.join(remedies)}")
 
@@ -45,6 +47,34 @@ def show(parts: Parts, state: TrainState, size: int) -> None:
         waiting=lambda: share_waited(progress, progress.epoch_waiting),
         seconds_left=lambda: (parts.length.flops - spent()) * progress.seconds / max(spent(), 1),
     )
+
+
+def step_row(parts: Parts, state: TrainState) -> dict[str, Any] | None:
+    """What the host knows of the row of `steps.csv` that ends with the step that was just made; None if none does."""
+    progress = state.progress
+    if not is_due(progress.step, parts.length, parts.training.log_every):
+        return None
+    done = progress.step_in_epoch / parts.length.steps[progress.epoch]
+    counted = state.rows.take(progress.seconds)
+    return {
+        "step": progress.step,
+        "epoch": round(progress.epoch + done, 6),
+        "images": counted.pop("images"),
+        "flops": parts.length.flops_at(progress.epoch, progress.step_in_epoch),
+        "seconds": counted.pop("seconds"),
+        "lr": progress.lr,
+        **counted,
+    }
+
+
+def tell_steps(parts: Parts, state: TrainState, *, now: bool = False) -> None:
+    """Add the rows that have arrived to `steps.csv`, at the latest `now`; their means have six digits."""
+    rows = [
+        {name: float(f"{value:.6g}") if name in state.recorder.sums else value for name, value in row.items()}
+        for row in state.recorder.take()
+    ]
+    if rows or now:
+        parts.log.steps(rows, now=now)
 
 
 def epoch_row(parts: Parts, state: TrainState) -> dict[str, Any]:

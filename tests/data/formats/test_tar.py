@@ -1,10 +1,12 @@
 """Images in tar archives: read in place, as those in folders are, with ILSVRC's archives as downloaded."""
 
 import io
+import multiprocessing
 import os
 import pickle
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,11 +227,12 @@ def test_an_index_is_kept_until_the_archive_changes(
 
     first = rows()
     assert (len(first), rows(), len(calls)) == (12, first, 1)
-    (kept,) = cache.iterdir()
+    (kept,) = cache.glob("*.npz")
     for content in (b"", kept.read_bytes()[:200], kept.read_bytes().replace(b"train", b"tr")):
         kept.write_bytes(content)
         assert rows() == first
     assert len(calls) == 4
+    lock = kept.with_name(f"{kept.name}.lock")
     smooth_image(5, 9, 9).save(root / "val/dog/more.png")
     pack(archive, root)
     assert len(rows()) == 13
@@ -238,13 +241,61 @@ def test_an_index_is_kept_until_the_archive_changes(
         os.utime(archive)
         with pytest.raises(KeyboardInterrupt):
             rows()
-    assert [path.name for path in cache.iterdir()] == [kept.name]
+    assert {*cache.iterdir()} == {kept, lock}
     half, young = name_beside(kept), name_beside(kept)
     for path in (half, young):  # as a process leaves it that is killed at once
         path.write_bytes(b"half")
     os.utime(half, (1, 1))
     assert len(rows()) == 13
-    assert {*cache.iterdir()} == {kept, young}  # who wrote the younger one may be at it still
+    assert {*cache.iterdir()} == {kept, lock, young}  # who wrote the younger one may be at it still
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_class_with_a_new_name_in_an_archive_is_the_same_data(tmp_path: Path, whole: bool) -> None:
+    told = []
+    for name, renamed in (("cat", {}), ("zebra", {"cat": "zebra"}), ("zebra", {})):
+        root = write_folder(tmp_path / f"{len(told)}" / "pets", 3)
+        for split in ("train", "val"):
+            (root / split / "cat").rename(root / split / name)
+        if whole:
+            root = pack(root.parent / "pets.tar", root)
+        else:
+            splits(root)
+        source = opened("train", root=str(root), renamed_classes=renamed)
+        told.append(identity_of({"train": source}, DataSettings(root=str(root), renamed_classes=renamed)))
+    assert told[0] == told[1] != told[2]
+
+
+def test_one_of_several_processes_reads_an_archive_even_after_one_that_was_killed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(tmp_path / "pets.tar", write_folder(tmp_path / "pets", 3))
+    told, make = tmp_path / "told", index.index_tar
+
+    def slow(path: str) -> TarIndex:
+        with told.open("a") as file:
+            file.write("r")
+        time.sleep(0.3)
+        return make(path)
+
+    monkeypatch.setattr(index, "index_tar", slow)
+    context = multiprocessing.get_context("fork")
+    killed = context.Process(target=read_tar_index, args=(archive,))
+    killed.start()
+    while not told.exists() and killed.is_alive():
+        time.sleep(0.005)
+    killed.kill()
+    killed.join()
+    assert not list(cache.glob("*.npz"))
+    processes = [context.Process(target=read_tar_index, args=(archive,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert told.read_text() == "rr"  # the one that was killed, and one
+    assert len(read_tar_index(archive).names) == 12
+    assert told.read_text() == "rr"
 
 
 def test_an_archive_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from anysize.data.pack.format import level_size, parse_levels, read_manifest
 from anysize.data.pack.source import PackSource
 from anysize.data.pack.unpack import unpack
 from anysize.data.settings import AugmentSettings, DataSettings
+from anysize.data.source import ArraySource
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
@@ -276,6 +277,40 @@ def test_photographs_are_turned_as_they_were_when_they_were_packed(tmp_path: Pat
     source = load_dataset(opened(pack), "train", preload=False)
     assert source.read(0)[0].shape == (3, 40, 20)
     assert source.read(0, lambda *shape: 0.1)[0].shape == (3, 32, 16)
+
+
+def test_training_images_may_be_laid_in_random_order_in_chunks(
+    root: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anysize.data.pack.write.MIB", 2500)
+    mixed = pack_folder(root, tmp_path / "p", shuffle=True)
+    assert pack_folder(root, mixed, shuffle=True) == mixed  # it is done
+    with pytest.raises(UserError, match=r"is a pack already, .* of other images or with other options"):
+        pack_folder(root, mixed)
+    plain, source = (load_dataset(opened(each, memory_limit=0), "train") for each in (pack, mixed))
+    assert isinstance(source, PackSource)
+    names = [source.file_name(i) for i in range(8)]
+    assert names != sorted(names) == [plain.file_name(i) for i in range(8)]
+    for i, name in enumerate(names):
+        there = plain.read(sorted(names).index(name))
+        assert all(torch.equal(a, b) for a, b in zip(source.read(i)[:2], there[:2], strict=True))
+    validation = load_dataset(opened(mixed), "validation")
+    assert [validation.file_name(i) for i in range(8)] == sorted(validation.file_name(i) for i in range(8))
+
+    parts = source.index.rows["part"].tolist()
+    assert source.chunks() == tuple(parts.count(part) for part in range(max(parts) + 1))
+    assert len(source.chunks()) > 2
+    assert source.subset(np.array([0, 7, 1])).chunks() == (1, 1, 1)  # in another order
+    assert plain.chunks() == (8,)
+    assert load_dataset(DataSettings(name="folder", root=str(root)), "train").chunks() == ()
+
+
+def test_images_that_are_shuffled_by_chunks_stay_in_their_pack(tmp_path: Path) -> None:
+    small = pack_folder(write_folder(tmp_path / "root", 2), tmp_path / "p", "original")
+    assert isinstance(load_dataset(opened(small), "train"), ArraySource)
+    assert isinstance(load_dataset(opened(small, shuffle_chunks=1), "train"), PackSource)
+    with pytest.raises(UserError, match="the images of data set 'folder' lie in no chunks; remove it, or pack them"):
+        load_dataset(DataSettings(name="folder", root=str(tmp_path / "root"), shuffle_chunks=1), "train")
 
 
 @pytest.mark.parametrize("levels", ["", "0", "original,original", "64,64", "64,huge", "5", "20000", "-64"])

@@ -1,79 +1,24 @@
 """Packs in object storage give the bits of the pack on disk, from a server that fails and is slow, too."""
 
-import http.client
-import socket
-import threading
+import os
+import sys
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
-import boto3
+import object_storage
 import pytest
 import torch
 from image_files import write_folder
-from moto.server import ThreadedMotoServer
+from object_storage import Failing, failing, put
 from packs import flip_byte, opened, pack_folder
 
 from anysize.data.catalog import load_dataset
-from anysize.data.pack.storage import Storage, Wanted
+from anysize.data.pack.storage import Storage, Wanted, cache_folder
 from anysize.data.pack.verify import damaged_files
 from anysize.registry import UserError
-
-KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
-
-
-class Failing(ThreadingHTTPServer):
-    """Hands requests on to a server, but for those that `how` says: refuse, reset, cut, down."""
-
-    daemon_threads = True
-
-    def __init__(self, behind: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behind, self.how, self.requests = behind, "", 0
-
-    def handle_error(self, *args: Any) -> None:
-        """A client that is gone is none."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Failing
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server = self.server
-        server.requests += 1
-        fails = server.how == "down" or (server.how and server.requests % 3 == 1)
-        if fails and server.how in ("refuse", "down"):
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if fails and server.how == "reset":
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        if server.how == "slow":
-            time.sleep(0.02)
-        there = http.client.HTTPConnection("127.0.0.1", server.behind)
-        there.request(self.command, self.path, headers=dict(self.headers))
-        answer = there.getresponse()
-        body = answer.read()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length", "server", "date"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)) if body else answer.getheader("Content-Length", "0"))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fails else body)
-        self.close_connection = self.close_connection or bool(fails)
-        there.close()
-
-    do_HEAD = do_GET
 
 
 @pytest.fixture(scope="module")
@@ -85,37 +30,17 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[tuple[Any, int]]:
     """A client and the port of a server."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    port = server.get_host_and_port()[1]
-    client = boto3.client(
-        "s3", endpoint_url=f"http://127.0.0.1:{port}", aws_access_key_id="k", aws_secret_access_key="s",
-        region_name="us-east-1",
-    )  # fmt: skip
-    client.create_bucket(Bucket="buck")
-    yield client, port
-    server.stop()
+    with object_storage.bucket() as made:
+        yield made
 
 
 @pytest.fixture
 def server(bucket: tuple[Any, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
-    proxy = Failing(bucket[1])
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-    thread.start()
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.server_port}"}.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("ANYSIZE_CACHE", str(tmp_path / "cache"))
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    thread.join()
-
-
-def put(client: Any, folder: Path, prefix: str) -> str:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            client.put_object(Bucket="buck", Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
-    return f"s3://buck/{prefix}"
+    with failing(bucket[1]) as (proxy, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
 
 
 def assert_same(url: Any, pack: Path) -> None:
@@ -144,6 +69,49 @@ def test_a_server_that_fails_for_a_while_gives_the_same_bits(
     url = put(bucket[0], pack, "whole")
     for server.how in ("", "slow", "refuse", "reset", "cut"):
         assert_same(url, pack)
+
+
+def test_a_web_server_gives_the_same_bits(pack: Path, bucket: tuple[Any, int], server: Failing) -> None:
+    put(bucket[0], pack, "web")
+    for server.how in ("", "cut"):
+        assert_same(f"http://127.0.0.1:{server.server_port}/buck/web", pack)
+
+
+def test_a_pack_is_unpacked_from_its_address(
+    pack: Path, bucket: tuple[Any, int], server: Failing, tmp_path: Path, anysize: Callable[..., Any]
+) -> None:
+    url = put(bucket[0], pack, "files")
+    server.how = "cut"
+    assert anysize("data", "unpack", url, "there").returncode == 0
+    assert anysize("data", "unpack", str(pack), "here").returncode == 0
+    there, here = (
+        {path.relative_to(each): path.read_bytes() for path in each.rglob("*.jpg")}
+        for each in (tmp_path / "there", tmp_path / "here")
+    )
+    assert there == here
+    assert len(there) == 32
+    refused = anysize("data", "unpack", "s3://buck/nowhere", "nothing")
+    assert (refused.returncode, refused.stderr[:59]) == (
+        2,
+        "anysize: s3://buck/nowhere holds no pack.json; expected the",
+    )
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_what_was_kept_of_a_pack_goes_when_nobody_has_read_it_for_a_month(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYSIZE_CACHE", str(tmp_path))
+    old, young = (cache_folder(url, b"1") for url in ("s3://b/old", "s3://b/young"))
+    (old / "train").mkdir()
+    (old / "train/index.npy").write_bytes(b"1")
+    for folder, days in ((old, 31), (young, 29)):
+        os.utime(folder, (time.time() - days * 86_400,) * 2)
+    now = cache_folder("s3://b/old", b"2")
+    assert {*(tmp_path / "packs").iterdir()} == {young, now}
+    os.utime(now, (1, 1))
+    assert cache_folder("s3://b/old", b"2") == now
+    assert now.exists()
 
 
 def test_near_ranges_are_one_request(pack: Path, bucket: tuple[Any, int], server: Failing) -> None:
@@ -185,6 +153,18 @@ def test_what_was_changed_on_the_server_is_named(
     client.put_object(Bucket="buck", Key="changed/validation/index.npy", Body=b"short")
     with pytest.raises(UserError, match=r"s3://buck/changed/validation/index.npy was cut short"):
         load_dataset(opened(url), "validation")  # type: ignore[arg-type]
+
+
+def test_without_the_extra_one_sentence_says_how_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, anysize: Callable[..., CompletedProcess[str]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    done = anysize("train", "quickstart", "--data.name", "pack", "--data.root", "s3://buck/pack")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "anysize: data.root is s3://buck/pack, and object storage needs obstore, which is not installed: pip install "
+        "'anysize[stream]'\n"
+    )
 
 
 @pytest.mark.parametrize("url", ["s3://me:secret@b/p", "https://h/p?sig=secret", "ftp://h/p", "s3://"])

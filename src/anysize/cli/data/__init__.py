@@ -176,6 +176,7 @@ def pack(
     raw: bool = False,
     quality: int = 90,
     shard: int = 256,
+    shuffle: bool = False,
 ) -> None:
     """Write the images of all splits into a few large files, each at several sizes; or go on with a packing.
 
@@ -188,6 +189,8 @@ def pack(
         raw: keep the levels as raw pixels, which takes some five times the room and is read without decoding
         quality: of the JPEGs of the levels
         shard: MiB after which a new file is begun
+        shuffle: lay the training images in random order, always the same one, for data.shuffle_chunks; otherwise they
+            lie in the order of the data set, mostly class by class
     """
     usage = "`anysize data pack folder OUT --data.root DIR`"
     if not name or not out or out[0].startswith("--"):
@@ -199,7 +202,7 @@ def pack(
 
     folder, *settings = out
     recipe, targets = _chosen(name, tuple(settings))
-    options = PackOptions(parse_levels(levels), "raw" if raw else "jpeg", quality, shard)
+    options = PackOptions(parse_levels(levels), "raw" if raw else "jpeg", quality, shard, shuffle)
     with progress("packing") as say:
         manifest = pack_dataset(
             recipe.data,
@@ -221,7 +224,7 @@ def unpack(packed: str = "", /, *out: _Words) -> None:
     """Give the files of a pack back.
 
     Args:
-        packed: the folder of the pack
+        packed: the folder of the pack, or its address in object storage
         out: a new folder
     """
     usage = "`anysize data unpack PACK OUT`"
@@ -238,7 +241,7 @@ def unpack(packed: str = "", /, *out: _Words) -> None:
     folder = Path(out[0]).expanduser()
     with progress("unpacking") as say:
         manifest, bad = write_files(
-            Path(packed).expanduser(),
+            packed,
             folder,
             on_image=lambda done, total: say(f"wrote {done:,} of {counted(total, 'image')}"),
         )

@@ -13,7 +13,7 @@ from anysize.data.pack.index import index_files, what_is_wrong
 from anysize.data.pack.shards import Shards
 from anysize.data.pack.storage import Storage, Wanted, cache_folder
 from anysize.data.pictures import BadImage
-from anysize.files import replacing
+from anysize.files import one_at_a_time, replacing
 from anysize.registry import UserError
 
 
@@ -47,13 +47,14 @@ def fetch_index(storage: Storage, folder: Path, manifest: pack.Manifest, split: 
     files = manifest.splits[split].files
     try:
         (folder / split).mkdir(exist_ok=True)
-        for name in index_files(manifest):
-            path = folder / split / name
-            if what_is_wrong(path, files.get(name)):
-                storage.download(f"{split}/{name}", files.get(name, (0, ""))[0], path)
-                if why := what_is_wrong(path, files.get(name)):
-                    path.unlink()
-                    raise UserError(f"{storage.url}/{split}/{name} {why}: copy the pack there again, or pack again")
+        with one_at_a_time(folder / split / ".lock"):  # of the processes of a run one fetches it
+            for name in index_files(manifest):
+                path = folder / split / name
+                if what_is_wrong(path, files.get(name)):
+                    storage.download(f"{split}/{name}", files.get(name, (0, ""))[0], path)
+                    if why := what_is_wrong(path, files.get(name)):
+                        path.unlink()
+                        raise UserError(f"{storage.url}/{split}/{name} {why}: copy the pack there again, or pack again")
     except OSError as error:
         raise _cannot_keep(error) from error
 

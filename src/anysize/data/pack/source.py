@@ -140,6 +140,11 @@ class PackSource(FileSource):
         scaled = [] if self.scaled else ["set data.decode to scaled"]
         return [*scaled, "pack the images as raw pixels (anysize data pack ... --raw)"]
 
+    def chunks(self) -> tuple[int, ...]:
+        """The images of each part of the pack: those of a level lie in one shard."""
+        parts = self.index.rows["part"][self.rows]
+        return tuple(np.diff(np.flatnonzero(np.diff(parts)) + 1, prepend=0, append=len(parts)).tolist())
+
     def content(self) -> tuple[bytes, int]:
         of_split = self.manifest.splits[self.split]
         return of_split.digest.encode() + self.rows.tobytes(), of_split.bytes

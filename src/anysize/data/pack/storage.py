@@ -8,6 +8,7 @@ obstore's threads do not survive a fork: a process that was forked from one that
 reads from here in worker processes starts them anew (`Source.forks`).
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from anysize.files import cache_folders, own_cache, replacing
+from anysize.files import cache_folders, own_cache, remove, replacing
 from anysize.registry import UserError, printable
 
 _T = TypeVar("_T")
@@ -28,6 +29,7 @@ _SCHEMES = ("s3", "gs", "az", "https", "http", "file")
 _PARALLEL = 32  # requests under way in a process: a server takes some 20 ms for each, however small
 _NEAR = 128 * 2**10  # bytes between two ranges that are cheaper read than asked for apart: a millisecond at 1 Gbit/s
 _PIECE = 8 * 2**20  # bytes in a request for a part of a whole file
+_KEPT = 30 * 86_400  # seconds since a folder of the cache was last used
 _SILENT = 30  # seconds after which an answer that does not go on is asked for again
 
 
@@ -208,7 +210,8 @@ class Storage:
 def cache_folder(url: str, manifest: bytes) -> Path:
     """Where what is read of a pack once is kept, in the user's own cache; it is made.
 
-    Each address has a folder of its own, and another one when its manifest has changed. Raises an `OSError`.
+    Each address has a folder of its own, and another one when its manifest has changed. Those that nothing was read
+    from for 30 days are removed. Raises an `OSError`.
     """
     cache = own_cache()
     if cache is None:
@@ -216,6 +219,11 @@ def cache_folder(url: str, manifest: bytes) -> Path:
     digests = [hashlib.blake2b(data, digest_size=8).hexdigest() for data in (url.encode(), manifest)]
     folder = cache / "packs" / "-".join(digests)
     folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in (cache / "packs").iterdir():
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - other.stat().st_mtime > _KEPT:
+                remove(other)
     return folder
 
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from anysize.data.formats.names import is_file_name
 from anysize.data.pack.format import ORIGINAL, Manifest, read_manifest
+from anysize.data.pack.remote import fetch_manifest
 from anysize.data.pack.source import PackMasks, PackSource
+from anysize.data.pack.storage import Storage, is_address
 from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.files import is_inside
@@ -23,21 +25,25 @@ from anysize.registry import UserError, shown
 
 LAYOUTS = {"class": "folder", "labels": "folder-labels", "masks": "folder-masks"}
 """The data set that takes what was unpacked, by the kind of targets."""
+_AHEAD = 64  # images that are asked for at once in object storage
 
 
 def unpack(
-    pack: Path, folder: Path, *, on_image: Callable[[int, int], None] = lambda done, total: None
+    pack: str | os.PathLike[str], folder: Path, *, on_image: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Manifest, dict[str, str]]:
     """Write the images of all splits into a new folder; the manifest, and the images that could not be and why.
 
-    `on_image` is called with the number of images that were written, and of all.
+    `pack` is a folder or an address. `on_image` is called with the number of images that were written, and of all.
 
     Raises:
-        UserError: there is no pack; the folder is there already, or cannot be written; a name is none of a file.
+        UserError: there is no pack; the folder is there already, or cannot be written; a name is none of a file; a
+            server fails.
     """
-    manifest = read_manifest(pack)
     settings = DataSettings(name="pack", root=os.fspath(pack), on_bad_image="skip")
-    sources = {split: PackSource(pack, manifest, split, settings) for split in manifest.splits}
+    storage = Storage(settings.root, settings.stream_limit) if is_address(settings.root) else None
+    kept = fetch_manifest(storage) if storage else Path(pack).expanduser()
+    manifest = read_manifest(kept)
+    sources = {split: PackSource(kept, manifest, split, settings, storage) for split in manifest.splits}
     total, done = sum(map(len, sources.values())), 0
     bad: dict[str, str] = {}
     try:
@@ -45,6 +51,8 @@ def unpack(
         for split, source in sources.items():
             writer = _Writer(folder, split, source)
             for index in range(len(source)):
+                if index % _AHEAD == 0:
+                    source.ahead(range(index, min(index + _AHEAD, len(source))))
                 try:
                     writer.write(index)
                 except BadImage as error:

@@ -35,13 +35,14 @@ _LARGEST_SHARD = 2**31  # bytes: where an image begins is kept in 32 bits
 
 @dataclasses.dataclass(frozen=True)
 class PackOptions:
-    """How images are packed: which levels, as which pixels (jpeg, raw), JPEGs of which quality, and how large a shard
-    may become, in MiB, before the next is begun."""
+    """How images are packed: which levels, as which pixels (jpeg, raw), JPEGs of which quality, how large a shard may
+    become, in MiB, before the next is begun, and whether the training images are laid in random order."""
 
     levels: tuple[int, ...] = (pack.ORIGINAL, 256, 192, 128, 96)
     pixels: str = "jpeg"
     quality: int = 90
     shard: int = 256
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -230,7 +231,7 @@ class _Packing:
 
 def _begin(folder: Path, manifest: pack.Manifest, options: PackOptions) -> None:
     """Note in the folder what is packed and how, or compare it with what was noted when it was begun."""
-    held = json.loads(manifest.as_json()) | {"shard": options.shard}
+    held = json.loads(manifest.as_json()) | {"shard": options.shard, "shuffle": options.shuffle}
     path = folder / pack.STATE
     if not path.exists():
         if others := sorted({*os.listdir(folder)} - {".lock", ".owner"}):

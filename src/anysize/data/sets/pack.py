@@ -30,6 +30,7 @@ class Pack(DataSet):
     defaults = DatasetInfo(224)
     offers = ("class", "labels", "masks")
     levels = True
+    chunks = True
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """What is usual for the data set that was packed; reads the manifest where root is set."""

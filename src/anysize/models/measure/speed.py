@@ -214,7 +214,7 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
     """One row of the table; the model is built anew, so that rows do not disturb one another."""
     batch, channels, _, size = shape
     device = how.torch_device
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = _wait_for(device)
     try:
         if mode == "training":
             flops = batch * count_flops(model, size, channels).total
@@ -288,6 +288,28 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
 
     run()  # from now on there is momentum
     return run, taken + sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
+
+
+def _wait_for(device: torch.device) -> Callable[[], object]:
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+def latency_of(model: nn.Module, channels: int, size: int, device: torch.device, repeats: int = 7) -> float:
+    """Seconds in which a model in evaluation answers one image of a size by itself: the median of several times.
+
+    >>> latency_of(nn.Flatten(), channels=1, size=8, device=torch.device("cpu")) > 0
+    True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    images = torch.zeros(1, channels, size, size, device=device)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            seconds = time_calls(lambda: model(images), repeats, _wait_for(device))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return statistics.median(seconds)
 
 
 def time_calls(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:

@@ -83,7 +83,8 @@ def write_checkpoint(
 
     Args:
         folder, checkpoint, keep: where to, what, and the new name of what was there.
-        kept: that many earlier ones stay: what was at `keep` becomes KEEP-2, that KEEP-3, and so on.
+        kept: that many earlier ones stay: what was at `keep` becomes KEEP-2, that KEEP-3, and so on; of a name that has
+            a number the next ones follow.
         check: raises `LostFolder` where nothing may be written; called first, and before anything takes its place.
 
     Raises:
@@ -133,9 +134,12 @@ def write_checkpoint(
 
 def _make_way(keep: Path, kept: int) -> None:
     """Give each of the earlier checkpoints the name of the one before it, and remove those that are too many."""
-    places = [keep, *(keep.with_name(f"{keep.name}-{number}") for number in range(2, kept + 1))]
-    for path in keep.parent.glob(f"{keep.name}-*"):
-        if path not in places and path.name.removeprefix(f"{keep.name}-").isdecimal():
+    name, _, number = keep.name.partition("-")
+    first = int(number or 1)
+    places = [keep, *(keep.with_name(f"{name}-{first + i}") for i in range(1, kept))]
+    for path in keep.parent.glob(f"{name}-*"):
+        follows = path.name.removeprefix(f"{name}-")
+        if path not in places and follows.isdecimal() and int(follows) > first:
             _clear(path)
     for newer, older in reversed([*itertools.pairwise(places)]):
         if newer.exists():

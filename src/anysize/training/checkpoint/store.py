@@ -1,14 +1,15 @@
 """The checkpoints of a run, in its folder `checkpoints`: which there are, and which one stands for a name.
 
 `last` is where training is, `previous` the save before it, `previous-2` the one before that where so many are kept,
-`best` the best validation, with the weights and statistics that were validated. A copy that was calibrated for a size
+`best` the best validation, with the weights and statistics that were validated, `best-2` the one behind it where so
+many are kept. A copy that was calibrated for a size
 lies beside them.
 """
 
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from anysize.files import remove
@@ -16,32 +17,48 @@ from anysize.registry import UserError, did_you_mean
 from anysize.training.checkpoint.files import Checkpoint, DamagedCheckpoint, aside, beside, read_checkpoint
 
 LAST, PREVIOUS, BEST, NEVER = "last", "previous", "best", "never"
-_EARLIER = re.compile(rf"{PREVIOUS}(-([2-9]|[1-9]\d+))?")
+_NUMBER = r"(-([2-9]|[1-9]\d+))?"
+_EARLIER, _BEST = (re.compile(name + _NUMBER) for name in (PREVIOUS, BEST))
 
 
 def is_own_name(name: str) -> bool:
     """Whether a checkpoint of this name is written by training.
 
-    >>> [is_own_name(name) for name in ("last", "best", "previous", "previous-12", "previous-1", "int8")]
-    [True, True, True, True, False, False]
+    >>> [is_own_name(name) for name in ("last", "best", "best-2", "previous", "previous-12", "previous-1", "int8")]
+    [True, True, True, True, True, False, False]
     """
-    return name in (LAST, BEST) or bool(_EARLIER.fullmatch(name))
+    return name == LAST or is_best_name(name) or bool(_EARLIER.fullmatch(name))
+
+
+def is_best_name(name: str) -> bool:
+    """Whether a checkpoint of this name is one of the best."""
+    return bool(_BEST.fullmatch(name))
+
+
+def best_name(place: int) -> str:
+    """The name of the best checkpoint at a place, counted from 0.
+
+    >>> best_name(0), best_name(1)
+    ('best', 'best-2')
+    """
+    return f"{BEST}-{place + 1}" if place else BEST
 
 
 def check_resume(name: str) -> None:
     """Raise a `UserError` for what is no answer to the question where a run goes on."""
     if not is_own_name(name) and name != NEVER:
-        raise UserError(f"resume is {name!r}; expected last, previous, previous-2 (and so on), best or never")
+        raise UserError(f"resume is {name!r}; expected last, previous, previous-2 (and so on), best, best-2 or never")
 
 
 def find_checkpoint(checkpoints: Path, name: str = LAST) -> Path | None:
     """The folder of the checkpoint `name`, if there is one.
 
     A crash may fall between the two renames that replace a checkpoint. Then the one that was to be replaced stands for
-    it: it has been set aside, or for `last` kept as `previous`.
+    it: it has been set aside, or kept as `previous`, or as `best-2`.
     """
     folder = checkpoints / name
-    earlier = [checkpoints / other for other in earlier_names(checkpoints)] if name == LAST else []
+    names = earlier_names(checkpoints) if name == LAST else best_names(checkpoints) if name == BEST else []
+    earlier = [checkpoints / other for other in names]
     return next((candidate for candidate in (folder, aside(folder), *earlier) if candidate.is_dir()), None)
 
 
@@ -52,7 +69,23 @@ def checkpoint_names(checkpoints: Path) -> list[str]:
 
 def earlier_names(checkpoints: Path) -> list[str]:
     """Names of the saves before the last one that are there, the newest first."""
-    return sorted(filter(_EARLIER.fullmatch, checkpoint_names(checkpoints)), key=_age)
+    return sorted(filter(_EARLIER.fullmatch, checkpoint_names(checkpoints)), key=_number)
+
+
+def best_names(checkpoints: Path) -> list[str]:
+    """Names of the best checkpoints that are there, the best first."""
+    return sorted(filter(is_best_name, checkpoint_names(checkpoints)), key=_number)
+
+
+def close_gaps(checkpoints: Path, names: Sequence[str]) -> None:
+    """Remove the best checkpoints but for `names`, in this order, and name those without gaps."""
+    for other in {*best_names(checkpoints)} - {*names}:
+        with contextlib.suppress(OSError):
+            remove(checkpoints / other)
+    for place, name in enumerate(names):
+        if name != best_name(place):
+            with contextlib.suppress(OSError):
+                (checkpoints / name).rename(checkpoints / best_name(place))
 
 
 def checkpoint_to_resume(checkpoints: Path, name: str) -> Path | None:
@@ -74,7 +107,7 @@ def remove_newer(checkpoints: Path, name: str) -> None:
 
     For `best` these are all but `last`, which was just written anew from it.
     """
-    newer = {other for other in earlier_names(checkpoints) if name == BEST or _age(other) < _age(name)}
+    newer = {other for other in earlier_names(checkpoints) if name == BEST or _number(other) < _number(name)}
     folders = [checkpoints / other for other in newer]
     if name != BEST:
         folders += [checkpoints / LAST, aside(checkpoints / LAST)]
@@ -85,11 +118,11 @@ def remove_newer(checkpoints: Path, name: str) -> None:
 
 def remove_left_overs(checkpoints: Path) -> None:
     """Remove what a killed process has left of a save: what was half-written, and what was replaced."""
-    for folder in (checkpoints / LAST, checkpoints / BEST):
-        left = [beside(folder), *([aside(folder)] if os.path.lexists(folder) else [])]
-        for path in left:
+    for left in (*checkpoints.glob(".*.new"), *checkpoints.glob(".*.old")):
+        folder = left.with_name(left.name[1 : -len(".new")])
+        if is_own_name(folder.name) and (left == beside(folder) or os.path.lexists(folder)):
             with contextlib.suppress(OSError):
-                remove(path)
+                remove(left)
 
 
 def sound_checkpoints(
@@ -101,7 +134,7 @@ def sound_checkpoints(
 
 def with_remedy(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
     """The error about the checkpoint `path`, which training cannot go on from, with another one as the remedy."""
-    saves = [LAST, *earlier_names(path.parent), BEST]
+    saves = [LAST, *earlier_names(path.parent), *best_names(path.parent)]
     others = [name for name in saves if name != path.name and (path.parent / name).is_dir()]
     sound = sound_checkpoints(path.parent, others, lambda checkpoint: "progress" in checkpoint.state)
     remedy = "no other checkpoint is left: start again with --resume never"
@@ -125,5 +158,5 @@ def _is_sound(path: Path, wanted: Callable[[Checkpoint], bool]) -> bool:
         return False
 
 
-def _age(name: str) -> int:
-    return int(name.removeprefix(PREVIOUS).removeprefix("-") or 1)
+def _number(name: str) -> int:
+    return int(name.partition("-")[2] or 1)

@@ -53,8 +53,18 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._under_way: Future[None] | None = None
 
-    def write(self, folder: Path, checkpoint: Checkpoint, keep: Path | None = None, *, changes: bool = True) -> None:
+    def write(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        keep: Path | None = None,
+        *,
+        kept: int = 0,
+        changes: bool = True,
+    ) -> None:
         """`write_checkpoint`, once the write before is done; tensors that `changes` says will change are copied.
+
+        `kept` is as many as the writer keeps, if it is 0.
 
         Raises:
             LostFolder: nothing may be written any more.
@@ -62,23 +72,23 @@ class CheckpointWriter:
         """
         self.wait()
         self.check()
-        start = time.monotonic()
+        start, kept = time.monotonic(), kept or self._kept
         if self._thread is None:
-            self._write(folder, checkpoint, keep, start)
+            self._write(folder, checkpoint, keep, kept, start)
             return
         arrived = None
         try:
             copied = checkpoint
             if changes:
                 copied, arrived = self._copied(checkpoint)
-            self._under_way = self._thread.submit(self._write, folder, copied, keep, start, arrived)
+            self._under_way = self._thread.submit(self._write, folder, copied, keep, kept, start, arrived)
         except (MemoryError, RuntimeError) as error:
             if not is_short(error):
                 raise
             # No room for a copy, or no thread: what is copied so far goes, and this save and those after it need none.
             logger.warning("checkpoints are written while training waits: %s", sentence(error, "copying one"))
             self._thread, self._copies = None, {}
-            self._write(folder, checkpoint, keep, start)
+            self._write(folder, checkpoint, keep, kept, start)
 
     @property
     def failed(self) -> bool:
@@ -120,12 +130,13 @@ class CheckpointWriter:
         folder: Path,
         checkpoint: Checkpoint,
         keep: Path | None,
+        kept: int,
         start: float,
         arrived: torch.cuda.Event | None = None,
     ) -> None:
         if arrived:
             arrived.synchronize()
-        write_checkpoint(folder, checkpoint, keep, kept=self._kept, check=self.check)
+        write_checkpoint(folder, checkpoint, keep, kept=kept, check=self.check)
         self.slowest = max(self.slowest, time.monotonic() - start)
 
     def _copied(self, checkpoint: Checkpoint) -> tuple[Checkpoint, torch.cuda.Event | None]:

@@ -23,7 +23,7 @@ from anysize.registry import UserError, counted
 
 logger = logging.getLogger(__name__)
 
-_BESIDE = "_annotations.coco.json"  # the name of the file that lies beside the images
+BESIDE = "_annotations.coco.json"  # the name of the file that lies beside the images
 YEARS = ("2017", "2014")  # the preferred one first
 _NAMES: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
 _LAYOUT = "annotations/instances_train2017.json, instances_val2017.json and the like"
@@ -48,7 +48,7 @@ def load_coco(root: Path, settings: DataSettings, split: Split, targets: str, ar
     classes = choose_classes(settings.categories, known, index.path) or _categories(index, left_out)
     number = {name: i for i, name in enumerate(classes)}
     numbers = np.array([number.get(name, -1) for name in known], np.int64)  # -1: left out
-    beside = path.name == _BESIDE
+    beside = path.name == BESIDE
     folder = os.fspath(path.parent if beside else _image_folder(root, path.stem.removeprefix("instances_")))
     _check_inside(index, folder, settings)
     images, missing = _present(index, folder, settings)
@@ -109,10 +109,10 @@ def coco_splits(root: Path, settings: DataSettings) -> Splits:
     """
     folder, year = root / "annotations", settings.image_set or _year(root)
     if not folder.is_dir() and not settings.image_set:
-        folders = [entry.name for entry in os.scandir(root) if os.path.lexists(os.path.join(entry.path, _BESIDE))]
-        beside = {split: f"{name}/{_BESIDE}" for split, name in find_names(root, folders).items()}
+        folders = [entry.name for entry in os.scandir(root) if os.path.lexists(os.path.join(entry.path, BESIDE))]
+        beside = {split: f"{name}/{BESIDE}" for split, name in find_names(root, folders).items()}
         if beside:
-            return Splits(root, beside, settings, f"train/{_BESIDE}, valid/{_BESIDE} and the like", "", f"/{_BESIDE}")
+            return Splits(root, beside, settings, f"train/{BESIDE}, valid/{BESIDE} and the like", "", f"/{BESIDE}")
     names = [path.name for path in folder.glob("instances_*.json")]
     stems = {name: name.removeprefix("instances_").removesuffix(".json") for name in names}
     ours = [name for name, stem in stems.items() if re.sub(r"\D", "", stem) == year]
@@ -160,7 +160,7 @@ def _annotation_file(root: Path, name: str) -> Path:
     if not (root / "annotations").is_dir():
         raise UserError(
             f"{root} has no folder 'annotations'; expected annotations/{name} and the images beside it, in train2017 "
-            f"or images/train2017 and the like, or train/{_BESIDE} with the images beside it"
+            f"or images/train2017 and the like, or train/{BESIDE} with the images beside it"
         )
     return root / "annotations" / name
 

@@ -24,7 +24,7 @@ from anysize.data.decode import image_extensions
 from anysize.data.formats.listing import left_alone
 from anysize.data.formats.names import LONGEST_FILE
 from anysize.data.left_out import LeftOut, warn
-from anysize.files import is_left_over, open_regular, own_cache, replacing
+from anysize.files import is_left_over, one_at_a_time, open_regular, own_cache, replacing
 from anysize.registry import UserError, shown
 
 VERSION = 1
@@ -110,19 +110,27 @@ def _stamp(status: os.stat_result) -> _Stamp:
 @functools.lru_cache(maxsize=4)  # each split asks, and more than once
 def _index_of(path: str, status: _Stamp) -> TarIndex:
     kept = _kept(path)
-    index = _read(path, kept, status) if kept else None
-    if index is None:
-        if status.size >= _LARGE:
-            warn(f"{path}: reading once which files are in it, which may take minutes; the list is kept")
-        index = index_tar(path)
-        if kept:
-            _sweep(kept)
-            with contextlib.suppress(OSError), replacing(kept) as file:
-                told = json.dumps([index.left_out.counts, index.left_out.names])
-                np.savez(
-                    file, key=_key(status), told=np.array(told), names=index.names, offsets=index.offsets,
-                    sizes=index.sizes,
-                )  # fmt: skip
+    if not kept:
+        return _made(path, status)
+    if found := _read(path, kept, status):
+        return found
+    with one_at_a_time(f"{kept}.lock"):  # of the processes of a run one reads the archive, and the others its list
+        return _read(path, kept, status) or _made(path, status, kept)
+
+
+def _made(path: str, status: _Stamp, kept: str = "") -> TarIndex:
+    """The index of an archive, which is read through; it is kept in a file where one is given."""
+    if status.size >= _LARGE:
+        warn(f"{path}: reading once which files are in it, which may take minutes; the list is kept")
+    index = index_tar(path)
+    if kept:
+        _sweep(kept)
+        with contextlib.suppress(OSError), replacing(kept) as file:
+            told = json.dumps([index.left_out.counts, index.left_out.names])
+            np.savez(
+                file, key=_key(status), told=np.array(told), names=index.names, offsets=index.offsets,
+                sizes=index.sizes,
+            )  # fmt: skip
     return index
 
 
