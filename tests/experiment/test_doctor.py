@@ -30,9 +30,7 @@ def test_extras_are_those_of_the_package() -> None:
 
 def test_missing_extra_says_what_it_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     version, missing = doctor._version, ("timm", "onnx", "simplejpeg")
-    monkeypatch.setattr(
-        doctor, "_version", lambda name: "" if name in ("timm", "onnx", "simplejpeg") else version(name)
-    )
+    monkeypatch.setattr(doctor, "_version", lambda name: "" if name in missing else version(name))
     timm, quantize = found("zoo"), found("quantize")
     assert (timm.good, timm.value) == (True, "not installed")
     assert "pip install 'anysize[zoo]' gives it: timm's networks" in timm.advice
