@@ -96,15 +96,17 @@ def colorize(mask: np.ndarray, colors: np.ndarray | None = None) -> np.ndarray:
     return painted
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6, colors: np.ndarray | None = None) -> np.ndarray:
     """An image, uint8 (H, W, 3), with its mask over it; pixels of background and void stay as they are.
+
+    `colors` (256, 3) are by default VOC's.
 
     >>> grey = np.full((1, 2, 3), 100, dtype=np.uint8)
     >>> overlay(grey, np.array([[0, 1]], dtype=np.uint8), opacity=0.5).tolist()
     [[[100, 100, 100], [114, 50, 50]]]
     """
     assert image.shape[:2] == mask.shape
-    painted = opacity * colorize(mask) + (1 - opacity) * image
+    painted = opacity * (voc_colors() if colors is None else colors)[mask] + (1 - opacity) * image
     seen = (mask != 0) & (mask != VOID)
     return np.where(seen[..., None], np.rint(painted), image).astype(np.uint8)
 

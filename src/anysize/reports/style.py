@@ -79,7 +79,7 @@ fieldset input { margin: 0 6px 0 0; accent-color: var(--accent); }
 .prediction figure { margin: 0; flex: 1 1 0; min-width: 0; max-width: 320px; }
 .prediction img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
 .prediction figcaption { color: var(--soft); font-size: 12px; }
-.prediction h4 { margin: 8px 0 2px; font-size: 13px; font-weight: 600; overflow-wrap: anywhere; }
+.prediction h3 { margin: 8px 0 2px; font-size: 13px; }
 .prediction.right { border-top: 3px solid var(--right); } .prediction.wrong { border-top: 3px solid var(--wrong); }
 .prediction dl { display: grid; grid-template-columns: auto 1fr; gap: 0 10px; margin: 0; font-size: 13px; }
 .prediction dt { color: var(--soft); } .prediction dd { margin: 0; overflow-wrap: anywhere; }
