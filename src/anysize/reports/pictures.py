@@ -58,7 +58,7 @@ def legend_of(classes: Sequence[str], present: Sequence[int]) -> dict[str, Color
     """The colours of `painted` by the names of the classes with these numbers; background and void have none.
 
     >>> legend_of(["background", "cat", "dog"], [0, 1, 255])
-    {'cat': (230, 159, 0)}
+    {'cat': (0, 32, 223)}
     """
     start = classes[0] == _BACKGROUND
     colors = distinct_colors()
