@@ -12,7 +12,8 @@ from anysize.data.augment.square import EvalTransform
 from anysize.data.catalog import build_preprocessing
 from anysize.data.kinds.base import TARGET_KINDS
 from anysize.data.loader import LoadedBatch
-from anysize.experiment.pictures import displayed, fixed_images
+from anysize.data.statistics import spread
+from anysize.experiment.pictures import displayed
 from anysize.experiment.targets import build_task, eval_transform, info_of, kind_of, open_split, train_transform
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
@@ -152,11 +153,11 @@ def test_windows_are_as_large_as_the_recipe_says_at_the_base_size() -> None:
 
 
 def test_the_images_of_the_report_are_spread_evenly_and_each_is_another() -> None:
-    assert fixed_images(1000, 256).tolist() == sorted(set(fixed_images(1000, 256).tolist()))
-    assert len(fixed_images(1000, 256)) == 256
-    assert fixed_images(1000, 256)[-1] > 990
-    assert fixed_images(3, 256).tolist() == [0, 1, 2]
-    assert fixed_images(0, 256).tolist() == []
+    assert spread(1000, 256).tolist() == sorted(set(spread(1000, 256).tolist()))
+    assert len(spread(1000, 256)) == 256
+    assert spread(1000, 256)[-1] > 990
+    assert spread(3, 256).tolist() == [0, 1, 2]
+    assert spread(0, 256).tolist() == []
 
 
 def test_grey_images_are_displayed_in_grey() -> None:

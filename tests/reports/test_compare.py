@@ -10,8 +10,9 @@ import pytest
 
 from anysize.cli.compare import command
 from anysize.registry import UserError
-from anysize.reports.compare import compare_runs, read_runs, recipe_differences, write_comparison
-from anysize.reports.tables import accuracy_by_size, by_metric
+from anysize.reports.compare import read_runs, write_comparison
+from anysize.reports.comparison_tables import by_metric, comparison_frame, differing_settings, size_tables
+from anysize.reports.grouping import group_runs
 
 MakeRun = Callable[..., Path]
 Evaluation = Callable[..., pd.DataFrame]
@@ -23,8 +24,10 @@ def test_the_summary(make_run: MakeRun, metrics_row: Callable[..., dict[str, Any
         metrics_row(2, validation_top1=0.75),
         metrics_row(3, validation_top1=0.7),
     ]
-    summary = compare_runs(read_runs([make_run("a", rows=rows), make_run("b", epochs=2)])).set_index("run")
-    assert summary.loc["a"].to_dict() == {
+    groups = group_runs(read_runs([make_run("a", rows=rows), make_run("b", epochs=2)]), together=False)
+    summary = comparison_frame(groups).set_index("run")
+    assert summary.loc["a"].dropna().to_dict() == {
+        "group": "a",
         "epochs": 3,
         "best_validation_top1": 0.75,
         "best_epoch": 2,
@@ -38,7 +41,7 @@ def test_the_summary(make_run: MakeRun, metrics_row: Callable[..., dict[str, Any
 
 def test_a_loss_is_best_when_lowest(make_run: MakeRun) -> None:
     rows = [{"epoch": epoch, "validation_loss": loss} for epoch, loss in ((1, 0.5), (2, 0.25), (3, 0.75))]
-    summary = compare_runs(read_runs([make_run(rows=rows)]))
+    summary = comparison_frame(group_runs(read_runs([make_run(rows=rows)])))
     assert summary["best_validation_loss"].item() == 0.25
     assert summary["best_epoch"].item() == 2
     assert summary["flops"].isna().all()
@@ -51,11 +54,15 @@ def test_accuracy_by_size_of_runs_evaluated_at_other_sizes(make_run: MakeRun, ev
         make_run("mixed", evaluation=half),
         make_run("no-evaluation"),
     ]
-    table = accuracy_by_size(read_runs(folders))
-    assert list(map(int, table.columns)) == [16, 32, 48]
-    assert table.index.to_list() == [("fixed", "as trained"), ("fixed", "calibrated"), ("mixed", "calibrated")]
-    assert table.loc[("mixed", "calibrated"), 16] == pytest.approx(0.662)
-    assert table[48].isna().to_list() == [False, False, True]
+    (table,) = size_tables(group_runs(read_runs(folders), together=False))
+    assert list(table.header) == ["run", "", "16 px", "32 px", "48 px"]
+    assert table.rows[1:] == [
+        ["fixed", "calibrated", "61.2%", "78.5%", "71.4%"],
+        ["mixed", "calibrated", "66.2%", "83.5%", "-"],
+    ]
+    frame = comparison_frame(group_runs(read_runs(folders), together=False)).set_index("run")
+    assert frame.loc["mixed", "top1_16px_calibrated"] == pytest.approx(0.662)
+    assert frame["top1_48px_calibrated"].isna().to_list() == [False, True, True]
 
 
 def test_the_page(make_run: MakeRun, evaluation: Evaluation, tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_the_page(make_run: MakeRun, evaluation: Evaluation, tmp_path: Path) -> 
         "&lt;/script&gt;",
         "76.4%",
         "sizes.mix",
-        "&#34;fixed&#34;",
+        ">fixed</td>",
         "TFLOPs",
         "top-5 error",
     ):
@@ -85,13 +92,13 @@ def test_columns_with_and_without_split(make_run: MakeRun, tmp_path: Path, x: st
     folders = [make_run("a"), make_run("b")]
     columns = ["error", "train_error", "validation_error5", "top1", "lr"]
     body = write_comparison(folders, tmp_path / "c.html", columns=columns, x=x, colors=["red", "#00f"]).read_text()
-    titles = re.findall(r"<h3>(.*?)</h3>", body)
+    titles = re.findall(r"<h3>(.*?)</h3>", body.split(">Training</h2>")[1])
     assert titles == ["top-1 error", "training top-1 error", "validation top-5 error", "top-1", "learning rate"]
 
 
 def test_a_run_that_lacks_a_column_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     bare = make_run("bare", rows=[{"epoch": 1, "train_loss": 0.5}])
-    body = write_comparison([make_run("full"), bare], tmp_path / "c.html", columns=["error"]).read_text()
+    body = write_comparison([make_run("full"), bare], tmp_path / "c.html", columns=["error"], group=False).read_text()
     assert "not recorded: bare" in body
 
 
@@ -100,13 +107,14 @@ def test_runs_of_different_tasks_have_a_table_each(
 ) -> None:
     masks = evaluation().drop(columns="top5").rename(columns={"top1": "mean_iou"})
     folders = [make_run("labels", evaluation=evaluation()), make_run("masks", evaluation=masks)]
-    assert {metric: [run.name for run in runs] for metric, runs in by_metric(read_runs(folders)).items()} == {
+    groups = by_metric(group_runs(read_runs(folders), together=False))
+    assert {metric: [group.name for group in of_metric] for metric, of_metric in groups.items()} == {
         "top1": ["labels"],
         "mean_iou": ["masks"],
     }
-    command(*map(str, folders), out=str(tmp_path / "c.html"))
-    shown = capsys.readouterr().out
-    assert shown.index("top-1 by image size") < shown.index("labels") < shown.index("mean IoU by image size")
+    command(*map(str, folders), out=str(tmp_path / "c.html"), group=False)
+    shown = capsys.readouterr().out.partition("top-1 by image size")[2]
+    assert shown.index("labels") < shown.index("mean IoU by image size")
     assert "masks" in shown.split("mean IoU by image size")[1]
     page = (tmp_path / "c.html").read_text()
     assert "<h3>top-1 by image size</h3>" in page
@@ -120,10 +128,10 @@ def test_runs_of_one_folder_name_are_told_apart(make_run: MakeRun) -> None:
 
 def test_recipe_differences(make_run: MakeRun) -> None:
     runs = read_runs([make_run("a", mix="B+"), make_run("b", recipe="[sizes]\nmix = 'B+'\nbase = 32\n")])
-    differences = recipe_differences(runs)
+    differences = differing_settings(group_runs(runs))
     assert sorted(differences.index) == ["data.name", "model.name", "sizes.base", "training.epochs"]
-    assert differences.loc["sizes.base", "b"] == "32"
-    assert differences["a"].isna().to_dict() == {key: key == "sizes.base" for key in differences.index}
+    assert differences.loc["sizes.base"].to_dict() == {"a": "-", "b": "32"}
+    assert differences["b"].eq("-").to_dict() == {key: key != "sizes.base" for key in differences.index}
 
 
 def test_bad_requests_are_sentences(make_run: MakeRun, tmp_path: Path) -> None:
@@ -132,7 +140,7 @@ def test_bad_requests_are_sentences(make_run: MakeRun, tmp_path: Path) -> None:
     page = tmp_path / "c.html"
     for arguments, options, message in (
         ([], {}, "no run to compare"),
-        ([run, tmp_path], {}, "has none of"),
+        ([run, tmp_path / "empty" / "none"], {}, "is no folder with"),
         ([run, empty], {}, "empty has no metrics.csv and no evaluation.csv"),
         ([run, run], {}, "2 runs are called"),
         ([run, other], {"legend": ["one"]}, "legend has 1 names for 2 runs"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_run import write_made_up_run
 
 from anysize.registry import UserError
 from anysize.reports.html import write_report
@@ -152,3 +153,31 @@ def test_pieces_of_which_one_is_seen() -> None:
         (group, "", "by &lt;step&gt;"),
     ]
     assert group not in choice("", {"": ""})
+
+
+def test_a_run_of_300_epochs_and_1000_classes_makes_a_small_file(tmp_path: Path) -> None:
+    run = write_made_up_run(tmp_path / "large", epochs=300, classes=1000, steps=20_000, pictures=16)
+    path = write_report(run)
+    assert path.stat().st_size < 6e6
+    text = Page(path).text
+    assert "300 of 300" in text
+    assert "class 999" in text
+
+
+def test_when_it_began_what_it_warned_of_and_what_differs_from_its_recipe(tmp_path: Path) -> None:
+    run = write_made_up_run(tmp_path / "run", name="<b>cat {}</b>")
+    text = Page(write_report(run)).text
+    for expected in (
+        "9 Mar 2026", "14:05 UTC; its log ends 10 Mar 2026, 20:05", "The run warned of 1 thing",
+        "the images of <b>cat 0</b> cannot be read", "data.limit", "1500", "All else is as quickstart says.",
+        "The whole recipe", "best size", "by step", "waiting for images",
+    ):  # fmt: skip
+        assert expected in text, expected
+    (run / "log.txt").write_bytes(b"\xff\x00 no log\n2026-99-99T00:00:00 INFO never\n")
+    assert "9 Mar 2026" not in Page(write_report(run)).text
+
+
+def test_a_recipe_of_which_nothing_was_changed_says_so(make_run: MakeRun) -> None:
+    recipe = '[data]\nname = "mnist"  # quickstart\nroot = ""  # default\n'
+    assert "Nothing: the run is as quickstart says." in Page(write_report(make_run("as-is", recipe=recipe))).text
+    assert "does not say where its settings are from" in Page(write_report(make_run("from-python"))).text

@@ -9,12 +9,10 @@ import pandas as pd
 from rich.console import Console
 
 from anysize.reports.compare import read_runs
+from anysize.reports.comparison_tables import size_table
 from anysize.reports.console import show_table
-from anysize.reports.tables import (
-    accuracy_by_size,
-    comparison_table,
-    evaluation_table,
-)
+from anysize.reports.grouping import group_runs
+from anysize.reports.tables import evaluation_table
 from anysize.reports.text_table import TextTable
 
 
@@ -54,7 +52,7 @@ def test_the_best_size_of_each_metric_stands_out(evaluation: Callable[..., pd.Da
 
 def test_comparison_table(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
     folders = [make_run("fixed", evaluation=evaluation()), make_run("mixed", evaluation=evaluation(0.05))]
-    rows = drawn(comparison_table(accuracy_by_size(read_runs(folders))))
+    rows = drawn(size_table(group_runs(read_runs(folders), together=False), "top1"))
     assert ["run", "16 px", "32 px", "48 px"] in rows
     assert ["fixed", "as trained", "53.1%", "78.1%", "58.3%"] in rows
     assert ["mixed", "calibrated", "66.2%", "83.5%", "76.4%"] in rows
@@ -64,14 +62,13 @@ def test_names_fold_and_numbers_stay_in_a_narrow_console(
     make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]
 ) -> None:
     folders = [make_run("a-very-long-name-of-a-run-" * 4, evaluation=evaluation())]
-    cells = [cell for row in drawn(comparison_table(accuracy_by_size(read_runs(folders)))) for cell in row]
+    cells = [cell for row in drawn(size_table(group_runs(read_runs(folders), together=False), "top1")) for cell in row]
     assert {"53.1%", "78.5%", "71.4%"} <= set(cells)
     assert max(map(len, cells)) < 80
 
 
 def test_a_loss_is_compared_as_a_loss(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
-    table = accuracy_by_size(read_runs([make_run("only", evaluation=evaluation())]), "loss")
-    compared = comparison_table(table)
+    compared = size_table(group_runs(read_runs([make_run("only", evaluation=evaluation())])), "loss")
     assert compared.rows[1] == ["only", "calibrated", "0.388", "0.215", "0.286"]
     assert compared.best == {(1, 2), (1, 3), (1, 4)}
 

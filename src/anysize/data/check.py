@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from array import array
 from collections.abc import Callable
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,17 +78,13 @@ def check_dataset(
     dataset = DATASETS[settings.name]()
     targets = targets or dataset.offered(settings)[0]
     changed = dataset.checksums(settings)
-    settings = dataclasses.replace(settings, on_bad_image="list")  # neither an error nor left out: all are named here
-    sources = [load_dataset(settings, split, targets, preload=False) for split in ("train", "validation")]
-    with contextlib.suppress(MissingSplit):
-        test = load_dataset(settings, "test", targets, preload=False)
-        sources += [test] if not len(test) or test.describe(0) != sources[1].describe(0) else []
+    sources = open_splits(settings, targets)
     info = dataset_info(settings, targets)
     too_small = _Smaller(smallest or info.image_size, info.resize == "pad")
     about = repr((targets, settings.mask_values, settings.categories, settings.exif, settings.max_pixels))
-    checks, done, total = [], 0, sum(map(len, sources))
+    checks, done, total = [], 0, sum(map(len, sources.values()))
     with remembered(settings.root, VERSION) as known:
-        for split, source in zip(get_args(Split), sources, strict=False):
+        for split, source in sources.items():
             check = _Checked(source, split, targets, too_small)
             for index, look in look_at(source, create_kind(targets), known, f"{about} {source.classes}"):
                 check.add(index, look)
@@ -98,6 +94,21 @@ def check_dataset(
             checks.append(check.result())
     checks[0] = dataclasses.replace(checks[0], damaged={**changed, **checks[0].damaged})
     return checks
+
+
+def open_splits(settings: DataSettings, targets: str) -> dict[Split, Source]:
+    """All splits that there are; damaged images are neither an error nor left out, as whoever looks at all names them.
+
+    Test images that are the validation images are left out.
+    """
+    settings = dataclasses.replace(settings, on_bad_image="list")
+    splits: tuple[Split, Split] = ("train", "validation")
+    sources: dict[Split, Source] = {split: load_dataset(settings, split, targets, preload=False) for split in splits}
+    with contextlib.suppress(MissingSplit):
+        test = load_dataset(settings, "test", targets, preload=False)
+        if not len(test) or test.describe(0) != sources["validation"].describe(0):
+            sources["test"] = test
+    return sources
 
 
 def other_doubts(settings: DataSettings, targets: str = "") -> dict[str, Doubts]:

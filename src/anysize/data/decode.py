@@ -5,13 +5,13 @@ import functools
 import numbers
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
 from PIL import ExifTags, Image
 
-from anysize.data.pictures import NOT_DECODED, BadImage, check_pixels, opened, read_picture
+from anysize.data.pictures import NOT_DECODED, BadImage, check_pixels, open_picture, opened, read_picture
 from anysize.data.settings import MAX_PIXELS
 
 try:
@@ -55,6 +55,18 @@ def decode_with_orientation(picture: str | bytes, max_pixels: int = MAX_PIXELS) 
     PIL itself turns TIFFs upright, so that they count as 1.
     """
     return _decode(picture, max_pixels, exif=True)
+
+
+def shape_in_header(picture: str | bytes, exif: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of an image file, or its bytes, as `decode_rgb` gives it; no more than the header is decoded.
+
+    Raises `BadImage`.
+    """
+    with contextlib.ExitStack() as stack:
+        file: bytes | BinaryIO = picture if isinstance(picture, bytes) else stack.enter_context(open_picture(picture))
+        image = stack.enter_context(opened(file, max_pixels))
+        on_its_side = exif and _orientation(image) >= 5
+        return (image.width, image.height) if on_its_side else (image.height, image.width)
 
 
 def decode_reduced(

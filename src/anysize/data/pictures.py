@@ -92,12 +92,16 @@ def opened(data: bytes | BinaryIO, max_pixels: int, what: str = "it") -> Iterato
 
 def size_in_header(path: str, max_pixels: int) -> tuple[int, int]:
     """Width and height of an image file, of which no more than the header is read. Raises `BadImage`."""
+    with open_picture(path) as file, opened(file, max_pixels) as image:
+        return image.size
+
+
+def open_picture(path: str) -> BinaryIO:
+    """Open an image file. Raises `BadImage`."""
     try:
-        file = open_regular(path)
+        return open_regular(path)
     except OSError as error:
         raise BadImage(f"it cannot be read ({error.strerror})") from error
-    with file, opened(file, max_pixels) as image:
-        return image.size
 
 
 def _too_large(fault: str, max_pixels: int) -> TooLarge:

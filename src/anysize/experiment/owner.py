@@ -19,16 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from anysize.files import open_regular
-from anysize.forms import fields, number, text
 from anysize.registry import UserError, in_a_line
+from anysize.reports.running import OWNER, STALE_SECONDS, is_alive, read_owner
 
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 60.0
-STALE_SECONDS = 180.0
-_MOST = 1 << 16  # bytes of a record
-_RECORD = fields(host=text(300), pid=number(1, 2**31, whole=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Owner:
             return f"its record {self.path.name} was removed"
         except OSError:
             return ""  # a network that is away for the moment
-        record, touched = _read(self.path)
+        record, touched = read_owner(self.path)
         return "" if record == self.record or touched is None else f"it was taken over by {_named(record)}"
 
 
@@ -72,7 +68,7 @@ def recorded_owner(folder: Path, *, locked: bool, work: Work = TRAINING) -> Iter
     Raises:
         UserError: another process trains there, which is named.
     """
-    path = folder / ".owner"
+    path = folder / OWNER
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "id": uuid.uuid4().hex, "job": _job()}
     taken_over = _take(path, own, locked=locked, work=work)
@@ -84,7 +80,7 @@ def recorded_owner(folder: Path, *, locked: bool, work: Work = TRAINING) -> Iter
     finally:
         ended.set()
         heart.join()
-        if _read(path)[0] == own:
+        if read_owner(path)[0] == own:
             path.unlink(missing_ok=True)
 
 
@@ -94,7 +90,7 @@ def owner_of(folder: Path) -> str:
     >>> owner_of(Path("/nowhere"))
     'another process'
     """
-    return _named(_read(folder / ".owner")[0])
+    return _named(read_owner(folder / OWNER)[0])
 
 
 def _job() -> str:
@@ -115,13 +111,13 @@ def _take(path: Path, own: dict[str, Any], *, locked: bool, work: Work) -> str:
             with path.open("x") as file:
                 json.dump(own, file)
         except FileExistsError:
-            other, touched = _read(path)
+            other, touched = read_owner(path)
             if touched is None:
                 continue  # it was removed just now
             age = max(_now(path.parent) - touched, 0.0)
             here = other.get("host") == own["host"]
             again = bool(own["job"]) and other.get("job") == own["job"]
-            if age < STALE_SECONDS and not again and not (here and (locked or not _is_alive(other["pid"]))):
+            if age < STALE_SECONDS and not again and not (here and (locked or not is_alive(other["pid"]))):
                 raise UserError(
                     f"{path.parent} is being {work.done} by {_named(other)}, last heard of {age:.0f} seconds ago; wait "
                     f"for it, or give {work.other}; if it is gone, try again in {STALE_SECONDS - age:.0f} seconds"
@@ -149,7 +145,7 @@ def not_written(folder: Path, error: OSError, work: Work = TRAINING) -> UserErro
 
 def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(RENEW_SECONDS):
-        record, _ = _read(path)
+        record, _ = read_owner(path)
         if record != own:
             logger.warning(f"{path.parent} was taken over by {_named(record)}: this run stops at its next save")
             return
@@ -157,35 +153,7 @@ def _renew(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
             os.utime(path)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], float | None]:
-    """A record, empty where it is not whole, and when it was touched, None where there is none."""
-    try:
-        with open_regular(path) as file:  # opening asks a network file system for the time of now
-            touched, content = os.fstat(file.fileno()).st_mtime, file.read(_MOST)
-        record = json.loads(content)
-        known = _RECORD(record, "")
-        return {**record, **known}, touched
-    except OSError:  # it is gone, or no file as ours are
-        with contextlib.suppress(OSError):
-            return {}, path.lstat().st_mtime
-        return {}, None
-    except (ValueError, RecursionError):
-        return {}, touched
-
-
 def _now(folder: Path) -> float:
     """The time by the clock that the files of `folder` get theirs from, which over a network is the server's."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
         return os.fstat(file.fileno()).st_mtime
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":
-        return True  # there is no asking without a signal
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

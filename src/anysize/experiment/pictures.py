@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import Source
+from anysize.data.statistics import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite
@@ -45,7 +46,7 @@ def picture_predictions(
         worst_of_all, certain = worst_and_certain(judged, wanted)
         chosen = np.array([*worst_of_all, *certain])
     else:
-        chosen = fixed_images(len(evaluator.validation), IMAGES)
+        chosen = spread(len(evaluator.validation), IMAGES)
     source = evaluator.validation.subset(chosen)
     loader = PlanLoader(source, evaluator.transform(), device=evaluator.device)
     worst: list[tuple[float, int, Shown]] = []  # a heap: the best of the worst is on top
@@ -94,15 +95,6 @@ def worst_and_certain(judged: Mapping[int, Judged], wanted: int) -> tuple[list[i
     }
     certain = sorted(mistakes, key=lambda image: (-mistakes[image], image))[: wanted // 2]
     return worst, certain
-
-
-def fixed_images(length: int, limit: int) -> np.ndarray:
-    """Indices of at most `limit` images, spread evenly.
-
-    >>> fixed_images(10, 4).tolist(), fixed_images(2, 4).tolist()
-    ([0, 2, 5, 7], [0, 1])
-    """
-    return np.arange(min(length, limit)) * length // max(1, min(length, limit))
 
 
 def displayed(source: Source, index: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import pandas as pd
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.source import FileSource, Source
+from anysize.data.statistics import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
@@ -31,7 +32,7 @@ from anysize.experiment.loaded import (
     make_evaluator,
     recipe_of,
 )
-from anysize.experiment.pictures import fixed_images, picture_predictions
+from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.published import names_recipe, run_folder
 from anysize.experiment.targets import build_evaluator
 from anysize.experiment.together import joined_for
@@ -227,7 +228,7 @@ def _evaluate(
 
 def by_name(judged: Mapping[int, Judged], source: Source, root: str) -> dict[str, Judged]:
     """What is predicted for images, by their names within the data set at `root`: of many, 50,000 that are spread."""
-    places = fixed_images(len(source), _NAMED).tolist()
+    places = spread(len(source), _NAMED).tolist()
     before = os.path.join(os.path.abspath(os.path.expanduser(root)), "") if root else ""
     return {source.describe(i).removeprefix(before): judged[i] for i in places if i in judged}
 

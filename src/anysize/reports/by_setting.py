@@ -7,19 +7,15 @@ Runs of equal settings, such as several seeds, make one point: their median and 
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from anysize.files import read_text
 from anysize.registry import UserError, counted, did_you_mean
-from anysize.reports import run_files
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
 from anysize.reports.reading import Run
-from anysize.reports.schema import TEXT_BYTES, read_piece
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
 
 _LOGARITHMIC = 8  # a horizontal axis whose largest value is at least this many times its smallest
@@ -137,7 +133,7 @@ def by_setting(
     for run in read:
         where, which = (setting_value(run.settings, name, defaults) for name in (x, line))
         value = run.best(column)[0] if best else run.last(column)
-        done, planned = _epochs(run)
+        done, planned = run.epochs
         progress = f"{run.name} ({done} of {counted(planned, 'epoch')})"
         if done < planned and not unfinished:
             left_out.setdefault("not finished", []).append(progress)
@@ -196,15 +192,3 @@ def _resolve_metric(metric: str, runs: Sequence[Run]) -> tuple[str, bool]:
         if column in known and (split_of(column)[0] or not best):
             return column, best
     raise UserError(f"unknown metric {metric!r}: {did_you_mean(name, [*known, *metrics_of(known)])}")
-
-
-def _epochs(run: Run) -> tuple[int, int]:
-    """Epochs done and planned. Where the FLOPs decide their number, the log says how many are planned."""
-    done = int(run.metrics["epoch"].iloc[-1]) if len(run.metrics) else 0
-    planned = int(run.settings.get("training.epochs", done))
-    if done and run.settings.get("training.equal_flops"):
-        log = run.folder / run_files.LOG
-        text = read_piece(log, lambda path: read_text(path, TEXT_BYTES, "replace"), "")
-        lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
-        planned = int(lines[-1]) if lines else done
-    return done, planned

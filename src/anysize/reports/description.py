@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from bokeh.models import FactorRange, GlyphRenderer, Line
+from bokeh.models import FactorRange, GlyphRenderer, Line, MultiLine
 
 _NAMED = 12  # lines at most that the sentence tells of
 
@@ -21,7 +21,7 @@ def describe(figure: Any) -> str:
     """
     axes = [next((axis.axis_label for axis in side if axis.axis_label), "") for side in (figure.yaxis, figure.xaxis)]
     parts = [" by ".join(str(label) for label in axes if label)]
-    lines = [said for drawn in figure.renderers if (said := _line(drawn))]
+    lines = [said for drawn in figure.renderers for said in _lines(drawn)]
     if lines:
         parts += lines[:_NAMED] + ([f"and {len(lines) - _NAMED} more lines"] if len(lines) > _NAMED else [])
     elif isinstance(figure.x_range, FactorRange):
@@ -29,15 +29,23 @@ def describe(figure: Any) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _line(drawn: Any) -> str:
-    if not isinstance(drawn, GlyphRenderer) or not isinstance(drawn.glyph, Line):
-        return ""
+def _lines(drawn: Any) -> list[str]:
+    if not isinstance(drawn, GlyphRenderer) or not isinstance(drawn.glyph, Line | MultiLine):
+        return []
     data = drawn.data_source.data
-    x, y = (np.asarray(data[getattr(drawn.glyph, name)], dtype=float) for name in ("x", "y"))
+    if isinstance(drawn.glyph, Line):
+        return _line(drawn.name or "", data[drawn.glyph.x], data[drawn.glyph.y])
+    names = [f"{name} {drawn.name or ''}".strip() for name in data["name"]]
+    curves = zip(names, data[drawn.glyph.xs], data[drawn.glyph.ys], strict=True)
+    return [said for name, x, y in curves for said in _line(name, x, y)]
+
+
+def _line(name: str, x: Any, y: Any) -> list[str]:
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if not len(x):
-        return ""
+        return []
     ends = [f"{_number(y[i])} at {_number(x[i])}" for i in dict.fromkeys((0, len(x) - 1))]
-    return ": ".join(part for part in (drawn.name, ", ".join(ends)) if part)
+    return [": ".join(part for part in (name, ", ".join(ends)) if part)]
 
 
 def _number(value: float) -> str:

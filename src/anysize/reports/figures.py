@@ -79,8 +79,7 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
     every = pd.concat(data) if data else pd.DataFrame({"x": [], "y": []}, dtype=float)
     x_divisor, x_label = unit_of(x, every["x"].max())
     y_divisor, y_label = unit_of(y, every["y"].max())
-    decades = y == "lr" and every["y"].min() > 0 and every["y"].max() > 30 * every["y"].min()
-    plot = empty_figure(x_label, y_label, y_axis_type="log" if decades else "linear")
+    plot = empty_figure(x_label, y_label, y_axis_type="log" if spans_decades(y, every["y"]) else "linear")
     legend: dict[str, list[Any]] = {}
     hovered = []
     for line, points in zip(lines, data, strict=True):
@@ -96,20 +95,32 @@ def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] =
             legend.setdefault(line.legend, []).extend(drawn)
     if legend:
         add_legend(plot, legend)
-    if y == "lr":
-        _readable_rates(plot, every["y"], decades)
     value = "@y{0.00}%" if is_fraction(y) else "@y{%.4g}" if y == "lr" else "@y{0,0.000}"
     tips = [("", "$name"), (x_label, "@x{0,0.[00]}"), (label(y), value)]
     plot.add_tools(HoverTool(renderers=hovered, tooltips=tips, formatters={"@y": "printf"} if y == "lr" else {}))
+    suit_axes(plot, x, y, every["y"], y_divisor, ticks)
+    return plot
+
+
+def suit_axes(
+    plot: Any, x: str, y: str, values: "pd.Series[float]", divisor: float = 1, ticks: Sequence[int] = ()
+) -> None:
+    """Ticks and range that suit columns `x` and `y`, of which `values` are drawn in a unit of `divisor`."""
     if ticks:
         plot.xaxis.ticker = FixedTicker(ticks=list(ticks))
     elif x in ("epoch", "step"):
         plot.xaxis.ticker = BasicTicker(min_interval=1)
+    if y == "lr":
+        _readable_rates(plot, values)
     if y in ("images_per_second", "waiting"):
         plot.y_range.start = 0  # or its noise would look like a fall
-    if every["y"].max() > 0:  # a single value has room in proportion, not from -1 to 1
-        plot.y_range.default_span = every["y"].max() / y_divisor
-    return plot
+    if values.max() > 0:  # a single value has room in proportion, not from -1 to 1
+        plot.y_range.default_span = values.max() / divisor
+
+
+def spans_decades(y: str, values: "pd.Series[float]") -> bool:
+    """Whether a learning rate is best read on a logarithmic axis."""
+    return bool(y == "lr" and values.min() > 0 and values.max() > 30 * values.min())
 
 
 def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
@@ -189,10 +200,10 @@ def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequen
     return figures
 
 
-def _readable_rates(plot: Any, rates: "pd.Series[float]", decades: bool) -> None:
+def _readable_rates(plot: Any, rates: "pd.Series[float]") -> None:
     """Ticks of a learning rate as it is written in a recipe: 0.1, 0.05, 0.002, 1e-05."""
     plot.yaxis.formatter = PrintfTickFormatter(format="%.6g")
-    if decades:
+    if spans_decades("lr", rates):
         low, high = (math.floor(math.log10(value)) for value in (rates.min(), rates.max()))
         each = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
         ticks = [float(f"{digit}e{power}") for power in range(low, high + 1) for digit in each]

@@ -85,6 +85,8 @@ _CARD = Template("""<section class="card">
 {{ body }}
 {%- if note %}<p class="note">{{ note }}</p>{% endif -%}
 </section>""")
+_RUN = Template("<script {{ ours }}>{{ code }}</script>")
+_STYLE = Template("<style>{{ css }}</style>")
 _SCROLL = Template("""<div class="scroll{{ " tall" if tall }}" tabindex="0" role="group" aria-label="{{ name }}">
 {{- body }}</div>""")
 _FOLDED = Template('<details class="card"><summary>{{ title }}</summary>{{ body }}</details>')
@@ -94,11 +96,12 @@ _CHOICE = Template("""<div class="choice"><fieldset><legend>{{ title }}</legend>
 </fieldset>
 {%- for body in options.values() %}<div class="option">{{ body }}</div>{% endfor -%}
 </div>""")
-_PLOT = Template("""<figure class="drawn" aria-label="{{ said }}">{{ div }}</figure>
-{#- -#}<script {{ ours }}>{{ script }}</script>""")
+_PLOT = Template('<figure class="drawn" aria-label="{{ said }}">{{ div }}</figure>')
 _TABLE = Template("""<table{% if wide %} class="wide"{% endif %}>
 {%- macro row(tag, cells) %}<tr>
-{%- for kind, cell in cells %}<{{ tag }} class="{{ kind }}">{{ cell }}</{{ tag }}>{% endfor -%}
+{%- for kind, cell in cells -%}
+{%- set name = tag if cell else "td" %}<{{ name }} class="{{ kind }}">{{ cell }}</{{ name }}>
+{%- endfor -%}
 </tr>{% endmacro -%}
 {%- if header %}<thead>{{ row("th", header) }}</thead>{% endif -%}
 <tbody>{% for cells in rows %}{{ row("td", cells) }}{% endfor %}</tbody></table>""")
@@ -154,10 +157,22 @@ def card(title: str, body: Markup | str, note: str = "", *, tall: bool = False) 
 
 def plot(title: str, figure: Any, note: str = "") -> Markup:
     """A card with a bokeh figure, and for those who do not see it a sentence on what it shows."""
-    script, div = components(figure, wrap_script=False)
-    said = describe(figure)
-    said = said if said.startswith(title) else f"{title}: {said}"
-    return _framed(title, _PLOT(div=Markup(div), script=Markup(script), ours=_OURS, said=said), note)
+    return plots([(title, figure, note)])[0]
+
+
+def plots(pieces: Iterable[tuple[str, Any, str]]) -> list[Markup]:
+    """Cards with bokeh figures that share data, as (title, figure, note): all of them in a page, or none."""
+    pieces = list(pieces)
+    if not pieces:
+        return []
+    code, divs = components(tuple(figure for _, figure, _ in pieces), wrap_script=False)
+    drawn: list[Markup] = []
+    for (title, figure, note), div in zip(pieces, divs, strict=True):
+        said = describe(figure)
+        said = said if said.startswith(title) else f"{title}: {said}"
+        run = "" if drawn else script(code)  # which draws them all
+        drawn.append(_framed(title, _PLOT(div=Markup(div), said=said) + run, note))
+    return drawn
 
 
 def folded(title: str, body: Markup | str) -> Markup:
@@ -177,6 +192,16 @@ def choice(title: str, options: Mapping[str, Markup | str]) -> Markup:
 def _framed(title: str, body: Markup | str, note: str) -> Markup:
     as_is = title[1:2].isupper()  # the first letter of others is shown as a capital
     return _CARD(title=title, as_is=as_is, body=body, note=note)
+
+
+def script(code: str) -> Markup:
+    """A script of this package's own, which the page's policy lists; no text from elsewhere may be part of it."""
+    return _RUN(code=Markup(code), ours=_OURS)
+
+
+def style(css: str) -> Markup:
+    """Further rules for the looks of what stands on a page."""
+    return _STYLE(css=Markup(css))
 
 
 def as_it_stands(text: str) -> Markup:

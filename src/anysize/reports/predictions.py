@@ -149,7 +149,7 @@ _LEGEND = Template("""<p class="note">{{ note }}</p>
 _ENTRY = Template("""<section class="card prediction {{ verdict }}"><div class="pictures">
 {%- for title, alt, source in pictures %}<figure><img alt="{{ alt }}" src="{{ source }}">
 {%- if pictures | length > 1 %}<figcaption>{{ title }}</figcaption>{% endif %}</figure>{% endfor -%}
-</div><h4>{{ name }}</h4><dl>
+</div><h3 class="as-is">{{ name }}</h3><dl>
 {%- for word, lines in said.items() %}<dt>{{ word }}</dt><dd><ul>
 {%- for kind, line in lines %}<li class="{{ kind }}">{{ line }}</li>{% endfor -%}
 </ul></dd>{% endfor -%}

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ class Run:
     @functools.cached_property
     def steps(self) -> pd.DataFrame:
         """`steps.csv`: a row every few training steps; empty without it, as of a run that an older version trained."""
-        return read_table(self.folder / run_files.STEPS, schema.STEPS, _check_steps)
+        return read_table(self.folder / run_files.STEPS, schema.STEPS, check_steps)
 
     @property
     def sizes(self) -> list[dict[int, float]]:
@@ -99,8 +100,20 @@ class Run:
     @property
     def base_size(self) -> int:
         """The base image size, as far as the files tell; 0 where they do not."""
-        validated = self._values("validation_size")
+        validated = self.by_epoch("validation_size")
         return int(self.settings.get("sizes.base") or (validated.iloc[-1] if len(validated) else 0))
+
+    @functools.cached_property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs done and planned. Where the FLOPs decide their number, the log says how many are planned."""
+        done = int(self.metrics["epoch"].iloc[-1]) if len(self.metrics) else 0
+        planned = int(self.settings.get("training.epochs", done))
+        if done and self.settings.get("training.equal_flops"):
+            log = self.folder / run_files.LOG
+            text = read_piece(log, lambda path: read_text(path, schema.TEXT_BYTES, "replace"), "")
+            lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
+            planned = int(lines[-1]) if lines else done
+        return done, planned
 
     @property
     def main_metric(self) -> str:
@@ -122,18 +135,18 @@ class Run:
 
     def last(self, column: str) -> float:
         """A column's last value; NaN when there is none."""
-        values = self._values(column)
+        values = self.by_epoch(column)
         return float(values.iloc[-1]) if len(values) else float("nan")
 
     def best(self, column: str) -> tuple[float, int]:
         """A column's best value and its epoch; (NaN, 0) when there is none."""
-        values = self._values(column)
+        values = self.by_epoch(column)
         if not len(values):
             return float("nan"), 0
         place = int(values.argmin() if lower_is_better(column) else values.argmax())
         return float(values.iloc[place]), int(values.index[place])
 
-    def _values(self, column: str) -> "pd.Series[float]":
+    def by_epoch(self, column: str) -> "pd.Series[float]":
         """The values of a column by epoch, without those that are missing."""
         if column not in self.metrics:
             return pd.Series(dtype=float)
@@ -183,7 +196,17 @@ def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], Non
 
 
 def _table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
-    header, rows = read_cells(path, grows=columns.grows)
+    return table_of(path, *read_cells(path, grows=columns.grows), columns, check)
+
+
+def table_of(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: Columns,
+    check: Callable[[pd.DataFrame], None] | None = None,
+) -> pd.DataFrame:
+    """The table of cells that were read from `path`; as `read_table`, but a `ValueError` for what does not fit."""
     if missing := [name for name in columns.needed if name not in header]:
         raise Unfit("the header", ",".join(header), f"one with {', '.join(missing)}")
     if len(rows) > columns.rows:
@@ -229,7 +252,7 @@ def _recipe(path: Path) -> str:
     return read_text(path, schema.TEXT_BYTES, errors="surrogateescape")
 
 
-def _check_steps(steps: pd.DataFrame) -> None:
+def check_steps(steps: pd.DataFrame) -> None:
     """The steps of `steps.csv` rise, and its sizes are such."""
     if not steps["step"].is_monotonic_increasing or not steps["step"].is_unique:
         raise Unfit("step", some_of([*map(str, steps["step"])]), "numbers that rise")

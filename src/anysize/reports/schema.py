@@ -192,7 +192,11 @@ def read_cells(path: Path, limit: int = TABLE_BYTES, *, grows: bool = False) -> 
         csv.Error: it is no CSV.
     """
     content = read_text(path, limit)
-    content = content[: content.rfind("\n") + 1] if grows else content
+    return cells_of(content[: content.rfind("\n") + 1] if grows else content)
+
+
+def cells_of(content: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of CSV; errors as of `read_cells`."""
     rows = list(csv.reader(io.StringIO(content, newline=""), strict=True))
     if not rows:
         raise ValueError("it is empty")

@@ -8,9 +8,9 @@ import pandas as pd
 
 from anysize.reports.reading import Run
 
-_SEED = "training.seed"
+SEED = "training.seed"
 _EMPTY = {"model.norm": "the model's own"}  # what an empty setting means
-_WORLD_SIZE = "world_size"  # of the environment; no setting, but the batch of all processes depends on it
+WORLD_SIZE = "world_size"  # of the environment; no setting, but the batch of all processes depends on it
 
 
 def known_settings(runs: Iterable[Run], defaults: Mapping[str, Any] | None = None) -> set[str]:
@@ -62,9 +62,9 @@ def other_differences(
     `points` has a row a run, with the columns `line` and `x`.
     """
     within, between = [], []
-    settings = [run.settings | {_WORLD_SIZE: run.environment.get(_WORLD_SIZE)} for run in runs]
+    settings = [run.settings | {WORLD_SIZE: run.environment.get(WORLD_SIZE)} for run in runs]
     for name in dict.fromkeys(key for of_run in settings for key in of_run):
-        if name == _SEED or any(axis and f"{name}.".startswith(f"{axis}.") for axis in (x, line)):
+        if name == SEED or any(axis and f"{name}.".startswith(f"{axis}.") for axis in (x, line)):
             continue
         values = [setting_value(of_run, name, defaults) for of_run in settings]
         texts = pd.Series([json.dumps(value, default=str) for value in values], index=points.index)

@@ -1,15 +1,14 @@
 """Tables of evaluations and comparisons: as data frames, and for people."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from anysize.reports.by_setting import BySetting
-from anysize.reports.columns import EVALUATION_FACTS, label, lower_is_better, main_metric, show
+from anysize.reports.columns import EVALUATION_FACTS, label, main_metric, show
 from anysize.reports.console import fits
-from anysize.reports.reading import Run
+from anysize.reports.grouping import best_places
 from anysize.reports.setting_values import show_setting
 from anysize.reports.text_table import TextTable
 
@@ -62,37 +61,6 @@ def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> Te
     return _table(["size"], [[f"{size} px"] for size in sizes], columns, caption=caption)
 
 
-def by_metric(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The evaluated runs by the metric that they are judged by: those of different tasks do not compare."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        if len(run.evaluation):
-            found.setdefault(evaluation_metrics(run.evaluation)[0], []).append(run)
-    return found
-
-
-def accuracy_by_size(runs: Iterable[Run], metric: str = "") -> pd.DataFrame:
-    """A metric of each run at each size: index (run, as trained or calibrated), a column a size, named by the metric.
-
-    `metric` is by default the one that models are judged by.
-    """
-    evaluated = [run for run in runs if len(run.evaluation)]
-    metric = metric or main_metric(m for run in evaluated[:1] for m in evaluation_metrics(run.evaluation))
-    frames = {run.name: by_size(run.evaluation, metric).T for run in evaluated}
-    if not frames:
-        return pd.DataFrame()
-    table = pd.concat(frames, names=["run", "how"])
-    return table[sorted(table.columns)].rename_axis(columns=metric)
-
-
-def comparison_table(accuracy: pd.DataFrame) -> TextTable:
-    """The runs by size; `accuracy` is by `accuracy_by_size`. The best run at each size stands out."""
-    metric = str(accuracy.columns.name)
-    columns = [(f"{size} px", metric, accuracy[size]) for size in accuracy.columns]
-    names = [[str(run), str(how)] for run, how in accuracy.index]
-    return _table(["run", ""], names, columns, title=f"{label(metric)} by image size")
-
-
 def setting_table(found: BySetting) -> TextTable:
     """A metric by a setting: a row a line, a column an x. A cell has lines of text, the median first."""
     summary = found.summary()
@@ -102,7 +70,7 @@ def setting_table(found: BySetting) -> TextTable:
         at = summary.xs(value, level="x").reindex(found.lines)
         for row, (_, point) in zip(rows, at.iterrows(), strict=True):
             row.append("\n".join(_spread(found.metric, point, counted)) if point["runs"] > 0 else "-")
-        best |= {(row, column + 1) for row in _best(found.metric, at["median"])}
+        best |= {(row, column + 1) for row in best_places(found.metric, list(at["median"]))}
     caption = f"median (lowest-highest) of {summary['runs'].iloc[0]} runs" if found.several else ""
     caption = "median (lowest-highest) n=runs" if counted else caption
     header = [found.line, *(show_setting(found.x, value) for value in found.where)]
@@ -140,17 +108,11 @@ def _table(
         (row, len(headings) + place)
         for place, (_, column, values) in enumerate(columns)
         if column not in EVALUATION_FACTS
-        for row in _best(column, values)
+        for row in best_places(column, list(values))
     }
     header = [*headings, *(heading for heading, _, _ in columns)]
     rows = [[*name, *(column[i] for column in cells)] for i, name in enumerate(names)]
     return TextTable(header, rows, best, len(headings), title=title, caption=caption)
-
-
-def _best(metric: str, values: "pd.Series[float]") -> list[int]:
-    """The rows that hold the best value; none if there is one row."""
-    top = values.min() if lower_is_better(metric) else values.max()
-    return [place for place, value in enumerate(values) if value == top and len(values) > 1]
 
 
 def _spread(metric: str, point: Any, counted: bool) -> list[str]:

@@ -124,6 +124,17 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     return values.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
+def denormalize(values: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Input (N, C, H, W) back to uint8 for people, the inverse of `normalize`: values beyond black and white are cut.
+
+    >>> preprocessing = Preprocessing(2, (0.5,), (0.25,))
+    >>> denormalize(normalize(torch.full((1, 1, 1, 1), 77, dtype=torch.uint8), preprocessing), preprocessing).item()
+    77
+    """
+    mean, std = (torch.tensor(each).to(values)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
+    return (255 * (values * std + mean)).round().clamp(0, 255).to(torch.uint8)
+
+
 @functools.lru_cache(maxsize=64)
 def _scale_and_shift(preprocessing: Preprocessing, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = torch.tensor(preprocessing.mean).double(), torch.tensor(preprocessing.std).double()

@@ -63,6 +63,17 @@ class TargetKind(abc.ABC):
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         """Tell which of the `count` classes an image with this target has: bool (count,)."""
 
+    def amounts(self, target: np.ndarray, count: int) -> np.ndarray:
+        """How much an image with this target, perhaps a mixed one, has of each of the `count` classes: (count,).
+
+        1 or 0, a share where images are mixed, or pixels.
+        """
+        return self.classes_in(target, count).astype(np.float64)
+
+    def mask_of(self, target: np.ndarray) -> np.ndarray | None:
+        """The class of each pixel, uint8 (H, W); None: the target does not tell it."""
+        return None
+
     def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
         """What is odd about a split: so many of its `images` have each class, (classes,). None that are known of."""
         return Doubts()

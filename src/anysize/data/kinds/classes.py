@@ -23,6 +23,9 @@ class OneClass(TargetKind):
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         return np.asarray(np.arange(count) == target)
 
+    def amounts(self, target: np.ndarray, count: int) -> np.ndarray:
+        return target.astype(np.float64) if target.ndim else super().amounts(target, count)
+
     def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
         return of_classes(source.classes, counts)
 

@@ -17,6 +17,9 @@ class Labels(TargetKind):
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         return np.asarray(target.any(axis=0))
 
+    def amounts(self, target: np.ndarray, count: int) -> np.ndarray:
+        return np.asarray(target.max(axis=0), dtype=np.float64)
+
     def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
         return of_labels(source.classes, counts, images)
 

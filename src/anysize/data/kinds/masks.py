@@ -55,6 +55,12 @@ class Masks(TargetKind):
     def classes_in(self, target: np.ndarray, count: int) -> np.ndarray:
         return np.isin(np.arange(count), target[target != VOID])
 
+    def amounts(self, target: np.ndarray, count: int) -> np.ndarray:
+        return np.bincount(target[target != VOID], minlength=count)[:count].astype(np.float64)
+
+    def mask_of(self, target: np.ndarray) -> np.ndarray | None:
+        return target
+
     def doubts(self, source: Source, counts: np.ndarray, images: int) -> Doubts:
         cause = getattr(source.targets, "cause", None) if (counts > 0).sum() < 2 else None
         return of_masks(source.classes, counts, cause() if cause else "")

@@ -100,6 +100,11 @@ class PackSource(FileSource):
         # Without the originals the largest level is what there is in full.
         return _as_tensor(pixels[..., : self.channels]), (height, width) if column else in_full
 
+    def shape(self, index: int) -> tuple[int, int]:
+        row, largest = self._row(index), self.manifest.levels[0]
+        height, width = int(row["height"]), int(row["width"])
+        return (height, width) if largest == pack.ORIGINAL else pack.level_size(height, width, largest)
+
     def decode(self, index: int) -> np.ndarray:
         """An image in full: uint8 (H, W, C). Raises `BadImage`."""
         return self._pixels(self._row(index), 0)

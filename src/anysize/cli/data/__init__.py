@@ -1,4 +1,4 @@
-"""`anysize data`: the data sets, and what is done with one: `check`, `export`, `pack`, `unpack`."""
+"""`anysize data`: the data sets, and what is done with one: `check`, `show`, `stats`, `export`, `pack`, `unpack`."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import cyclopts
 
 from anysize.cli import Settings, parse_settings, tell
+from anysize.cli.data.look import show, stats
 from anysize.registry import UserError, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
     from anysize.recipe import Recipe
 
 command = cyclopts.App(
-    help="List the data sets; check one, write one in the format of COCO or VOC, or pack one into a few large files.",
+    help="List the data sets; look at one, check it, write it in the format of COCO or VOC, or pack it.",
     help_format="plaintext",
 )
+command.command(show)
+command.command(stats)
 _Words = Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)]
-_ACTIONS = ("check", "export", "list", "pack", "unpack")
+_ACTIONS = ("check", "export", "list", "pack", "show", "stats", "unpack")
 _NAMED = 20  # of the images that are there more than once
 _MOST_BITS = 16  # of 64: beyond that most images look alike
 
