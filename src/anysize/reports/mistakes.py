@@ -46,8 +46,10 @@ class Confusion:
         return wrong.sort_values("count", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def confusion_of(run: Run) -> Confusion | None:
+def confusion_of(run: Run, images: pd.DataFrame | None = None) -> Confusion | None:
     """The confusion of a run's latest evaluation on validation images; None where there is none.
+
+    `images` is what `read_image_predictions` gives, where that was read already.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -65,7 +67,7 @@ def confusion_of(run: Run) -> Confusion | None:
     if len(pixels):
         counts = pixels.rename(columns={"pixels": "count"})
         return _confusion(counts, "pixels", counts)
-    images = read_image_predictions(run.folder)
+    images = read_image_predictions(run.folder) if images is None else images
     if not len(images):
         return None
     if _has_labels(run):
@@ -119,9 +121,8 @@ def class_table(images: pd.DataFrame) -> TextTable:
     truth, predicted = images["truth"], images["predicted"]
     there, answered = truth.value_counts(), predicted.value_counts()
     hits = truth[truth == predicted].value_counts()
-    wrong = (
-        images[truth != predicted].groupby("truth")["predicted"].agg(lambda answers: answers.value_counts().index[0])
-    )
+    pairs = images[truth != predicted].groupby(["truth", "predicted"], sort=False).size()
+    wrong = dict(pairs.sort_values(kind="stable").index)  # of each class the most frequent comes last
     rows = []
     for name in sorted(there.index, key=lambda name: (hits.get(name, 0) / there[name], name))[:_CLASSES]:
         right = hits.get(name, 0)
@@ -176,7 +177,8 @@ def _short(names: list[str]) -> list[str]:
 
 def mistakes_section(run: Run) -> Markup | str:
     """The section of the report; empty for a run that was not evaluated, or whose labels were never confused."""
-    confusion = confusion_of(run)
+    images = read_image_predictions(run.folder)
+    confusion = confusion_of(run, images)
     if confusion is None or not len(confusion.counts):
         return ""
     parts = []
@@ -193,7 +195,7 @@ def mistakes_section(run: Run) -> Markup | str:
         )
         details.append(card(f"most confused, {confusion.how}", table(most_confused(confusion)), note, tall=True))
     if confusion.unit == "images" and not labels:
-        content = class_table(read_image_predictions(run.folder))
+        content = class_table(images)
         note = (
             content.caption
             or f"{counted(len(confusion.classes), 'class')}, the one with the fewest right answers first."
