@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from anysize.registry import UserError, in_a_line
 
-_SHARED = "/dev/shm"
+SHARED = "/dev/shm"
 
 _MEMORY = (
     "allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED",  # torch's on CPUs; MPS and CUDA; C++; cuDNN
@@ -119,13 +120,47 @@ def lost_worker(how: str) -> UserError:
     )
 
 
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process may still take, by the system and by the limits of its container.
+
+    None where the system does not tell. `root` is where its files are.
+
+    >>> free_memory(Path("/nowhere")) is None
+    True
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        return None
+    groups = root / "sys/fs/cgroup"
+    pairs = [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]
+    for limit, used in pairs:
+        with contextlib.suppress(OSError, ValueError):  # a limit may be the word "max"
+            found.append(max(0, int((groups / limit).read_text()) - int((groups / used).read_text())))
+    return min(found, default=None)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, by the system and by the time that its container is given.
+
+    >>> usable_cores() > 0
+    True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # the limit may be the word "max"
+        quota, period = map(int, (root / "sys/fs/cgroup/cpu.max").read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
+
+
 def shared_room() -> str:
     """How much shared memory there is, in words."""
     try:
-        usage = shutil.disk_usage(_SHARED)
+        usage = shutil.disk_usage(SHARED)
     except OSError as error:
-        return f"{_SHARED}: {error.strerror}"
-    return f"{_SHARED} has {usage.free / 2**20:,.1f} MiB free of {usage.total / 2**20:,.1f}"
+        return f"{SHARED}: {error.strerror}"
+    return f"{SHARED} has {usage.free / 2**20:,.1f} MiB free of {usage.total / 2**20:,.1f}"
 
 
 def _of_files(error: BaseException, during: str) -> UserError | None:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anysize.data.handover import Handover
 from anysize.data.waiting import Waiting
+from anysize.experiment.find_batch import find_batch
 from anysize.experiment.loaded import load_run
 from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
@@ -361,3 +362,10 @@ def test_a_copy_overlaps_the_step_under_way_and_is_whole_when_it_is_used() -> No
 def synchronize() -> None:
     if DEVICE != "cpu":
         torch.cuda.synchronize()
+
+
+def test_the_largest_batch_is_found_by_trying(tiny: Callable[..., Recipe]) -> None:
+    found = find_batch(tiny(training__device=DEVICE), images=300)
+    assert (found.batch_size, found.all_images) == (300, True)
+    assert 0 < found.memory < found.free
+    assert found.tried == (DEVICE != "cpu")

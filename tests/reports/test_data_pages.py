@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from anysize.data.palette import distinct_colors, voc_colors
+from anysize.data.palette import distinct_colors, legend_of, painted
 from anysize.data.settings import DataSettings
 from anysize.data.statistics import ChannelStatistics, DatasetStatistics, SplitStatistics, dataset_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.reports.data_page import write_data_page
 from anysize.reports.data_statistics import class_table, statistics_lines, statistics_rows
-from anysize.reports.pictures import Pictures, legend_of, painted
+from anysize.reports.pictures import Pictures
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View, samples_section
 
 EVIL = "<script>alert(1)</script>"
@@ -86,22 +86,6 @@ def test_masks_are_painted_in_colours_of_the_legend() -> None:
     assert legend_of(("road", "car"), [0, 1]) == {
         "road": tuple(distinct_colors()[1].tolist()), "car": tuple(distinct_colors()[2].tolist()),
     }  # fmt: skip
-
-
-def test_colours_of_classes_are_farther_apart_than_those_of_voc() -> None:
-    """In CIE Lab, where a distance of 2 or 3 is just seen."""
-
-    def nearest(colors: np.ndarray) -> float:
-        share = colors / 255
-        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-        xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
-        x, y, z = np.cbrt(xyz / (0.9505, 1.0, 1.089) + 1e-9).T
-        lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
-        apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)
-        return float(apart[~np.eye(len(colors), dtype=bool)].min())
-
-    assert nearest(distinct_colors()[1:21]) > 20 > 2 * nearest(voc_colors()[1:21])
-    assert len(np.unique(distinct_colors(), axis=0)) == 256
 
 
 def test_figures_of_the_data_are_rows_lines_and_tables() -> None:

@@ -1,9 +1,11 @@
 """`anysize bench MODEL`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from anysize.cli import Settings, parse_settings
+from cyclopts import Parameter
+
+from anysize.cli import Settings, check_recipe, parse_settings, tell, with_device
 from anysize.registry import UserError
 
 
@@ -24,10 +26,12 @@ def command(
     repeats: int = 5,
     csv: str = "",
     runtime: str = "",
+    find_batch: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure a model's speed and memory on this machine, in inference and in training.
 
-    Settings of [model], such as --model.options.depth 20 or --model.checkpoint-segments 2, are taken, too.
+    Settings of [model], such as --model.options.depth 20 or --model.checkpoint-segments 2, are taken, too; with
+    --find-batch all settings of the recipe.
 
     Args:
         model: a name that `anysize models` lists, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, a run
@@ -45,7 +49,26 @@ def command(
         repeats: the figures are medians of so many
         csv: also write the table to this file
         runtime: measure inference by each of these in turn, such as torch,onnxruntime,openvino,inductor
+        find_batch: look for the largest training.batch_size of a recipe (its name in place of a model's, a TOML file or
+            a run folder) that fits into memory at all of its sizes: on a GPU by trying, on a CPU as computed
     """
+    if find_batch:
+        own = {
+            "--sizes": sizes,
+            "--fold": fold,
+            "--csv": csv,
+            "--runtime": runtime,
+            "--threads": threads,
+            "--task": task,
+        }
+        own |= {"--batch": batch != "1,8", "--no-train": not train, "--repeats": repeats != 5}
+        if named := [name for name, value in own.items() if value]:
+            raise UserError(f"--find-batch takes what it tries from a recipe; leave {' and '.join(named)} out")
+        short = {"model.norm": norm, "training.precision": precision if precision != "float32" else ""}
+        short |= {"training.channels_last": "" if channels_last else "false"}
+        given = with_device(parse_settings(settings), device if device != "auto" else "")
+        _find_batch(model, {**given, **{name: value for name, value in short.items() if value}})
+        return
     import torch
 
     from anysize.experiment.named import named_model
@@ -110,6 +133,25 @@ def command(
     if csv:
         write_atomically(Path(csv), result.to_csv(index=False))
         print(f"{csv} is written")
+
+
+def _find_batch(recipe: str, settings: dict[str, str]) -> None:
+    check_recipe(recipe, settings)
+    from anysize.experiment.find_batch import SPARED
+    from anysize.experiment.find_batch import find_batch as find
+    from anysize.registry import counted
+    from anysize.reports.console import progress
+
+    with progress("trying") as say:
+        found = find(recipe, settings, on_try=lambda batch: say(f"a batch of {batch:,}"))
+    why = "which are all there are" if found.all_images else "the largest that fits"
+    memory, free, left = (f"{value / 2**30:,.1f} GiB" for value in (found.memory, found.free, found.left))
+    how = "as tried" if found.tried else f"as computed, and {SPARED:.0%} are spared for what is not"
+    tell(f"largest batch: --training.batch-size {found.batch_size} ({why})")
+    tell(
+        f"its largest step has {counted(found.images, 'image')} at {found.size} px; training takes {memory} of the "
+        f"{free} that are free, {how}; {left} are left"
+    )
 
 
 def _bench_runtimes(

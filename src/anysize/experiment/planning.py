@@ -5,16 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from anysize.data.catalog import build_preprocessing
+from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
 from anysize.experiment.targets import build_task, info_of, open_split
 from anysize.machine import plainly
 from anysize.models.measure.memory import estimate_memory
 from anysize.models.measure.meta import build_on_meta
+from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import PlanCost, plan_cost
+from anysize.sizes.mix import SizeBatch
 from anysize.training.length import run_length
 from anysize.world import World
 
@@ -85,22 +91,10 @@ def plan(
     if devices < 1:
         raise UserError(f"devices is {devices}; expected the number of processes that train together, at least 1")
     resolved = override(recipe, overrides or {}) if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
-    info = info_of(resolved)
-    classes = classes or info.num_classes
-    length = images or (min(resolved.data.limit or info.train_images, info.train_images))
-    source = open_split(resolved, "train") if not length or not classes or resolved.data.shuffle_chunks else None
-    if source:
-        length, classes = images or len(source), len(source.classes)
+    length, preprocessing, source = data_of(resolved, images, classes)
     chunks = source.chunks() if source and length == len(source) else ()  # of another number of images there are none
-    preprocessing = build_preprocessing(
-        resolved.data, info, build.base_size(resolved), [str(i) for i in range(classes)]
-    )
     build_task(resolved, preprocessing)  # says what of the settings is not the task's
-    model = (
-        build.build_model(resolved, preprocessing).to("meta")  # norms are folded to find what is rounded: with values
-        if resolved.quantize.aware
-        else build_on_meta(lambda: build.build_model(resolved, preprocessing))
-    )
+    model = model_on_meta(resolved, preprocessing)
     batches = build.build_plan(resolved, length, World(0, devices), chunks=chunks)
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
@@ -132,3 +126,36 @@ def plan(
         total_batch=batches.total_batch,
         notes=tuple(order_in_words(batches, source)) if source else (),
     )
+
+
+def data_of(recipe: Recipe, images: int = 0, classes: int = 0) -> tuple[int, Preprocessing, Source | None]:
+    """The number of training images, how they are fed, and the images where they had to be opened for it."""
+    info = info_of(recipe)
+    classes = classes or info.num_classes
+    length = images or min(recipe.data.limit or info.train_images, info.train_images)
+    source = open_split(recipe, "train") if not length or not classes or recipe.data.shuffle_chunks else None
+    if source:
+        length, classes = images or len(source), len(source.classes)
+    names = [str(number) for number in range(classes)]
+    return length, build_preprocessing(recipe.data, info, build.base_size(recipe), names), source
+
+
+def model_on_meta(recipe: Recipe, preprocessing: Preprocessing) -> nn.Module:
+    """The model of a recipe without values."""
+    if recipe.quantize.aware:  # norms are folded to find what is rounded: with values
+        return build.build_model(recipe, preprocessing).to("meta")
+    return build_on_meta(lambda: build.build_model(recipe, preprocessing))
+
+
+def parts_of_steps(batches: BatchPlan, epochs: int, chunks: int) -> set[SizeBatch]:
+    """What goes through the network at once in the steps of a run, each batch in so many `chunks`."""
+    return {
+        dataclasses.replace(part, batch_size=-(-part.batch_size // chunks), share=0.0)
+        for span in batches.spans(epochs)
+        for part in batches.sizes(span.start)
+    }
+
+
+def optimizer_slots(recipe: Recipe) -> int:
+    """Values that the optimizer keeps for a weight."""
+    return 2 if any(str(point.value).startswith("adam") for point in recipe.optimizer.name) else 1

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anysize.models.measure.input_size import needs_two_images
+from anysize.models.measure.largest_batch import black_pass
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
@@ -75,11 +76,7 @@ def try_largest_step(
     model.train()
     samples, copies = shapes[images, size]
     with unchanged_buffers(model), out_of_memory_says(size, samples, copies, chunks(samples * copies)):
-        inputs = torch.zeros(images, channels, size, size, device=device).contiguous(memory_format=memory_format)
-        with autocast():
-            outputs = forward(inputs)
-        parts = (outputs,) if isinstance(outputs, Tensor) else outputs  # auxiliary classifiers return logits, too
-        torch.autograd.backward([part.float().square().mean() for part in parts])
+        black_pass(forward, (images, channels, size, size), device, autocast, memory_format)
 
 
 def check_smallest_steps(

@@ -1,17 +1,23 @@
-"""Chromium without a screen, and the report of a made-up run in it."""
+"""Chromium without a screen, and the report of a made-up run in it.
+
+Playwright keeps an event loop in this thread while a browser is open, and other tests run loops of their own: a browser
+is a module's.
+"""
 
 import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_up_run import write_made_up_run
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from anysize.reports.html import write_report
+
+if TYPE_CHECKING:  # it is not imported for tests that open no page
+    from playwright.sync_api import Browser, Page
 
 HOSTILE = "<script>document.title = 'attacked {}'</script>"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -21,14 +27,16 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 class Opened:
     """A page, the run folder that it is of, and what the browser said and asked for while it was open."""
 
-    page: Page
+    page: "Page"
     run: Path
     said: list[str]
     requests: list[str]
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    from playwright.sync_api import sync_playwright
+
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
         pytest.skip("pages are looked at in Chromium, which is not here: apt-get install chromium, or set CHROMIUM")
@@ -38,14 +46,14 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_made_up_run(tmp_path_factory.mktemp("runs") / "<script>alert(1)", name=HOSTILE)
     return write_report(run)
 
 
 @pytest.fixture
-def open_report(browser: Browser, report: Path) -> Iterator[Callable[..., Opened]]:
+def open_report(browser: "Browser", report: Path) -> Iterator[Callable[..., Opened]]:
     """Opens the report in a window of its own; keywords are those of playwright's `new_context`."""
     contexts = []
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page
 
 from anysize.reports import run_files
 
@@ -113,6 +111,8 @@ def test_it_is_readable_at_any_width_in_both_schemes(open_report: Open, scheme: 
         assert page.locator(".card, .tile, .drawn").evaluate_all(outside) == []
         tables = page.locator(".scroll").evaluate_all("all => all.some(el => el.scrollWidth > el.clientWidth)")
         assert tables  # or the cue, a shadow behind which a table goes on, would be shown nowhere
+    from axe_playwright_python.sync_playwright import Axe
+
     page.locator("details").evaluate_all("all => all.forEach(each => each.open = true)")
     # Contrast on a gradient is not measured: it is the cue's, and transparent where text stands.
     page.add_style_tag(content=".scroll { background: none !important; }")
@@ -137,6 +137,6 @@ def test_on_paper_it_is_light_and_no_figure_is_cut(open_report: Open) -> None:
     assert page.locator("figure.drawn").evaluate_all("all => all.every(el => !el.style.zoom)")
 
 
-def _brightness(page: Page, selector: str) -> float:
+def _brightness(page: Any, selector: str) -> float:
     """The middle value of an element's pixels."""
     return float(np.median(np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("L"))))

@@ -1,6 +1,6 @@
 """Memory that training a model takes, computed on the meta device."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,12 @@ def activation_bytes(model: nn.Module, size: int, channels: int = 3) -> int:
 
 
 def estimate_memory(
-    model: nn.Module, batches: Iterable[SizeBatch], channels: int = 3, *, optimizer_slots: int = 1
+    model: nn.Module,
+    batches: Iterable[SizeBatch],
+    channels: int = 3,
+    *,
+    optimizer_slots: int = 1,
+    image_bytes: Callable[[int], int] | None = None,
 ) -> int:
     """Bytes that training takes at least: weights, gradients, optimizer, and the activations of the largest step.
 
@@ -44,6 +49,7 @@ def estimate_memory(
         batches: the sizes with their batch sizes (of one process) and copies, such as `plan.sizes(epoch)`.
         channels: of the images.
         optimizer_slots: values that the optimizer keeps a weight: 1 for SGD with momentum, 2 for Adam.
+        image_bytes: the `activation_bytes` of an image of a size, where they are asked for several times; None: found.
 
     The library's workspaces and the gradients of the activations in flight come on top.
 
@@ -53,5 +59,6 @@ def estimate_memory(
     """
     weights = sum(parameter.nbytes for parameter in model.parameters())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    step = max(batch.batch_size * batch.copies * activation_bytes(model, batch.size, channels) for batch in batches)
+    image = image_bytes or (lambda size: activation_bytes(model, size, channels))
+    step = max(batch.batch_size * batch.copies * image(batch.size) for batch in batches)
     return weights + trained * (1 + optimizer_slots) + step

@@ -1,0 +1,172 @@
+"""The largest batch with which a recipe fits into memory, at all sizes of its mixture.
+
+    found = find_batch("quickstart")
+    found.batch_size, found.left
+
+On a GPU by trying the largest step, on a CPU by the memory that it is computed to take: Linux promises a process more
+than there is, and kills it when it uses it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anysize.experiment import build
+from anysize.experiment.planning import data_of, model_on_meta, optimizer_slots, parts_of_steps
+from anysize.experiment.together import of_run_folder, resolve
+from anysize.machine import free_memory, plainly
+from anysize.models.measure.largest_batch import black_pass, fits_into_memory, give_back, largest_that_fits
+from anysize.models.measure.memory import activation_bytes, estimate_memory
+from anysize.preprocessing import Preprocessing
+from anysize.recipe import Recipe, override
+from anysize.registry import UserError
+from anysize.sizes.mix import SizeBatch
+from anysize.training.guards import check_precision
+from anysize.world import World, pick_device
+
+SPARED = 0.2
+"""The share of a CPU's free memory that is left for workspaces, gradients in flight, loaders and others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundBatch:
+    """The largest training.batch_size, with the images of the largest step and their size in pixels.
+
+    `memory` are the bytes that training takes at this step, `free` what there was before, `left` what is left; `tried`
+    says whether it was tried or computed, and `all_images` that the data have no more images.
+    """
+
+    batch_size: int
+    images: int
+    size: int
+    memory: int
+    free: int
+    tried: bool
+    all_images: bool
+
+    @property
+    def left(self) -> int:
+        """Bytes that are left."""
+        return self.free - self.memory
+
+
+@plainly("looking for the largest batch")
+def find_batch(
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    images: int = 0,
+    on_try: Callable[[int], object] = lambda batch: None,
+) -> FoundBatch:
+    """Find the largest training.batch_size of a recipe whose steps fit into memory, at all sizes of all its phases.
+
+    Args:
+        recipe, overrides: as `train` takes them; of a run folder its recipe. Its batch size and training.micro_batches
+            do not count, its training.chunks do.
+        images: number of training images, instead of the data set's own: no batch is larger.
+        on_try: is called with each batch size before it is tried.
+
+    Raises:
+        UserError: a bad recipe, or not even one sample fits; a phase of sizes has a batch of its own.
+
+    >>> found = find_batch("quickstart", {"training.device": "cpu"}, images=50)
+    >>> found.batch_size, found.size, found.all_images
+    (50, 28, True)
+    """
+    recipe, _, _ = of_run_folder(recipe, None)
+    resolved = resolve(recipe, overrides)
+    if any(phase.batch_size for phase in resolved.sizes.phases):
+        raise UserError(
+            "a phase of sizes has a batch_size of its own, which the largest training.batch_size says nothing about; "
+            "leave it out"
+        )
+    device = pick_device(resolved.training.device)
+    check_precision(resolved.training.precision, device)
+    length, preprocessing, _ = data_of(resolved, images)
+
+    def largest_part(batch: int) -> SizeBatch:
+        return max(_parts(resolved, length, batch), key=lambda part: part.batch_size * part.copies * part.size**2)
+
+    measure = _by_trying if device.type != "cpu" else _by_computing
+    fits, taken, free = measure(resolved, preprocessing, length, device, largest_part)
+
+    def told(batch: int) -> bool:
+        on_try(batch)
+        return fits(batch)
+
+    batch = largest_that_fits(told, length)
+    if not batch:
+        raise UserError(
+            f"not even a batch of one sample fits into the {free / 2**30:.1f} GiB that are free: use smaller images, a "
+            "smaller network, or model.checkpoint_segments"
+        )
+    part = largest_part(batch)
+    tried = device.type != "cpu"
+    return FoundBatch(batch, part.batch_size * part.copies, part.size, taken(batch), free, tried, batch == length)
+
+
+def _parts(recipe: Recipe, length: int, batch: int) -> set[SizeBatch]:
+    """What goes through the network at once in the steps of a run with this batch; no step has more than all images."""
+    changed = override(recipe, {"training.batch_size": batch, "training.limit_steps": 0, "training.overfit_batches": 0})
+    plan = build.build_plan(changed, length, World())
+    chunks = recipe.training.chunks
+    parts = parts_of_steps(plan, recipe.training.epochs, chunks)
+    return {dataclasses.replace(part, batch_size=min(part.batch_size, -(-length // chunks))) for part in parts}
+
+
+_Measure = tuple[Callable[[int], bool], Callable[[int], int], int]
+"""Whether a batch fits, the bytes that it takes, and the bytes that are free."""
+
+
+def _by_computing(
+    recipe: Recipe, preprocessing: Preprocessing, length: int, device: torch.device, largest: Callable[[int], SizeBatch]
+) -> _Measure:
+    free = free_memory()
+    if free is None:
+        raise UserError("this system does not tell how much memory is free; look for the largest batch on Linux")
+    model, channels = model_on_meta(recipe, preprocessing), preprocessing.channels
+    image_bytes = functools.cache(lambda size: activation_bytes(model, size, channels))
+
+    @functools.cache
+    def taken(batch: int) -> int:
+        parts, slots = _parts(recipe, length, batch), optimizer_slots(recipe)
+        return estimate_memory(model, parts, channels, optimizer_slots=slots, image_bytes=image_bytes)
+
+    return (lambda batch: taken(batch) <= (1 - SPARED) * free), taken, free
+
+
+def _by_trying(
+    recipe: Recipe, preprocessing: Preprocessing, length: int, device: torch.device, largest: Callable[[int], SizeBatch]
+) -> _Measure:
+    module = torch.get_device_module(device)
+    give_back(device)
+    free = int(module.mem_get_info(device)[0])
+    model = build.build_model(recipe, preprocessing).to(device).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # What the optimizer keeps of each weight lies there, too, once it has made its first step.
+    kept = [torch.empty_like(each) for each in trained for _ in range(optimizer_slots(recipe))]
+    precision = recipe.training.precision
+    peaks: dict[int, int] = {}
+
+    def autocast() -> contextlib.AbstractContextManager[object]:
+        if precision in ("float32", "auto"):
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, getattr(torch, precision))
+
+    def fits(batch: int) -> bool:
+        assert kept or not trained
+        module.reset_peak_memory_stats(device)
+        order = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+        part = largest(batch)
+        shape = (part.batch_size * part.copies, preprocessing.channels, part.size, part.size)
+        good = fits_into_memory(model, lambda: black_pass(model, shape, device, autocast, order))
+        peaks[batch] = int(module.max_memory_reserved(device))
+        give_back(device)
+        return good
+
+    return fits, peaks.__getitem__, free
