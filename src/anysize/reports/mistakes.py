@@ -19,7 +19,8 @@ from anysize.reports.page import card, cards, plot, section, table
 from anysize.reports.reading import Run
 from anysize.reports.text_table import TextTable
 
-_DRAWN = 30  # classes at most that a figure shows
+_DRAWN = 30  # classes at most that a figure shows all of
+_OF_MANY = 20  # that it shows of more
 _PAIRS = 20
 _CLASSES = 200  # at most that a table lists
 _SHADES = ("#f4f7fa", "#9cc4dd", "#2a78b0", "#0b2c4d")  # none to all
@@ -129,7 +130,9 @@ def class_table(images: pd.DataFrame) -> TextTable:
         precision = right / answered[name] if name in answered else float("nan")
         cells = [show("recall", right / there[name]), show("precision", precision)]
         rows.append([name, str(wrong.get(name, "-")), f"{there[name]:,}", *cells])
-    caption = f"the {_CLASSES} with the fewest right answers of {len(there):,}" if len(there) > _CLASSES else ""
+    caption = (
+        f"The {_CLASSES} of {len(there):,} classes with the fewest right answers." if len(there) > _CLASSES else ""
+    )
     return TextTable(["class", "most often taken for", "images", "right", "precision"], rows, labels=2, caption=caption)
 
 
@@ -138,7 +141,7 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     classes, note = confusion.classes, ""
     if len(classes) > _DRAWN:
         pairs = confusion.mistakes[["true", "predicted"]].to_numpy().ravel().tolist()
-        chosen = {*list(dict.fromkeys(pairs))[:_DRAWN]}
+        chosen = {*list(dict.fromkeys(pairs))[:_OF_MANY]}
         note = f" The {len(chosen)} of {len(classes):,} classes that are confused most."
         classes = [name for name in classes if name in chosen]
     total = confusion.counts.groupby("true")["count"].sum()
@@ -164,7 +167,8 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     drawn.rect("column", "row", 1, 1, source=source, fill_color=color, line_color="white")
     tips = [("true", "@true"), ("predicted", "@predicted"), (confusion.unit, "@count{0,0}"), ("share", "@share{0.0}%")]
     drawn.add_tools(HoverTool(tooltips=tips))
-    drawn.xaxis.major_label_orientation = 0.9
+    drawn.xaxis.major_label_orientation = "vertical"  # slanted ones leave the figure, or cross on a phone
+    drawn.xaxis.major_label_text_font_size = "11px"
     drawn.grid.visible = False
     return drawn, f"Share of the {confusion.unit} of each true class (row), darker for more.{note}"
 
