@@ -135,10 +135,10 @@ def statistics_section(found: DatasetStatistics) -> Markup:
         if len(every) and every.min() < every.max():
             figures.append(plot(title, _histogram(values, label, whole=whole)))
     splits = split_table(found)
-    whole = card("Splits", table(splits), splits.caption)
+    of_splits = card("Splits", table(splits), splits.caption)
     lines = card("Colours and sizes", _LINES(lines=statistics_lines(found)))
     classes = card("Classes", table(class_table(found)), tall=True)
-    return section("The data", _STYLE, whole, cards(*figures, classes), lines)
+    return section("The data", _STYLE, of_splits, cards(*figures, classes), lines)
 
 
 def _class_figure(found: DatasetStatistics) -> Any:
