@@ -6,21 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import make_many
 from page_checks import outside, violations
 
 from anysize.data.statistics import ChannelStatistics, DatasetStatistics, SplitStatistics
 from anysize.preprocessing import Preprocessing
-from anysize.reports.compare import write_comparison
 from anysize.reports.data_page import write_data_page
 from anysize.reports.lr_page import lr_page
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View
 
 pytestmark = pytest.mark.slow
-
-
-def comparison(folder: Path) -> Path:
-    return write_comparison(make_many(folder / "runs", 12, seeds=2), folder / "comparison.html")
 
 
 def data(folder: Path) -> Path:
@@ -48,7 +42,7 @@ def learning_rate(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [comparison, data, learning_rate])
+@pytest.mark.parametrize("make", [data, learning_rate])
 def test_a_page(make: Callable[[Path], Path], open_page: Callable[..., Any], tmp_path: Path) -> None:
     path = make(tmp_path)
     opened = open_page(path, 390, color_scheme="dark")
