@@ -18,6 +18,7 @@ from anysize.reports.text_table import TextTable
 from anysize.reports.verdicts import PAIRED, SPREAD, Verdict, verdicts
 
 SETTINGS = 6  # that differ, at most, stand beside the results; all of them have a table of their own
+_COST = {"epoch": "epochs", "seconds": "training time", "flops": "computation", "images": "images"}
 AS_GOOD = "="  # behind a value that is not told apart from the best
 _NOTES = {
     SPREAD: "Differences are held against the spread of runs that differ in their seed alone (t-test, pooled)",
@@ -48,44 +49,52 @@ def differing_settings(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=[group.name for group in groups], dtype=object)
 
 
+_Column = tuple[str, list[str], list[Any]]  # heading, cells, and values to sort by, which may be none
+
+
 def summary_table(groups: Sequence[Group]) -> tuple[TextTable, list[list[Any]]]:
     """A row a group: settings, results and cost; and the same as values, a list a column, to sort by."""
-    metric = main_metric_of(groups)
-    last, best = [group.values(metric) for group in groups], [group.best(metric) for group in groups]
-    means = [_mean(values) for values in last]
-    judged = verdicts(metric, last, same_images(groups, metric, means))
-    top = next((mean for mean, verdict in zip(means, judged, strict=True) if verdict.best), math.nan)
     differences = differing_settings(groups)
-    columns: list[tuple[str, list[str], list[Any]]] = [("run", [group.name for group in groups], [])]
+    columns: list[_Column] = [("run", [group.name for group in groups], [])]
     if any(len(group.runs) > 1 for group in groups):
         counts = [len(group.counted) for group in groups]
         columns.append(("runs", list(map(str, counts)), counts))
     columns += [(str(name), list(differences.loc[name]), []) for name in differences.index[:SETTINGS]]
-    columns.append((f"last {label(metric)}", [_with_spread(metric, values) for values in last], means))
-    if any(verdict.best for verdict in judged):
-        gaps = [mean - top for mean in means]
-        columns.append(("to the best", [_gap(metric, gap) for gap in gaps], gaps))
-        sure = [verdict.chance for verdict in judged]
-        if any(chance is not None for chance in sure):
-            columns.append(("p", [_chance(verdict) for verdict in judged], sure))
-    bests = [_mean(values) for values in best]
-    columns.append((f"best {label(metric)}", [_with_spread(metric, values) for values in best], bests))
-    for column, heading in (
-        ("epoch", "epochs"),
-        ("seconds", "training time"),
-        ("flops", "computation"),
-        ("images", "images"),
-    ):
+    place = len(columns)
+    judged, came = _results_columns(groups)
+    columns += came
+    for column, heading in _COST.items():
         cost = [group.cost(column) for group in groups]
         if any(map(math.isfinite, cost)):
             columns.append((heading, [show(column, value) for value in cost], cost))
-    place = next(i for i, (heading, _, _) in enumerate(columns) if heading.startswith("last "))
     winners = {(row, place) for row, verdict in enumerate(judged) if verdict.best}
-    for row, verdict in enumerate(judged):
-        columns[place][1][row] += f" {AS_GOOD}" * verdict.as_good
     rows = list(zip(*(cells for _, cells, _ in columns), strict=True))
     table = TextTable([heading for heading, _, _ in columns], rows, winners, caption=verdict_note(judged))
     return table, [[_plain(value) for value in values] for _, _, values in columns]
+
+
+def _results_columns(groups: Sequence[Group]) -> tuple[list[Verdict], list[_Column]]:
+    """The last and the best value of the metric that the groups are judged by, if there are any, the last one first."""
+    metric = main_metric_of(groups)
+    last, best = [group.values(metric) for group in groups], [group.best(metric) for group in groups]
+    means, bests = [_mean(values) for values in last], [_mean(values) for values in best]
+    if all(map(math.isnan, means)):
+        return [], []
+    judged = verdicts(metric, last, same_images(groups, metric, means))
+    top = next((mean for mean, verdict in zip(means, judged, strict=True) if verdict.best), math.nan)
+    cells = [
+        _with_spread(metric, values) + f" {AS_GOOD}" * verdict.as_good
+        for values, verdict in zip(last, judged, strict=True)
+    ]
+    columns: list[_Column] = [(f"last {label(metric)}", cells, means)]
+    if any(verdict.best for verdict in judged):
+        gaps = [mean - top for mean in means]
+        columns.append(("to the best", [_gap(metric, gap) for gap in gaps], gaps))
+    chances = [verdict.chance for verdict in judged]
+    if any(chance is not None for chance in chances):
+        columns.append(("p", [_chance(verdict) for verdict in judged], chances))
+    columns.append((f"best {label(metric)}", [_with_spread(metric, values) for values in best], bests))
+    return judged, columns
 
 
 def size_table(groups: Sequence[Group], metric: str) -> TextTable:
@@ -105,7 +114,7 @@ def size_table(groups: Sequence[Group], metric: str) -> TextTable:
         best |= {(row, column) for row, verdict in enumerate(judged) if verdict.best}
         for row, of_group, verdict in zip(rows, found, judged, strict=True):
             row.append(_with_spread(metric, of_group) + f" {AS_GOOD}" * verdict.as_good)
-    header = ["run", "", *(f"{size} px" for size in sizes)]
+    header = ["run", "evaluated", *(f"{size} px" for size in sizes)]
     title = f"{label(metric)} by image size"
     return TextTable(header, rows, best, labels=2, title=title, caption=verdict_note(judged_by))
 

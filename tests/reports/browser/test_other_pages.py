@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import make_many
 from page_checks import outside, violations
 
 from anysize.data.palette import legend_of, painted
 from anysize.data.statistics import ChannelStatistics, DatasetStatistics, SplitStatistics
 from anysize.preprocessing import Preprocessing
-from anysize.reports.compare import write_comparison
 from anysize.reports.data_page import write_data_page
 from anysize.reports.grad_cam_page import GradCamPage
 from anysize.reports.lr_page import lr_page
@@ -21,10 +19,6 @@ from anysize.reports.samples_page import SizeSamples, TrainingSamples, View
 from anysize.tasks.records import Shown
 
 pytestmark = pytest.mark.slow
-
-
-def comparison(folder: Path) -> Path:
-    return write_comparison(make_many(folder / "runs", 12, seeds=2), folder / "comparison.html")
 
 
 def data(folder: Path) -> Path:
@@ -80,7 +74,7 @@ def grad_cam(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [comparison, data, learning_rate, predictions, grad_cam])
+@pytest.mark.parametrize("make", [data, learning_rate, predictions, grad_cam])
 def test_a_page(make: Callable[[Path], Path], open_page: Callable[..., Any], tmp_path: Path) -> None:
     path = make(tmp_path)
     opened = open_page(path, 390, color_scheme="dark")

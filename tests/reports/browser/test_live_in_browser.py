@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_runs import make_run
+from made_runs import add_steps, hold, make_run, step
 from playwright.sync_api import Browser
-from test_live import add_steps, hold, step
 
 pytestmark = pytest.mark.slow
 
