@@ -72,7 +72,7 @@ class Followed:
         return self._curve[1]
 
     def look(self, *, steps: bool = True) -> bool:
-        """Read what is new; whether the run is still there. Without `steps`, only those of a run that trains are read."""
+        """Read what is new; whether the run is still there. Without `steps` those of a run that trains alone are."""
         seen = [_signature(self.folder / name) for name in _FILES]
         if seen != self._seen:
             self._seen = seen

@@ -14,7 +14,7 @@ from bokeh.models import CheckboxGroup, Div, RadioGroup
 from jinja2 import Environment
 from markupsafe import Markup
 
-from anysize.reports.live import DRAWN, RUNNING, STALLED, Followed, Watched
+from anysize.reports.live import DRAWN, Followed, Watched
 from anysize.reports.live_figures import LiveFigure, Look, looks
 from anysize.reports.live_terminal import runs_table
 from anysize.reports.page import Template
@@ -143,6 +143,5 @@ def _state(watched: Watched, known: dict[str, Look]) -> Markup:
     note = f"{now}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     told = runs_table(watched.runs)
     rows = [(known.get(str(row[0])), row) for row in told.rows]
-    training = sum(run.state in (RUNNING, STALLED) for run in watched.runs)
-    more = f"The curves are those of {DRAWN} runs." if len(watched.runs) > max(DRAWN, training) else ""
+    more = f"The curves are those of {DRAWN} runs." if len(watched.runs) > DRAWN else ""
     return _STATE(note=note, header=told.header, rows=rows, more=more)
