@@ -169,9 +169,10 @@ def differences_table(groups: Sequence[Group]) -> TextTable | None:
         return None
     names = [str(name) for name in settings.columns]
     table = TextTable(
-        ["", *names], [[str(key), *values] for key, values in zip(settings.index, settings.to_numpy(), strict=True)]
+        ["setting", *names],
+        [[str(key), *values] for key, values in zip(settings.index, settings.to_numpy(), strict=True)],
     )
-    return table if len(names) <= len(settings) else table.turned("")
+    return table if len(names) <= len(settings) else table.turned("run")
 
 
 def verdict_note(judged: Collection[Verdict]) -> str:
