@@ -258,6 +258,7 @@ HARMLESS = (
     "data.max_pixels", "data.outside", "data.exclude", "data.stream_limit", "data.stream_cache",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
     "training.keep_previous", "training.keep_best", "training.timeout_minutes", "model.checkpoint_segments",
+    "tracking.names", "tracking.project", "tracking.folder",
 )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "quantize": (("onnx", "onnxscript", "onnxruntime"), "int8, ONNX files and the runtime for them"),
     "openvino": (("openvino",), "another runtime for exported files, fast on Intel's processors"),
     "stream": (("obstore",), "packs in object storage"),
+    "track": (("tensorboard", "mlflow", "wandb"), "trackers that a training tells of its figures (--track)"),
 }
 """The extras of the package: their libraries, and what each is for."""
 

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from anysize.registry import counted
 from anysize.reports.page import Template, card, page, section
 from anysize.reports.pictures import LIMIT, Pictures
+from anysize.reports.predictions import LEGEND
 from anysize.reports.run_files import write_atomically
-from anysize.reports.samples_page import SEEN, STYLE, Figure
+from anysize.reports.samples_page import SEEN, STACK, STYLE, Figure
 
 _COLORS = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in Inferno256], dtype=np.uint8)
 _OPACITY = 0.65  # where the heat is greatest
@@ -65,10 +66,8 @@ class GradCamPage:
         note = _HOW
         if len(cards) < len(self._files):
             note += f" {len(cards):,} of {counted(len(self._files), 'image')} are shown: the page is full."
-        part = section("By image size", STYLE, _NOTE(text=note), _STACK(parts=cards))
+        part = section("By image size", STYLE, LEGEND(note=note, legend={}), STACK(parts=cards))
         write_atomically(path, page(title, subtitle, [part]))
 
 
 _HEADING = Template('<h3 class="as-is" title="{{ file }}">{{ name }}: {{ target }}</h3>')
-_NOTE = Template('<p class="note">{{ text }}</p>')
-_STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')

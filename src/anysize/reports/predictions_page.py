@@ -8,6 +8,7 @@ from markupsafe import Markup
 from anysize.registry import counted
 from anysize.reports.page import Template, cards, page, section, style
 from anysize.reports.pictures import Pictures
+from anysize.reports.predictions import LEGEND
 from anysize.reports.run_files import write_atomically
 from anysize.tasks.records import Color, Shown
 
@@ -31,10 +32,6 @@ _ENTRY = Template("""<section class="card prediction"><div class="pictures">
 {%- for label, number, kind in lines %}<li class="{{ kind }}" style="--part: {{ number }}%">
 {#- -#}<span>{{ label }}</span><span>{{ number }} %</span></li>{% endfor -%}
 </ul></section>""")
-_NOTE = Template('<p class="note">{{ text }}</p>')
-LEGEND = Template("""<p class="legend">
-{%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
-{%- endfor %}</p>""")
 
 
 class PredictionsPage:
@@ -64,6 +61,6 @@ class PredictionsPage:
         if len(self._entries) < images:
             note = f"{len(self._entries):,} of {counted(images, 'image')} are shown, spread evenly."
         note += "".join(f" Figures: {number}." for number in sorted(self._numbers) if number)
-        legend = LEGEND(legend=dict(sorted(self._legend.items()))) if self._legend else ""
+        about = LEGEND(note=note, legend=dict(sorted(self._legend.items())))
         shown = cards(*self._entries, narrow=not self._panels)
-        write_atomically(path, page(title, subtitle, [section("Predictions", _STYLE, _NOTE(text=note), legend, shown)]))
+        write_atomically(path, page(title, subtitle, [section("Predictions", _STYLE, about, shown)]))

@@ -12,8 +12,8 @@ from anysize.data.palette import legend_of, painted
 from anysize.preprocessing import Preprocessing
 from anysize.registry import counted
 from anysize.reports.page import Template, card, section, style
-from anysize.reports.pictures import Pictures
-from anysize.reports.predictions_page import LEGEND
+from anysize.reports.pictures import LIMIT, Pictures
+from anysize.reports.predictions import LEGEND
 
 _LABELS = 6  # of an image that are named
 
@@ -103,9 +103,10 @@ STYLE = style("""
 .seen img + img { margin-top: 4px; }
 .seen figcaption { font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; }
 .seen figcaption span { display: block; color: var(--soft); }
-.stack { display: grid; gap: 18px; margin-top: 12px; }
+.stack { margin-top: 12px; }
 @media print { .seen figure, .seen > div { break-inside: avoid; } }
 """)
+STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')
 SEEN = Template("""<div class="seen{{ " large" if large }}">
 {%- for views in groups %}<div{% if views | length > 1 %} class="several"{% endif %}>
 {%- for pictures, said, caption in views %}<figure>
@@ -115,22 +116,18 @@ SEEN = Template("""<div class="seen{{ " large" if large }}">
 </div>""")
 
 
-def samples_section(found: TrainingSamples, pictures: Pictures) -> Markup:
-    """The samples of a run, as many as the page has room for."""
-    prepared = found.preprocessing
-    one = [[_figure(view, f"{size} px", pictures, prepared.classes)] for size, view in found.one]
-    parts: list[Markup] = []
+def samples_section(found: TrainingSamples, limit: int = LIMIT) -> Markup:
+    """The samples of a run in pictures of at most `limit` bytes, of each size as many as it has room for."""
+    classes = found.preprocessing.classes
+    share = limit // (len(found.by_size) + 1)
+    pictures = Pictures(share)
+    one = _whole([[_figure(view, f"{size} px", pictures, classes)] for size, view in found.one])
+    parts = [card("one image at every size", SEEN(groups=one, large=False))] if len(one) > 1 else []
+    parts += [_of_size(each, Pictures(share), classes) for each in found.by_size]
     shown = [view for each in found.by_size for _, views in each.samples for view in views]
     present = sorted({number for view in shown if view.mask is not None for number in np.unique(view.mask).tolist()})
-    legend = LEGEND(legend=legend_of(prepared.classes, present)) if present else ""
-    if len(one) > 1:
-        parts.append(card("one image at every size", SEEN(groups=_whole(one), large=False)))
-    parts += [_of_size(each, pictures, prepared.classes) for each in found.by_size]
-    return section("What the network sees", STYLE, _NOTE(text=_how(found)), legend, _STACK(parts=parts))
-
-
-_NOTE = Template('<p class="note">{{ text }}</p>')
-_STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')
+    about = LEGEND(note=_how(found), legend=legend_of(classes, present) if present else {})
+    return section("What the network sees", STYLE, about, STACK(parts=parts))
 
 
 def _how(found: TrainingSamples) -> str:

@@ -62,7 +62,7 @@ th { white-space: normal; color: var(--soft); font-weight: 600; font-size: 13px;
 .wide th { font-size: 12px; }
 .wide tr > :last-child { padding-right: 0; }
 td.label + td.label:last-child { white-space: normal; overflow-wrap: anywhere; }
-tr:last-child td { border-bottom: 0; }
+tbody tr:last-child td { border-bottom: 0; }
 td.best { font-weight: 700; color: var(--accent); }
 details.card { padding: 0; }
 summary { padding: 12px 18px; font-weight: 600; cursor: pointer; }

@@ -5,6 +5,7 @@ is a module's.
 """
 
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_up_run import write_made_up_run
+from page_checks import IDLE
 
 from anysize.reports.html import write_report
 
@@ -31,6 +33,16 @@ class Opened:
     run: Path
     said: list[str]
     requests: list[str]
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the console says, but for bokeh's news."""
+        return [line for line in self.said if not line.startswith(("info:", "log: [bokeh"))]
+
+    @property
+    def asked_for(self) -> list[str]:
+        """What was loaded, but for what lies in the page."""
+        return [url for url in self.requests if not url.startswith(("data:", "blob:"))]
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +65,28 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def open_report(browser: "Browser", report: Path) -> Iterator[Callable[..., Opened]]:
-    """Opens the report in a window of its own; keywords are those of playwright's `new_context`."""
+def open_page(browser: "Browser") -> Iterator[Callable[..., Opened]]:
+    """Opens a file in a window of its own; keywords are those of playwright's `new_context`."""
     contexts = []
 
-    def open_(width: int = 1280, **options: Any) -> Opened:
+    def open_(path: Path, width: int = 1280, **options: Any) -> Opened:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        opened = Opened(page, report.parent, [], [])
+        opened = Opened(page, path.parent, [], [])
         page.on("console", lambda line: opened.said.append(f"{line.type}: {line.text}"))
         page.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
         page.on("request", lambda request: opened.requests.append(request.url))
-        page.goto(report.as_uri())
-        page.wait_for_function("n => Bokeh.documents.length === n && Bokeh.documents.every(each => each.is_idle)",
-                               arg=page.locator("figure.drawn").count())  # fmt: skip
+        page.goto(path.as_uri())
+        page.wait_for_function(IDLE)
         return opened
 
     yield open_
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def open_report(open_page: Callable[..., Opened], report: Path) -> Callable[..., Opened]:
+    """Opens the report of the made-up run."""
+    return functools.partial(open_page, report)

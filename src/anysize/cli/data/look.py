@@ -49,11 +49,11 @@ def show(
             size=found.preprocessing.image_size,
             images=_PEEK,
             most=_PEEK,
-            on_image=lambda doing, done, total: say(f"{doing}: {done:,} of {counted(total, 'image')}"),
+            on_image=lambda doing, done, total: say(f"{doing} {done:,} of {counted(total, 'image')}"),
         )
         write_data_page(path, f"{recipe_name}: what the network sees", statistics, found)
-    sizes = ", ".join(str(each.size) for each in found.by_size)
-    tell(f"{counted(samples, 'training image')} of each size ({sizes} px)")
+    sizes, shown = ", ".join(str(each.size) for each in found.by_size), max(len(each.samples) for each in found.by_size)
+    tell(f"{counted(shown, 'training image')} of each size ({sizes} px)")
     say_written([str(path)])
 
 
@@ -101,7 +101,7 @@ def stats(
             task_class(recipe.task.name).targets,
             size=size or base_size(recipe),
             images=images,
-            on_image=lambda doing, done, total: say(f"{doing}: {done:,} of {counted(total, 'image')}"),
+            on_image=lambda doing, done, total: say(f"{doing} {done:,} of {counted(total, 'image')}"),
         )
     show_table(split_table(found))
     show_table(class_table(found, _EDGES))
