@@ -92,7 +92,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   main { padding: 24px 14px 48px; }
   .tiles { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 10px; }
   .card { padding: 14px 12px; }
-  th.label, td.label { white-space: normal; overflow-wrap: anywhere; min-width: 72px; max-width: 44vw; }
+  td.long { white-space: normal; overflow-wrap: break-word; max-width: 44vw; }
 }
 @page { margin: 14mm 12mm; }
 @media print {
