@@ -151,8 +151,8 @@ class Overlay:
         source.data["xs"] = source.data[f"x {next(iter(self.axes))}"]
         source.data[column] = np.concatenate([line.mean / divisor for line in lines])
         plot.scatter(
-            "xs", column, source=source, view=self._filters[source], size=6, line_color="color", fill_color="white" if hollow else "color",
-            line_alpha="alpha", fill_alpha="alpha", marker="circle",
+            "xs", column, source=source, view=self._filters[source], size=6, marker="circle", line_color="color",
+            fill_color="white" if hollow else "color", line_alpha="alpha", fill_alpha="alpha",
         )  # fmt: skip
 
     def _band(self, plot: Any, lines: Sequence[Overlaid], column: str, divisor: float) -> None:
