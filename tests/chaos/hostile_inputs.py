@@ -138,6 +138,7 @@ def tensors_of_a_pipe(run: Path, trap: Trap) -> None:
 
 def links_for_what_is_written(run: Path, trap: Trap) -> None:
     names = ".lock", "log.txt", "metrics.csv", "evaluation.csv", "evaluation_tables.csv", "environment.json"
+    names += "steps.csv", "predictions.csv", "confusion.csv"
     for name in (*names, "report.html", "scale_policy.csv", "recipe.toml", "predictions/predictions.json"):
         _lead(run / name, trap.outside / name.replace("/", "-"))
 
@@ -219,7 +220,7 @@ def markup_in_the_legend(run: Path, trap: Trap) -> None:
 
 
 def markup_in_the_columns(run: Path, trap: Trap) -> None:
-    for name in ("metrics.csv", "evaluation.csv"):
+    for name in ("metrics.csv", "steps.csv", "evaluation.csv", "predictions.csv"):
         path = run / name
         if path.is_file():
             header, *rest = path.read_text().splitlines()

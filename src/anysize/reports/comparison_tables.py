@@ -12,12 +12,13 @@ from anysize.reports.columns import is_fraction, label, show
 from anysize.reports.grouping import Group
 from anysize.reports.paired import same_images
 from anysize.reports.reading import Run
-from anysize.reports.setting_values import SEED, setting_value, show_setting
+from anysize.reports.setting_values import SEED, show_setting
 from anysize.reports.tables import by_size, evaluation_metrics
 from anysize.reports.text_table import TextTable
 from anysize.reports.verdicts import PAIRED, SPREAD, Verdict, verdicts
 
 SETTINGS = 6  # that differ, at most, stand beside the results; all of them have a table of their own
+_LETTERS = 24  # of such a value
 _COST = {"epoch": "epochs", "seconds": "training time", "flops": "computation", "images": "images"}
 AS_GOOD = "="  # behind a value that is not told apart from the best
 _NOTES = {
@@ -35,15 +36,16 @@ def differing_settings(groups: Sequence[Group]) -> pd.DataFrame:
     """The settings in which recipes differ, but for the seed: a row a setting, a column a group, for people.
 
     >>> from pathlib import Path
+    >>> from anysize.reports.grouping import group_runs
     >>> runs = [Run(Path(), name, *[pd.DataFrame()] * 4, f"sizes.mix = '{name}'", {}) for name in ("B+", "fixed")]
-    >>> differing_settings([Group(run.name, (run,), (run,)) for run in runs]).to_dict("index")
+    >>> differing_settings(group_runs(runs)).to_dict("index")
     {'sizes.mix': {'B+': 'B+', 'fixed': 'fixed'}}
     """
-    settings = [group.runs[0].settings for group in groups]
+    settings = [group.settings for group in groups]
     names = dict.fromkeys(name for each in settings for name in each if name != SEED)
     rows = {}
     for name in names:
-        values = [setting_value(each, name, {}) for each in settings]
+        values = [each.get(name) for each in settings]
         if len({json.dumps(value, sort_keys=True, default=str) for value in values}) > 1:
             rows[name] = ["-" if value is None else show_setting(name, value) for value in values]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[group.name for group in groups], dtype=object)
@@ -59,7 +61,7 @@ def summary_table(groups: Sequence[Group]) -> tuple[TextTable, list[list[Any]]]:
     if any(len(group.runs) > 1 for group in groups):
         counts = [len(group.counted) for group in groups]
         columns.append(("runs", list(map(str, counts)), counts))
-    columns += [(str(name), list(differences.loc[name]), []) for name in differences.index[:SETTINGS]]
+    columns += [(str(name), list(map(_short, differences.loc[name])), []) for name in differences.index[:SETTINGS]]
     place = len(columns)
     judged, came = _results_columns(groups)
     columns += came
@@ -144,7 +146,7 @@ def comparison_frame(groups: Sequence[Group]) -> pd.DataFrame:
     for group in groups:
         for run in group.runs:
             row = {"run": run.name, "group": group.name, "seed": run.settings.get(SEED)}
-            row |= {str(name): setting_value(run.settings, str(name), {}) for name in names}
+            row |= {str(name): group.settings.get(str(name)) for name in names}
             rows.append(row | results(run, metric) | _sizes(run))
     return pd.DataFrame(rows)
 
@@ -161,15 +163,16 @@ def results(run: Run, metric: str) -> dict[str, Any]:
 
 
 def differences_table(groups: Sequence[Group]) -> TextTable | None:
-    """All settings that differ, where there are more than the summary has: a row a setting, or a group if many."""
+    """All settings that differ, where the summary has not all of them whole: a row a setting, or a group if many."""
     settings = differing_settings(groups)
-    if len(settings) <= SETTINGS:
+    if len(settings) <= SETTINGS and all(_short(value) == value for value in settings.to_numpy().ravel()):
         return None
     names = [str(name) for name in settings.columns]
     table = TextTable(
-        ["", *names], [[str(key), *values] for key, values in zip(settings.index, settings.to_numpy(), strict=True)]
+        ["setting", *names],
+        [[str(key), *values] for key, values in zip(settings.index, settings.to_numpy(), strict=True)],
     )
-    return table if len(names) <= len(settings) else table.turned("")
+    return table if len(names) <= len(settings) else table.turned("run")
 
 
 def verdict_note(judged: Collection[Verdict]) -> str:
@@ -214,6 +217,11 @@ def _chance(verdict: Verdict) -> str:
     if verdict.chance is None:
         return ""
     return "< 0.1%" if verdict.chance < 0.001 else f"{verdict.chance:.1%}"
+
+
+def _short(value: str) -> str:
+    """The value of a setting beside others, such as a learning rate of many parts."""
+    return value if len(value) <= _LETTERS else f"{value[: _LETTERS - 3]}..."
 
 
 def _plain(value: Any) -> Any:
