@@ -2,8 +2,9 @@
 
     python benchmarks/report_page.py [--repeats 5] [--epochs 300] [--classes 1000] [--steps 20000]
 
-Claims: the report of a run of 300 epochs, 1,000 classes and 20,000 rows of steps takes under 10 s and under 6 MB.
-The run is made up. Beside it: the report of a run of 4 epochs and 4 classes, which is what figures and bokeh's own script take.
+Claims: the report of a run of 300 epochs, 1,000 classes and 20,000 rows of steps takes under 10 s and under 6 MB. The
+run is made up. Beside it: the report of a run of 4 epochs and 4 classes, which is what figures and bokeh's own script
+take.
 """
 
 import argparse

@@ -111,7 +111,7 @@ def test_what_a_sentence_names_is_there(path):
     for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(path)):
         text = " ".join(span.split())
         for name, ending in re.findall(rf"(?:^|--)((?:{sections})\.[\w-]+)(\S*)", text):
-            if ending[:1] not in ("(", ".") and not name.endswith((".csv", ".safetensors", ".onnx", "_")):
+            if ending[:1] not in ("(", ".") and not name.endswith((".csv", ".onnx", ".safetensors", ".txt", "_")):
                 assert name.replace("-", "_") in settings, text
         if text.startswith("anysize ") and not text.startswith("anysize -"):
             words = shlex.split(re.sub(r"\|\S+", "", text))[1:]  # of "onnx|pt2" the first

@@ -43,12 +43,14 @@ _WHERE = {
     "elasticize": "anysize.models.surgery.elasticize",
     "evaluate": "anysize.experiment.runs",
     "expected_preprocessing": "anysize.models.expected",
+    "explain": "anysize.experiment.explain",
     "export_onnx": "anysize.export.write",
     "export_program": "anysize.export.write",
     "export_run": "anysize.experiment.export",
     "fast_dev_run": "anysize.experiment.dev_run",
     "find_batch": "anysize.experiment.find_batch",
     "fold_batch_norm": "anysize.models.surgery.fold",
+    "grad_cam": "anysize.evaluation.grad_cam",
     "import_checkpoint": "anysize.experiment.importing",
     "list_models": "anysize.models.names",
     "load_model": "anysize.experiment.published",
@@ -73,8 +75,10 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
+    from anysize.evaluation.grad_cam import grad_cam as grad_cam
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
     from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
+    from anysize.experiment.explain import explain as explain
     from anysize.experiment.export import export_run as export_run
     from anysize.experiment.find_batch import find_batch as find_batch
     from anysize.experiment.importing import import_checkpoint as import_checkpoint

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anysize.registry import UserError, in_a_line
 
-_SHARED = "/dev/shm"
+SHARED = "/dev/shm"
 
 _MEMORY = (
     "allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED",  # torch's on CPUs; MPS and CUDA; C++; cuDNN
@@ -141,13 +141,26 @@ def free_memory(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, by the system and by the time that its container is given.
+
+    >>> usable_cores() > 0
+    True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # the limit may be the word "max"
+        quota, period = map(int, (root / "sys/fs/cgroup/cpu.max").read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
+
+
 def shared_room() -> str:
     """How much shared memory there is, in words."""
     try:
-        usage = shutil.disk_usage(_SHARED)
+        usage = shutil.disk_usage(SHARED)
     except OSError as error:
-        return f"{_SHARED}: {error.strerror}"
-    return f"{_SHARED} has {usage.free / 2**20:,.1f} MiB free of {usage.total / 2**20:,.1f}"
+        return f"{SHARED}: {error.strerror}"
+    return f"{SHARED} has {usage.free / 2**20:,.1f} MiB free of {usage.total / 2**20:,.1f}"
 
 
 def _of_files(error: BaseException, during: str) -> UserError | None:

@@ -33,6 +33,7 @@ from anysize.quantize.settings import QuantizeSettings
 from anysize.recipes import file_label, leading_comment, merge, read_files, recipe_path
 from anysize.recipes.values import allowed_numbers, build_settings, check_value, from_text, plain, to_toml, type_hints
 from anysize.registry import UserError, did_you_mean
+from anysize.reports.settings import TrackingSettings
 from anysize.sizes.settings import SizeSettings
 from anysize.tasks.settings import TaskSettings
 from anysize.training.settings import OptimizerSettings, TrainingSettings
@@ -44,6 +45,7 @@ _USUAL_NAMES = {
     "opt": "optimizer.name", "optimizer": "optimizer.name", "batch": "training.batch_size",
     "num_epochs": "training.epochs", "max_epochs": "training.epochs", "num_workers": "data.workers",
     "j": "data.workers", "gpu": "training.device", "amp": "training.precision", "random_seed": "training.seed",
+    "logger": "tracking.names", "track": "tracking.names",
 }  # fmt: skip
 """What other programs call a setting, that a message can name it."""
 _COLUMN = 36  # where the origin of a value stands, if the value leaves room
@@ -62,6 +64,7 @@ class Recipe:
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
     quantize: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
+    tracking: TrackingSettings = dataclasses.field(default_factory=TrackingSettings)
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -138,3 +138,30 @@ def test_a_file_that_is_left_out_is_named_once(
     assert "bad.png" not in shown
     assert caplog.text.count("bad.png") == 1
     assert caplog.text.count("and data.max_pixels is 2,100") == 2
+
+
+@pytest.mark.slow
+def test_grad_cam_shows_a_class_at_several_sizes(
+    trained_scenes: Trained, images: Path, tmp_path: Path, command: Callable[..., str]
+) -> None:
+    shown = command(
+        trained_scenes("multilabel"), images, "--grad-cam", "--sizes", "32,48", "--html", tmp_path / "c.html"
+    )
+    assert "32 px" in shown
+    assert "c.html is written" in shown.replace("\n", "")
+    assert (tmp_path / "c.html").read_text(encoding="utf-8").count('alt="what speaks for') == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--grad-cam", "--out", "there"], "--out says nothing to --grad-cam; leave it out, and name the page"),
+        (["--grad-cam", "--size", "28"], "--size says nothing to --grad-cam; leave it out, and give --sizes"),
+        (["--grad-cam", "--runtime", "torch"], "--runtime says nothing to --grad-cam"),
+        (["--sizes", "14,28"], "--sizes is for --grad-cam alone; add that, or leave it out"),
+        (["--target", "Bag"], "--target is for --grad-cam alone"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(images: Path, options: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_app()(["predict", str(images), str(images), *options], result_action="return_value")

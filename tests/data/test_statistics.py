@@ -32,7 +32,7 @@ def test_counts_and_sizes_of_a_folder(image_folder: Path) -> None:
     assert train.smallest[0][1:] == (30, 34)
     assert [Path(path).name for path in train.bad] == ["000.jpg"]
     assert found.channels.images == 59
-    assert ("looked at train images", 60, 60) in told
+    assert ("train: looked at", 60, 60) in told
     assert ("measured the colours of", 60, 60) in told
 
 

@@ -258,3 +258,55 @@ def test_files_of_one_name_are_refused_only_where_their_pictures_would_collide(
     assert [len(table) for table in again] == [1, 1]
     with pytest.raises(UserError, match=r"again/masks/a.png is there already, and it is given itself"):
         predict(trained_scenes("segmentation"), tmp_path / "again/masks", tmp_path / "again")
+
+
+def test_a_page_has_pictures_with_the_classes_and_names_of_others_stay_text(grey_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed in range(3):
+        smooth_image(seed, 30, 40).save(folder / f"<b>&{seed}.png")
+    page = tmp_path / "page.html"
+    table = predict(grey_run, folder, page=page)
+    text = page.read_text(encoding="utf-8").partition("<main>")[2]
+    assert text.count("<img ") == 3
+    assert "<b>&" not in text
+    assert "&lt;b&gt;&amp;0.png" in text
+    first = table.iloc[0]
+    assert f'alt="the image, predicted: {first["class"].replace("&", "&amp;")}"' in text
+    assert f"{100 * first['probability']:.1f} %" in text
+    assert "3 images. Figures: probability." in text
+
+
+def test_a_page_of_many_images_shows_some_of_them(
+    grey_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anysize.reports.predictions_page.SHOWN", 2)
+    for seed in range(5):
+        smooth_image(seed, 28, 28).save(tmp_path / f"{seed}.png")
+    predict(grey_run, tmp_path, page=tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8").partition("<main>")[2]
+    assert "2 of 5 images are shown, spread evenly" in text
+    assert [name for name in "01234" if f"{name}.png</h3>" in text] == ["0", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "multilabel"])
+def test_a_page_of_masks_has_them_over_the_images_and_one_of_labels_all_of_them(
+    trained_scenes: Trained, images: Path, tmp_path: Path, task: str
+) -> None:
+    page = tmp_path / "page.html"
+    table = predict(trained_scenes(task), images, page=page)
+    text = page.read_text(encoding="utf-8").partition("<main>")[2]
+    assert text.count("<img ") == len(SHAPES) * (2 if task == "segmentation" else 1)
+    column = table["classes" if task == "segmentation" else "labels"]
+    for said in column:
+        named = ", ".join(said.split(";")) if said else "no label"
+        assert f"the image, predicted: {named}" in text
+    assert ('class="legend"' in text) == (task == "segmentation" and column.str.contains("[A-Z]").any())
+
+
+def test_a_page_that_cannot_be_written_is_said_before_anything_is_predicted(grey_run: Path, tmp_path: Path) -> None:
+    smooth_image(0, 28, 28).save(tmp_path / "0.png")
+    with pytest.raises(UserError, match=r"none/page\.html"):
+        predict(grey_run, tmp_path, tmp_path / "out", page=tmp_path / "none/page.html")
+    assert not (tmp_path / "out/predictions.csv").read_text()

@@ -73,7 +73,7 @@ def test_a_run_that_is_killed_while_it_streams_goes_on_to_the_bits_of_the_disk(
     whole = train(recipe_of(pack), run=tmp_path / "whole")
     assert "images are shuffled by chunks" in (whole / "log.txt").read_text()
     proxy.how = "slow"
-    settings = SETTINGS | {"data.root": url, "data.workers": 1}
+    settings = SETTINGS | {"data.root": url, "data.workers": 1, "data.stream_cache": 64}
     words = [w for k, v in settings.items() for w in (f"--{k}", v if isinstance(v, str) else json.dumps(v))]
     with subprocess.Popen(
         [sys.executable, "-m", "anysize", "train", "quickstart", "--run", str(run), *words],

@@ -9,10 +9,11 @@ import pandas as pd
 
 from anysize.reports import run_files
 from anysize.reports.evaluation_tables import write_tables
+from anysize.reports.image_predictions import write_image_predictions
 from anysize.reports.policy_report import write_scale_policy
 from anysize.reports.predictions import Predictions, write_predictions
 from anysize.reports.quantization import write_quantization
-from anysize.tasks.records import Shown
+from anysize.tasks.records import Judged, Shown
 
 _RECIPE = """# a single process makes batches of 64
 
@@ -50,12 +51,17 @@ def write_made_up_run(
         {
             **made, "size": size, "calibrated": calibrated, "top1": 0.8 - abs(size - 28) / (60 if calibrated else 30),
             "top5": 0.95, "loss": 0.5 + abs(size - 28) / 20, "images": 2000, "images_per_second": 9e6 / size**2,
-            "flops": 3e4 * size**2,
+            "latency": 1e-5 * size, "flops": 3e4 * size**2,
         }
         for size in sizes
         for calibrated in (False, True)
     ]  # fmt: skip
     run_files.write_evaluation(folder, pd.DataFrame(evaluation))
+    answers = [(i % classes, int(rng.integers(classes)) if i % 4 == 0 else i % classes) for i in range(5 * classes)]
+    judged = {
+        f"image-{i}.png": Judged(names[true], names[answer], 0.5, 0.5) for i, (true, answer) in enumerate(answers)
+    }
+    write_image_predictions(folder, {**made, "size": 28, "calibrated": True}, judged)
     values = rng.random((classes, 3)).round(4)
     write_tables(
         folder,

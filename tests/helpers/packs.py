@@ -28,7 +28,7 @@ def pack_folder(
     return out
 
 
-def opened(pack: Path, **settings: Any) -> DataSettings:
+def opened(pack: Path | str, **settings: Any) -> DataSettings:
     """The settings that open a pack."""
     return DataSettings(name="pack", root=str(pack), **settings)
 

@@ -28,7 +28,7 @@ def command(
 
     Args:
         runs: run folders, or folders of runs
-        out: the HTML file to write
+        out: the HTML file to write; empty: none
         csv: a CSV file to write, too: a row a run, with the settings that differ, results and cost
         columns: a figure each: a column of metrics.csv, or a metric such as loss or error
             for training and validation at once

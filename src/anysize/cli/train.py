@@ -23,6 +23,7 @@ def command(
     fast_dev_run: Annotated[bool, Parameter(negative="")] = False,
     overfit_batches: str = "",
     limit_batches: str = "",
+    track: str = "",
 ) -> None:
     """Train what a recipe says, or go on with it where it was stopped.
 
@@ -47,11 +48,13 @@ def command(
             --training.overfit-batches
         limit_batches: so many batches of each epoch and of each validation, or their share as 0.1:
             --training.limit-steps and --training.limit-validation
+        track: tell these of the run, too, such as tensorboard,mlflow (or wandb, trackio): --tracking.names
     """
     overrides = with_device(parse_settings(settings), device)
     overrides = with_short(
         overrides, f"--overfit-batches {overfit_batches}", overfit_batches, "training.overfit_batches"
     )
+    overrides = with_short(overrides, f"--track {track}", track, "tracking.names")
     for name in ("training.limit_steps", "training.limit_validation"):
         overrides = with_short(overrides, f"--limit-batches {limit_batches}", _share(limit_batches), name)
     if pretrained:

@@ -78,6 +78,11 @@ def dataset_for(settings: DataSettings, targets: str) -> DataSet:
             f"data.shuffle_chunks is set, but the images of data set {settings.name!r} lie in no chunks; remove it, or "
             "pack them (anysize data pack)"
         )
+    if settings.stream_cache and not dataset.chunks:
+        raise UserError(
+            f"data.stream_cache is set, but data set {settings.name!r} is not read from object storage; remove it, or "
+            "pack the images (anysize data pack)"
+        )
     if settings.mask_values and not dataset.mask_files:
         raise UserError(f"data.mask_values is set, but data set {settings.name!r} has no masks in files; remove it")
     return dataset

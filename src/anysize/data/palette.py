@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from anysize.data.formats.file_lists import BACKGROUND
 from anysize.data.source import VOID
 
 
@@ -121,3 +122,34 @@ def legend(
     """
     rows = (voc_colors() if colors is None else colors).tolist()
     return {"void" if number == VOID else classes[number]: tuple(rows[number]) for number in present}
+
+
+def painted(image: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """An image, uint8 (H, W, 3), under the colours of its mask, uint8 (H, W); background and void stay as they are.
+
+    The edges of each area have its colour alone, so that it is found in a legend.
+    """
+    if classes[0] != BACKGROUND:  # a class like others: colours begin with it
+        mask = np.where(mask == VOID, np.uint8(0), mask + np.uint8(1))
+    around = np.pad(mask, 1, mode="edge")
+    inside = np.ones(mask.shape, dtype=bool)
+    for top, left in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        inside &= around[top : top + mask.shape[0], left : left + mask.shape[1]] == mask
+    colors = distinct_colors()
+    return np.where(inside[..., None], overlay(image, mask, 0.55, colors), overlay(image, mask, 1.0, colors))
+
+
+def legend_of(classes: Sequence[str], present: Iterable[int]) -> dict[str, tuple[int, int, int]]:
+    """The colours of `painted` by the names of the classes with these numbers; background and void have none.
+
+    >>> legend_of(["background", "cat", "dog"], [0, 1, 255])
+    {'cat': (0, 32, 223)}
+    """
+    start = classes[0] == BACKGROUND
+    colors = distinct_colors()
+    return {
+        classes[number]: (int(red), int(green), int(blue))
+        for number in present
+        if number != VOID and not (start and number == 0)
+        for red, green, blue in [colors[number if start else number + 1]]
+    }

@@ -117,6 +117,14 @@ class DataSettings:
         low=1,
         high=86_400,
     )
+    stream_cache: int = setting(
+        0,
+        "pack in object storage: MiB of its shards that are kept on the local disk as they are read, those not used "
+        "for longest removed first; 0: none",
+        low=64,
+        high=10**9,
+        besides=0,
+    )
     shuffle_chunks: int = setting(
         0,
         "pack: the order of an epoch: so many chunks (shards) of training images, taken by chance, are shuffled "

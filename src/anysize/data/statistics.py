@@ -155,7 +155,7 @@ def split_statistics(
             counts += has > 0
             amounts += has
         if (done := position + 1) % _TOLD == 0 or done == len(chosen):
-            on_image(f"looked at {split} images", done, len(chosen))
+            on_image(f"{split}: looked at", done, len(chosen))
     if len(chosen) < len(source) and isinstance(source.targets, np.ndarray) and not masks:
         counts = np.zeros(classes, np.int64)
         for target in source.targets:

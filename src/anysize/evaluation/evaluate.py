@@ -22,11 +22,17 @@ from anysize.world import World
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put `model` into evaluation mode without gradients, and each of its modules back into its own mode after."""
+    with in_evaluation(model), torch.inference_mode():
+        yield
+
+
+@contextlib.contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode, and each of its modules back into its own mode after."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode

@@ -255,9 +255,10 @@ _MOST_COMPARED = 100_000  # training files among which validation files are look
 # list of those that are left out: which these are belongs to the identity of the data.
 HARMLESS = (
     "data.root", "data.renamed_classes", "data.download", "data.workers", "data.memory_limit", "data.on_bad_image",
-    "data.max_pixels", "data.outside", "data.exclude",
+    "data.max_pixels", "data.outside", "data.exclude", "data.stream_limit", "data.stream_cache",
     "training.checkpoint_minutes", "training.checkpoint_steps", "training.checkpoint_background",
     "training.keep_previous", "training.keep_best", "training.timeout_minutes", "model.checkpoint_segments",
+    "tracking.names", "tracking.project", "tracking.folder",
 )  # fmt: skip
 
 

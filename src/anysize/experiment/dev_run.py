@@ -23,6 +23,7 @@ from anysize.ranks import main_process
 from anysize.recipe import Recipe
 from anysize.registry import UserError, counted, some_of
 from anysize.reports import run_files
+from anysize.reports.settings import TrackingSettings
 from anysize.sizes.settings import PhaseSettings
 
 _STEPS = 3  # an epoch, or one for each size of the mixture
@@ -88,6 +89,7 @@ def in_small(recipe: Recipe) -> Recipe:
     images = _BATCHES * (recipe.evaluation.batch_size or training.batch_size)
     return dataclasses.replace(
         recipe,
+        tracking=TrackingSettings(),
         sizes=dataclasses.replace(sizes, phases=phases),
         training=dataclasses.replace(
             training,

@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.statistics import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.evaluation.sizes import parse_sizes
@@ -38,6 +39,7 @@ def predict(
     checkpoint: str = "last",
     overrides: Mapping[str, Any] | None = None,
     on_image: Callable[[int, int], None] | None = None,
+    page: str | Path | None = None,
     runtime: str = "",
     threads: int = 0,
 ) -> pd.DataFrame:
@@ -53,6 +55,7 @@ def predict(
         checkpoint: "best", "last", "previous", or the name of a calibrated copy.
         overrides: settings of the recipe to replace, such as `{"evaluation.flip": True}`.
         on_image: called with the number of images done and of all.
+        page: an HTML file with pictures of the predictions, of at most 120 images, spread evenly; None: none.
         runtime, threads: as of `evaluate`.
 
     Returns:
@@ -85,6 +88,9 @@ def predict(
         run_files.check_writable(folder / TABLE)
         with contextlib.suppress(OSError):  # said where the table is written
             open_in_place(folder / TABLE, append=True).close()  # also of a prediction that does not come to its end
+    if page is not None:
+        page = Path(page).expanduser()
+        run_files.check_writable(page)
     task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
     source = image_files(loaded.recipe, loaded.preprocessing, list(names))
     if "data.on_bad_image" not in (overrides or {}):
@@ -93,6 +99,11 @@ def predict(
     loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
     unsound: list[int] = []
+    drawings, on_page = None, set[int]()
+    if page:
+        from anysize.reports.predictions_page import SHOWN, PredictionsPage  # bokeh takes half a second
+
+        drawings, on_page = PredictionsPage(), {*spread(len(source), SHOWN).tolist()}
     own = 16 if kind_of(loaded.recipe).one_shape else 1
     batches = sequential_batches(len(source), size, loaded.recipe.evaluation.batch_size or own)
     with evaluating(loaded.model):
@@ -105,8 +116,11 @@ def predict(
                     unsound.append(index)
                     continue
                 rows.append({"file": path, **task.describe(output)})
-                if folder:
-                    for below, picture in task.render(displayed(source, index), output).items():
+                seen = displayed(source, index) if drawn or index in on_page else None
+                if seen is not None and drawings and index in on_page:
+                    drawings.add(path, seen, task.annotate(seen, output))
+                if seen is not None and folder:
+                    for below, picture in task.render(seen, output).items():
                         _save(picture, folder / below / names[path].with_suffix(".png"))
                 if on_image:
                     on_image(len(rows), len(source))
@@ -114,6 +128,9 @@ def predict(
     table.attrs["unwritten"] = folder is not None and not run_files.go_on_without(
         folder / TABLE, lambda: run_files.write_rows(folder / TABLE, rows)
     )
+    if drawings and page:
+        title = f"{Path(run).name or run}: predictions"
+        drawings.write(page, title, f"checkpoint {checkpoint} at {size} px", len(rows))
     check_all_finite(unsound, len(source), source.describe, loaded.model)
     table.attrs["left_out"] = dict(source.bad_files)
     return table

@@ -254,7 +254,8 @@ def clear(folder: Path) -> None:
         forget_results(folder)
         with contextlib.suppress(OSError):
             remove(folder / run_files.CHECKPOINTS)
-        for name in (run_files.RECIPE, run_files.ENVIRONMENT, run_files.METRICS, run_files.STEPS, run_files.REPORT):
+        files = run_files.METRICS, run_files.STEPS, run_files.REPORT, run_files.TRACKING
+        for name in (run_files.RECIPE, run_files.ENVIRONMENT, *files):
             _remove(folder / name)
 
 

@@ -32,6 +32,8 @@ from anysize.experiment.run_folder import (
 )
 from anysize.experiment.targets import open_sources
 from anysize.experiment.together import check_alike, joined_for, of_run_folder, resolve
+from anysize.experiment.tracked import TrackedLog
+from anysize.experiment.tracking import open_trackers
 from anysize.experiment.weights import check_same_weights, digest_of_weights
 from anysize.models import trust
 from anysize.ranks import concerns_all
@@ -111,6 +113,7 @@ def train(
         identity: dict[str, Any] = {}
         folder = Path(run) if run else plain
         with world.together():
+            tracking = open_trackers(resolved.tracking) if world.main and resolved.tracking.names else None
             check_resume(resume_from)
             sources = open_sources(resolved)
             if world.main:
@@ -133,7 +136,11 @@ def train(
                 remove_left_overs(folder / run_files.CHECKPOINTS)
         with world.together():
             epochs = resolved.training.epochs
-            log = RunLog(folder, epochs, console) if world.main else SilentLog(folder, epochs, console, world.rank)
+            log: RunLog
+            if tracking:
+                log = TrackedLog(folder, epochs, console, tracking)
+            else:
+                log = RunLog(folder, epochs, console) if world.main else SilentLog(folder, epochs, console, world.rank)
             stack.enter_context(log)
         if world.main:  # what the others read before the first step, and what is wrong with it, is the same
             stack.enter_context(warnings_into(log))
@@ -190,6 +197,8 @@ def train(
                 told = None if isinstance(recipe, Recipe) or own else origins(name, overrides)
                 _introduce(parts, state, prepared, folder, goes_on, told)
                 _restore_metrics(parts, state)
+                if isinstance(log, TrackedLog):
+                    log.track(prepared.recipe, state.progress.step)
         state.history.text = world.share(state.history.text)  # the end of a run may follow from it
         if not world.main:
             stack.enter_context(warnings_into(log))

@@ -30,15 +30,15 @@ def best_size_table(evaluation: pd.DataFrame) -> TextTable | None:
     if not len(rows):
         return None
     metric = evaluation_metrics(evaluation)[0]
-    timed = "images_per_second" in rows
-    header = ["an image may cost", "size", "", label(metric), *(["images/s"] if timed else [])]
+    times = [name for name in ("images_per_second", "latency") if name in rows and rows[name].notna().any()]
+    header = ["an image may cost", "size", "", label(metric), *map(label, times)]
     cells = [
         [
             f"from {show('flops', row['flops'])}",
             f"{row['size']} px",
             CALIBRATED if row["calibrated"] else AS_TRAINED,
             show(metric, row[metric]),
-            *([show("images_per_second", row["images_per_second"])] if timed else []),
+            *(show(name, row[name]) for name in times),
         ]
         for row in rows.to_dict("records")
     ]

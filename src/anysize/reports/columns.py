@@ -44,6 +44,7 @@ _LABELS = {
     **{f"iou_{size}": f"IoU {size}" for size in OBJECT_SIZES},
     "seconds": "training time",
     "waiting": "waiting for images",
+    "latency": "time of an image",
 }
 _UNITS = {
     "flops": ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs")),

@@ -17,7 +17,7 @@ from anysize.reports.comparison_tables import differences_table, summary_table
 from anysize.reports.finding import naturally_ordered, runs_in
 from anysize.reports.grouping import Group, group_runs, left_out
 from anysize.reports.overlay_controls import CSS, choice_of_runs, choosing, sortable
-from anysize.reports.overlays import AXES, Entry, legend_of
+from anysize.reports.overlays import AXES, Entry, legend_entries
 from anysize.reports.page import card, cards, page, plot, section, style, table
 from anysize.reports.reading import Run
 from anysize.reports.run_files import write_atomically
@@ -147,10 +147,10 @@ def _legend(
     """The entries of the legend, and the place of each group's; `lines` are entries for several groups, by run."""
     if lines is None:
         colors = [own[group.runs[0].name] for group in groups] if own else None
-        return legend_of([group.name for group in groups], colors), list(range(len(groups)))
+        return legend_entries([group.name for group in groups], colors), list(range(len(groups)))
     of_group = [lines[group.counted[0].name] for group in groups]
     names = [name for name in dict.fromkeys(of_group) if name != _LEFT_OUT]
-    entries = legend_of([name or "all runs" for name in names])
+    entries = legend_entries([name or "all runs" for name in names])
     if _LEFT_OUT in of_group:
         names, entries = [*names, _LEFT_OUT], [*entries, Entry(_LEFT_OUT, _GREY)]
     return entries, [names.index(name) for name in of_group]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from anysize.data.statistics import DatasetStatistics, SplitStatistics
 from anysize.registry import counted
 from anysize.reports.figures import COLORS, add_legend, empty_figure
-from anysize.reports.page import Template, card, cards, plot, section, table
+from anysize.reports.page import Template, card, cards, plot, section, style, table
 from anysize.reports.text_table import TextTable
 
 _BARS = 24  # classes that have a bar with their name each; more are drawn by rank
@@ -116,22 +116,29 @@ def statistics_rows(found: DatasetStatistics) -> list[dict[str, Any]]:
     return rows
 
 
-_LINES = Template("<ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>")
+_STYLE = style("""
+.facts { margin: 0; padding-left: 18px; overflow-wrap: anywhere; }
+""")
+_LINES = Template('<ul class="facts">{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>')
 
 
 def statistics_section(found: DatasetStatistics) -> Markup:
     """The part of a page: tables, and histograms of what is not alike in all images."""
     figures = [plot("images a class", _class_figure(found))]
-    if not all(_alike(split) for split in found.splits):
-        sides = {split.split: np.minimum(split.widths, split.heights) for split in found.splits}
-        figures.append(plot("shorter sides", _histogram(sides, "shorter side (px)", whole=True)))
-        ratios = {split.split: split.ratios for split in found.splits}
-        figures.append(plot("aspect ratios", _histogram(ratios, "width / height")))
+    sides = {split.split: np.minimum(split.widths, split.heights) for split in found.splits}
+    ratios = {split.split: split.ratios for split in found.splits}
+    for title, values, label, whole in (
+        ("shorter sides", sides, "shorter side (px)", True),
+        ("aspect ratios", ratios, "width / height", False),
+    ):
+        every = np.concatenate(list(values.values()))
+        if len(every) and every.min() < every.max():
+            figures.append(plot(title, _histogram(values, label, whole=whole)))
     splits = split_table(found)
     whole = card("Splits", table(splits), splits.caption)
     lines = card("Colours and sizes", _LINES(lines=statistics_lines(found)))
     classes = card("Classes", table(class_table(found)), tall=True)
-    return section("The data", whole, cards(*figures, classes), lines)
+    return section("The data", _STYLE, whole, cards(*figures, classes), lines)
 
 
 def _class_figure(found: DatasetStatistics) -> Any:

@@ -39,6 +39,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _INK = "#3d4550"
 _MARKED = 60  # lines of at most this many points show the points
 _FEW_DECADES = 3  # have ticks between the powers of ten
+_COSTS = (("size", "image size"), ("flops", "FLOPs of an image"), ("latency", "time of an image"))
 TICKS = 16  # at most this many values have a tick each
 
 
@@ -178,12 +179,12 @@ def _told_by_object_size(frame: pd.DataFrame) -> list[str]:
 
 
 def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequence[str], metric: str) -> dict[str, Any]:
-    """The metric of each (name, evaluation) against image size and against FLOPs: title -> figure.
+    """The metric of each (name, evaluation) against image size, FLOPs and time, where known: title -> figure.
 
     A single evaluation's legend tells as trained from calibrated, that of several tells their names.
     """
     figures = {}
-    for x, what in (("size", "image size"), ("flops", "FLOPs of an image")):
+    for x, what in _COSTS:
         lines, sizes = [], set()
         for (name, evaluation), color in zip(evaluations, colors, strict=True):
             values = by_size(evaluation, metric)

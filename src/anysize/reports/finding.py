@@ -53,7 +53,9 @@ def runs_in(folder: Path) -> list[Path]:
         runs = {path for path in below if is_run(path)}
         found += runs
         level = [path for path in below if path not in runs]
-    return sorted(found, key=lambda path: natural_key(str(path)))
+    ordered = sorted(found, key=lambda path: len(path.parts))
+    once = {path.resolve(): path for path in reversed(ordered)}  # links may lead to one folder several times
+    return sorted(once.values(), key=lambda path: natural_key(str(path)))
 
 
 def naturally_ordered(folders: Sequence[Path]) -> list[Path]:

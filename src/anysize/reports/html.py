@@ -53,10 +53,11 @@ def _summary(run: Run) -> Markup:
     best, at = run.best(metric)
     total = run.settings.get("training.epochs")
     done = len(run.metrics) and int(run.metrics["epoch"].iloc[-1])
+    early = "stopped early" if run.ended_early else ""
     if run.settings.get("training.equal_flops"):  # the number of passes then follows from the sizes
-        values = [("epochs", str(done), f"for the FLOPs of {total} at the base size")]
+        values = [("epochs", str(done), early or f"for the FLOPs of {total} at the base size")]
     else:
-        values = [("epochs", f"{done} of {total}" if total else str(done), "stopped early" if run.ended_early else "")]
+        values = [("epochs", f"{done} of {total}" if total else str(done), early)]
     if at:
         calibrated = bool(run.metrics.get("validation_calibrated", run.metrics["epoch"] < 0).iloc[-1])
         how = ", calibrated" if calibrated else ""

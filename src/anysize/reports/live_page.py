@@ -70,10 +70,11 @@ PAGE = Environment(autoescape=False).from_string("""<!DOCTYPE html>
 <main>
 <h1>{{ title | e }}</h1>
 <section class="card" style="margin-top: 18px">{{ embed(roots.state) }}</section>
+<h2>Curves</h2>
 <section class="card">{{ embed(roots.axis) }}{{ embed(roots.shown) }}</section>
 <div class="cards" style="margin-top: 18px">
 {% for name, heading in figures.items() %}<section class="card"><h3>{{ heading | e }}</h3>
-<figure class="drawn">{{ embed(roots[name]) }}</figure></section>
+<figure class="drawn" aria-label="{{ heading | e }}">{{ embed(roots[name]) }}</figure></section>
 {% endfor %}
 </div>
 <p class="note">Thin: training, by step where steps.csv tells; thick with marks: validation. Times are of training.</p>

@@ -8,7 +8,6 @@ All scripts and styles come from this server.
 import errno
 import ipaddress
 import logging
-import os
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +21,6 @@ from bokeh.server.views.static_handler import StaticHandler
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
-from tornado.netutil import bind_sockets
 from tornado.web import ErrorHandler
 
 from anysize.registry import UserError
@@ -49,11 +47,12 @@ class LiveServer:
         if not 0 <= port < 1 << 16:
             raise UserError(f"port is {port}; expected a number from 0 to 65,535")
         try:
-            sockets = bind_sockets(port, host)
+            listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            listening.setblocking(False)
         except (OSError, UnicodeError) as error:
             raise UserError(_why(host, port, error)) from None
-        self.port = sockets[0].getsockname()[1]
-        self.local = all(_is_local(each.getsockname()[0]) for each in sockets)
+        address, self.port = listening.getsockname()[:2]
+        self.local = ipaddress.ip_address(address).is_loopback
         shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.port}/"
         self.loop = IOLoop()
@@ -65,7 +64,7 @@ class LiveServer:
             extra_websocket_origins=["*"],  # `_Application` has looked at the origin before
         )
         self._http = HTTPServer(application)
-        self._http.add_sockets(sockets)
+        self._http.add_socket(listening)
         self._server = BaseServer(self.loop, application, self._http)
         self._server.start()
 
@@ -123,15 +122,11 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_local(address: str) -> bool:
-    return _is_address(address) and ipaddress.ip_address(address).is_loopback
-
-
 def _why(host: str, port: int, error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         return f"port {port} of {host} is taken by another program; give another one with --port, or 0 for any"
     if number == errno.EACCES:
         return f"port {port} may not be used by this user; give one above 1023 with --port, or 0 for any"
-    said = os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
+    said = getattr(error, "strerror", None) or str(error)
     return f"cannot listen at {host}: {said}; give an address of this machine with --host, such as {HOST}"

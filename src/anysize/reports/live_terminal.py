@@ -48,7 +48,7 @@ def watch(watched: Watched, seconds: float = 2.0, console: Console | None = None
     console = tolerant(console or Console())
     watched.look()
     if not console.is_terminal:
-        console.print(_drawn(watched, console, len(watched.runs)))
+        console.print(_drawn(watched, console, len(watched.runs)), soft_wrap=not watched.runs)  # a path stays whole
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:

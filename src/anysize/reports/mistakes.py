@@ -29,8 +29,8 @@ _SHADES = ("#f4f7fa", "#9cc4dd", "#2a78b0", "#0b2c4d")  # none to all
 class Confusion:
     """How often each class is taken for which.
 
-    `counts` has the columns `true`, `predicted` and `count`, without those that are 0; `classes` are in the order in
-    which they are met. `unit` is what is counted: images, pixels, or images in which a label is missed and another one
+    `counts` has the columns `true`, `predicted` and `count`, without those that are 0; `classes` are those
+    that occur. `unit` is what is counted: images, pixels, or images in which a label is missed and another one
     is predicted wrongly (of labels there are no right ones). `how` says of which evaluation.
     """
 
@@ -77,7 +77,8 @@ def confusion_of(run: Run) -> Confusion | None:
 def _confusion(counts: pd.DataFrame, unit: str, made: pd.DataFrame) -> Confusion:
     first = made.iloc[0]
     how = f"at {first['size']} px{', calibrated' if first['calibrated'] else ''}"
-    classes = sorted({*counts["true"], *counts["predicted"]})
+    met = dict.fromkeys([*counts["true"], *counts["predicted"]])
+    classes = [*met] if unit == "pixels" else sorted(met)  # of masks in the order of the data set
     return Confusion(classes, counts[["true", "predicted", "count"]].reset_index(drop=True), unit, how)
 
 
@@ -101,7 +102,7 @@ def most_confused(confusion: Confusion, most: int = _PAIRS) -> TextTable:
         [true, predicted, f"{count:,}", show("share", count / of_class[true])]
         for true, predicted, count in confusion.mistakes.head(most).itertuples(index=False)
     ]
-    share = "of the class" if confusion.unit == "pixels" or not _only_wrong(confusion) else "of those missed"
+    share = "of the class" if confusion.unit == "pixels" or not _only_wrong(confusion) else "of its pairs"
     return TextTable(["true class", "taken for", confusion.unit, share], rows, labels=2)
 
 

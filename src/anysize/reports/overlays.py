@@ -60,10 +60,10 @@ class Overlaid:
         )
 
 
-def legend_of(names: Sequence[str], colors: Sequence[str] | None = None) -> list[Entry]:
+def legend_entries(names: Sequence[str], colors: Sequence[str] | None = None) -> list[Entry]:
     """An entry a name: by colour alone where there are few, by colour and dashes where there are many.
 
-    >>> entries = legend_of([f"run {i}" for i in range(40)])
+    >>> entries = legend_entries([f"run {i}" for i in range(40)])
     >>> len({(entry.color, entry.dash) for entry in entries})
     40
     """

@@ -2,20 +2,14 @@
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-
-from anysize.data.palette import distinct_colors, overlay
-from anysize.data.source import VOID
-from anysize.tasks.records import Color
 
 LIMIT = 3_500_000
 """Bytes of the pictures of a page, as they stand in it: with bokeh's script it stays below 6 MB."""
 
 _SHARP = 64  # pixels: of smaller pictures each is kept as it is
-_BACKGROUND = "background"
 
 
 class Pictures:
@@ -45,26 +39,3 @@ class Pictures:
             return ""
         self.left -= len(data)
         return f"data:image/{kind};base64,{data}"
-
-
-def painted(image: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """An image, uint8 (H, W, 3), under the colours of its mask, uint8 (H, W); background and void stay as they are."""
-    if classes[0] != _BACKGROUND:  # a class like others: colours begin with it
-        mask = np.where(mask == VOID, np.uint8(0), mask + np.uint8(1))
-    return overlay(image, mask, 0.55, distinct_colors())
-
-
-def legend_of(classes: Sequence[str], present: Sequence[int]) -> dict[str, Color]:
-    """The colours of `painted` by the names of the classes with these numbers; background and void have none.
-
-    >>> legend_of(["background", "cat", "dog"], [0, 1, 255])
-    {'cat': (230, 159, 0)}
-    """
-    start = classes[0] == _BACKGROUND
-    colors = distinct_colors()
-    return {
-        classes[number]: (int(red), int(green), int(blue))
-        for number in present
-        if number != VOID and not (start and number == 0)
-        for red, green, blue in [colors[number if start else number + 1]]
-    }

@@ -1,5 +1,6 @@
 """An elastic network's scale policy in a run folder, on the console and in the report: a file, tables and figures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,26 +101,36 @@ def class_figure(summary: pd.DataFrame) -> Any | None:
     limit = float(cells["difference"].abs().max()) or 1.0
     mapper = LinearColorMapper(palette=list(_DIVERGING), low=-limit, high=limit)
     labels, blocks = difference.index.tolist(), difference.columns.tolist()
-    plot = empty_figure("block", "", x_range=blocks, y_range=labels, height=190 + 20 * len(labels))
-    source = ColumnDataSource({str(name): values for name, values in cells.items()})
+    short = _shortened(labels)
+    plot = empty_figure("block", "", x_range=blocks, y_range=[*short.values()], height=190 + 20 * len(labels))
+    places = {"place": cells["label"].map(short)}
+    source = ColumnDataSource({str(name): values for name, values in cells.items()} | places)
     fill = transform("difference", mapper)
-    cell = plot.rect("block", "label", 1, 1, source=source, fill_color=fill, line_color="white")
+    cell = plot.rect("block", "place", 1, 1, source=source, fill_color=fill, line_color="white")
     tips = [("class", "@label"), ("block", "@block"), ("against all images", "@difference{+0.0} points")]
     plot.add_tools(HoverTool(renderers=[cell], tooltips=tips))
     ticks = [-limit, 0, limit]
     names = {-limit: f"{limit:.1f} more full", 0: "as all", limit: f"{limit:.1f} more half"}
     bar = {"border_line_color": None, "height": 10, "label_standoff": 4, "ticker": FixedTicker(ticks=ticks)}
     plot.add_layout(ColorBar(color_mapper=mapper, major_label_overrides=names, padding=24, **bar), "above")
-    plot.yaxis.major_label_overrides = {label: _short(label) for label in labels if len(label) > _LONG}
     plot.grid.visible = False
     _slanted(plot)
     return plot
 
 
-def _short(label: str) -> str:
-    """A name that leaves room for the figure on a phone."""
+def _shortened(labels: Sequence[str]) -> dict[str, str]:
+    """The names as they stand on an axis, where they leave room for the figure on a phone.
+
+    >>> _shortened(["cat", "German short-haired pointer"])
+    {'cat': 'cat', 'German short-haired pointer': 'German sh…d pointer'}
+    """
     half = _LONG // 2 - 1
-    return f"{label[:half]}…{label[-half:]}"
+    short = [label if len(label) <= _LONG else f"{label[:half]}…{label[-half:].strip()}" for label in labels]
+    often = Counter(short)
+    return {
+        label: name if often[name] == 1 else f"{name} ({i})"
+        for i, (label, name) in enumerate(zip(labels, short, strict=True), start=1)
+    }
 
 
 def _slanted(plot: Any) -> None:

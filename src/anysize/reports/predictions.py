@@ -142,7 +142,7 @@ def _picture(folder: Path, name: str) -> bytes:
     return content
 
 
-_LEGEND = Template("""<p class="note">{{ note }}</p>
+LEGEND = Template("""<p class="note">{{ note }}</p>
 {%- if legend %}<p class="legend">
 {%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
 {%- endfor %}</p>{% endif %}""")
@@ -185,7 +185,7 @@ def predictions_parts(found: dict[str, Any], note: str) -> list[Markup]:
     note += "".join(f" Figures: {number}." for number in numbers if number)
     single = all(len(entry["pictures"]) == 1 for entry in found["images"])
     legend = {name: color for entry in found["images"] for name, color in entry["legend"].items()}
-    return [_LEGEND(note=note, legend=legend), cards(*map(_entry, found["images"]), narrow=single)]
+    return [LEGEND(note=note, legend=legend), cards(*map(_entry, found["images"]), narrow=single)]
 
 
 def _entry(entry: dict[str, Any]) -> Markup:

@@ -105,6 +105,23 @@ class Run:
 
     @functools.cached_property
     def epochs(self) -> tuple[int, int]:
+        """Epochs done, and those of the whole run: as planned, or up to where it ended early."""
+        done, planned = self._planned
+        return done, done if self.ended_early else planned
+
+    @functools.cached_property
+    def ended_early(self) -> bool:
+        """Whether the run ended where its validation got no better (training.early_stopping)."""
+        patience, least = (self.settings.get(f"training.early_stopping{name}", 0) for name in ("", "_delta"))
+        done, planned = self._planned
+        if self.main_metric not in self.metrics or not patience or done >= planned:
+            return False
+        validated = self.metrics[["epoch", self.main_metric]].dropna()
+        scores = zip(validated["epoch"].astype(int).tolist(), validated[self.main_metric].tolist(), strict=True)
+        return bool(without_improvement(scores, least)[0] >= patience)
+
+    @functools.cached_property
+    def _planned(self) -> tuple[int, int]:
         """Epochs done and planned. Where the FLOPs decide their number, the log says how many are planned."""
         done = int(self.metrics["epoch"].iloc[-1]) if len(self.metrics) else 0
         planned = int(self.settings.get("training.epochs", done))
@@ -119,19 +136,6 @@ class Run:
     def main_metric(self) -> str:
         """The validation column by which this run is judged."""
         return "validation_" + main_metric(metrics_of(c for c in self.metrics.columns if c.startswith("validation_")))
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether the run ended where its validation got no better (training.early_stopping), as far as files tell."""
-        patience, least = (self.settings.get(f"training.early_stopping{name}", 0) for name in ("", "_delta"))
-        if self.main_metric not in self.metrics or not isinstance(patience, int) or patience < 1:
-            return False
-        validated = self.metrics[["epoch", self.main_metric]].dropna()
-        scores = zip(validated["epoch"].astype(int).tolist(), validated[self.main_metric].tolist(), strict=True)
-        done = int(self.metrics["epoch"].iloc[-1])
-        planned = self.settings.get("training.epochs", done)
-        whole = done >= planned and not self.settings.get("training.equal_flops")
-        return not whole and without_improvement(scores, float(least))[0] >= patience
 
     def last(self, column: str) -> float:
         """A column's last value; NaN when there is none."""

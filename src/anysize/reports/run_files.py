@@ -15,6 +15,7 @@
     scale_policy.csv  how much an elastic network's blocks use half resolution, by class
     log.txt           messages with their time
     report.html       the report, renewed at the end and now and then
+    tracking.txt      what the run is called in trackers, where it has some
 
 The folder of `train --repeat` holds such folders, and `repeats.csv` with the spread of their last and best figures.
 
@@ -75,6 +76,7 @@ CHANGED = "int8_changed"
 LOG = "log.txt"
 REPORT = "report.html"
 REPEATS = "repeats.csv"
+TRACKING = "tracking.txt"
 
 EVALUATION_KEYS = ("checkpoint", "split", "settings", "size", "calibrated")
 """What tells the rows of evaluations apart."""

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from anysize.data.palette import legend_of, painted
 from anysize.preprocessing import Preprocessing
 from anysize.registry import counted
-from anysize.reports.page import Template, card, section
-from anysize.reports.pictures import Pictures, legend_of, painted
+from anysize.reports.page import Template, card, section, style
+from anysize.reports.pictures import LIMIT, Pictures
+from anysize.reports.predictions import LEGEND
 
 _LABELS = 6  # of an image that are named
 
@@ -82,7 +84,7 @@ class TrainingSamples:
     mixed: str = ""
 
 
-class _Figure(NamedTuple):
+class Figure(NamedTuple):
     """The pictures of a view, each with what it shows, what is said of it, and what it is called."""
 
     drawn: list[tuple[str, str]]
@@ -90,46 +92,42 @@ class _Figure(NamedTuple):
     caption: str
 
 
-_STYLE = Markup("""<style>
+STYLE = style("""
 .seen { display: flex; flex-wrap: wrap; gap: 12px; }
 .seen > div { display: flex; flex-wrap: wrap; gap: 4px; max-width: 100%; }
 .seen > .several { padding: 8px; border: 1px solid var(--line); border-radius: 6px; }
 .seen figure { margin: 0; width: 128px; }
-.seen img { width: 128px; display: block; border-radius: 4px; image-rendering: pixelated; }
+.seen img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
+.seen img[src^="data:image/jpeg"] { image-rendering: auto; }
+.large figure { width: clamp(128px, 14vw, 190px); }
 .seen img + img { margin-top: 4px; }
 .seen figcaption { font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; }
 .seen figcaption span { display: block; color: var(--soft); }
-.stack { display: grid; gap: 18px; margin-top: 12px; }
+.stack { margin-top: 12px; }
 @media print { .seen figure, .seen > div { break-inside: avoid; } }
-</style>""")
-_SEEN = Template("""<div class="seen">
+""")
+STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')
+SEEN = Template("""<div class="seen{{ " large" if large }}">
 {%- for views in groups %}<div{% if views | length > 1 %} class="several"{% endif %}>
 {%- for pictures, said, caption in views %}<figure>
 {%- for what, source in pictures %}<img alt="{{ what }}" src="{{ source }}">{% endfor -%}
 <figcaption>{{ said }}<span>{{ caption }}</span></figcaption></figure>{% endfor -%}
 </div>{% endfor -%}
 </div>""")
-_LEGEND = Template("""<p class="legend">
-{%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
-{%- endfor %}</p>""")
 
 
-def samples_section(found: TrainingSamples, pictures: Pictures) -> Markup:
-    """The samples of a run, as many as the page has room for."""
-    prepared = found.preprocessing
-    one = [[_figure(view, f"{size} px", pictures, prepared.classes)] for size, view in found.one]
-    parts: list[Markup] = []
+def samples_section(found: TrainingSamples, limit: int = LIMIT) -> Markup:
+    """The samples of a run in pictures of at most `limit` bytes, of each size as many as it has room for."""
+    classes = found.preprocessing.classes
+    share = limit // (len(found.by_size) + 1)
+    pictures = Pictures(share)
+    one = _whole([[_figure(view, f"{size} px", pictures, classes)] for size, view in found.one])
+    parts = [card("one image at every size", SEEN(groups=one, large=False))] if len(one) > 1 else []
+    parts += [_of_size(each, Pictures(share), classes) for each in found.by_size]
     shown = [view for each in found.by_size for _, views in each.samples for view in views]
     present = sorted({number for view in shown if view.mask is not None for number in np.unique(view.mask).tolist()})
-    legend = _LEGEND(legend=legend_of(prepared.classes, present)) if present else ""
-    if len(one) > 1:
-        parts.append(card("one image at every size", _SEEN(groups=_whole(one))))
-    parts += [_of_size(each, pictures, prepared.classes) for each in found.by_size]
-    return section("What the network sees", _STYLE, _NOTE(text=_how(found)), legend, _STACK(parts=parts))
-
-
-_NOTE = Template('<p class="note">{{ text }}</p>')
-_STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')
+    about = LEGEND(note=_how(found), legend=legend_of(classes, present) if present else {})
+    return section("What the network sees", STYLE, about, STACK(parts=parts))
 
 
 def _how(found: TrainingSamples) -> str:
@@ -157,17 +155,17 @@ def _of_size(each: SizeSamples, pictures: Pictures, classes: Sequence[str]) -> M
     note = f"Values from {each.low:.2f} to {each.high:.2f}, mean {each.mean:.2f}, deviation {each.std:.2f}."
     if left := len(groups) - len(whole):
         note += f" {counted(left, 'image')} left out: the page is full."
-    return card(title, _SEEN(groups=whole), note)
+    return card(title, SEEN(groups=whole, large=False), note)
 
 
-def _figure(view: View, caption: str, pictures: Pictures, classes: Sequence[str]) -> _Figure:
+def _figure(view: View, caption: str, pictures: Pictures, classes: Sequence[str]) -> Figure:
     said, size = view.labels(), f"{view.image.shape[0]} px"
     drawn = [(f"{said}, {size}".removeprefix(", "), pictures.add(view.image))]
     if view.mask is not None:
         drawn.append((f"its mask over it, {size}", pictures.add(painted(view.image, view.mask, classes))))
-    return _Figure(drawn, said, caption)
+    return Figure(drawn, said, caption)
 
 
-def _whole(groups: list[list[_Figure]]) -> list[list[_Figure]]:
+def _whole(groups: list[list[Figure]]) -> list[list[Figure]]:
     """The groups for all of whose pictures there was room."""
     return [group for group in groups if all(source for each in group for _, source in each.drawn)]

@@ -62,7 +62,7 @@ th { white-space: normal; color: var(--soft); font-weight: 600; font-size: 13px;
 .wide th { font-size: 12px; }
 .wide tr > :last-child { padding-right: 0; }
 td.label + td.label:last-child { white-space: normal; overflow-wrap: anywhere; }
-tr:last-child td { border-bottom: 0; }
+tbody tr:last-child td { border-bottom: 0; }
 td.best { font-weight: 700; color: var(--accent); }
 details.card { padding: 0; }
 summary { padding: 12px 18px; font-weight: 600; cursor: pointer; }
@@ -92,6 +92,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   main { padding: 24px 14px 48px; }
   .tiles { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 10px; }
   .card { padding: 14px 12px; }
+  th.label, td.label { white-space: normal; overflow-wrap: anywhere; min-width: 72px; max-width: 44vw; }
 }
 @page { margin: 14mm 12mm; }
 @media print {
@@ -109,11 +110,11 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
 }
 """
 
-# Figures keep the width that they have on the screen: wider than the paper, they are made smaller.
+# Figures keep the width that they have on the screen: they are made smaller, so that three fit a page of A4.
 PRINT = """
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll(".drawn"))
-    if (each.clientWidth > 660) each.style.zoom = 660 / each.clientWidth;
+    each.style.zoom = Math.min(0.8, 660 / (each.clientWidth || 1));
 });
 addEventListener("afterprint", () => {
   for (const each of document.querySelectorAll(".drawn")) each.style.zoom = "";

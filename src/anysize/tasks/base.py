@@ -133,6 +133,10 @@ class Task(Protocol):
         """The prediction for an image beside what is true of it."""
         ...
 
+    def annotate(self, image: np.ndarray, output: Tensor) -> Shown:
+        """The prediction for an image, uint8 (H, W, 3), of which nothing is known; its score is how sure it is."""
+        ...
+
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The prediction for an image as a row of a table."""
         ...

@@ -122,6 +122,15 @@ class Classification:
         ]
         return Shown(probabilities[true].item(), lines, number="probability", one=True)
 
+    def annotate(self, image: np.ndarray, output: Tensor) -> Shown:
+        """The most probable classes, the first of which is predicted."""
+        probabilities = output.softmax(0)
+        top = probabilities.topk(min(_SHOWN, self.num_classes)).indices.tolist()
+        lines: list[tuple[str, float | None, str]] = [
+            (self.classes[i], probabilities[i].item(), "other" if place else "predicted") for place, i in enumerate(top)
+        ]
+        return Shown(probabilities.max().item(), lines, number="probability")
+
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The most probable class and its probability, then those of all."""
         probabilities = output.softmax(0).tolist()

@@ -18,6 +18,7 @@ from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
 _TINY = 1e-12
+_SHOWN = 5  # labels at least of an image
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -183,6 +184,15 @@ class MultiLabel:
                 lines.append((self.classes[k], probabilities[k], kind))
         score = -binary_cross_entropy(output[None], target.amax(0)[None]).item()
         return Shown(score, lines, number="probability")
+
+    def annotate(self, image: np.ndarray, output: Tensor) -> Shown:
+        """The predicted labels, the most probable first, or the next ones where there are few."""
+        probabilities, predicted = output.sigmoid(), output > 0
+        order = probabilities.argsort(descending=True, stable=True).tolist()[: max(_SHOWN, int(predicted.sum()))]
+        lines: list[tuple[str, float | None, str]] = [
+            (self.classes[k], probabilities[k].item(), "predicted" if predicted[k] else "other") for k in order
+        ]
+        return Shown(probabilities.max().item(), lines, number="probability")
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The predicted labels, the most probable first and separated by semicolons, then the probability of each."""

@@ -53,7 +53,8 @@ class Shown:
 
     Args:
         score: how good it is; the report begins with the lowest.
-        lines: what is said of it: label, number (such as a probability) or None, and "right", "wrong" or "missed".
+        lines: what is said of it: label, number (such as a probability) or None, and "right", "wrong" or "missed", or
+            where nothing is known of the image "predicted" or "other".
         panels: further pictures, uint8 (H, W, 3), by title.
         legend: colours of the panels by label.
         number: what the numbers of the lines are, such as "probability".

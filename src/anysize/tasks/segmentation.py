@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from anysize.data.formats.file_lists import BACKGROUND
 from anysize.data.loader import LoadedBatch
-from anysize.data.palette import colorize, distinct_colors, legend, overlay, palette_image
+from anysize.data.palette import colorize, distinct_colors, legend, legend_of, overlay, painted, palette_image
 from anysize.data.source import VOID
 from anysize.registry import UserError
 from anysize.tasks import dense_inference
@@ -27,7 +28,6 @@ from anysize.tasks.confusion import (
 )
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary, Table
 
-_BACKGROUND = "background"
 _OVERLAP = 1 / 3
 MEAN = "mean of the classes"
 
@@ -140,7 +140,7 @@ class Segmentation:
         return {"pixel_accuracy": right / (targets != VOID).sum().clamp(min=1)}
 
     def metrics(self, device: torch.device) -> MetricCollection:
-        background = 0 if self.classes[0] == _BACKGROUND else None
+        background = 0 if self.classes[0] == BACKGROUND else None
         confusion = MaskConfusion(len(self.classes), self.areas, background)
         metrics = {"confusion": confusion, "loss": MeanPixelCrossEntropy()}
         return MetricCollection(metrics, compute_groups=False).to(device)
@@ -209,6 +209,18 @@ class Segmentation:
         panels = {"truth": colorize(true.numpy(), colors), "prediction": colorize(predicted.numpy(), colors)}
         named = legend(self.classes, np.unique([predicted.numpy(), true.numpy()]).tolist(), colors)
         return Shown(float(iou.nanmean()) if present else 1.0, lines, panels, named, "IoU in this image")
+
+    def annotate(self, image: np.ndarray, output: Tensor) -> Shown:
+        """The image under the predicted classes, and their shares of the pixels, the largest first."""
+        probabilities, mask = output.softmax(0).max(0)
+        pixels = mask.flatten().bincount(minlength=len(self.classes))
+        present = [k for k in pixels.argsort(descending=True, stable=True).tolist() if pixels[k]]
+        lines: list[tuple[str, float | None, str]] = [
+            (self.classes[k], float(pixels[k] / pixels.sum()), "predicted") for k in present
+        ]
+        panels = {"prediction": painted(image, mask.byte().numpy(), self.classes)}
+        colors = legend_of(self.classes, sorted(present))
+        return Shown(float(probabilities.mean()), lines, panels, colors, "share of the pixels")
 
     def describe(self, output: Tensor) -> dict[str, Any]:
         """The predicted classes, the largest first and separated by semicolons, then each one's share of the pixels."""

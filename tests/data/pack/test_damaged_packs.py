@@ -143,6 +143,9 @@ def test_a_damaged_index_is_refused(pack: Path, name: str) -> None:
     assert damaged_files(pack) == {str(path): "it is not there"}
 
 
+WHOLE = {"images": 1, "parts": 1, "digest": "", "source": "", "files": {}}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -151,6 +154,7 @@ def test_a_damaged_index_is_refused(pack: Path, name: str) -> None:
         ({"levels": "all"}, r"pack\.json is damaged \(levels is 'all'; expected a list"),
         ({"splits": {"train": {}}}, r"pack\.json is damaged \(splits\.train is a table; expected one with images"),
         ({"splits": {}}, "has no train images"),
+        ({"splits": {"../a": WHOLE}}, r"pack\.json is damaged \(it has the split '\.\./a'"),
         ({"levels": []}, r"pack\.json is damaged \(it names no level"),
         ({"channels": 1}, r"pack\.json is damaged \(info\.mean and info\.std are not of 1 channels"),
         ({"channels": 3, "levels": [0, 16]}, "does not hold what pack.json says of it"),

@@ -58,7 +58,7 @@ def test_a_folder_by_its_address(pack: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("ANYSIZE_CACHE", str(tmp_path))
     assert_same(f"file://{pack}", pack)
     with pytest.raises(UserError, match=r"file://.*/nowhere, which cannot be opened"):
-        load_dataset(opened(f"file://{tmp_path}/nowhere"), "train")  # type: ignore[arg-type]
+        load_dataset(opened(f"file://{tmp_path}/nowhere"), "train")
     storage = Storage(f"file://{pack}", 5)
     assert damaged_files(next((tmp_path / "packs").iterdir()), storage=storage) == {}
 
@@ -124,7 +124,7 @@ def test_near_ranges_are_one_request(pack: Path, bucket: tuple[Any, int], server
 
 
 def test_a_server_that_fails_for_good_is_one_sentence(pack: Path, bucket: tuple[Any, int], server: Failing) -> None:
-    source = load_dataset(opened(put(bucket[0], pack, "down"), stream_limit=1), "train")  # type: ignore[arg-type]
+    source = load_dataset(opened(put(bucket[0], pack, "down"), stream_limit=1), "train")
     server.how = "down"
     with pytest.raises(UserError, match=r"s3://buck/down failed when asked for .* bytes of train/original-00000.shard"):
         source.ahead([0, 5])
@@ -142,17 +142,17 @@ def test_what_was_changed_on_the_server_is_named(
     flip_byte(flip_byte_of, 50)
     client.put_object(Bucket="buck", Key="changed/train/32-00000.shard", Body=flip_byte_of.read_bytes())
     storage = Storage(url, 10)
-    load_dataset(opened(url), "train")  # type: ignore[arg-type]
+    load_dataset(opened(url), "train")
     found = damaged_files(next((tmp_path / "cache/packs").iterdir()), storage=storage)
     assert list(found) == [f"{url}/train/32-00000.shard"]
     assert "it was changed" in found[f"{url}/train/32-00000.shard"]
     assert "(train/cat/000.jpg)" in found[f"{url}/train/32-00000.shard"]
     client.put_object(Bucket="buck", Key="changed/train/32-00000.shard", Body=b"short")
     with pytest.raises(UserError, match=r"s3://buck/changed/train/32-00000.shard was cut short: it has 5 bytes, of"):
-        load_dataset(opened(url), "train")  # type: ignore[arg-type]
+        load_dataset(opened(url), "train")
     client.put_object(Bucket="buck", Key="changed/validation/index.npy", Body=b"short")
     with pytest.raises(UserError, match=r"s3://buck/changed/validation/index.npy was cut short"):
-        load_dataset(opened(url), "validation")  # type: ignore[arg-type]
+        load_dataset(opened(url), "validation")
 
 
 def test_without_the_extra_one_sentence_says_how_it_is_installed(
@@ -170,5 +170,5 @@ def test_without_the_extra_one_sentence_says_how_it_is_installed(
 @pytest.mark.parametrize("url", ["s3://me:secret@b/p", "https://h/p?sig=secret", "ftp://h/p", "s3://"])
 def test_addresses_that_are_refused_show_no_password(url: str) -> None:
     with pytest.raises(UserError, match=r"data\.root is") as error:
-        load_dataset(opened(url), "train")  # type: ignore[arg-type]
+        load_dataset(opened(url), "train")
     assert "secret" not in str(error.value)

@@ -14,7 +14,7 @@ from anysize.norms.online.norm import OnlineNorm2d
 from anysize.norms.online.options import Options
 
 SLOWER = "online norm runs on its PyTorch backend, which is slower: "
-needs_compiler = pytest.mark.skipif(online_cpp._compiler() is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(online_cpp.find_compiler() is None, reason="there is no C++ compiler")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_kernel_is_compiled_once_and_kept(cache: Path, caplog: pytest.LogCap
 @needs_compiler
 def test_a_kernel_that_is_no_library_is_done_without(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.mkdir(mode=0o700)
-    name = f"online_kernel-{online_cpp._fingerprint(online_cpp._compiler() or '')}"
+    name = f"online_kernel-{online_cpp._fingerprint(online_cpp.find_compiler() or '')}"
     kept = cache / f"{name}-{online_cpp._digest(b'no library')}.so"
     kept.write_bytes(b"no library")
     kept.chmod(0o600)

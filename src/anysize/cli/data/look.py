@@ -49,7 +49,7 @@ def show(
             size=found.preprocessing.image_size,
             images=_PEEK,
             most=_PEEK,
-            on_image=lambda doing, done, total: say(f"{doing}: {done:,} of {counted(total, 'image')}"),
+            on_image=lambda doing, done, total: say(f"{doing} {done:,} of {counted(total, 'image')}"),
         )
         write_data_page(path, f"{recipe_name}: what the network sees", statistics, found)
     sizes = ", ".join(str(each.size) for each in found.by_size)
@@ -101,7 +101,7 @@ def stats(
             task_class(recipe.task.name).targets,
             size=size or base_size(recipe),
             images=images,
-            on_image=lambda doing, done, total: say(f"{doing}: {done:,} of {counted(total, 'image')}"),
+            on_image=lambda doing, done, total: say(f"{doing} {done:,} of {counted(total, 'image')}"),
         )
     show_table(split_table(found))
     show_table(class_table(found, _EDGES))

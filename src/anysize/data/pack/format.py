@@ -17,14 +17,15 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from anysize.data import dataset
 from anysize.data.dataset import DatasetInfo
 from anysize.files import read_regular
 from anysize.forms import each, fields, number, one_of, series, table, text
-from anysize.registry import UserError
+from anysize.registry import UserError, shown
 
 VERSION = 1
 MANIFEST, STATE = "pack.json", "packing.json"
@@ -114,6 +115,7 @@ _MANIFEST = fields(
     info=_INFO, levels=each(number(0, 10**5, whole=True), 100), pixels=one_of("jpeg", "raw"),
     quality=number(1, 100, whole=True), made_with=table(text(200), 100), splits=table(_SPLIT, 3, text(20)),
 )  # fmt: skip
+_SPLITS = get_args(dataset.Split)
 _HEADER = fields(version=number(1, 10**6, whole=True), format=one_of(FORMAT))
 
 
@@ -161,6 +163,8 @@ def _check(held: dict[str, Any]) -> None:
         raise ValueError("it names no level")
     if not len(held["info"]["mean"]) == len(held["info"]["std"]) == held["channels"]:
         raise ValueError(f"info.mean and info.std are not of {held['channels']} channels")
+    if odd := sorted({*held["splits"]} - {*_SPLITS}):  # they are names of folders
+        raise ValueError(f"it has the split {shown(odd[0], 60)}")
 
 
 def shard_name(column: int, part: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from anysize.data.pack import format as pack
 from anysize.data.pack.index import index_files, what_is_wrong
+from anysize.data.pack.kept import Kept
 from anysize.data.pack.shards import Shards
 from anysize.data.pack.storage import Storage, Wanted, cache_folder
 from anysize.data.pictures import BadImage
@@ -62,18 +63,19 @@ def fetch_index(storage: Storage, folder: Path, manifest: pack.Manifest, split: 
 class RemoteShards(Shards):
     """The shards of a split in object storage. Threads may share it.
 
-    What `ahead` has fetched for a thread is held until it calls that again.
+    What `ahead` has fetched for a thread is held until it calls that again. What was `kept` on the local disk is read
+    from there.
     """
 
-    def __init__(self, storage: Storage, split: str, columns: tuple[int, ...]) -> None:
+    def __init__(self, storage: Storage, split: str, columns: tuple[int, ...], kept: Kept | None = None) -> None:
         super().__init__(Path(split), columns)
-        self.storage, self.split = storage, split
+        self.storage, self.split, self.kept = storage, split, kept
         self._held = threading.local()
 
     def ahead(self, wanted: Sequence[tuple[Any, int]]) -> None:
         """Fetch the bytes of columns of rows of the index, all at once, for this thread to `read`."""
         asked = sorted({self._range(row, column) for row, column in wanted})
-        self._held.data = dict(zip(asked, self.storage.ranges(asked), strict=True))
+        self._held.data = dict(zip(asked, self._ranges(asked), strict=True))
 
     def read(self, row: Any, column: int, *, check: bool = True) -> np.ndarray:
         """As of `Shards`, but that bytes are always compared with their checksum.
@@ -83,8 +85,10 @@ class RemoteShards(Shards):
         asked = self._range(row, column)
         held = getattr(self._held, "data", {}).get(asked)
         try:
-            return self._checked(row, column, asked, self.storage.ranges([asked])[0] if held is None else held)
+            return self._checked(row, column, asked, self._ranges([asked])[0] if held is None else held)
         except BadImage:
+            if self.kept:
+                self.kept.forget(asked)
             return self._checked(row, column, asked, self.storage.ranges([asked])[0])
 
     def where(self, name: str) -> str:
@@ -97,6 +101,9 @@ class RemoteShards(Shards):
             for (name, held), size in zip(expected.items(), sizes, strict=True)
             if (why := pack.wrong_size(size, held))
         }
+
+    def _ranges(self, asked: Sequence[Wanted]) -> list[Any]:
+        return (self.kept or self.storage).ranges(asked)
 
     def _range(self, row: Any, column: int) -> Wanted:
         name = pack.shard_name(self.columns[column], int(row["part"]))
@@ -111,7 +118,7 @@ class RemoteShards(Shards):
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"storage": self.storage, "split": self.split, "columns": self.columns}
+        return {"storage": self.storage, "split": self.split, "columns": self.columns, "kept": self.kept}
 
 
 def _cannot_keep(error: OSError) -> UserError:

@@ -14,9 +14,10 @@ from anysize.data.formats.mask_files import check_shape
 from anysize.data.pack import format as pack
 from anysize.data.pack.encode import as_png
 from anysize.data.pack.index import Index
+from anysize.data.pack.kept import Kept
 from anysize.data.pack.remote import RemoteShards, fetch_index
 from anysize.data.pack.shards import Shards
-from anysize.data.pack.storage import Storage
+from anysize.data.pack.storage import BLOCKS, Storage
 from anysize.data.pictures import BadImage, check_pixels, opened
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource, Source, stamp_of
@@ -50,10 +51,14 @@ class PackSource(FileSource):
         self.channels = manifest.channels
         self.on_bad_image, self.exif, self.max_pixels = settings.on_bad_image, manifest.exif, settings.max_pixels
         self.scaled, self.enlarge = settings.decode == "scaled", settings.enlarge
+        self.kept: Kept | None = None
         self.shards = Shards(folder / split, manifest.columns)
         if storage:
             fetch_index(storage, folder, manifest, split)
-            self.shards = RemoteShards(storage, split, manifest.columns)
+            if settings.stream_cache:
+                sizes = {f"{split}/{name}": size for name, (size, _) in manifest.splits[split].files.items()}
+                self.kept = Kept(storage, folder / BLOCKS, sizes, settings.stream_cache * 2**20)
+            self.shards = RemoteShards(storage, split, manifest.columns, self.kept)
             self.forks = False
         self.index = Index(folder, manifest, split)
         self.rows = np.arange(len(self.index.rows))
@@ -135,10 +140,11 @@ class PackSource(FileSource):
         return stamp_of(self.shards.where(shard)) if self.forks else ""
 
     def remedies(self) -> list[str]:
+        near = [] if self.forks or self.kept else ["keep what is read on the local disk (data.stream_cache)"]
         if self.manifest.pixels == "raw":
-            return []
+            return near
         scaled = [] if self.scaled else ["set data.decode to scaled"]
-        return [*scaled, "pack the images as raw pixels (anysize data pack ... --raw)"]
+        return [*near, *scaled, "pack the images as raw pixels (anysize data pack ... --raw)"]
 
     def chunks(self) -> tuple[int, ...]:
         """The images of each part of the pack: those of a level lie in one shard."""

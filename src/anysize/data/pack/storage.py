@@ -24,6 +24,9 @@ from urllib.parse import urlsplit
 from anysize.files import cache_folders, own_cache, remove, replacing
 from anysize.registry import UserError, printable
 
+BLOCKS = "blocks"
+"""The folder in `cache_folder` for what is kept of shards (`anysize.data.pack.kept`)."""
+
 _T = TypeVar("_T")
 _SCHEMES = ("s3", "gs", "az", "https", "http", "file")
 _PARALLEL = 32  # requests under way in a process: a server takes some 20 ms for each, however small
@@ -210,8 +213,8 @@ class Storage:
 def cache_folder(url: str, manifest: bytes) -> Path:
     """Where what is read of a pack once is kept, in the user's own cache; it is made.
 
-    Each address has a folder of its own, and another one when its manifest has changed. Those that nothing was read
-    from for 30 days are removed. Raises an `OSError`.
+    Each address has a folder of its own, and another one when its manifest has changed. Folders that nothing was read
+    from for 30 days are removed, and blocks of another manifest at once. Raises an `OSError`.
     """
     cache = own_cache()
     if cache is None:
@@ -224,6 +227,8 @@ def cache_folder(url: str, manifest: bytes) -> Path:
         with contextlib.suppress(OSError):  # another process removes it, too
             if time.time() - other.stat().st_mtime > _KEPT:
                 remove(other)
+            elif other != folder and other.name.startswith(f"{digests[0]}-"):
+                remove(other / BLOCKS)  # of what the address no longer holds
     return folder
 
 

@@ -81,6 +81,7 @@ class Pack(DataSet):
         return read_manifest(_located(settings)[0])
 
     def _open(self, settings: DataSettings, manifest: Manifest, split: Split) -> "Source":
+        from anysize.data.left_out import warn
         from anysize.data.pack.source import PackSource
         from anysize.data.pack.verify import without_cut_shards
 
@@ -91,6 +92,13 @@ class Pack(DataSet):
                 f"has them{hint if split == 'validation' and 'train' in manifest.splits else ''}"
             )
         folder, storage = _located(settings)
+        held = manifest.splits[split].bytes
+        if split == "train" and not settings.shuffle_chunks and 0 < settings.stream_cache * 2**20 < held:
+            warn(
+                f"data.stream_cache keeps {settings.stream_cache:,} MiB, of {held / 2**20:,.0f} MiB of training images "
+                "that are shuffled as a whole, so that much is fetched again and again: keep all, or set "
+                "data.shuffle_chunks"
+            )
         return without_cut_shards(PackSource(folder, manifest, split, settings, storage))
 
 
@@ -100,6 +108,8 @@ def _located(settings: DataSettings) -> "tuple[Path, Storage | None]":
     from anysize.data.pack.storage import Storage, is_address
 
     if not is_address(settings.root):
+        if settings.stream_cache:
+            raise UserError("data.stream_cache is set, but data.root is no address in object storage; remove it")
         return data_root(settings, _EXPECTED), None
     storage = Storage(settings.root, settings.stream_limit)
     return fetch_manifest(storage), storage

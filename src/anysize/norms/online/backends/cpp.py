@@ -133,7 +133,7 @@ def _library() -> tuple[Any, str]:
     """The compiled kernel, or None and the reason why there is none."""
     if os.environ.get("ANYSIZE_CPP", "1") == "0":
         reason = "it is switched off (ANYSIZE_CPP=0)"
-    elif compiler := _compiler():
+    elif compiler := find_compiler():
         try:
             return _open(_compile(compiler)), ""
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -146,7 +146,8 @@ def _library() -> tuple[Any, str]:
     return None, reason
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """The path of the C++ compiler that is used; None: there is none."""
     names = (os.environ["CXX"],) if os.environ.get("CXX") else ("c++", "g++", "clang++")
     return next((path for path in map(shutil.which, names) if path), None)
 
