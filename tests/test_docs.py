@@ -1,5 +1,6 @@
 """What the texts tell a reader to type works: Python blocks run, commands parse, recipes load, links lead somewhere."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -27,6 +28,8 @@ TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs
 IDS = [path.relative_to(ROOT).as_posix() for path in TEXTS]
 texts = pytest.mark.parametrize("path", TEXTS, ids=IDS)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+command_line = functools.cache(build_app)
+known_settings = functools.cache(lambda: {row[0] for row in documented_settings()})
 PROGRAMS = {"anysize", "aws", "make", "pip", "python", "python3", "source", "srun", "torchrun"}
 
 
@@ -70,7 +73,7 @@ def test_python_examples_run(path, tmp_path):
 
 @texts
 def test_commands_are_ones_that_the_command_line_takes(path):
-    app = build_app()
+    app = command_line()
     for words in commands(path):
         assert words[0] in PROGRAMS, words
         if words[0] == "make":
@@ -105,7 +108,7 @@ def test_commands_are_ones_that_the_command_line_takes(path):
 @texts
 def test_what_a_sentence_names_is_there(path):
     """Commands with their options, settings, targets of make, and files of the repository."""
-    app, settings = build_app(), {row[0] for row in documented_settings()}
+    app, settings = command_line(), known_settings()
     sections = "|".join(sorted({name.partition(".")[0] for name in settings}))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(path)):
