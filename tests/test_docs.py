@@ -176,12 +176,13 @@ def test_reference_has_each_public_name_once():
 SHORT = {
     "train": {"--training.epochs": "1", "--data.limit": "40"},
     "evaluate": {"--sizes": "24", "--data.limit": "20", "--evaluation.calibration_images": "20"},
-    "lr-find": {"--steps": "8"},
+    "lr-find": {"--steps": "10"},
     "quantize": {"--calibration-batches": "1"},
 }
 
 
 @pytest.mark.slow
+@pytest.mark.report
 def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path, monkeypatch):
     """In one folder and in the order of the page, as a reader types it."""
     monkeypatch.chdir(tmp_path)
@@ -199,7 +200,7 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path, monkeypatch):
                     words[words.index(option) + 1] = value
                 else:
                     words += [option, value]
-            run(words)
+            run(words, report="--fast-dev-run" in words)  # which looks whether there is one
     for made in ("seen.html", "comparison.html", "runs/mixed/int8.csv", "runs/mixed/export/model.onnx"):
         assert Path(made).stat().st_size > 0, made
     for table in ("predicted", "predicted-int8"):
