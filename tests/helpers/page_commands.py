@@ -72,7 +72,7 @@ def read_commands(script: str) -> list[Command]:
 
 
 def run(words: list[str], report: bool = False) -> None:
-    """Do a command in this process, without the report, which takes longer than a tiny training, unless it is wanted."""
+    """Do a command in this process, without the report unless it is wanted: it takes longer than a tiny training."""
     with pytest.MonkeyPatch.context() as patch:
         for module in () if report else (html, runs, policy):
             patch.setattr(module, "write_report", lambda folder: Path(folder) / "report.html")
