@@ -138,6 +138,7 @@ def tensors_of_a_pipe(run: Path, trap: Trap) -> None:
 
 def links_for_what_is_written(run: Path, trap: Trap) -> None:
     names = ".lock", "log.txt", "metrics.csv", "evaluation.csv", "evaluation_tables.csv", "environment.json"
+    names += "steps.csv", "predictions.csv", "confusion.csv"
     for name in (*names, "report.html", "scale_policy.csv", "recipe.toml", "predictions/predictions.json"):
         _lead(run / name, trap.outside / name.replace("/", "-"))
 
@@ -219,7 +220,7 @@ def markup_in_the_legend(run: Path, trap: Trap) -> None:
 
 
 def markup_in_the_columns(run: Path, trap: Trap) -> None:
-    for name in ("metrics.csv", "evaluation.csv"):
+    for name in ("metrics.csv", "steps.csv", "evaluation.csv", "predictions.csv"):
         path = run / name
         if path.is_file():
             header, *rest = path.read_text().splitlines()
@@ -302,18 +303,19 @@ RUNS: dict[Hostility, str] = {
     links_for_what_is_written: "train, evaluate, report, policy, train itself",
     links_for_what_is_new: "train, evaluate, report, calibrate, quantize, export",
     links_for_folders: "train, evaluate, report, export, train previous",
-    pipes_everywhere: "train, evaluate, report, compare, predict, calibrate, policy, plan, models show, train itself",
-    zeros_without_end_everywhere: "report, evaluate, train, compare, predict, plan, models show, evaluate file",
+    pipes_everywhere: "train, evaluate, report, compare, predict, calibrate, policy, plan, models show, train itself, "
+    "watch",
+    zeros_without_end_everywhere: "report, evaluate, train, compare, predict, plan, models show, evaluate file, watch",
     zeros_without_end_beside_the_recipe: "train, evaluate, report, compare, policy",
-    markup_in_every_text: "report, compare, evaluate, train, predict, policy, quantize",
+    markup_in_every_text: "report, compare, evaluate, train, predict, policy, quantize, watch",
     markup_in_the_recipe: "report, compare, evaluate, train, plan, models show, bench",
     markup_in_the_legend: "report, evaluate",
     markup_in_the_columns: "compare, report, train",
     markup_in_the_exported_file: "predict file, evaluate file",
     weights_of_the_exported_file_outside: "predict file, evaluate file",
     bombs_for_pictures: "report, evaluate, compare",
-    files_without_end: "report, train, evaluate, compare, predict, plan, train itself",
-    nested_without_end: "evaluate, report, train, predict, compare, models show",
+    files_without_end: "report, train, evaluate, compare, predict, plan, train itself, watch",
+    nested_without_end: "evaluate, report, train, predict, compare, models show, watch",
     a_recipe_nested_without_end: "evaluate, report, plan, compare, train",
     sizes_without_end: "predict, evaluate, models show, bench, train, export",
 }

@@ -180,6 +180,10 @@ VERBS: dict[str, Verb] = {
         lambda task, run, out, done: (page_text(out / "comparison.html", (run, out)), _said(run, out, done.out)),
         4, report=True,
     ),
+    "watch": Verb(
+        lambda task, run, out, data: ["watch", "--terminal", str(run)],
+        lambda task, run, out, done: bool(done.out.strip()), 1,  # what is damaged may be all that it tells
+    ),
     "export": Verb(
         lambda task, run, out, data: ["export", str(run), "--out", str(out / "model.onnx")], _exported, 1
     ),

@@ -158,6 +158,7 @@ def test_grad_cam_shows_a_class_at_several_sizes(
         (["--grad-cam", "--out", "there"], "--out says nothing to --grad-cam; leave it out, and name the page"),
         (["--grad-cam", "--size", "28"], "--size says nothing to --grad-cam; leave it out, and give --sizes"),
         (["--grad-cam", "--runtime", "torch"], "--runtime says nothing to --grad-cam"),
+        (["--grad-cam", "--threads", "2"], "--threads says nothing to --grad-cam"),
         (["--sizes", "14,28"], "--sizes is for --grad-cam alone; add that, or leave it out"),
         (["--target", "Bag"], "--target is for --grad-cam alone"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from mask_folders import mask_of, save_grey, save_image
 from PIL import Image
 
+from anysize.data import recognise as module
 from anysize.data.recognise import look_at, recognise
 from anysize.registry import UserError
 
@@ -107,3 +108,14 @@ def test_look_counts_grey_square_and_damaged_images(tmp_path):
     look = look_at(recognise(tmp_path))
     assert (look.images, look.square, look.grey, look.damaged) == (5, 1, 1, 1)
     assert look.longer.tolist() == [20, 40, 40, 40, 40]
+
+
+def test_look_is_bounded_and_spread_over_all_classes(tmp_path, monkeypatch):
+    classes(tmp_path)
+    found = recognise(tmp_path)
+    seen = []
+    header = module._header
+    monkeypatch.setattr(module, "LOOKED_AT", 2)
+    monkeypatch.setattr(module, "_header", lambda source, i: seen.append(source.describe(i)) or header(source, i))
+    assert look_at(found).images == 2
+    assert [Path(path).parent.name for path in seen] == ["cat", "dog"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mask_folders import mask_of, save_image, save_palette
+from packs import opened, pack_folder
 from PIL import Image
 from torch import Tensor
 
@@ -55,6 +56,14 @@ def test_the_shape_of_a_turned_photograph_is_that_of_its_decoded_pixels(tmp_path
     Image.new("RGB", (40, 30)).save(path, exif=exif)
     assert shape_in_header(str(path)) == (30, 40)
     assert shape_in_header(path.read_bytes(), exif=True) == (40, 30)
+
+
+@pytest.mark.parametrize("levels", ["original,32,16", "32,16"])
+def test_a_pack_knows_the_shapes_of_its_images(image_folder: Path, tmp_path: Path, levels: str) -> None:
+    source = load_dataset(opened(pack_folder(image_folder, tmp_path / "pack", levels)), "train")
+    assert isinstance(source, FileSource)
+    for index in (0, 21, 44):
+        assert source.shape(index) == tuple(source.image(index).shape[1:])
 
 
 def test_colours_are_those_of_all_pixels_each_image_alike(tmp_path: Path) -> None:

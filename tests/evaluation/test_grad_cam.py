@@ -108,6 +108,7 @@ def test_the_layer_of_torchvisions_networks_is_found(name: str, layer: str) -> N
     assert found.maps.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
 def test_the_layer_of_timms_networks_is_found(name: str) -> None:
     timm = pytest.importorskip("timm")

@@ -101,6 +101,7 @@ def test_what_cannot_be_explained_is_said(grey_run: Path, images: Path, tmp_path
     for given, said in (
         ({"target": "Bags"}, "the run has no class 'Bags': did you mean 'Bag'"),
         ({"layer": "layer9"}, "the network has no layer 'layer9'"),
+        ({"overrides": {"evaluation.flip": True}}, "evaluation.flip says nothing to Grad-CAM"),
         ({"sizes": [0]}, "names no size of at least 1 pixel"),
         ({"page": tmp_path / "none/page.html"}, "none/page.html"),
     ):

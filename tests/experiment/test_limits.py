@@ -82,6 +82,7 @@ def test_all_phases_are_in_a_dev_run(tiny: Make) -> None:
     assert dev_run.in_small(tiny(training__limit_steps=2)).training.limit_steps == 2
 
 
+@pytest.mark.slow
 @pytest.mark.report
 def test_dev_run_goes_through_all_and_keeps_nothing(
     anysize: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

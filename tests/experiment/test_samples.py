@@ -13,7 +13,7 @@ from anysize.data.augment.transform import denormalize, normalize
 from anysize.experiment.samples import recipe_for_data, training_samples
 from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe
+from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
 from anysize.training import step
 
@@ -75,10 +75,16 @@ def test_each_size_of_a_ramp_is_told_with_its_epochs_and_few_are_shown(tiny: Mak
     assert found.by_size[0].epochs == (1, 1)
 
 
-def test_a_name_is_a_recipe_a_data_set_or_refused(tmp_path: Path) -> None:
+def test_a_name_is_a_recipe_a_data_set_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe_for_data("scenes", {"sizes.mix": "B+"}).sizes.mix == "B+"
     assert recipe_for_data("scenes", {"task.name": "segmentation"}).task.name == "segmentation"
     assert recipe_for_data("mixsize/cifar10-resnet44").model.name == "resnet44"
+    assert recipe_for_data("folder") == load_recipe("folder")  # what `anysize train folder` takes
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "voc").mkdir()  # the data, and no run folder
+    assert recipe_for_data("voc", {"task.name": "segmentation"}).data.name == "voc"
+    with pytest.raises(UserError, match="run folder"):
+        recipe_for_data(str(tmp_path / "voc"))
     with pytest.raises(UserError, match="no recipe, run folder or data set: did you mean 'quickstart'"):
         recipe_for_data("quickstrat")
 

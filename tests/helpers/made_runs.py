@@ -1,7 +1,11 @@
 """Run folders as trainings leave them, made up: any number of runs of any number of epochs, without training."""
 
+import json
 import math
+import os
 import random
+import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ seed = {seed}
 METRICS = ("loss", "top1")
 
 
-def rows(epochs: int, reach: float, seed: int, validate_every: int = 1, total: int = 0) -> list[dict[str, Any]]:
+def epoch_rows(epochs: int, reach: float, seed: int, validate_every: int = 1, total: int = 0) -> list[dict[str, Any]]:
     """Rows of `metrics.csv`: an accuracy that rises to `reach`, with noise."""
     chance = random.Random(f"{seed}-{reach}")
     speed, made = chance.uniform(0.9, 1.1), []
@@ -70,7 +74,7 @@ def make_run(
     text = RECIPE.format(norm=norm, mix=mix, lr=lr, epochs=epochs, seed=seed)
     run_files.write_recipe(folder, text)
     run_files.write_environment(folder, {"python": "3.11.7", "world_size": 1})
-    made = rows(epochs if done is None else done, reach, seed, validate_every, epochs)
+    made = epoch_rows(epochs if done is None else done, reach, seed, validate_every, epochs)
     run_files.write_rows(folder / run_files.METRICS, made)
     if evaluated:
         run_files.write_rows(folder / run_files.EVALUATION, evaluation(reach, seed))
@@ -87,3 +91,23 @@ def make_many(parent: Path, count: int, epochs: int = 20, seeds: int = 1) -> lis
         reach = 0.8 + 0.1 * math.sin(recipe) ** 2 + random.Random(number).gauss(0, 0.002)
         made.append(make_run(parent / name, seed=seed, epochs=epochs, reach=reach, norm=norm, mix=mix, lr=lr))
     return made
+
+
+def step(number: int, **changes: Any) -> dict[str, Any]:
+    """A row of `steps.csv`: a hundred steps an epoch, two a second."""
+    row = {"step": number, "epoch": number / 100, "seconds": number / 2, "flops": 1e9 * number, "loss": 1 / number}
+    return row | {"images_per_second": 320.0, "waiting": 0.25, "lr": 0.1, "top1": 0.5} | changes
+
+
+def add_steps(folder: Path, *rows: dict[str, Any]) -> None:
+    """Add rows to `steps.csv` as training does."""
+    path = folder / run_files.STEPS
+    with path.open("a", encoding="utf-8") as file:
+        file.write(run_files.text_of(rows, header=file.tell() == 0))
+
+
+def hold(folder: Path, pid: int = os.getpid(), host: str = "", age: float = 0) -> None:
+    """Leave the record of a process that trains there, touched `age` seconds ago; by default of this one."""
+    path = folder / ".owner"
+    path.write_text(json.dumps({"host": host or socket.gethostname(), "pid": pid, "id": "x"}))
+    os.utime(path, (time.time() - age,) * 2)

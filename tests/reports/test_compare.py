@@ -11,7 +11,13 @@ import pytest
 from anysize.cli.compare import command
 from anysize.registry import UserError
 from anysize.reports.compare import read_runs, write_comparison
-from anysize.reports.comparison_tables import by_metric, comparison_frame, differing_settings, size_tables
+from anysize.reports.comparison_tables import (
+    by_metric,
+    comparison_frame,
+    differing_settings,
+    size_tables,
+    summary_table,
+)
 from anysize.reports.grouping import group_runs
 
 MakeRun = Callable[..., Path]
@@ -55,7 +61,7 @@ def test_accuracy_by_size_of_runs_evaluated_at_other_sizes(make_run: MakeRun, ev
         make_run("no-evaluation"),
     ]
     (table,) = size_tables(group_runs(read_runs(folders), together=False))
-    assert list(table.header) == ["run", "", "16 px", "32 px", "48 px"]
+    assert list(table.header) == ["run", "evaluated", "16 px", "32 px", "48 px"]
     assert table.rows[1:] == [
         ["fixed", "calibrated", "61.2%", "78.5%", "71.4%"],
         ["mixed", "calibrated", "66.2%", "83.5%", "-"],
@@ -63,6 +69,15 @@ def test_accuracy_by_size_of_runs_evaluated_at_other_sizes(make_run: MakeRun, ev
     frame = comparison_frame(group_runs(read_runs(folders), together=False)).set_index("run")
     assert frame.loc["mixed", "top1_16px_calibrated"] == pytest.approx(0.662)
     assert frame["top1_48px_calibrated"].isna().to_list() == [False, True, True]
+
+
+def test_runs_that_were_only_evaluated_have_no_results_of_training(make_run: MakeRun, evaluation: Evaluation) -> None:
+    folders = [make_run(name, mix=name, evaluation=evaluation()) for name in ("B+", "fixed")]
+    for folder in folders:
+        (folder / "metrics.csv").unlink()
+    table, values = summary_table(group_runs(read_runs(folders)))
+    assert list(table.header) == ["run", "sizes.mix"]
+    assert values == [[], []]
 
 
 def test_the_page(make_run: MakeRun, evaluation: Evaluation, tmp_path: Path) -> None:

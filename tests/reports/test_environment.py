@@ -19,7 +19,7 @@ def test_it_is_flat_and_goes_to_json() -> None:
 
 def test_reports_import_no_torch() -> None:
     code = (
-        "import sys; from anysize.reports import html, compare, run_log, environment; "
+        "import sys; from anysize.reports import html, compare, live_server, run_log, environment; "
         "environment.describe_environment(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,6 +7,7 @@ import pytest
 from made_runs import make_many, make_run
 
 from anysize.reports.compare import read_runs
+from anysize.reports.comparison_tables import differing_settings
 from anysize.reports.finding import runs_in
 from anysize.reports.grouping import group_runs, left_out
 
@@ -42,6 +43,16 @@ def test_runs_that_still_train_are_taken_as_far_as_all_of_them_are(tmp_path: Pat
     assert group.curve.mean.index.to_list() == [1, 2]
     by_epoch = [run.by_epoch("validation_top1")[2] for run in group.runs]
     assert group.values("validation_top1") == by_epoch  # at epoch 2, which both validated
+
+
+def test_a_run_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
+    new, old = (make_run(tmp_path / name, seed=seed, epochs=2) for seed, name in enumerate(("new", "old")))
+    recipe = (old / "recipe.toml").read_text().replace('norm = "batch"\n', "")
+    (old / "recipe.toml").write_text(recipe)
+    runs = read_runs([new, old])
+    assert len(group_runs(runs, defaults={"model.norm": "batch"})) == 1
+    groups = group_runs(runs, defaults={"model.norm": ""})
+    assert differing_settings(groups).to_dict("index") == {"model.norm": {"new": "batch", "old": "the model's own"}}
 
 
 def test_a_folder_stands_for_the_runs_in_it(tmp_path: Path) -> None:

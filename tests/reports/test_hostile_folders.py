@@ -20,11 +20,17 @@ from anysize.reports.by_setting import by_setting
 from anysize.reports.compare import read_runs
 from anysize.reports.evaluation_tables import write_tables
 from anysize.reports.html import write_report
+from anysize.reports.image_predictions import (
+    read_confusion,
+    read_image_predictions,
+    write_confusion,
+    write_image_predictions,
+)
 from anysize.reports.policy_report import write_scale_policy
 from anysize.reports.predictions import Predictions, read_predictions, write_predictions
 from anysize.reports.quantization import quantization_section, read_quantization, write_quantization
 from anysize.reports.reading import Run
-from anysize.tasks.records import Shown
+from anysize.tasks.records import Judged, Shown
 
 MakeRun = Callable[..., Path]
 
@@ -37,6 +43,9 @@ PIECES: dict[str, Callable[[Path], Any]] = {
     run_files.METRICS: lambda folder: len(Run.read(folder).metrics),
     run_files.EVALUATION: lambda folder: len(Run.read(folder).evaluation),
     run_files.EVALUATION_TABLES: lambda folder: len(Run.read(folder).evaluation_tables),
+    run_files.STEPS: lambda folder: len(Run.read(folder).steps),
+    run_files.IMAGE_PREDICTIONS: lambda folder: len(read_image_predictions(folder)),
+    run_files.CONFUSION: lambda folder: len(read_confusion(folder)),
     run_files.SCALE_POLICY: lambda folder: len(Run.read(folder).scale_policy),
     run_files.ENVIRONMENT: lambda folder: len(Run.read(folder).environment),
     run_files.RECIPE: lambda folder: len(Run.read(folder).settings),
@@ -51,6 +60,9 @@ def fill(folder: Path, name: str = "cat") -> Path:
     """Write what evaluations leave behind, with a class or block of this name."""
     made = {**MADE, "size": 32, "calibrated": False}
     write_tables(folder, [{**made, "table": "by class", "row": name, "column": "accuracy", "value": 0.5}])
+    run_files.write_rows(folder / run_files.STEPS, [{"step": 10, "sizes": {"32": 1.0}, "loss": 0.5}])
+    write_image_predictions(folder, made, {name: Judged(name, f"{name} 2", 0.5, 0.5)})
+    write_confusion(folder, made, {name: {f"{name} 2": 3}})
     policy = pd.DataFrame({"block": [name], "low_share": 0.5, "low_share_sd": 0.1, "images": 4, "size": 32})
     write_scale_policy(folder, pd.concat([policy.assign(label=""), policy.assign(label=name)]))
     sizes = {"checkpoint": name, "size": 32, "metric": "top1", "float": 90.0, "int8": 89.0, "lost": 1.0, "spread": 0.1}

@@ -1,38 +1,18 @@
 """Runs are followed through their whole life: begun, growing, stalled, ended, killed, resumed, replaced, deleted."""
 
-import json
 import os
 import shutil
-import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from made_runs import make_run
+from made_runs import add_steps, hold, make_run, step
 
 from anysize.registry import UserError
 from anysize.reports import live, run_files
 from anysize.reports.growing import GrowingSteps
 from anysize.reports.live import Followed, Watched, check_paths
 from anysize.reports.live_terminal import runs_table, watch
-
-
-def step(number: int, **changes: Any) -> dict[str, Any]:
-    row = {"step": number, "epoch": number / 100, "seconds": number / 2, "flops": 1e9 * number, "loss": 1 / number}
-    return row | {"images_per_second": 320.0, "waiting": 0.25, "lr": 0.1, "top1": 0.5} | changes
-
-
-def add_steps(folder: Path, *rows: dict[str, Any]) -> None:
-    path = folder / run_files.STEPS
-    with path.open("a", encoding="utf-8") as file:
-        file.write(run_files.text_of(rows, header=file.tell() == 0))
-
-
-def hold(folder: Path, pid: int = os.getpid(), host: str = "", age: float = 0) -> None:
-    path = folder / ".owner"
-    path.write_text(json.dumps({"host": host or socket.gethostname(), "pid": pid, "id": "x"}))
-    os.utime(path, (time.time() - age,) * 2)
 
 
 def look(watched: Watched) -> dict[str, Followed]:
@@ -144,7 +124,7 @@ def test_a_damaged_run_is_followed_with_what_fits(tmp_path: Path) -> None:
 
 def test_the_table_once_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     watch(Watched([tmp_path / "runs"]))
-    assert "runs yet" in capsys.readouterr().out
+    assert "runs yet" in capsys.readouterr().out  # on one line, however long the folder's name
     folder = make_run(tmp_path / "runs" / "a\x1b[2J", epochs=4, done=2)
     hold(folder)
     add_steps(folder, step(250))

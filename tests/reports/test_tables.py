@@ -53,7 +53,7 @@ def test_the_best_size_of_each_metric_stands_out(evaluation: Callable[..., pd.Da
 def test_comparison_table(make_run: Callable[..., Path], evaluation: Callable[..., pd.DataFrame]) -> None:
     folders = [make_run("fixed", evaluation=evaluation()), make_run("mixed", evaluation=evaluation(0.05))]
     rows = drawn(size_table(group_runs(read_runs(folders), together=False), "top1"))
-    assert ["run", "16 px", "32 px", "48 px"] in rows
+    assert ["run", "evaluated", "16 px", "32 px", "48 px"] in rows
     assert ["fixed", "as trained", "53.1%", "78.1%", "58.3%"] in rows
     assert ["mixed", "calibrated", "66.2%", "83.5%", "76.4%"] in rows
 

@@ -59,7 +59,7 @@ def command(
     defaults = {name: default for name, default, _, _ in documented_settings()}
     options: dict[str, Any] = {"line": line, "metric": metric, "unfinished": unfinished, "defaults": defaults}
     read = read_runs(runs, legend, untrained=setting)
-    groups = group_runs(read, together=group)
+    groups = group_runs(read, together=group, defaults=defaults)
     unwritten, written = [], []
     for path, write in (
         (out, lambda: write_comparison(read, out, columns=columns or (), x=x, colors=colors, group=group, **options)),

@@ -52,7 +52,13 @@ def command(
     overrides = with_device(overrides, device)
     check_run(run, overrides)
     if grad_cam:
-        for option, given in (("--out", out), ("--size", size), ("--top", top > 1), ("--runtime", runtime)):
+        for option, given in (
+            ("--out", out),
+            ("--size", size is not None),
+            ("--top", top > 1),
+            ("--runtime", runtime),
+            ("--threads", threads),
+        ):
             if given:
                 raise UserError(f"{option} says nothing to --grad-cam; leave it out{_OTHERS.get(option, '')}")
         _explain(run, paths, html, sizes=sizes, target=target, checkpoint=checkpoint, overrides=overrides)

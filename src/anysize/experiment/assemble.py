@@ -26,8 +26,8 @@ from anysize.training.replicas import has_unused_parameters, one_model, replicat
 from anysize.training.shapes import compiled
 from anysize.training.state import TrainState
 
-_REPORT_SECONDS = 10.0
-"""Between two renewals of the report while a run trains: it takes half a second, as long as an epoch of a small run."""
+_REPORT_SECONDS = 20.0
+"""Between two renewals of the report while a run trains: it takes a second, as long as an epoch of a small run."""
 
 
 def assemble(

@@ -67,6 +67,9 @@ def explain(
     """
     if is_exported(run):
         raise UserError(f"{run} is an exported file, whose layers cannot be looked into; name the run folder")
+    for key in overrides or {}:
+        if key.startswith("evaluation.") and key != "evaluation.averaged":
+            raise UserError(f"{key} says nothing to Grad-CAM, which looks at each image once; leave it out")
     loaded = load_run(run, checkpoint, overrides)
     names = list(find_images([images] if isinstance(images, (str, Path)) else images, pictures=False))
     wanted = list(dict.fromkeys(parse_sizes(sizes or [loaded.preprocessing.image_size])))

@@ -30,9 +30,10 @@ _MOST_SIZES = 16  # a ramp has many, each a few pixels larger than the one befor
 
 
 def recipe_for_data(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """The recipe that a recipe's name, its file, a run folder or the name of a data set stands for.
+    """The recipe that a recipe's name, its file, the name of a data set or a run folder stands for.
 
-    A data set has the task of the first targets that it offers, where no task.name is given.
+    A name that both a recipe and a data set have, such as folder, is the recipe's. A data set has the task of the first
+    targets that it offers, where no task.name is given.
 
     Raises:
         UserError: it is none of these, or a setting is none.
@@ -41,17 +42,17 @@ def recipe_for_data(name: str, overrides: dict[str, Any] | None = None) -> Recip
     ('multilabel', 'fashion-mini')
     """
     given = overrides or {}
-    if Path(name).is_dir():
-        return recipe_of(name, given)
-    if name in DATASETS and not Path(name).is_file():
+    if name in recipe_names(bases=True) or name.endswith(".toml"):
+        return load_recipe(name, given)
+    if name in DATASETS:
         recipe = override(Recipe(), {**given, "data.name": name})
         offered = DATASETS[name]().offered(recipe.data)
         fitting = next(task for task in list_tasks() if task_class(task).targets == offered[0])
         return recipe if "task.name" in given else override(recipe, {"task.name": fitting})
-    if not Path(name).exists() and not name.endswith(".toml") and name not in recipe_names(bases=True):
-        hint = did_you_mean(name, [*recipe_names(), *DATASETS])
-        raise UserError(f"{name!r} is no recipe, run folder or data set: {hint}")
-    return load_recipe(name, given)
+    if Path(name).is_dir():
+        return recipe_of(name, given)
+    hint = did_you_mean(name, [*recipe_names(), *DATASETS])
+    raise UserError(f"{name!r} is no recipe, run folder or data set: {hint}")
 
 
 def training_samples(recipe: Recipe, samples: int = 8) -> TrainingSamples:

@@ -106,7 +106,7 @@ def write_comparison(
     if not runs:
         runs = read_runs([each for each in folders if not isinstance(each, Run)], legend, untrained=x not in X_AXES)
     own = _checked(colors, runs)
-    groups = group_runs(runs, together=group)
+    groups = group_runs(runs, together=group, defaults=defaults)
     first: Markup | str = ""
     axis, lines = x, {run.name: run.name for run in runs}
     if x not in X_AXES:

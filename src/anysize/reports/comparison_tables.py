@@ -12,12 +12,14 @@ from anysize.reports.columns import is_fraction, label, show
 from anysize.reports.grouping import Group
 from anysize.reports.paired import same_images
 from anysize.reports.reading import Run
-from anysize.reports.setting_values import SEED, setting_value, show_setting
+from anysize.reports.setting_values import SEED, show_setting
 from anysize.reports.tables import by_size, evaluation_metrics
 from anysize.reports.text_table import TextTable
 from anysize.reports.verdicts import PAIRED, SPREAD, Verdict, verdicts
 
 SETTINGS = 6  # that differ, at most, stand beside the results; all of them have a table of their own
+_LETTERS = 24  # of such a value
+_COST = {"epoch": "epochs", "seconds": "training time", "flops": "computation", "images": "images"}
 AS_GOOD = "="  # behind a value that is not told apart from the best
 _NOTES = {
     SPREAD: "Differences are held against the spread of runs that differ in their seed alone (t-test, pooled)",
@@ -34,58 +36,67 @@ def differing_settings(groups: Sequence[Group]) -> pd.DataFrame:
     """The settings in which recipes differ, but for the seed: a row a setting, a column a group, for people.
 
     >>> from pathlib import Path
+    >>> from anysize.reports.grouping import group_runs
     >>> runs = [Run(Path(), name, *[pd.DataFrame()] * 4, f"sizes.mix = '{name}'", {}) for name in ("B+", "fixed")]
-    >>> differing_settings([Group(run.name, (run,), (run,)) for run in runs]).to_dict("index")
+    >>> differing_settings(group_runs(runs)).to_dict("index")
     {'sizes.mix': {'B+': 'B+', 'fixed': 'fixed'}}
     """
-    settings = [group.runs[0].settings for group in groups]
+    settings = [group.settings for group in groups]
     names = dict.fromkeys(name for each in settings for name in each if name != SEED)
     rows = {}
     for name in names:
-        values = [setting_value(each, name, {}) for each in settings]
+        values = [each.get(name) for each in settings]
         if len({json.dumps(value, sort_keys=True, default=str) for value in values}) > 1:
             rows[name] = ["-" if value is None else show_setting(name, value) for value in values]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[group.name for group in groups], dtype=object)
 
 
+_Column = tuple[str, list[str], list[Any]]  # heading, cells, and values to sort by, which may be none
+
+
 def summary_table(groups: Sequence[Group]) -> tuple[TextTable, list[list[Any]]]:
     """A row a group: settings, results and cost; and the same as values, a list a column, to sort by."""
-    metric = main_metric_of(groups)
-    last, best = [group.values(metric) for group in groups], [group.best(metric) for group in groups]
-    means = [_mean(values) for values in last]
-    judged = verdicts(metric, last, same_images(groups, metric, means))
-    top = next((mean for mean, verdict in zip(means, judged, strict=True) if verdict.best), math.nan)
     differences = differing_settings(groups)
-    columns: list[tuple[str, list[str], list[Any]]] = [("run", [group.name for group in groups], [])]
+    columns: list[_Column] = [("run", [group.name for group in groups], [])]
     if any(len(group.runs) > 1 for group in groups):
         counts = [len(group.counted) for group in groups]
         columns.append(("runs", list(map(str, counts)), counts))
-    columns += [(str(name), list(differences.loc[name]), []) for name in differences.index[:SETTINGS]]
-    columns.append((f"last {label(metric)}", [_with_spread(metric, values) for values in last], means))
-    if any(verdict.best for verdict in judged):
-        gaps = [mean - top for mean in means]
-        columns.append(("to the best", [_gap(metric, gap) for gap in gaps], gaps))
-        sure = [verdict.chance for verdict in judged]
-        if any(chance is not None for chance in sure):
-            columns.append(("p", [_chance(verdict) for verdict in judged], sure))
-    bests = [_mean(values) for values in best]
-    columns.append((f"best {label(metric)}", [_with_spread(metric, values) for values in best], bests))
-    for column, heading in (
-        ("epoch", "epochs"),
-        ("seconds", "training time"),
-        ("flops", "computation"),
-        ("images", "images"),
-    ):
+    columns += [(str(name), list(map(_short, differences.loc[name])), []) for name in differences.index[:SETTINGS]]
+    place = len(columns)
+    judged, came = _results_columns(groups)
+    columns += came
+    for column, heading in _COST.items():
         cost = [group.cost(column) for group in groups]
         if any(map(math.isfinite, cost)):
             columns.append((heading, [show(column, value) for value in cost], cost))
-    place = next(i for i, (heading, _, _) in enumerate(columns) if heading.startswith("last "))
     winners = {(row, place) for row, verdict in enumerate(judged) if verdict.best}
-    for row, verdict in enumerate(judged):
-        columns[place][1][row] += f" {AS_GOOD}" * verdict.as_good
     rows = list(zip(*(cells for _, cells, _ in columns), strict=True))
     table = TextTable([heading for heading, _, _ in columns], rows, winners, caption=verdict_note(judged))
     return table, [[_plain(value) for value in values] for _, _, values in columns]
+
+
+def _results_columns(groups: Sequence[Group]) -> tuple[list[Verdict], list[_Column]]:
+    """The last and the best value of the metric that the groups are judged by, if there are any, the last one first."""
+    metric = main_metric_of(groups)
+    last, best = [group.values(metric) for group in groups], [group.best(metric) for group in groups]
+    means, bests = [_mean(values) for values in last], [_mean(values) for values in best]
+    if all(map(math.isnan, means)):
+        return [], []
+    judged = verdicts(metric, last, same_images(groups, metric, means))
+    top = next((mean for mean, verdict in zip(means, judged, strict=True) if verdict.best), math.nan)
+    cells = [
+        _with_spread(metric, values) + f" {AS_GOOD}" * verdict.as_good
+        for values, verdict in zip(last, judged, strict=True)
+    ]
+    columns: list[_Column] = [(f"last {label(metric)}", cells, means)]
+    if any(verdict.best for verdict in judged):
+        gaps = [mean - top for mean in means]
+        columns.append(("to the best", [_gap(metric, gap) for gap in gaps], gaps))
+    chances = [verdict.chance for verdict in judged]
+    if any(chance is not None for chance in chances):
+        columns.append(("p", [_chance(verdict) for verdict in judged], chances))
+    columns.append((f"best {label(metric)}", [_with_spread(metric, values) for values in best], bests))
+    return judged, columns
 
 
 def size_table(groups: Sequence[Group], metric: str) -> TextTable:
@@ -105,7 +116,7 @@ def size_table(groups: Sequence[Group], metric: str) -> TextTable:
         best |= {(row, column) for row, verdict in enumerate(judged) if verdict.best}
         for row, of_group, verdict in zip(rows, found, judged, strict=True):
             row.append(_with_spread(metric, of_group) + f" {AS_GOOD}" * verdict.as_good)
-    header = ["run", "", *(f"{size} px" for size in sizes)]
+    header = ["run", "evaluated", *(f"{size} px" for size in sizes)]
     title = f"{label(metric)} by image size"
     return TextTable(header, rows, best, labels=2, title=title, caption=verdict_note(judged_by))
 
@@ -135,7 +146,7 @@ def comparison_frame(groups: Sequence[Group]) -> pd.DataFrame:
     for group in groups:
         for run in group.runs:
             row = {"run": run.name, "group": group.name, "seed": run.settings.get(SEED)}
-            row |= {str(name): setting_value(run.settings, str(name), {}) for name in names}
+            row |= {str(name): group.settings.get(str(name)) for name in names}
             rows.append(row | results(run, metric) | _sizes(run))
     return pd.DataFrame(rows)
 
@@ -152,15 +163,16 @@ def results(run: Run, metric: str) -> dict[str, Any]:
 
 
 def differences_table(groups: Sequence[Group]) -> TextTable | None:
-    """All settings that differ, where there are more than the summary has: a row a setting, or a group if many."""
+    """All settings that differ, where the summary has not all of them whole: a row a setting, or a group if many."""
     settings = differing_settings(groups)
-    if len(settings) <= SETTINGS:
+    if len(settings) <= SETTINGS and all(_short(value) == value for value in settings.to_numpy().ravel()):
         return None
     names = [str(name) for name in settings.columns]
     table = TextTable(
-        ["", *names], [[str(key), *values] for key, values in zip(settings.index, settings.to_numpy(), strict=True)]
+        ["setting", *names],
+        [[str(key), *values] for key, values in zip(settings.index, settings.to_numpy(), strict=True)],
     )
-    return table if len(names) <= len(settings) else table.turned("")
+    return table if len(names) <= len(settings) else table.turned("run")
 
 
 def verdict_note(judged: Collection[Verdict]) -> str:
@@ -205,6 +217,11 @@ def _chance(verdict: Verdict) -> str:
     if verdict.chance is None:
         return ""
     return "< 0.1%" if verdict.chance < 0.001 else f"{verdict.chance:.1%}"
+
+
+def _short(value: str) -> str:
+    """The value of a setting beside others, such as a learning rate of many parts."""
+    return value if len(value) <= _LETTERS else f"{value[: _LETTERS - 3]}..."
 
 
 def _plain(value: Any) -> Any:

@@ -127,18 +127,18 @@ def statistics_section(found: DatasetStatistics) -> Markup:
     figures = [plot("images a class", _class_figure(found))]
     sides = {split.split: np.minimum(split.widths, split.heights) for split in found.splits}
     ratios = {split.split: split.ratios for split in found.splits}
-    for title, values, label, whole in (
+    for title, values, label, pixels in (
         ("shorter sides", sides, "shorter side (px)", True),
         ("aspect ratios", ratios, "width / height", False),
     ):
         every = np.concatenate(list(values.values()))
         if len(every) and every.min() < every.max():
-            figures.append(plot(title, _histogram(values, label, whole=whole)))
+            figures.append(plot(title, _histogram(values, label, whole=pixels)))
     splits = split_table(found)
-    whole = card("Splits", table(splits), splits.caption)
+    of_splits = card("Splits", table(splits), splits.caption)
     lines = card("Colours and sizes", _LINES(lines=statistics_lines(found)))
     classes = card("Classes", table(class_table(found)), tall=True)
-    return section("The data", _STYLE, whole, cards(*figures, classes), lines)
+    return section("The data", _STYLE, of_splits, cards(*figures, classes), lines)
 
 
 def _class_figure(found: DatasetStatistics) -> Any:

@@ -5,7 +5,8 @@ import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from anysize.registry import counted, some_of
 from anysize.reports.columns import lower_is_better
 from anysize.reports.finding import common_name
 from anysize.reports.reading import Run
-from anysize.reports.setting_values import SEED, WORLD_SIZE
+from anysize.reports.setting_values import SEED, WORLD_SIZE, setting_value
 
 EVALUATED = ["size", "calibrated"]
 
@@ -22,12 +23,14 @@ EVALUATED = ["size", "calibrated"]
 class Group:
     """Runs of one recipe, from one seed or several; `name` is for people.
 
-    `counted` are those of `runs` that mean and spread are over: without those that ended before the others did.
+    `settings` are those of the recipe, with the defaults of settings that other runs have. `counted` are those of
+    `runs` that mean and spread are over: without those that ended before the others did.
     """
 
     name: str
     runs: tuple[Run, ...]
     counted: tuple[Run, ...]
+    settings: Mapping[str, Any]
 
     @property
     def several(self) -> bool:
@@ -100,25 +103,31 @@ class Curve:
         return cls(*(table[whole] for table in (rows.mean(), rows.min(), rows.max())))
 
 
-def group_runs(runs: Sequence[Run], *, together: bool = True) -> list[Group]:
+def group_runs(runs: Sequence[Run], *, together: bool = True, defaults: Mapping[str, Any] | None = None) -> list[Group]:
     """Runs by recipe, in the order of the first of each; `together` false: each run by itself.
 
+    `defaults` are the values of settings in recipes that were recorded before the settings existed.
     A run without a readable recipe stands by itself. Runs on different numbers of processes are no repeats: their
     batches may differ.
     """
+    known = dict.fromkeys(name for run in runs for name in run.settings)
+    settings = [_with_defaults(run, known, defaults or {}) for run in runs]
     found: dict[str, list[Run]] = {}
-    for run in runs:
-        settings = {key: value for key, value in run.settings.items() if key != SEED}
-        recipe = json.dumps([settings, run.environment.get(WORLD_SIZE)], sort_keys=True, default=str)
-        found.setdefault(recipe if together and settings else f"alone {run.name}", []).append(run)
+    of_recipe: dict[str, dict[str, Any]] = {}
+    for run, values in zip(runs, settings, strict=True):
+        told = {name: value for name, value in values.items() if name != SEED}
+        recipe = json.dumps([told, run.environment.get(WORLD_SIZE)], sort_keys=True, default=str)
+        key = recipe if together and run.settings else f"alone {run.name}"
+        found.setdefault(key, []).append(run)
+        of_recipe.setdefault(key, values)
     names = [_name(list(members)) for members in found.values()]
     often = Counter([*names, *(run.name for run in runs)])
     groups = []
-    for name, members in zip(names, found.values(), strict=True):
+    for name, (key, members) in zip(names, found.items(), strict=True):
         clear = len(members) == 1 or often[name] == 1
         counted_runs = _as_far_as_the_others(members)
         shown = name if clear else f"{members[0].name} and {len(members) - 1} more"
-        groups.append(Group(shown, tuple(members), tuple(counted_runs)))
+        groups.append(Group(shown, tuple(members), tuple(counted_runs), of_recipe[key]))
     return groups
 
 
@@ -143,6 +152,13 @@ def best_places(column: str, values: Sequence[float]) -> list[int]:
         return []
     top = min(known) if lower_is_better(column) else max(known)
     return [place for place, value in enumerate(values) if value == top]
+
+
+def _with_defaults(run: Run, names: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    if not run.settings:
+        return {}
+    values = {name: setting_value(run.settings, name, defaults) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _as_far_as_the_others(runs: Sequence[Run]) -> list[Run]:

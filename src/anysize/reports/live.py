@@ -24,7 +24,7 @@ from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.finding import natural_key, runs_in
 from anysize.reports.growing import GrowingSteps
-from anysize.reports.reading import Run
+from anysize.reports.reading import Run, thinned
 from anysize.reports.running import is_held
 
 RUNNING, STALLED, ENDED, STOPPED, FAILED, KILLED = "running", "stalled", "ended", "stopped", "failed", "killed"
@@ -32,8 +32,12 @@ RUNNING, STALLED, ENDED, STOPPED, FAILED, KILLED = "running", "stalled", "ended"
 ended without a word."""
 STALL_SECONDS = 300.0
 
+DRAWN = 16
+"""Runs at most that have curves: those that train, and the latest of the others."""
+
 _MOST = 200  # runs that are followed
 _EVERY = 0.5  # seconds between two looks at least, however many ask
+_POINTS = 800  # of a curve of steps at most
 _LOG_END = 1 << 14  # bytes of a log that are looked at
 _RECENT = 1.0  # epochs over which the time that is left is reckoned
 _FILES = (run_files.METRICS, run_files.RECIPE, run_files.ENVIRONMENT)
@@ -53,14 +57,22 @@ class Followed:
         self.written = 0.0
         self.version = 0
         self._steps = GrowingSteps(folder / run_files.STEPS)
+        self._curve: tuple[int, pd.DataFrame] = -1, pd.DataFrame()  # of which version
         self._seen: list[tuple[int, int, int] | None] = []
 
     @property
     def steps(self) -> pd.DataFrame:
         return self._steps.table
 
-    def look(self) -> bool:
-        """Read what is new; whether the run is still there."""
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The numbers of `steps`, thinned for a drawing."""
+        if self._curve[0] != self.version:
+            self._curve = self.version, thinned(self.steps.select_dtypes("number"), _POINTS)
+        return self._curve[1]
+
+    def look(self, *, steps: bool = True) -> bool:
+        """Read what is new; whether the run is still there. Without `steps` those of a run that trains alone are."""
         seen = [_signature(self.folder / name) for name in _FILES]
         if seen != self._seen:
             self._seen = seen
@@ -69,9 +81,10 @@ class Followed:
                 self.run = Run.read(self.folder, self.name)
             except UserError:  # it was deleted, or has nothing yet
                 self.run = None
-        self.version += self._steps.look()
-        self.written = max((_touched(self.folder / name) for name in _WRITTEN), default=0.0)
+        self.written = max(_touched(self.folder / name) for name in _WRITTEN)
         self.state = self._state()
+        if steps or self.state in (RUNNING, STALLED):
+            self.version += self._steps.look()
         return self.run is not None
 
     def progress(self) -> "Progress":
@@ -156,7 +169,7 @@ class Watched:
                 names.add(name)
                 found.setdefault(folder, self._known.get(folder) or Followed(folder, name))
         recent = sorted(found, key=lambda folder: -max(_touched(folder / name) for name in _WRITTEN))[:_MOST]
-        self._known = {folder: found[folder] for folder in recent if found[folder].look()}
+        self._known = {folder: found[folder] for i, folder in enumerate(recent) if found[folder].look(steps=i < DRAWN)}
         self.runs = sorted(self._known.values(), key=_place)
 
 

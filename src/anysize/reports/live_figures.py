@@ -13,7 +13,6 @@ from anysize.reports.columns import split_of, unit_of
 from anysize.reports.figures import COLORS, empty_figure
 from anysize.reports.live import Followed
 from anysize.reports.overlays import DASHES
-from anysize.reports.reading import thinned
 
 _POINTS = 800  # of a curve at most
 
@@ -103,8 +102,8 @@ class LiveFigure:
         assert run.run
         metrics = run.run.metrics
         found = []
-        if column in run.steps:
-            found.append(("training", column, thinned(run.steps, _POINTS)))
+        if column in run.curve:
+            found.append(("training", column, run.curve))
         elif name := next((name for name in (f"train_{column}", column) if name in metrics), ""):
             found.append(("training", name, metrics))
         if f"validation_{column}" in metrics:

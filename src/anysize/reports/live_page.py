@@ -14,7 +14,7 @@ from bokeh.models import CheckboxGroup, Div, RadioGroup
 from jinja2 import Environment
 from markupsafe import Markup
 
-from anysize.reports.live import RUNNING, STALLED, Followed, Watched
+from anysize.reports.live import DRAWN, Followed, Watched
 from anysize.reports.live_figures import LiveFigure, Look, looks
 from anysize.reports.live_terminal import runs_table
 from anysize.reports.page import Template
@@ -23,7 +23,6 @@ from anysize.reports.style import CSS
 MILLISECONDS = 2000
 """Between two looks."""
 
-_DRAWN = 16  # runs at most that have curves: those that train, and the latest of the others
 _AXES = {"epoch": "epoch", "step": "step", "seconds": "time", "flops": "FLOPs"}
 _FIGURES = {
     "loss": "loss",
@@ -130,7 +129,7 @@ class LivePage:
 
 
 def _with_curves(runs: Sequence[Followed]) -> list[Followed]:
-    return [run for run in runs if run.run and (len(run.run.metrics) or len(run.steps))][:_DRAWN]
+    return [run for run in runs if run.run and (len(run.run.metrics) or len(run.steps))][:DRAWN]
 
 
 def _state(watched: Watched, known: dict[str, Look]) -> Markup:
@@ -144,6 +143,5 @@ def _state(watched: Watched, known: dict[str, Look]) -> Markup:
     note = f"{now}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     told = runs_table(watched.runs)
     rows = [(known.get(str(row[0])), row) for row in told.rows]
-    training = sum(run.state in (RUNNING, STALLED) for run in watched.runs)
-    more = f"The curves are those of {_DRAWN} runs." if len(watched.runs) > max(_DRAWN, training) else ""
+    more = f"The curves are those of {DRAWN} runs." if len(watched.runs) > DRAWN else ""
     return _STATE(note=note, header=told.header, rows=rows, more=more)

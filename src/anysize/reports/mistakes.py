@@ -19,7 +19,8 @@ from anysize.reports.page import card, cards, plot, section, table
 from anysize.reports.reading import Run
 from anysize.reports.text_table import TextTable
 
-_DRAWN = 30  # classes at most that a figure shows
+_DRAWN = 30  # classes at most that a figure shows all of
+_OF_MANY = 20  # that it shows of more
 _PAIRS = 20
 _CLASSES = 200  # at most that a table lists
 _SHADES = ("#f4f7fa", "#9cc4dd", "#2a78b0", "#0b2c4d")  # none to all
@@ -46,8 +47,10 @@ class Confusion:
         return wrong.sort_values("count", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def confusion_of(run: Run) -> Confusion | None:
+def confusion_of(run: Run, images: pd.DataFrame | None = None) -> Confusion | None:
     """The confusion of a run's latest evaluation on validation images; None where there is none.
+
+    `images` is what `read_image_predictions` gives, where that was read already.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -65,7 +68,7 @@ def confusion_of(run: Run) -> Confusion | None:
     if len(pixels):
         counts = pixels.rename(columns={"pixels": "count"})
         return _confusion(counts, "pixels", counts)
-    images = read_image_predictions(run.folder)
+    images = read_image_predictions(run.folder) if images is None else images
     if not len(images):
         return None
     if _has_labels(run):
@@ -119,16 +122,17 @@ def class_table(images: pd.DataFrame) -> TextTable:
     truth, predicted = images["truth"], images["predicted"]
     there, answered = truth.value_counts(), predicted.value_counts()
     hits = truth[truth == predicted].value_counts()
-    wrong = (
-        images[truth != predicted].groupby("truth")["predicted"].agg(lambda answers: answers.value_counts().index[0])
-    )
+    pairs = images[truth != predicted].groupby(["truth", "predicted"], sort=False).size()
+    wrong = dict(pairs.sort_values(kind="stable").index)  # of each class the most frequent comes last
     rows = []
     for name in sorted(there.index, key=lambda name: (hits.get(name, 0) / there[name], name))[:_CLASSES]:
         right = hits.get(name, 0)
         precision = right / answered[name] if name in answered else float("nan")
         cells = [show("recall", right / there[name]), show("precision", precision)]
         rows.append([name, str(wrong.get(name, "-")), f"{there[name]:,}", *cells])
-    caption = f"the {_CLASSES} with the fewest right answers of {len(there):,}" if len(there) > _CLASSES else ""
+    caption = (
+        f"The {_CLASSES} of {len(there):,} classes with the fewest right answers." if len(there) > _CLASSES else ""
+    )
     return TextTable(["class", "most often taken for", "images", "right", "precision"], rows, labels=2, caption=caption)
 
 
@@ -137,7 +141,7 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     classes, note = confusion.classes, ""
     if len(classes) > _DRAWN:
         pairs = confusion.mistakes[["true", "predicted"]].to_numpy().ravel().tolist()
-        chosen = {*list(dict.fromkeys(pairs))[:_DRAWN]}
+        chosen = {*list(dict.fromkeys(pairs))[:_OF_MANY]}
         note = f" The {len(chosen)} of {len(classes):,} classes that are confused most."
         classes = [name for name in classes if name in chosen]
     total = confusion.counts.groupby("true")["count"].sum()
@@ -163,7 +167,8 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     drawn.rect("column", "row", 1, 1, source=source, fill_color=color, line_color="white")
     tips = [("true", "@true"), ("predicted", "@predicted"), (confusion.unit, "@count{0,0}"), ("share", "@share{0.0}%")]
     drawn.add_tools(HoverTool(tooltips=tips))
-    drawn.xaxis.major_label_orientation = 0.9
+    drawn.xaxis.major_label_orientation = "vertical"  # slanted ones leave the figure, or cross on a phone
+    drawn.xaxis.major_label_text_font_size = "11px"
     drawn.grid.visible = False
     return drawn, f"Share of the {confusion.unit} of each true class (row), darker for more.{note}"
 
@@ -176,7 +181,8 @@ def _short(names: list[str]) -> list[str]:
 
 def mistakes_section(run: Run) -> Markup | str:
     """The section of the report; empty for a run that was not evaluated, or whose labels were never confused."""
-    confusion = confusion_of(run)
+    images = read_image_predictions(run.folder)
+    confusion = confusion_of(run, images)
     if confusion is None or not len(confusion.counts):
         return ""
     parts = []
@@ -193,7 +199,7 @@ def mistakes_section(run: Run) -> Markup | str:
         )
         details.append(card(f"most confused, {confusion.how}", table(most_confused(confusion)), note, tall=True))
     if confusion.unit == "images" and not labels:
-        content = class_table(read_image_predictions(run.folder))
+        content = class_table(images)
         note = (
             content.caption
             or f"{counted(len(confusion.classes), 'class')}, the one with the fewest right answers first."

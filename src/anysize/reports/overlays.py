@@ -129,7 +129,7 @@ class Overlay:
         )  # fmt: skip
         longest = max(len(line.mean) for line in lines)
         if longest == 1 or (longest <= _MARKED and not is_many(len(self.entries))):
-            self._marks(plot, lines, column, divisor)
+            self._marks(plot, lines, column, divisor, hollow=dash == "dashed")
         value = "$snap_y{0.00}%" if is_fraction(y) else "$snap_y{%.4g}" if y == "lr" else "$snap_y{0,0.000}"
         tip = _TIP.format(name=f"@name {kind}".strip(), value=value)
         written = {"$snap_y": "printf"} if y == "lr" else {}
@@ -139,7 +139,9 @@ class Overlay:
             )
         )
 
-    def _marks(self, plot: Any, lines: Sequence[Overlaid], column: str, divisor: float) -> None:
+    def _marks(
+        self, plot: Any, lines: Sequence[Overlaid], column: str, divisor: float, *, hollow: bool = False
+    ) -> None:
         """Points at the values of few and short curves; a curve of one value is nothing else."""
         counts = [len(line.mean) for line in lines]
         repeated = [line for line, count in zip(lines, counts, strict=True) for _ in range(count)]
@@ -149,8 +151,8 @@ class Overlay:
         source.data["xs"] = source.data[f"x {next(iter(self.axes))}"]
         source.data[column] = np.concatenate([line.mean / divisor for line in lines])
         plot.scatter(
-            "xs", column, source=source, view=self._filters[source], size=6, line_color="color", fill_color="color",
-            line_alpha="alpha", fill_alpha="alpha", marker="circle",
+            "xs", column, source=source, view=self._filters[source], size=6, marker="circle", line_color="color",
+            fill_color="white" if hollow else "color", line_alpha="alpha", fill_alpha="alpha",
         )  # fmt: skip
 
     def _band(self, plot: Any, lines: Sequence[Overlaid], column: str, divisor: float) -> None:

@@ -23,6 +23,7 @@ from anysize.reports.style import CSS, PRINT
 from anysize.reports.text_table import TextTable
 
 _MANY = 8  # columns: more stand closer together
+_LONG = 16  # characters: a longer name takes several lines on a phone
 
 # The browser itself then refuses whatever would be loaded from elsewhere. Bokeh writes styles while it draws.
 _POLICY = (
@@ -218,8 +219,13 @@ def table(content: TextTable) -> Markup:
 
 def _row(content: TextTable, cells: Iterable[str], row: int = -1) -> list[tuple[str, str]]:
     """The cells of a row, each with its kind."""
+    lines = [" ".join(cell.splitlines()) for cell in cells]
     kinds = [
-        " ".join(["label"] * (i < content.labels) + ["best"] * ((row, i) in content.best))
-        for i in range(len(content.header))
+        " ".join(
+            ["label"] * (i < content.labels)
+            + ["long"] * (i < content.labels and len(line) > _LONG)
+            + ["best"] * ((row, i) in content.best)
+        )
+        for i, line in enumerate(lines)
     ]
-    return list(zip(kinds, (" ".join(cell.splitlines()) for cell in cells), strict=True))
+    return list(zip(kinds, lines, strict=True))

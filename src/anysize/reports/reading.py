@@ -246,9 +246,12 @@ def _column(name: str, cells: Sequence[str], columns: Columns) -> "pd.Series[Any
         if len(infinite := np.flatnonzero(np.isinf(values.to_numpy()))):
             raise Unfit(f"{name} in line {infinite[0] + 2}", float(values[infinite[0]]), "a finite number")
     if form := columns.needed.get(name) or columns.may.get(name):
-        for i, value in enumerate(values.tolist(), start=2):
-            if name in columns.needed or not pd.isna(value):
-                form(value, f"{name} in line {i}")
+        held = (values if name in columns.needed else values.dropna()).tolist()
+        for value in dict.fromkeys(held):  # each once: most columns of long tables have few values
+            try:
+                form(value, name)
+            except Unfit:
+                form(value, f"{name} in line {values.tolist().index(value) + 2}")
     return values
 
 

@@ -104,7 +104,7 @@ STYLE = style("""
 .seen figcaption { font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; }
 .seen figcaption span { display: block; color: var(--soft); }
 .stack { margin-top: 12px; }
-@media print { .seen figure, .seen > div { break-inside: avoid; } }
+@media print { .seen figure { width: 96px; } .seen figure, .seen > div { break-inside: avoid; } }
 """)
 STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')
 SEEN = Template("""<div class="seen{{ " large" if large }}">

@@ -30,6 +30,7 @@ h3:not(.as-is)::first-letter, summary::first-letter { text-transform: uppercase;
 .subtitle, .note { color: var(--soft); margin: 4px 0 0; overflow-wrap: anywhere; }
 .note { font-size: 13px; }
 .note + .cards { margin-top: 12px; }
+.cards + .note { margin-top: 24px; }
 nav ul { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 14px 0 0; padding: 0; list-style: none; }
 nav a { display: inline-block; padding: 3px 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 14px; margin-top: 22px; }
@@ -92,7 +93,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   main { padding: 24px 14px 48px; }
   .tiles { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 10px; }
   .card { padding: 14px 12px; }
-  th.label, td.label { white-space: normal; overflow-wrap: anywhere; min-width: 72px; max-width: 44vw; }
+  td.long { white-space: normal; overflow-wrap: break-word; max-width: 44vw; }
 }
 @page { margin: 14mm 12mm; }
 @media print {

@@ -78,7 +78,8 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., Opened]]:
         page.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
         page.on("request", lambda request: opened.requests.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_function(IDLE)
+        if page.locator("figure.drawn").count():
+            page.wait_for_function(IDLE)
         return opened
 
     yield open_

@@ -6,21 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import make_many
 from page_checks import outside, violations
 
+from anysize.data.palette import legend_of, painted
 from anysize.data.statistics import ChannelStatistics, DatasetStatistics, SplitStatistics
 from anysize.preprocessing import Preprocessing
-from anysize.reports.compare import write_comparison
 from anysize.reports.data_page import write_data_page
+from anysize.reports.grad_cam_page import GradCamPage
 from anysize.reports.lr_page import lr_page
+from anysize.reports.predictions_page import PredictionsPage
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View
+from anysize.tasks.records import Shown
 
 pytestmark = pytest.mark.slow
-
-
-def comparison(folder: Path) -> Path:
-    return write_comparison(make_many(folder / "runs", 12, seeds=2), folder / "comparison.html")
 
 
 def data(folder: Path) -> Path:
@@ -48,7 +46,35 @@ def learning_rate(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [comparison, data, learning_rate])
+CLASSES = ("background", "<script>alert(1)</script>", "a class with a name that has no end")
+LONG = "a-name-without-a-place-to-break-" * 4
+
+
+def predictions(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    mask = np.tile(np.arange(3, dtype=np.uint8), (48, 16))
+    drawing = PredictionsPage()
+    for number in range(3):
+        image = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        panels = {"prediction": painted(image, mask, CLASSES)}
+        lines = [(CLASSES[1], 0.7, "predicted"), (CLASSES[2], 0.3, "other")]
+        shown = Shown(0.7, lines, panels, legend_of(CLASSES, [0, 1, 2]), "share of the pixels")
+        drawing.add(f"{number}{LONG}.png", image, shown)
+    drawing.write(path := folder / "predictions.html", "predictions", "checkpoint last at 48 px", 900)
+    return path
+
+
+def grad_cam(folder: Path) -> Path:
+    drawing = GradCamPage()
+    for size in (24, 48, 96):
+        image = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        heat = np.linspace(0, 1, size * size, dtype=np.float32).reshape(size, size)
+        drawing.add(image, heat, f"{LONG}.png", size, CLASSES[1], 0.3, CLASSES[2])
+    drawing.write(path := folder / "grad-cam.html", "what it looks at", "checkpoint last")
+    return path
+
+
+@pytest.mark.parametrize("make", [data, learning_rate, predictions, grad_cam])
 def test_a_page(make: Callable[[Path], Path], open_page: Callable[..., Any], tmp_path: Path) -> None:
     path = make(tmp_path)
     opened = open_page(path, 390, color_scheme="dark")

@@ -52,8 +52,8 @@ def show(
             on_image=lambda doing, done, total: say(f"{doing} {done:,} of {counted(total, 'image')}"),
         )
         write_data_page(path, f"{recipe_name}: what the network sees", statistics, found)
-    sizes = ", ".join(str(each.size) for each in found.by_size)
-    tell(f"{counted(samples, 'training image')} of each size ({sizes} px)")
+    sizes, shown = ", ".join(str(each.size) for each in found.by_size), max(len(each.samples) for each in found.by_size)
+    tell(f"{counted(shown, 'training image')} of each size ({sizes} px)")
     say_written([str(path)])
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from made_runs import make_run
-from playwright.sync_api import Browser
-from test_live import add_steps, hold, step
+from made_runs import add_steps, hold, make_run, step
+from page_checks import outside, violations
+
+if TYPE_CHECKING:  # it is not imported for tests that open no page
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
         process.kill()
 
 
-def test_the_page_follows_a_run_until_the_command_ends(served: Any, browser: Browser) -> None:
+def test_the_page_follows_a_run_until_the_command_ends(served: Any, browser: "Browser") -> None:
     process, url, folder = served
     context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme="dark", bypass_csp=True)
     page, heard, asked = context.new_page(), list[str](), list[str]()
@@ -51,7 +52,7 @@ def test_the_page_follows_a_run_until_the_command_ends(served: Any, browser: Bro
     assert page.title() == "Runs"
     cells = page.locator("tbody tr").first.locator("td").all_text_contents()
     assert [cell.strip() for cell in cells[:3]] == [HOSTILE, "running", "1.5/4"]
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert outside(page) == []
     drawn = page.evaluate(f"Array.from(({_LOSS})().xs[0])")
     assert drawn == [0.5, 1, 1.5]
 
@@ -63,8 +64,7 @@ def test_the_page_follows_a_run_until_the_command_ends(served: Any, browser: Bro
     (folder / ".owner").unlink()
     page.locator("td.stopped").wait_for(timeout=15000)
 
-    found = Axe().run(page, options={"resultTypes": ["violations"]})
-    assert [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found.response["violations"]] == []
+    assert violations(page) == []
     assert [line for line in heard if not line.startswith(("log:", "info:"))] == []
     assert {address.partition("?")[0].rpartition("/static/")[0] or address for address in asked} <= {
         url,
