@@ -30,6 +30,7 @@ texts = pytest.mark.parametrize("path", TEXTS, ids=IDS)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 command_line = functools.cache(build_app)
 known_settings = functools.cache(lambda: {row[0] for row in documented_settings()})
+FILES = (".csv", ".html", ".json", ".onnx", ".safetensors", ".toml", ".txt", ".yaml", ".yml")
 PROGRAMS = {"anysize", "aws", "make", "pip", "python", "python3", "source", "srun", "torchrun"}
 
 
@@ -114,7 +115,7 @@ def test_what_a_sentence_names_is_there(path):
     for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(path)):
         text = " ".join(span.split())
         for name, ending in re.findall(rf"(?:^|--)((?:{sections})\.[\w-]+)(\S*)", text):
-            if ending[:1] not in ("(", ".") and not name.endswith((".csv", ".onnx", ".safetensors", ".txt", "_")):
+            if ending[:1] not in ("(", ".") and not name.endswith((*FILES, "_")):
                 assert name.replace("-", "_") in settings, text
         if text.startswith("anysize ") and not text.startswith("anysize -"):
             words = shlex.split(re.sub(r"\|\S+", "", text))[1:]  # of "onnx|pt2" the first
