@@ -5,7 +5,7 @@ RUNS ?= runs/demo
 # Settings for both trainings of the demo, such as DEMO="--training.epochs 1 --data.limit 500".
 DEMO ?=
 
-.PHONY: demo test test-slow test-all gpu-check lint format bench docs clean
+.PHONY: demo test test-slow test-all gpu-check lint format bench docs gallery clean
 
 demo: .venv/installed
 	$(BIN)/anysize train quickstart --run $(RUNS)/mixed $(DEMO)
@@ -42,6 +42,9 @@ bench: .venv/installed
 docs: .venv/docs-installed
 	PYTHONPATH=src $(BIN)/python -m sphinx -b html -W --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
+
+gallery: .venv/installed
+	PYTHONPATH=src $(BIN)/python tools/make_gallery.py
 
 .venv/docs-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -208,8 +208,24 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path, monkeypatch):
         assert Path(table, "predictions.csv").read_text().count("\n") == 201
 
 
-def test_page_of_settings_is_what_the_settings_say():
-    spec = importlib.util.spec_from_file_location("make_settings_doc", ROOT / "tools" / "make_settings_doc.py")
-    tool = importlib.util.module_from_spec(spec)
+def load_tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    tool = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_gallery_shows_the_pictures_that_its_tool_makes():
+    tool = load_tool("make_gallery")
+    shown = re.findall(r"\(images/gallery/(.+?)\.webp\)", read(tool.PAGE))
+    made = [path.stem for path in tool.IMAGES.iterdir()]
+    assert sorted(shown) == sorted(made) == sorted(tool.PICTURES)
+    assert sum(path.stat().st_size for path in tool.IMAGES.iterdir()) < tool.MOST_BYTES
+    runs = {words[-1] if "--out" in words else f"{words[-1]}/report.html" for words in tool.commands()}
+    for picture in tool.PICTURES.values():
+        assert {picture.page, picture.page.removesuffix(".html")} & runs, picture
+
+
+def test_page_of_settings_is_what_the_settings_say():
+    tool = load_tool("make_settings_doc")
     assert tool.PAGE.read_text(encoding="utf-8") == tool.settings_page(), "run python tools/make_settings_doc.py"
