@@ -40,7 +40,7 @@ bench: .venv/installed
 	for file in benchmarks/*.py; do [ $$file = benchmarks/harness.py ] || $(BIN)/python $$file || exit 1; done
 
 docs: .venv/docs-installed
-	PYTHONPATH=src $(BIN)/python -m sphinx -b html -W --keep-going --quiet docs build/docs
+	PYTHONPATH=src $(BIN)/python -m sphinx -b html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
 
 gallery: .venv/installed
