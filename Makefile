@@ -5,7 +5,7 @@ RUNS ?= runs/demo
 # Settings for both trainings of the demo, such as DEMO="--training.epochs 1 --data.limit 500".
 DEMO ?=
 
-.PHONY: demo test test-slow test-all gpu-check lint format bench clean
+.PHONY: demo test test-slow test-all gpu-check lint format bench docs gallery clean
 
 demo: .venv/installed
 	$(BIN)/anysize train quickstart --run $(RUNS)/mixed $(DEMO)
@@ -38,6 +38,17 @@ format: .venv/installed
 
 bench: .venv/installed
 	for file in benchmarks/*.py; do [ $$file = benchmarks/harness.py ] || $(BIN)/python $$file || exit 1; done
+
+docs: .venv/docs-installed
+	PYTHONPATH=src $(BIN)/python -m sphinx -b html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
+
+gallery: .venv/installed
+	PYTHONPATH=src $(BIN)/python tools/make_gallery.py
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

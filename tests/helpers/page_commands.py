@@ -71,10 +71,10 @@ def read_commands(script: str) -> list[Command]:
     return commands
 
 
-def run(words: list[str]) -> None:
-    """Do a command in this process, without the report, which takes longer than a tiny training."""
+def run(words: list[str], report: bool = False) -> None:
+    """Do a command in this process, without the report unless it is wanted: it takes longer than a tiny training."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (html, runs, policy):
+        for module in () if report else (html, runs, policy):
             patch.setattr(module, "write_report", lambda folder: Path(folder) / "report.html")
         with pytest.raises(SystemExit) as end:
             build_app()(words, exit_on_error=False, print_error=False)

@@ -321,7 +321,7 @@ def limit_counts(counts: Sequence[int], limit: float) -> list[int]:
 
 
 class PlanSampler:
-    """A batch sampler for a plain `torch.utils.data.DataLoader`: yields the `SampleKey`s of one batch after another.
+    """A batch sampler for a plain `torch.utils.data.DataLoader`: yields a batch of keys (`SampleKey`) at a time.
 
     The data set's `__getitem__` receives a `SampleKey`. Call `set_epoch` before each epoch; persistent workers keep
     running, because the size travels with the index.
