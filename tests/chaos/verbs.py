@@ -97,11 +97,6 @@ def _predicted(task: str, run: Path, out: Path, done: Done) -> Any:
         return [row[1:] for row in csv.reader(file)], pictures
 
 
-def _numbers(text: str) -> list[str]:
-    """The words of a table on screen."""
-    return re.sub(r"[^\w.,%-]+", " ", text).split()
-
-
 def _exported(task: str, run: Path, out: Path, done: Done) -> Any:
     import onnx
 
@@ -110,8 +105,10 @@ def _exported(task: str, run: Path, out: Path, done: Done) -> Any:
     return weights, [node.op_type for node in graph.node]
 
 
-def _said(run: Path, out: Path, text: str) -> list[str]:
-    return _numbers(text.replace(str(run), "RUN").replace(str(out), "OUT"))
+def _said(run: Path, out: Path, text: str) -> str:
+    """The words of tables on screen, whose lines break elsewhere where a folder's name is longer."""
+    words = re.sub(r"[^\w.,%/-]+", "", text)
+    return words.replace(str(run), "RUN").replace(str(out), "OUT")
 
 
 def _train(*more: str) -> Callable[[str, Path, Path, Path], list[str]]:

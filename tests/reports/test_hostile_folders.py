@@ -125,6 +125,7 @@ def test_a_column_or_a_row_that_does_not_fit(make_run: MakeRun, caplog: pytest.L
         whole[: len(whole) * 2 // 3],
         whole.replace("\n2,", "\n-2,"),
         whole.replace("\n2,", "\n1e400,"),
+        whole.replace("\n2,", f"\n{10**400},"),
         whole.replace("\n2,", "\n9,"),
         whole.replace("\n2,", "\n2,3,"),
         whole.replace('""16"": 0.25', '""16"": ""a""'),

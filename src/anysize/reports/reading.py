@@ -240,9 +240,9 @@ def _column(name: str, cells: Sequence[str], columns: Columns) -> "pd.Series[Any
     else:
         try:
             values = pd.Series(pd.to_numeric(pd.Series([cell or None for cell in cells], dtype=object)))
+            values = values.astype(float) if values.dtype == object else values
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(str(error)) from None
-        values = values.astype(float) if values.dtype == object else values
         if len(infinite := np.flatnonzero(np.isinf(values.to_numpy()))):
             raise Unfit(f"{name} in line {infinite[0] + 2}", float(values[infinite[0]]), "a finite number")
     if form := columns.needed.get(name) or columns.may.get(name):
