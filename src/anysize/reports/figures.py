@@ -1,8 +1,7 @@
 """Bokeh figures for reports: curves over training, the size mixture, accuracy by size.
 
-Colour tells runs apart, dashes tell what is drawn: training is dashed and validation solid, as trained is dashed and
-calibrated solid. A click in the legend hides a line. All colours are for a white ground: pages turn a figure as a whole
-for the dark scheme.
+Dashes tell what is drawn: training is dashed and validation solid, as trained is dashed and calibrated solid. A click
+in the legend hides a line. All colours are for a white ground: pages turn a figure as a whole for the dark scheme.
 """
 
 import dataclasses
@@ -178,25 +177,16 @@ def _told_by_object_size(frame: pd.DataFrame) -> list[str]:
     return [str(column).removesuffix(smallest) for column in frame if str(column).endswith(smallest)]
 
 
-def size_figures(evaluations: Sequence[tuple[str, pd.DataFrame]], colors: Sequence[str], metric: str) -> dict[str, Any]:
-    """The metric of each (name, evaluation) against image size, FLOPs and time, where known: title -> figure.
-
-    A single evaluation's legend tells as trained from calibrated, that of several tells their names.
-    """
+def size_figures(evaluation: pd.DataFrame, metric: str) -> dict[str, Any]:
+    """The metric of an evaluation against image size, FLOPs and time, where known: title -> figure."""
     figures = {}
+    values = by_size(evaluation, metric)
+    sizes = [int(size) for size in values.index]
     for x, what in _COSTS:
-        lines, sizes = [], set()
-        for (name, evaluation), color in zip(evaluations, colors, strict=True):
-            values = by_size(evaluation, metric)
-            if x not in evaluation or values.empty:
-                continue
+        if x in evaluation and sizes:
             where = evaluation.groupby("size")[x].first().loc[values.index]
-            sizes |= {int(size) for size in values.index}
-            for how in values.columns:
-                legend, detail = (str(how), "") if len(evaluations) == 1 else (name, str(how))
-                lines.append(Line(legend, where, values[how], color, how == AS_TRAINED, detail))
-        if lines:
-            ticks = sorted(sizes) if x == "size" and len(sizes) <= TICKS else ()
+            lines = [Line(str(how), where, values[how], COLORS[0], how == AS_TRAINED) for how in values.columns]
+            ticks = sizes if x == "size" and len(sizes) <= TICKS else ()
             figures[f"{label(metric)} by {what}"] = line_figure(lines, x, metric, ticks=ticks)
     return figures
 

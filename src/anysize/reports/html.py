@@ -10,7 +10,6 @@ from anysize.reports.best_size import best_size_table, worth_their_cost
 from anysize.reports.columns import label, show
 from anysize.reports.curves import epoch_curves, step_curves
 from anysize.reports.evaluation_tables import tables_at
-from anysize.reports.figures import COLORS
 from anysize.reports.log_reading import LogFacts, read_log, show_day
 from anysize.reports.mistakes import mistakes_section
 from anysize.reports.page import card, cards, choice, folded, page, plot, section, table, tiles
@@ -104,7 +103,7 @@ def _evaluation(run: Run) -> Markup | str:
     frame = run.evaluation
     if not len(frame):
         return ""
-    by_size = figures.size_figures([(run.name, frame)], COLORS[:1], evaluation_metrics(frame)[0])
+    by_size = figures.size_figures(frame, evaluation_metrics(frame)[0])
     by_size |= figures.object_size_figure(frame)
     drawn = cards(*(plot(title, figure) for title, figure in by_size.items()))
     how, tables = tables_at(run.evaluation_tables, run.base_size)

@@ -1,6 +1,6 @@
 """Curves of many runs over one another: figures that share a legend and a horizontal axis, which the reader switches.
 
-A page has one `Overlay`. Its figures share their data, so that a hundred runs of hundreds of epochs stay a few
+The figures of an `Overlay` share their data, so that a hundred runs of hundreds of epochs stay a few
 megabytes, and what is shown is chosen at one place for all (`overlay_controls`).
 """
 
@@ -91,7 +91,6 @@ class Overlay:
         self.name = name
         self.entries = list(entries)
         self.axes = {axis: unit_of(axis, largest) for axis, largest in axes.items()}
-        self.figures: list[Any] = []
         self._sources: dict[tuple[Any, ...], ColumnDataSource] = {}
         self._filters: dict[ColumnDataSource, CDSView] = {}
 
@@ -113,7 +112,6 @@ class Overlay:
             dash: Any = "dashed" if len(drawn) > 1 and place == 0 else "dash"
             self._lines(plot, lines, column, divisor, dash, y, kind if len(drawn) > 1 else "")
         suit_axes(plot, axis, y, every, divisor, ticks)
-        self.figures.append(plot)
         return plot
 
     def _lines(

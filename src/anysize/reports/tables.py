@@ -45,7 +45,7 @@ def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> Te
     ones where there are any.
     """
     metrics = evaluation_metrics(evaluation)
-    columns: list[_Column] = []
+    columns: list[tuple[str, str, pd.Series[float]]] = []  # heading, name of the column in the files, values
     for name in [*metrics, *(fact for fact in ("images_per_second", "latency", "flops") if fact in evaluation)]:
         values = by_size(evaluation, name)
         if values.empty:  # such as of small objects, where there is none
@@ -58,7 +58,15 @@ def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> Te
     others = ", ".join(label(metric) for metric in metrics[1:])
     caption = f"{others}: calibrated" if others and evaluation["calibrated"].any() and not all_twice else ""
     columns = [(heading, name, values.reindex(sizes)) for heading, name, values in columns]
-    return _table(["size"], [[f"{size} px"] for size in sizes], columns, caption=caption)
+    cells = [[show(name, value) for value in values] for _, name, values in columns]
+    best = {
+        (row, place)
+        for place, (_, name, values) in enumerate(columns, start=1)
+        if name not in EVALUATION_FACTS
+        for row in best_places(name, list(values))
+    }
+    rows = [[f"{size} px", *(column[i] for column in cells)] for i, size in enumerate(sizes)]
+    return TextTable(["size", *(heading for heading, _, _ in columns)], rows, best, caption=caption)
 
 
 def setting_table(found: BySetting) -> TextTable:
@@ -94,25 +102,6 @@ def fitting_setting_table(found: BySetting, width: int = 80) -> TextTable:
         best={(place, 2) for place, at in enumerate(places) if at in wide.best},
         labels=2,
     )
-
-
-_Column = tuple[str, str, "pd.Series[float]"]  # heading, name of the column in the files, values
-
-
-def _table(
-    headings: list[str], names: list[list[str]], columns: list[_Column], *, title: str = "", caption: str = ""
-) -> TextTable:
-    """A table of values; the best of each metric stand out."""
-    cells = [[show(column, value) for value in values] for _, column, values in columns]
-    best = {
-        (row, len(headings) + place)
-        for place, (_, column, values) in enumerate(columns)
-        if column not in EVALUATION_FACTS
-        for row in best_places(column, list(values))
-    }
-    header = [*headings, *(heading for heading, _, _ in columns)]
-    rows = [[*name, *(column[i] for column in cells)] for i, name in enumerate(names)]
-    return TextTable(header, rows, best, len(headings), title=title, caption=caption)
 
 
 def _spread(metric: str, point: Any, counted: bool) -> list[str]:
