@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from anysize.reports import run_files, schema
-from anysize.reports.reading import read_table
+from anysize.reports.reading import of_split, read_table
 from anysize.tasks.records import Judged, Table
 
 _LATEST = ("split",)  # rows of the same split are replaced
@@ -58,13 +58,9 @@ def read_image_predictions(folder: str | Path, split: str = "validation") -> pd.
     where `truth` equals `predicted`; `score` is then the probability of the true class, of labels minus their binary
     cross-entropy, of masks the mean IoU in the image.
     """
-    return _of_split(read_table(Path(folder) / run_files.IMAGE_PREDICTIONS, schema.IMAGE_PREDICTIONS), split)
+    return of_split(read_table(Path(folder) / run_files.IMAGE_PREDICTIONS, schema.IMAGE_PREDICTIONS), split)
 
 
 def read_confusion(folder: str | Path, split: str = "validation") -> pd.DataFrame:
     """`confusion.csv` of a split; empty where there is none."""
-    return _of_split(read_table(Path(folder) / run_files.CONFUSION, schema.CONFUSION), split)
-
-
-def _of_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
-    return frame[frame["split"] == split].reset_index(drop=True) if len(frame) else frame
+    return of_split(read_table(Path(folder) / run_files.CONFUSION, schema.CONFUSION), split)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from anysize.registry import counted
 from anysize.reports.columns import show
 from anysize.reports.figures import empty_figure
-from anysize.reports.image_predictions import read_confusion, read_image_predictions
+from anysize.reports.image_predictions import read_confusion
 from anysize.reports.page import card, cards, plot, section, table
 from anysize.reports.reading import Run
 from anysize.reports.text_table import TextTable
@@ -47,10 +47,8 @@ class Confusion:
         return wrong.sort_values("count", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def confusion_of(run: Run, images: pd.DataFrame | None = None) -> Confusion | None:
+def confusion_of(run: Run) -> Confusion | None:
     """The confusion of a run's latest evaluation on validation images; None where there is none.
-
-    `images` is what `read_image_predictions` gives, where that was read already.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -68,7 +66,7 @@ def confusion_of(run: Run, images: pd.DataFrame | None = None) -> Confusion | No
     if len(pixels):
         counts = pixels.rename(columns={"pixels": "count"})
         return _confusion(counts, "pixels", counts)
-    images = read_image_predictions(run.folder) if images is None else images
+    images = run.image_predictions
     if not len(images):
         return None
     if _has_labels(run):
@@ -114,7 +112,7 @@ def _only_wrong(confusion: Confusion) -> bool:
 
 
 def class_table(images: pd.DataFrame) -> TextTable:
-    """A classification by class, the class with the fewest right answers first, from `read_image_predictions`.
+    """A classification by class, the class with the fewest right answers first, from `Run.image_predictions`.
 
     `right` is the share of the class's images that are taken for it (recall), `precision` the share of the images taken
     for it that are of the class.
@@ -181,8 +179,7 @@ def _short(names: list[str]) -> list[str]:
 
 def mistakes_section(run: Run) -> Markup | str:
     """The section of the report; empty for a run that was not evaluated, or whose labels were never confused."""
-    images = read_image_predictions(run.folder)
-    confusion = confusion_of(run, images)
+    confusion = confusion_of(run)
     if confusion is None or not len(confusion.counts):
         return ""
     parts = []
@@ -199,7 +196,7 @@ def mistakes_section(run: Run) -> Markup | str:
         )
         details.append(card(f"most confused, {confusion.how}", table(most_confused(confusion)), note, tall=True))
     if confusion.unit == "images" and not labels:
-        content = class_table(images)
+        content = class_table(run.image_predictions)
         note = (
             content.caption
             or f"{counted(len(confusion.classes), 'class')}, the one with the fewest right answers first."

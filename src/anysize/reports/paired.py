@@ -7,7 +7,6 @@ import pandas as pd
 
 from anysize.reports.columns import split_of
 from anysize.reports.grouping import Group
-from anysize.reports.image_predictions import read_image_predictions
 from anysize.reports.verdicts import mcnemar, paired_bootstrap
 
 _MADE = ["checkpoint", "settings", "size", "calibrated"]
@@ -26,7 +25,7 @@ def same_images(groups: Sequence[Group], column: str, values: Sequence[float]) -
     def of(place: int) -> pd.DataFrame:
         if place not in answers:
             group = groups[place]
-            found = read_image_predictions(group.counted[0].folder) if not group.several else pd.DataFrame()
+            found = group.counted[0].image_predictions if not group.several else pd.DataFrame()
             alike = len(found) > 0 and len(found[_MADE].drop_duplicates()) == 1 and found["image"].is_unique
             answers[place] = found.set_index("image") if alike else pd.DataFrame()
         return answers[place]

@@ -91,6 +91,11 @@ class Run:
         """`steps.csv`: a row every few training steps; empty without it, as of a run that an older version trained."""
         return read_table(self.folder / run_files.STEPS, schema.STEPS, check_steps)
 
+    @functools.cached_property
+    def image_predictions(self) -> pd.DataFrame:
+        """`predictions.csv` of the validation images (`read_image_predictions`); empty without it."""
+        return of_split(read_table(self.folder / run_files.IMAGE_PREDICTIONS, schema.IMAGE_PREDICTIONS), "validation")
+
     @property
     def sizes(self) -> list[dict[int, float]]:
         """Size -> share of the images, an entry an epoch."""
@@ -197,6 +202,11 @@ def read_table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], Non
         check: looks at what concerns several columns, and raises `Unfit`.
     """
     return read_piece(path, lambda path: _table(path, columns, check), pd.DataFrame())
+
+
+def of_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of a table that are of a split, or the table as it is where it has no rows."""
+    return frame[frame["split"] == split].reset_index(drop=True) if len(frame) else frame
 
 
 def _table(path: Path, columns: Columns, check: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
