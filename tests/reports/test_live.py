@@ -14,6 +14,8 @@ from anysize.reports.growing import GrowingSteps
 from anysize.reports.live import Followed, Watched, check_paths
 from anysize.reports.live_terminal import runs_table, watch
 
+AT = "2026-01-01T00:00:00+00:00"  # in a log
+
 
 def look(watched: Watched) -> dict[str, Followed]:
     watched.looked = -1e9  # it would not look twice in half a second
@@ -76,8 +78,8 @@ def test_the_states_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     old = time.time() - live.STALL_SECONDS - 10
     for file in (tmp_path / "stalled").iterdir():
         os.utime(file, (old, old)) if file.name != ".owner" else None
-    (tmp_path / "failed" / run_files.LOG).write_text("t INFO epoch 2/4  x\nt ERROR the run ends: the loss is NaN\n")
-    (tmp_path / "stopped" / run_files.LOG).write_text("t ERROR the run ends: a\nt INFO the run ends: stopped\n")
+    (tmp_path / "failed" / run_files.LOG).write_text(f"{AT} INFO epoch 2/4  x\n{AT} ERROR the run ends: it is NaN\n")
+    (tmp_path / "stopped" / run_files.LOG).write_text(f"{AT} ERROR the run ends: a\n{AT} INFO the run ends: stopped\n")
     found = look(Watched([tmp_path]))
     assert {name: run.state for name, run in found.items()} == {
         "running": "running", "stalled": "stalled", "killed": "killed", "gone": "killed", "elsewhere": "running",

@@ -7,11 +7,9 @@
 A run may be replaced, resumed or deleted, and new ones may begin: each look takes what is there.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.files import open_regular
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.reports.finding import natural_key, runs_in
 from anysize.reports.growing import GrowingSteps
+from anysize.reports.log_reading import ended_by_error
 from anysize.reports.reading import Run, thinned
 from anysize.reports.running import is_held
 
@@ -38,7 +36,6 @@ DRAWN = 16
 _MOST = 200  # runs that are followed
 _EVERY = 0.5  # seconds between two looks at least, however many ask
 _POINTS = 800  # of a curve of steps at most
-_LOG_END = 1 << 14  # bytes of a log that are looked at
 _RECENT = 1.0  # epochs over which the time that is left is reckoned
 _FILES = (run_files.METRICS, run_files.RECIPE, run_files.ENVIRONMENT)
 _WRITTEN = (run_files.METRICS, run_files.STEPS, run_files.LOG)
@@ -129,7 +126,7 @@ class Followed:
             return KILLED
         if self.run and (how := self.run.epochs)[0] >= how[1] > 0:
             return ENDED
-        return FAILED if " ERROR the run ends: " in _last_line(self.folder / run_files.LOG) else STOPPED
+        return FAILED if ended_by_error(self.folder) else STOPPED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,14 +204,6 @@ def _touched(path: Path) -> float:
         return os.stat(path).st_mtime
     except OSError:
         return 0.0
-
-
-def _last_line(path: Path) -> str:
-    with contextlib.suppress(OSError), open_regular(path) as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_END))
-        lines = file.read(_LOG_END).decode(errors="replace").splitlines()
-        return next((line for line in reversed(lines) if re.match(r"\S+ (INFO|WARNING|ERROR) ", line)), "")
-    return ""
 
 
 def _number(value: Any) -> float:

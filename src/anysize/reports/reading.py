@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from anysize.registry import UserError, in_a_line, some_of
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
 from anysize.reports.improvement import without_improvement
+from anysize.reports.log_reading import planned_epochs
 from anysize.reports.schema import Columns, flat_settings, read_cells, read_piece, say_left_out, say_once
 
 
@@ -131,10 +131,7 @@ class Run:
         done = int(self.metrics["epoch"].iloc[-1]) if len(self.metrics) else 0
         planned = int(self.settings.get("training.epochs", done))
         if done and self.settings.get("training.equal_flops"):
-            log = self.folder / run_files.LOG
-            text = read_piece(log, lambda path: read_text(path, schema.TEXT_BYTES, "replace"), "")
-            lines = re.findall(r"^\S+ INFO epoch \d+/(\d+) ", text, re.MULTILINE)
-            planned = int(lines[-1]) if lines else done
+            planned = planned_epochs(self.folder) or done
         return done, planned
 
     @property

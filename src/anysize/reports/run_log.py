@@ -18,6 +18,7 @@ from anysize.registry import UserError, printable
 from anysize.reports import run_files
 from anysize.reports.columns import label, metrics_of, show
 from anysize.reports.console import tolerant
+from anysize.reports.log_reading import ENDS
 from anysize.reports.steps import StepsFile
 
 # A number, a tensor of one element (its device is waited for only when the line is drawn), or a function giving one.
@@ -178,7 +179,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Exception):  # whoever catches it shows it
-            self._write("ERROR" if isinstance(error, UserError) else "INFO", f"the run ends: {error}")
+            self._write("ERROR" if isinstance(error, UserError) else "INFO", f"{ENDS}{error}")
         self.close()
 
     def _epoch_line(self, row: Mapping[str, Any]) -> str:
