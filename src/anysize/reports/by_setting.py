@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.registry import UserError, counted, did_you_mean
+from anysize.registry import UserError, did_you_mean
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
 from anysize.reports.reading import Run
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
@@ -134,7 +134,7 @@ def by_setting(
         where, which = (setting_value(run.settings, name, defaults) for name in (x, line))
         value = run.best(column)[0] if best else run.last(column)
         done, planned = run.epochs
-        progress = f"{run.name} ({done} of {counted(planned, 'epoch')})"
+        progress = f"{run.name} ({run.progress})"
         if done < planned and not unfinished:
             left_out.setdefault("not finished", []).append(progress)
         elif where is None:

@@ -5,7 +5,7 @@ Columns `train_METRIC` and `validation_METRIC` come from the task; nothing here 
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from anysize.tasks.records import OBJECT_SIZES
 
@@ -92,6 +92,19 @@ def is_fraction(column: str) -> bool:
 def lower_is_better(column: str) -> bool:
     """True for losses and errors."""
     return re.search(r"loss|error", column) is not None
+
+
+def best_places(column: str, values: Sequence[float]) -> list[int]:
+    """The places of the best value of a column, of all that are equal; none where there is but one value.
+
+    >>> best_places("top1", [0.5, 0.75, 0.75]), best_places("loss", [0.5, float("nan")]), best_places("top1", [0.5])
+    ([1, 2], [0], [])
+    """
+    known = [value for value in values if math.isfinite(value)]
+    if len(values) < 2 or not known:
+        return []
+    top = min(known) if lower_is_better(column) else max(known)
+    return [place for place, value in enumerate(values) if value == top]
 
 
 def error_of(metric: str) -> str | None:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from anysize.registry import counted, some_of
-from anysize.reports.columns import lower_is_better
+from anysize.registry import some_of
 from anysize.reports.finding import common_name
 from anysize.reports.reading import Run
 from anysize.reports.setting_values import SEED, WORLD_SIZE, setting_value
@@ -135,23 +134,10 @@ def left_out(groups: Iterable[Group]) -> list[str]:
     """Sentences that name the runs over which no mean is taken."""
     told = []
     for group in groups:
-        names = [f"{run.name} ({_progress(run)})" for run in group.runs if run not in group.counted]
+        names = [f"{run.name} ({run.progress})" for run in group.runs if run not in group.counted]
         if names:
             told.append(f"Left out of the mean of {group.name}, not finished: {some_of(names)}.")
     return told
-
-
-def best_places(column: str, values: Sequence[float]) -> list[int]:
-    """The places of the best value, of all that are equal; none where there is but one value.
-
-    >>> best_places("top1", [0.5, 0.75, 0.75]), best_places("loss", [0.5, float("nan")]), best_places("top1", [0.5])
-    ([1, 2], [0], [])
-    """
-    known = [value for value in values if math.isfinite(value)]
-    if len(values) < 2 or not known:
-        return []
-    top = min(known) if lower_is_better(column) else max(known)
-    return [place for place, value in enumerate(values) if value == top]
 
 
 def _with_defaults(run: Run, names: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +151,7 @@ def _as_far_as_the_others(runs: Sequence[Run]) -> list[Run]:
     """The finished ones of several runs where there are any, else all."""
     if len(runs) < 2:
         return list(runs)
-    ended = [run for run in runs if (epochs := run.epochs)[0] >= epochs[1] > 0]
+    ended = [run for run in runs if run.finished]
     return ended or list(runs)
 
 
@@ -178,8 +164,3 @@ def _parent(runs: list[Run]) -> str:
     parents = {run.folder.resolve().parent for run in runs}
     alike = all(run.folder.name.startswith("seed-") for run in runs)
     return parents.pop().name if len(parents) == 1 and alike else f"{runs[0].name} and {len(runs) - 1} more"
-
-
-def _progress(run: Run) -> str:
-    done, planned = run.epochs
-    return f"{done} of {counted(planned, 'epoch')}"

@@ -51,7 +51,7 @@ def _summary(run: Run) -> Markup:
     metric = run.main_metric
     best, at = run.best(metric)
     total = run.settings.get("training.epochs")
-    done = len(run.metrics) and int(run.metrics["epoch"].iloc[-1])
+    done, _ = run.epochs
     early = "stopped early" if run.ended_early else ""
     if run.settings.get("training.equal_flops"):  # the number of passes then follows from the sizes
         values = [("epochs", str(done), early or f"for the FLOPs of {total} at the base size")]

@@ -58,6 +58,11 @@ class Followed:
         self._seen: list[tuple[int, int, int] | None] = []
 
     @property
+    def trains(self) -> bool:
+        """Whether a process trains it, as far as is known."""
+        return self.state in (RUNNING, STALLED)
+
+    @property
     def steps(self) -> pd.DataFrame:
         return self._steps.table
 
@@ -80,7 +85,7 @@ class Followed:
                 self.run = None
         self.written = max(_touched(self.folder / name) for name in _WRITTEN)
         self.state = self._state()
-        if steps or self.state in (RUNNING, STALLED):
+        if steps or self.trains:
             self.version += self._steps.look()
         return self.run is not None
 
@@ -94,16 +99,15 @@ class Followed:
             epoch = max(epoch, float(last.get("epoch", epoch)))
         metric = self.run.main_metric
         of_epoch = self.run.metrics.iloc[-1].to_dict() if len(self.run.metrics) else {}
-        running = self.state in (RUNNING, STALLED)
         return Progress(
             epoch,
             max(planned, done),
             _number(last.get("loss", of_epoch.get("train_loss"))),
             metric,
             self.run.last(metric),
-            _number(last.get("images_per_second", of_epoch.get("images_per_second"))) if running else math.nan,
-            _number(last.get("waiting", of_epoch.get("waiting"))) if running else math.nan,
-            self._left(epoch, planned) if running else math.nan,
+            _number(last.get("images_per_second", of_epoch.get("images_per_second"))) if self.trains else math.nan,
+            _number(last.get("waiting", of_epoch.get("waiting"))) if self.trains else math.nan,
+            self._left(epoch, planned) if self.trains else math.nan,
         )
 
     def _left(self, epoch: float, planned: int) -> float:
@@ -124,7 +128,7 @@ class Followed:
             return STALLED if time.time() - self.written > STALL_SECONDS else RUNNING
         if held is None:
             return KILLED
-        if self.run and (how := self.run.epochs)[0] >= how[1] > 0:
+        if self.run and self.run.finished:
             return ENDED
         return FAILED if ended_by_error(self.folder) else STOPPED
 
@@ -187,8 +191,7 @@ def check_paths(paths: Sequence[str], default: str = "runs") -> list[Path]:
 
 
 def _place(run: Followed) -> tuple[Any, ...]:
-    running = run.state in (RUNNING, STALLED)
-    return (not running, 0 if running else -run.written, natural_key(run.name))
+    return (not run.trains, 0 if run.trains else -run.written, natural_key(run.name))
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

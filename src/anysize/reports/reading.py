@@ -13,7 +13,7 @@ import pandas as pd
 
 from anysize.files import read_text
 from anysize.forms import Unfit, one_of
-from anysize.registry import UserError, in_a_line, some_of
+from anysize.registry import UserError, counted, in_a_line, some_of
 from anysize.reports import run_files, schema
 from anysize.reports.columns import error_of, lower_is_better, main_metric, metrics_of, split_of
 from anysize.reports.improvement import without_improvement
@@ -113,6 +113,18 @@ class Run:
         """Epochs done, and those of the whole run: as planned, or up to where it ended early."""
         done, planned = self._planned
         return done, done if self.ended_early else planned
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole run is trained, as far as is known."""
+        done, whole = self.epochs
+        return done >= whole > 0
+
+    @property
+    def progress(self) -> str:
+        """Epochs done of those of the whole run, for people."""
+        done, whole = self.epochs
+        return f"{done} of {counted(whole, 'epoch')}"
 
     @functools.cached_property
     def ended_early(self) -> bool:

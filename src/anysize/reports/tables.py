@@ -6,9 +6,8 @@ from typing import Any
 import pandas as pd
 
 from anysize.reports.by_setting import BySetting
-from anysize.reports.columns import EVALUATION_FACTS, label, main_metric, show
+from anysize.reports.columns import EVALUATION_FACTS, best_places, label, main_metric, show
 from anysize.reports.console import fits
-from anysize.reports.grouping import best_places
 from anysize.reports.setting_values import show_setting
 from anysize.reports.text_table import TextTable
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from anysize.reports.grouping import best_places
+from anysize.reports.columns import best_places
 
 CHANCE = 0.05
 """Differences of at most this probability, if there were none, are told apart."""
