@@ -15,7 +15,7 @@ import pandas as pd
 
 from anysize.registry import UserError, did_you_mean
 from anysize.reports.columns import HOW_VALIDATED, label, metrics_of, split_of
-from anysize.reports.reading import Run
+from anysize.reports.reading import Run, judged_by
 from anysize.reports.setting_values import is_number, known_settings, other_differences, setting_value, show_setting
 
 _LOGARITHMIC = 8  # a horizontal axis whose largest value is at least this many times its smallest
@@ -183,7 +183,7 @@ def _ordered(name: str, values: "pd.Series[Any]") -> tuple["pd.Series[Any]", lis
 def _resolve_metric(metric: str, runs: Sequence[Run]) -> tuple[str, bool]:
     """The column that a metric's name means, and whether its best epoch is asked for."""
     if not metric:
-        return next((run.main_metric for run in runs if len(run.metrics)), "validation_loss"), False
+        return judged_by(runs), False
     numbers = {str(column) for run in runs for column in run.metrics.select_dtypes("number").columns}
     known = sorted(numbers - set(HOW_VALIDATED))
     name = metric.removeprefix("best_")

@@ -117,6 +117,15 @@ def error_of(metric: str) -> str | None:
     return None if k is None else "error" if k[1] == "1" else f"error{k[1]}"
 
 
+def has_own_figure(metric: str) -> bool:
+    """False for metrics that figures of training leave out: accuracies whose error is drawn, and those by object size.
+
+    >>> [metric for metric in ("loss", "top1", "error", "map", "map_small") if has_own_figure(metric)]
+    ['loss', 'error', 'map']
+    """
+    return error_of(metric) is None and not metric.endswith(tuple(f"_{size}" for size in OBJECT_SIZES))
+
+
 def label(column: str) -> str:
     """A column's name for people.
 

@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from anysize.registry import UserError, did_you_mean, some_of
-from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of
+from anysize.reports.columns import HOW_VALIDATED, SPLITS, has_own_figure, label, metrics_of
 from anysize.reports.comparison_tables import by_metric, size_table
 from anysize.reports.figures import TICKS
 from anysize.reports.grouping import Curve, Group
@@ -16,7 +16,6 @@ from anysize.reports.overlay_controls import choice_of_axis
 from anysize.reports.overlays import AXES, Entry, Overlaid, Overlay, is_many
 from anysize.reports.page import card, cards, plots, section, table
 from anysize.reports.tables import AS_TRAINED, CALIBRATED
-from anysize.tasks.records import OBJECT_SIZES
 
 _BANDS = "band: lowest to highest of the runs"
 
@@ -39,7 +38,7 @@ def training_section(
     axes = _axes(curves, known, x)
     known = [column for column in known if column not in HOW_VALIDATED]
     metrics = metrics_of(known)
-    shown = [metric for metric in metrics if not error_of(metric) and not metric.endswith(_BY_OBJECT_SIZE)]
+    shown = [metric for metric in metrics if has_own_figure(metric)]
     for column in columns:
         if column not in known and column not in metrics:
             raise UserError(f"unknown column {column!r}: {did_you_mean(column, [*known, *metrics])}")
@@ -136,6 +135,3 @@ def _overlaid(group: Group, curve: Curve, place: int, column: str, axes: Mapping
 
 def _numbers(values: "pd.Series[Any]") -> np.ndarray:
     return values.to_numpy(dtype=float)
-
-
-_BY_OBJECT_SIZE = tuple(f"_{size}" for size in OBJECT_SIZES)

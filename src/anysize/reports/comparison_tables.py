@@ -11,9 +11,9 @@ import pandas as pd
 from anysize.reports.columns import is_fraction, label, show
 from anysize.reports.grouping import Group
 from anysize.reports.paired import same_images
-from anysize.reports.reading import Run
+from anysize.reports.reading import Run, judged_by
 from anysize.reports.setting_values import SEED, show_setting
-from anysize.reports.tables import by_size, evaluation_metrics
+from anysize.reports.tables import CALIBRATED, by_size, evaluation_metrics
 from anysize.reports.text_table import TextTable
 from anysize.reports.verdicts import PAIRED, SPREAD, Verdict, verdicts
 
@@ -25,11 +25,6 @@ _NOTES = {
     SPREAD: "Differences are held against the spread of runs that differ in their seed alone (t-test, pooled)",
     PAIRED: "Differences are held against chance on the same validation images (paired)",
 }
-
-
-def main_metric_of(groups: Sequence[Group]) -> str:
-    """The validation column by which runs are judged: that of the first trained one."""
-    return next((run.main_metric for group in groups for run in group.runs if len(run.metrics)), "validation_loss")
 
 
 def differing_settings(groups: Sequence[Group]) -> pd.DataFrame:
@@ -77,7 +72,7 @@ def summary_table(groups: Sequence[Group]) -> tuple[TextTable, list[list[Any]]]:
 
 def _results_columns(groups: Sequence[Group]) -> tuple[list[Verdict], list[_Column]]:
     """The last and the best value of the metric that the groups are judged by, if there are any, the last one first."""
-    metric = main_metric_of(groups)
+    metric = judged_by(run for group in groups for run in group.runs)
     last, best = [group.values(metric) for group in groups], [group.best(metric) for group in groups]
     means, bests = [_mean(values) for values in last], [_mean(values) for values in best]
     if all(map(math.isnan, means)):
@@ -141,7 +136,8 @@ def comparison_frame(groups: Sequence[Group]) -> pd.DataFrame:
     The columns are `run`, `group`, `seed`, the settings, `epochs`, `best_METRIC`, `best_epoch`, `last_METRIC`,
     `images`, `seconds`, `flops`, and `METRIC_SIZEpx` and `METRIC_SIZEpx_calibrated` of the latest evaluation.
     """
-    metric, names = main_metric_of(groups), list(differing_settings(groups).index)
+    metric = judged_by(run for group in groups for run in group.runs)
+    names = list(differing_settings(groups).index)
     rows = []
     for group in groups:
         for run in group.runs:
@@ -189,7 +185,7 @@ def _sizes(run: Run) -> dict[str, float]:
     for metric in evaluation_metrics(run.evaluation)[:1] if len(run.evaluation) else ():
         for how, values in by_size(run.evaluation, metric).items():
             for size, value in values.dropna().items():
-                found[f"{metric}_{size}px{'_calibrated' * (how == 'calibrated')}"] = float(value)
+                found[f"{metric}_{size}px{'_calibrated' * (how == CALIBRATED)}"] = float(value)
     return found
 
 

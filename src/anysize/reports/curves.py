@@ -4,22 +4,20 @@ import pandas as pd
 from markupsafe import Markup
 
 from anysize.reports import figures
-from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, label, metrics_of
+from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, has_own_figure, label, metrics_of
 from anysize.reports.figures import COLORS, Line, line_figure
 from anysize.reports.page import plot
 from anysize.reports.reading import Run, thinned
-from anysize.tasks.records import OBJECT_SIZES
 
 _LAST = ("gradient_norm",)  # is watched, and says nothing of how good a model is
 _OF_ALL = ("lr", "images_per_second", "waiting")
 _WHERE = ("step", "epoch", "images", "flops", "seconds", "sizes")
-_POINTS = 1000  # of a line by step, at most
 
 
 def epoch_curves(run: Run) -> list[Markup]:
     """A card with a figure for each metric of `metrics.csv`, then for what else it says of the epochs."""
     frame, curves = run.metrics, []
-    metrics = [metric for metric in metrics_of(frame.columns) if not _told_elsewhere(metric)]
+    metrics = [metric for metric in metrics_of(frame.columns) if has_own_figure(metric)]
     for metric in sorted(metrics, key=lambda metric: metric in _LAST):
         splits = [split for split in SPLITS if _has_values(frame, f"{split}_{metric}")]
         lines = [
@@ -48,7 +46,7 @@ def step_curves(steps: pd.DataFrame) -> list[Markup]:
     """A card with a figure for each column of `steps.csv`; none where it has less than two rows."""
     if len(steps) < 2:
         return []
-    frame = thinned(steps, _POINTS)
+    frame = thinned(steps)
     metrics = [column for column in frame.columns if column not in (*_WHERE, *_OF_ALL, *HOW_VALIDATED)]
     for metric in metrics:
         if error := error_of(metric):
@@ -56,11 +54,6 @@ def step_curves(steps: pd.DataFrame) -> list[Markup]:
     names = [error_of(metric) or metric for metric in metrics]
     order = sorted(names, key=lambda name: (name in _LAST, name != "loss"))
     return [_single(frame, "step", column) for column in (*order, *_OF_ALL) if _has_values(frame, column)]
-
-
-def _told_elsewhere(metric: str) -> bool:
-    """Whether its error is drawn instead, or all object sizes together."""
-    return error_of(metric) is not None or metric.endswith(tuple(f"_{size}" for size in OBJECT_SIZES))
 
 
 def _has_values(frame: pd.DataFrame, column: str) -> bool:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,11 @@ class Run:
         if column not in self.metrics:
             return pd.Series(dtype=float)
         return self.metrics.set_index("epoch", drop=False)[column].dropna()
+
+
+def judged_by(runs: Iterable[Run]) -> str:
+    """The validation column by which runs are judged: that of the first trained one."""
+    return next((run.main_metric for run in runs if len(run.metrics)), "validation_loss")
 
 
 _REACHED = ("step", "epoch", "images", "flops", "seconds", "lr")  # at the end of the steps of a row
