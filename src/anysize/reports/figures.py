@@ -70,6 +70,15 @@ def line_colors(count: int) -> tuple[str, ...]:
     return COLORS[:count] if count <= len(COLORS) else tuple(interp_palette(_MANY_COLORS, count))
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """The places of at most `most` of `count` points, spread evenly, the first and the last among them.
+
+    >>> evenly(7, 3).tolist(), evenly(2, 3).tolist()
+    ([0, 3, 6], [0, 1])
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
 def line_figure(lines: Sequence[Line], x: str, y: str, *, ticks: Sequence[int] = ()) -> Any:
     """Draw lines over column `x`; `y` names the column that they share, for units and labels.
 

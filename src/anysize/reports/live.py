@@ -33,9 +33,11 @@ STALL_SECONDS = 300.0
 DRAWN = 16
 """Runs at most that have curves: those that train, and the latest of the others."""
 
+POINTS = 800
+"""Of a curve at most."""
+
 _MOST = 200  # runs that are followed
 _EVERY = 0.5  # seconds between two looks at least, however many ask
-_POINTS = 800  # of a curve of steps at most
 _RECENT = 1.0  # epochs over which the time that is left is reckoned
 _FILES = (run_files.METRICS, run_files.RECIPE, run_files.ENVIRONMENT)
 _WRITTEN = (run_files.METRICS, run_files.STEPS, run_files.LOG)
@@ -70,7 +72,7 @@ class Followed:
     def curve(self) -> pd.DataFrame:
         """The numbers of `steps`, thinned for a drawing."""
         if self._curve[0] != self.version:
-            self._curve = self.version, thinned(self.steps.select_dtypes("number"), _POINTS)
+            self._curve = self.version, thinned(self.steps.select_dtypes("number"), POINTS)
         return self._curve[1]
 
     def look(self, *, steps: bool = True) -> bool:

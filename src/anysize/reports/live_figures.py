@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import ColumnDataSource, HoverTool, PrintfTickFormatter
+from bokeh.models import ColumnDataSource, HoverTool
 
 from anysize.reports.columns import split_of, unit_of
-from anysize.reports.figures import COLORS, empty_figure
-from anysize.reports.live import Followed
+from anysize.reports.figures import COLORS, empty_figure, evenly, suit_axes
+from anysize.reports.live import POINTS, Followed
 from anysize.reports.overlays import DASHES
-
-_POINTS = 800  # of a curve at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +44,7 @@ class LiveFigure:
     def __init__(self, name: str) -> None:
         self.name = name
         self.plot = empty_figure("epoch", "", name=name, height=270)
-        if name in ("images_per_second", "waiting"):
-            self.plot.y_range.start = 0  # or their noise would look like a fall
-        if name == "lr":
-            self.plot.yaxis.formatter = PrintfTickFormatter(format="%g")
+        suit_axes(self.plot, "", name, pd.Series(dtype=float))  # what is drawn, and over which axis, changes
         self._curves = [ColumnDataSource(_columns([])) for _ in range(2)]
         self._marks = ColumnDataSource({"x": [], "y": [], "color": [], "name": []})
         for source, width, alpha in zip(self._curves, (1.2, 2.2), (0.75, 1.0), strict=True):
@@ -82,7 +77,7 @@ class LiveFigure:
             source.data = _columns(
                 [(name, look, points["x"] / x_divisor, points["y"] / y_divisor) for name, look, points in curves_of]
             )
-        marked = [(name, look, points) for name, look, points in validation if len(points) <= _POINTS // 10]
+        marked = [(name, look, points) for name, look, points in validation if len(points) <= POINTS // 10]
         marked += [each for each in training if len(each[2]) == 1]
         self._marks.data = {
             "x": _joined([points["x"] / x_divisor for _, _, points in marked]),
@@ -115,9 +110,7 @@ def _points(table: pd.DataFrame, axis: str, column: str) -> pd.DataFrame:
     if axis not in table:
         return pd.DataFrame(columns=["x", "y"])
     points = pd.DataFrame({"x": table[axis].to_numpy(dtype=float), "y": table[column].to_numpy(dtype=float)}).dropna()
-    return (
-        points.iloc[np.unique(np.linspace(0, len(points) - 1, _POINTS).round().astype(int))] if len(points) else points
-    )
+    return points.iloc[evenly(len(points), POINTS)]
 
 
 def _columns(curves: Sequence[tuple[str, Look, "pd.Series[float]", "pd.Series[float]"]]) -> dict[str, list[Any]]:

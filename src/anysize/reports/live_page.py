@@ -17,13 +17,14 @@ from markupsafe import Markup
 from anysize.reports.live import DRAWN, Followed, Watched
 from anysize.reports.live_figures import LiveFigure, Look, looks
 from anysize.reports.live_terminal import runs_table
-from anysize.reports.page import Template
+from anysize.reports.overlays import axis_name
+from anysize.reports.page import Template, swatch
 from anysize.reports.style import CSS
 
 MILLISECONDS = 2000
 """Between two looks."""
 
-_AXES = {"epoch": "epoch", "step": "step", "seconds": "time", "flops": "FLOPs"}
+_AXES = ("epoch", "step", "seconds", "flops")
 _FIGURES = {
     "loss": "loss",
     "metric": "what runs are judged by",
@@ -38,9 +39,7 @@ _STATE = Template("""<p class="note" role="status">{{ note }}</p>
 </tr></thead><tbody>
 {%- for look, cells in rows %}<tr>
 {%- for cell in cells %}<td class="{{ "label" if loop.index0 < 2 }}{{ " " ~ cells[1] if loop.index0 == 1 }}">
-{%- if loop.first %}<svg class="swatch" width="26" height="10" aria-hidden="true">{% if look %}<line x1="1" y1="5"
- x2="25" y2="5" stroke="{{ look.color }}" stroke-width="3" stroke-dasharray="{{ look.dash | join(" ") }}"/>{% endif %}
-</svg> {% endif %}{{ cell }}</td>{% endfor -%}
+{%- if loop.first %}{{ swatch(look.color, look.dash) if look else swatch("") }} {% endif %}{{ cell }}</td>{% endfor -%}
 </tr>{% endfor -%}
 </tbody></table></div>{% endif -%}
 {%- if more %}<p class="note">{{ more }}</p>{% endif %}""")
@@ -49,7 +48,6 @@ _OWN_CSS = """
 .bk-clearfix { display: block !important; }
 .running { color: var(--right); font-weight: 600; }
 .stalled, .failed, .killed { color: var(--wrong); font-weight: 600; }
-@media screen and (prefers-color-scheme: dark) { .swatch { filter: invert(.9) hue-rotate(180deg); } }
 """
 _WIDGETS = """
 :host { font-size: 13px; width: 100%; color: var(--ink); }
@@ -92,7 +90,8 @@ class LivePage:
         self._looks: dict[str, Look] = {}
         wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
         self.state = Div(name="state", disable_math=True, stylesheets=[CSS, _OWN_CSS], **wide)
-        self.axis = RadioGroup(name="axis", labels=list(_AXES.values()), active=0, inline=True, stylesheets=[_WIDGETS])
+        axes = [*map(axis_name, _AXES)]
+        self.axis = RadioGroup(name="axis", labels=axes, active=0, inline=True, stylesheets=[_WIDGETS])
         self.shown = CheckboxGroup(name="shown", inline=True, stylesheets=[_WIDGETS], **wide)
         self.figures = [LiveFigure(name) for name in _FIGURES]
         for root in (self.state, self.axis, self.shown, *(figure.plot for figure in self.figures)):
@@ -120,7 +119,7 @@ class LivePage:
         """Draw the curves of the runs that are ticked, if they are others than those that are drawn."""
         names = {name for i, name in enumerate(self.shown.labels) if i in self.shown.active}
         runs = [run for run in _with_curves(self.watched.runs) if run.name in names]
-        axis = list(_AXES)[self.axis.active or 0]
+        axis = _AXES[self.axis.active or 0]
         wanted = (axis, [(run.name, id(run), run.version) for run in runs])
         if wanted != self._drawn:
             self._drawn = wanted
@@ -144,4 +143,4 @@ def _state(watched: Watched, known: dict[str, Look]) -> Markup:
     told = runs_table(watched.runs)
     rows = [(known.get(str(row[0])), row) for row in told.rows]
     more = f"The curves are those of {DRAWN} runs." if len(watched.runs) > DRAWN else ""
-    return _STATE(note=note, header=told.header, rows=rows, more=more)
+    return _STATE(note=note, header=told.header, rows=rows, more=more, swatch=swatch)

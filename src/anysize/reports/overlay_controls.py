@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from anysize.reports.columns import label
-from anysize.reports.overlays import Entry, Overlay
-from anysize.reports.page import Template, script
+from anysize.reports.overlays import Entry, Overlay, axis_name
+from anysize.reports.page import Template, script, swatch
 
 _SEARCHED = 12  # more runs than that can be searched by name
 
@@ -23,8 +22,7 @@ _RUNS = Template("""<section class="card runs" aria-label="Runs that are shown">
 {%- endif -%}
 </div><div class="entries{{ " lined-up" if entries | length > searched }}">
 {%- for entry in entries %}<label><input type="checkbox" checked autocomplete="off" data-entry="{{ loop.index0 }}">
-{#- -#}<svg class="swatch" width="26" height="10" aria-hidden="true"><line x1="1" y1="5" x2="25" y2="5"
- stroke="{{ entry.color }}" stroke-width="3" stroke-dasharray="{{ entry.dash | join(' ') }}"/></svg>
+{#- -#}{{ swatch(entry.color, entry.dash) }}
 {{- entry.name }}</label>{% endfor -%}
 </div></section>""")
 _AXIS = Template("""<div class="axis" data-overlay="{{ name }}" role="radiogroup" aria-label="Horizontal axis">
@@ -33,7 +31,6 @@ _AXIS = Template("""<div class="axis" data-overlay="{{ name }}" role="radiogroup
  data-label="{{ unit }}" autocomplete="off"{{ " checked" if loop.first }}>{{ shown }}</label>{% endfor -%}
 </div>""")
 _SORTED = Template("""<div class="sorted" data-values="{{ values }}">{{ table }}</div>""")
-_NAMES = {"seconds": "time", "flops": "FLOPs"}
 
 CSS = """
 .runs { position: sticky; top: 0; z-index: 4; max-height: 24vh; overflow: auto; margin-top: 18px; padding: 10px 18px; }
@@ -55,7 +52,6 @@ CSS = """
 .sorted th button:focus-visible { outline: 2px solid var(--accent); }
 .sorted th[aria-sort=ascending] button::after { content: " \\25B2"; }
 .sorted th[aria-sort=descending] button::after { content: " \\25BC"; }
-@media screen and (prefers-color-scheme: dark) { .swatch { filter: invert(.9) hue-rotate(180deg); } }
 @media (max-width: 700px) {
   .runs { position: static; max-height: none; }
   .entries { max-height: 40vh; overflow: auto; }
@@ -158,14 +154,14 @@ _SCRIPT = """
 
 def choice_of_runs(entries: Sequence[Entry]) -> Markup:
     """The legend of all figures: what is unticked there is hidden in each."""
-    return _RUNS(entries=entries, searched=_SEARCHED)
+    return _RUNS(entries=entries, searched=_SEARCHED, swatch=swatch)
 
 
 def choice_of_axis(overlay: Overlay) -> Markup | str:
     """What the figures of an overlay have on their horizontal axis; empty where there is no choice."""
     if len(overlay.axes) < 2:
         return ""
-    axes = [(axis, _NAMES.get(axis, label(axis)), unit) for axis, (_, unit) in overlay.axes.items()]
+    axes = [(axis, axis_name(axis), unit) for axis, (_, unit) in overlay.axes.items()]
     return _AXIS(name=overlay.name, axes=axes)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool
 
-from anysize.reports.columns import is_fraction, unit_of
-from anysize.reports.figures import COLORS, empty_figure, line_colors, spans_decades, suit_axes
+from anysize.reports.columns import is_fraction, label, unit_of
+from anysize.reports.figures import COLORS, empty_figure, evenly, line_colors, spans_decades, suit_axes
 
 AXES = ("epoch", "step", "images", "flops", "seconds")
 DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (9, 3, 2, 3))
@@ -71,6 +71,15 @@ def legend_entries(names: Sequence[str], colors: Sequence[str] | None = None) ->
     chosen = colors or line_colors(len(names))
     dashes = itertools.cycle(DASHES if many and not colors else DASHES[:1])
     return [Entry(name, color, dash) for name, color, dash in zip(names, chosen, dashes, strict=False)]
+
+
+def axis_name(axis: str) -> str:
+    """What a choice of the horizontal axis calls a column.
+
+    >>> axis_name("seconds"), axis_name("flops")
+    ('time', 'FLOPs')
+    """
+    return "time" if axis == "seconds" else label(axis)
 
 
 def is_many(entries: int) -> bool:
@@ -195,7 +204,7 @@ def thinner(line: Overlaid, entries: int) -> Overlaid:
     most = max(_FEWEST, _MOST_POINTS // max(1, entries))
     if len(line.mean) <= most:
         return line
-    return line.where(np.unique(np.linspace(0, len(line.mean) - 1, most).round().astype(int)))
+    return line.where(evenly(len(line.mean), most))
 
 
 def _there_and_back(there: np.ndarray, back: np.ndarray) -> np.ndarray:

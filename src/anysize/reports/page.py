@@ -106,6 +106,10 @@ _TABLE = Template("""<table{% if wide %} class="wide"{% endif %}>
 </tr>{% endmacro -%}
 {%- if header %}<thead>{{ row("th", header) }}</thead>{% endif -%}
 <tbody>{% for cells in rows %}{{ row("td", cells) }}{% endfor %}</tbody></table>""")
+_SWATCH = Template("""<svg class="swatch" width="26" height="10" aria-hidden="true">
+{%- if color %}<line x1="1" y1="5" x2="25" y2="5" stroke="{{ color }}" stroke-width="3"
+ stroke-dasharray="{{ dash | join(' ') }}"/>{% endif -%}
+</svg>""")
 _AS_IT_STANDS = Template("<pre>{{ text }}</pre>")
 _SCRIPT = re.compile(f"<script {_OURS}>(.*?)</script>", re.DOTALL)
 
@@ -208,6 +212,11 @@ def style(css: str) -> Markup:
 def as_it_stands(text: str) -> Markup:
     """Text whose lines and spaces are kept."""
     return _AS_IT_STANDS(text=text)
+
+
+def swatch(color: str, dash: Iterable[int] = ()) -> Markup:
+    """The line that stands for a curve in a legend; without a colour its place alone."""
+    return _SWATCH(color=color, dash=dash)
 
 
 def table(content: TextTable) -> Markup:

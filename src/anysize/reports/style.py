@@ -9,8 +9,9 @@ CSS = """
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --soft: #a8adb3; --line: #3a3a3a; --paper: #1a1a1a; --ground: #101010; --accent: #6fb9f2;
     --right: #45c695; --wrong: #ff9b5a; --shade: rgba(0, 0, 0, .75); color-scheme: dark; }
-  /* Figures are drawn on white and turned: white becomes --paper, what is dark becomes light and keeps its hue. */
-  .drawn { filter: invert(.9) hue-rotate(180deg); }
+  /* Figures and legends are drawn on white and turned: white becomes --paper, what is dark becomes light and keeps its
+     hue. */
+  .drawn, .swatch { filter: invert(.9) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
