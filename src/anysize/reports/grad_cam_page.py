@@ -8,10 +8,8 @@ from markupsafe import Markup
 
 from anysize.registry import counted
 from anysize.reports.page import Template, card, page, section
-from anysize.reports.pictures import LIMIT, Pictures
-from anysize.reports.predictions import LEGEND
+from anysize.reports.pictures import LEGEND, LIMIT, SEEN, STACK, STYLE, Captioned, Pictures
 from anysize.reports.run_files import write_atomically
-from anysize.reports.samples_page import SEEN, STACK, STYLE, Figure
 
 _COLORS = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in Inferno256], dtype=np.uint8)
 _OPACITY = 0.65  # where the heat is greatest
@@ -38,7 +36,7 @@ class GradCamPage:
 
     def __init__(self) -> None:
         self._pictures = Pictures(limit=10**10)  # which of them there is room for is known when all are there
-        self._files: dict[str, tuple[str, list[Figure]]] = {}
+        self._files: dict[str, tuple[str, list[Captioned]]] = {}
 
     def add(
         self, image: np.ndarray, heat: np.ndarray, file: str, size: int, target: str, probability: float, predicted: str
@@ -51,7 +49,7 @@ class GradCamPage:
         ]
         nothing = "" if heat.any() else "; nothing speaks for it"
         said = f"{size} px: {100 * probability:.1f} %{nothing}"
-        figure = Figure(drawn, said, "" if predicted == target else f"predicted: {predicted or 'no label'}")
+        figure = Captioned(drawn, said, "" if predicted == target else f"predicted: {predicted or 'no label'}")
         self._files.setdefault(file, (target, []))[1].append(figure)
 
     def write(self, path: Path, title: str, subtitle: str) -> None:

@@ -4,7 +4,6 @@
 pictures, which lie beside it.
 """
 
-import base64
 import contextlib
 import dataclasses
 import errno
@@ -25,6 +24,7 @@ from anysize.forms import Unfit
 from anysize.registry import UserError, in_a_line
 from anysize.reports import run_files, schema
 from anysize.reports.page import Template, cards, section
+from anysize.reports.pictures import LEGEND, data_uri
 from anysize.reports.schema import read_json, read_piece, say_left_out
 from anysize.tasks.records import Shown
 
@@ -142,10 +142,6 @@ def _picture(folder: Path, name: str) -> bytes:
     return content
 
 
-LEGEND = Template("""<p class="note">{{ note }}</p>
-{%- if legend %}<p class="legend">
-{%- for name, color in legend.items() %}<span><i style="background:rgb({{ color | join(',') }})"></i>{{ name }}</span>
-{%- endfor %}</p>{% endif %}""")
 _ENTRY = Template("""<section class="card prediction {{ verdict }}"><div class="pictures">
 {%- for title, alt, source in pictures %}<figure><img alt="{{ alt }}" src="{{ source }}">
 {%- if pictures | length > 1 %}<figcaption>{{ title }}</figcaption>{% endif %}</figure>{% endfor -%}
@@ -196,7 +192,7 @@ def _entry(entry: dict[str, Any]) -> Markup:
     spoken = "; ".join(f"{word} {', '.join(line for _, line in lines)}" for word, lines in said.items())
     return _ENTRY(
         pictures=[
-            (title, f"{title} of {name}" + (f": {spoken}" if not i and spoken else ""), _data(content))
+            (title, f"{title} of {name}" + (f": {spoken}" if not i and spoken else ""), data_uri(content))
             for i, (title, (_, content)) in enumerate(entry["pictures"].items())
         ],
         name=name,
@@ -238,11 +234,6 @@ def _several(lines: list[tuple[str, list[Any]]]) -> _Said:
 def _text(line: list[Any]) -> str:
     label, value, _ = line
     return str(label) if value is None else f"{label} {100 * value:.0f} %"
-
-
-def _data(content: bytes) -> str:
-    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _save(folder: Path, name: str, pixels: np.ndarray) -> str:

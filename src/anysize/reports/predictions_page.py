@@ -7,8 +7,7 @@ from markupsafe import Markup
 
 from anysize.registry import counted
 from anysize.reports.page import Template, cards, page, section, style
-from anysize.reports.pictures import Pictures
-from anysize.reports.predictions import LEGEND
+from anysize.reports.pictures import LEGEND, Pictures
 from anysize.reports.run_files import write_atomically
 from anysize.tasks.records import Color, Shown
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -11,9 +10,8 @@ from markupsafe import Markup
 from anysize.data.palette import legend_of, painted
 from anysize.preprocessing import Preprocessing
 from anysize.registry import counted
-from anysize.reports.page import Template, card, section, style
-from anysize.reports.pictures import LIMIT, Pictures
-from anysize.reports.predictions import LEGEND
+from anysize.reports.page import card, section
+from anysize.reports.pictures import LEGEND, LIMIT, SEEN, STACK, STYLE, Captioned, Pictures
 
 _LABELS = 6  # of an image that are named
 
@@ -84,38 +82,6 @@ class TrainingSamples:
     mixed: str = ""
 
 
-class Figure(NamedTuple):
-    """The pictures of a view, each with what it shows, what is said of it, and what it is called."""
-
-    drawn: list[tuple[str, str]]
-    said: str
-    caption: str
-
-
-STYLE = style("""
-.seen { display: flex; flex-wrap: wrap; gap: 12px; }
-.seen > div { display: flex; flex-wrap: wrap; gap: 4px; max-width: 100%; }
-.seen > .several { padding: 8px; border: 1px solid var(--line); border-radius: 6px; }
-.seen figure { margin: 0; width: 128px; }
-.seen img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
-.seen img[src^="data:image/jpeg"] { image-rendering: auto; }
-.large figure { width: clamp(128px, 14vw, 190px); }
-.seen img + img { margin-top: 4px; }
-.seen figcaption { font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; }
-.seen figcaption span { display: block; color: var(--soft); }
-.stack { margin-top: 12px; }
-@media print { .seen figure { width: 96px; } .seen figure, .seen > div { break-inside: avoid; } }
-""")
-STACK = Template('<div class="stack">{% for part in parts %}{{ part }}{% endfor %}</div>')
-SEEN = Template("""<div class="seen{{ " large" if large }}">
-{%- for views in groups %}<div{% if views | length > 1 %} class="several"{% endif %}>
-{%- for pictures, said, caption in views %}<figure>
-{%- for what, source in pictures %}<img alt="{{ what }}" src="{{ source }}">{% endfor -%}
-<figcaption>{{ said }}<span>{{ caption }}</span></figcaption></figure>{% endfor -%}
-</div>{% endfor -%}
-</div>""")
-
-
 def samples_section(found: TrainingSamples, limit: int = LIMIT) -> Markup:
     """The samples of a run in pictures of at most `limit` bytes, of each size as many as it has room for."""
     classes = found.preprocessing.classes
@@ -158,14 +124,14 @@ def _of_size(each: SizeSamples, pictures: Pictures, classes: Sequence[str]) -> M
     return card(title, SEEN(groups=whole, large=False), note)
 
 
-def _figure(view: View, caption: str, pictures: Pictures, classes: Sequence[str]) -> Figure:
+def _figure(view: View, caption: str, pictures: Pictures, classes: Sequence[str]) -> Captioned:
     said, size = view.labels(), f"{view.image.shape[0]} px"
     drawn = [(f"{said}, {size}".removeprefix(", "), pictures.add(view.image))]
     if view.mask is not None:
         drawn.append((f"its mask over it, {size}", pictures.add(painted(view.image, view.mask, classes))))
-    return Figure(drawn, said, caption)
+    return Captioned(drawn, said, caption)
 
 
-def _whole(groups: list[list[Figure]]) -> list[list[Figure]]:
+def _whole(groups: list[list[Captioned]]) -> list[list[Captioned]]:
     """The groups for all of whose pictures there was room."""
     return [group for group in groups if all(source for each in group for _, source in each.drawn)]
