@@ -18,7 +18,7 @@ import torch
 
 from anysize.experiment import build
 from anysize.experiment.planning import data_of, model_on_meta, optimizer_slots, parts_of_steps
-from anysize.experiment.together import of_run_folder, resolve
+from anysize.experiment.together import resolve
 from anysize.machine import free_memory, plainly
 from anysize.models.measure.largest_batch import black_pass, fits_into_memory, give_back, largest_that_fits
 from anysize.models.measure.memory import activation_bytes, estimate_memory
@@ -78,7 +78,6 @@ def find_batch(
     >>> found.batch_size, found.size, found.all_images
     (50, 28, True)
     """
-    recipe, _, _ = of_run_folder(recipe, None)
     resolved = resolve(recipe, overrides)
     if any(phase.batch_size for phase in resolved.sizes.phases):
         raise UserError(
