@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.experiment import runs
-from anysize.experiment import train as training
+from anysize.experiment import introduce, runs
 from anysize.experiment.loaded import recipe_of
 from anysize.experiment.repeat import repeat
 from anysize.experiment.runs import evaluate
@@ -84,7 +83,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_each_write_of_a_run_may_fail(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "describe_environment", dict)  # it asks git, in a process
+    monkeypatch.setattr(introduce, "describe_environment", dict)  # it asks git, in a process
     monkeypatch.setattr(html, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x"))
     disk, at, ends = Full(monkeypatch), 0, {"done": 0, "checkpoint": 0, "start": 0}
     told: list[str] = []
