@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.experiment import introduce, runs
+from anysize.experiment import evaluate as evaluating
+from anysize.experiment import introduce
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import recipe_of
 from anysize.experiment.repeat import repeat
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -172,7 +173,9 @@ def test_an_evaluation_is_shown_where_nothing_can_be_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        patch.setattr(runs, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x"))
+        patch.setattr(
+            evaluating, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x")
+        )
         table = evaluate(run, [28], overrides={"data.limit": 48})
         done = anysize("evaluate", str(run), "--sizes", "28", "--data.limit", "48")
     assert table["size"].tolist() == [28, 28]
