@@ -30,6 +30,7 @@ from anysize.data.pack.format import MANIFEST
 from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
+from anysize.data.spread import spread
 from anysize.registry import UserError, counted
 
 LOOKED_AT = 200
@@ -117,7 +118,7 @@ def look_at(found: Found) -> Look:
         UserError: none of them can be read.
     """
     source = found.sources["train"]
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source)), dtype=np.int64))
+    chosen = spread(len(source), LOOKED_AT)
     sides, grey, damaged = [], 0, 0
     why = ""
     for index in chosen.tolist():

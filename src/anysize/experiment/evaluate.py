@@ -14,7 +14,7 @@ import pandas as pd
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.source import FileSource, Source
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.evaluation.sizes import parse_sizes

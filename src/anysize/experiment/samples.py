@@ -12,7 +12,7 @@ from torch import Tensor
 from anysize.data.augment.transform import denormalize
 from anysize.data.catalog import DATASETS
 from anysize.data.loader import PlanLoader
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.experiment import build
 from anysize.experiment.loaded import recipe_of
 from anysize.experiment.targets import build_task, kind_of
