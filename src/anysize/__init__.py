@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "accuracy_by_setting": "anysize.reports.by_setting",
     "BatchPlan": "anysize.sizes.batch_plan",
-    "PlanSampler": "anysize.sizes.batch_plan",
+    "PlanSampler": "anysize.sizes.sampler",
     "SampleKey": "anysize.sizes.batch_plan",
     "SizeMix": "anysize.sizes.mix",
     "SizeRamp": "anysize.sizes.schedule",
@@ -124,9 +124,9 @@ if TYPE_CHECKING:
     from anysize.registry import UserError as UserError
     from anysize.reports.by_setting import accuracy_by_setting as accuracy_by_setting
     from anysize.sizes.batch_plan import BatchPlan as BatchPlan
-    from anysize.sizes.batch_plan import PlanSampler as PlanSampler
     from anysize.sizes.batch_plan import SampleKey as SampleKey
     from anysize.sizes.mix import SizeMix as SizeMix
+    from anysize.sizes.sampler import PlanSampler as PlanSampler
     from anysize.sizes.schedule import SizePhase as SizePhase
     from anysize.sizes.schedule import SizeRamp as SizeRamp
     from anysize.sizes.schedule import SizeSchedule as SizeSchedule

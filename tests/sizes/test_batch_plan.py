@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch, BatchPlan, PlanSampler, SampleKey
+from anysize.sizes.batch_plan import Batch, BatchPlan, SampleKey
 from anysize.sizes.mix import BUDGETS, SizeMix
+from anysize.sizes.sampler import PlanSampler
 from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
 
 mixes = st.builds(

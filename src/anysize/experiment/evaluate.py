@@ -33,7 +33,7 @@ from anysize.experiment.published import names_recipe, run_folder
 from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
-from anysize.models.measure.speed import latency_of
+from anysize.models.measure.timing import latency_of
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean

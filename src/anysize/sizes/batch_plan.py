@@ -11,13 +11,14 @@ the number of ranks that share it, so that a run may go on with another number o
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from anysize.registry import UserError
 from anysize.sizes.chunks import in_chunks
+from anysize.sizes.limit import limit_counts
 from anysize.sizes.mix import SizeBatch, SizeMix
 from anysize.sizes.schedule import SizeSchedule
 
@@ -298,54 +299,4 @@ class BatchPlan:
         return list(zip(parts, counts, samples, strict=True))
 
 
-def limit_counts(counts: Sequence[int], limit: float) -> list[int]:
-    """Cut the steps of several sizes to `limit` in all, or below 1 to this share of them (one at least).
-
-    They are shared in proportion, but each size that has steps keeps one as far as there are enough, those with the
-    most steps first.
-
-    >>> limit_counts([60, 30, 10], 10), limit_counts([60, 30, 10], 0.05), limit_counts([60, 30, 10], 2)
-    ([6, 3, 1], [3, 1, 1], [1, 1, 0])
-    """
-    total = sum(counts)
-    wanted = min(total, int(limit) if limit >= 1 else max(1, round(limit * total)))
-    exact = [wanted * count / total for count in counts]
-    there = sorted((i for i, count in enumerate(counts) if count), key=lambda i: -counts[i])
-    kept = [max(int(exact[i]), int(i in there[:wanted])) for i in range(len(counts))]
-    while (spare := wanted - sum(kept)) != 0:
-        if spare > 0:
-            kept[max(there, key=lambda i: exact[i] - kept[i])] += 1
-        else:
-            kept[min((i for i in there if kept[i] > 1), key=lambda i: exact[i] - kept[i])] -= 1
-    return kept
-
-
-class PlanSampler:
-    """A batch sampler for a plain `torch.utils.data.DataLoader`: yields a batch of keys (`SampleKey`) at a time.
-
-    The data set's `__getitem__` receives a `SampleKey`. Call `set_epoch` before each epoch; persistent workers keep
-    running, because the size travels with the index.
-
-    >>> plan = BatchPlan(8, SizeSchedule.constant(SizeMix.fixed(32)), batch_size=4)
-    >>> sampler = PlanSampler(plan)
-    >>> sampler.set_epoch(3)
-    >>> [len(keys) for keys in sampler], next(iter(sampler))[0].epoch
-    ([4, 4], 3)
-    """
-
-    def __init__(self, plan: BatchPlan) -> None:
-        self.plan = plan
-        self.epoch = self.start = 0
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """List the batches of `epoch`, leaving out the first `start` that were trained already."""
-        self.epoch, self.start = epoch, start
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return (batch.keys() for batch in self.plan.batches(self.epoch)[self.start :])
-
-    def __len__(self) -> int:
-        return self.plan.steps(self.epoch) - self.start
-
-
-__all__ = ["Batch", "BatchPlan", "PlanSampler", "SampleKey", "SizeBatch", "SizeMix", "SizeSchedule"]
+__all__ = ["Batch", "BatchPlan", "SampleKey", "SizeBatch", "SizeMix", "SizeSchedule"]

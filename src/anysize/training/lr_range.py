@@ -83,7 +83,8 @@ def range_test(step: Callable[[float], float], low: float, high: float, steps: i
     ('diverged', True)
     """
     rates, losses = sweep(low, high, steps), list[float]()
-    mean, least, ended = 0.0, math.inf, "whole"
+    mean, least = 0.0, math.inf
+    ended: Literal["whole", "diverged", "not finite"] = "whole"
     for number, rate in enumerate(rates, start=1):
         loss = step(rate)
         if not math.isfinite(loss):
@@ -103,7 +104,7 @@ def range_test(step: Callable[[float], float], low: float, high: float, steps: i
         )
     rates = rates[: len(losses)]
     smoothed = smooth(losses, _WIDTH * steps)
-    return LrCurve(rates, losses, smoothed, ended, steepest(rates, smoothed))  # type: ignore[arg-type]
+    return LrCurve(rates, losses, smoothed, ended, steepest(rates, smoothed))
 
 
 def smooth(losses: list[float], width: float) -> list[float]:

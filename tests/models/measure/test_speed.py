@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize import UserError, bench, count_flops, create_model
-from anysize.models.measure.speed import peak_bytes
+from anysize.models.measure.timing import peak_bytes
 from anysize.models.surgery.fold import fold_batch_norm
 
 

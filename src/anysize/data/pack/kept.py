@@ -152,11 +152,8 @@ class Kept:
             if total <= _FULL * self._limit:
                 return
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"storage": self.storage, "folder": self._folder, "sizes": self._sizes, "limit": self._limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.storage, self._folder, self._sizes, self._limit)
 
 
 def _range_of(piece: _Piece) -> Wanted:

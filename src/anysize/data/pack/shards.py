@@ -96,11 +96,8 @@ class Shards:
             self._files.move_to_end(name)
             return file
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "columns": self.columns}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.columns)
 
 
 class _File:

@@ -203,11 +203,8 @@ class Storage:
             time.sleep(pause)
             pause = min(2 * pause, 5)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "limit": self.limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url, self.limit)
 
 
 def cache_folder(url: str, manifest: bytes) -> Path:

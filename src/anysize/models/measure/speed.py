@@ -4,20 +4,15 @@
 
 Random images and targets, nothing read from a disk. A training step is forward, loss, backward and a step of SGD with
 momentum. Each figure is the median over several repetitions after a warm-up; a repetition that takes less than
-`PIECE` seconds runs several times in a row.
+`timing.PIECE` seconds runs several times in a row.
 """
 
 import contextlib
 import copy
 import dataclasses
 import itertools
-import json
-import os
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -31,13 +26,13 @@ from anysize.models.expected import expected_preprocessing
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
 from anysize.models.measure.threads import torch_threads
+from anysize.models.measure.timing import peak_bytes, time_calls, wait_for
 from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.quantization.fake import is_quantized
 from anysize.registry import UserError
 from anysize.world import pick_device
 
-PIECE = 0.05
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -214,7 +209,7 @@ def _row(model: nn.Module, mode: str, shape: tuple[int, int, int, int], how: Ben
     """One row of the table; the model is built anew, so that rows do not disturb one another."""
     batch, channels, _, size = shape
     device = how.torch_device
-    wait = _wait_for(device)
+    wait = wait_for(device)
     try:
         if mode == "training":
             flops = batch * count_flops(model, size, channels).total
@@ -288,66 +283,3 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
 
     run()  # from now on there is momentum
     return run, taken + sum(parameter.nbytes for parameter in ready.parameters() if parameter.requires_grad)
-
-
-def _wait_for(device: torch.device) -> Callable[[], object]:
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-
-def latency_of(model: nn.Module, channels: int, size: int, device: torch.device, repeats: int = 7) -> float:
-    """Seconds in which a model in evaluation answers one image of a size by itself: the median of several times.
-
-    >>> latency_of(nn.Flatten(), channels=1, size=8, device=torch.device("cpu")) > 0
-    True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    images = torch.zeros(1, channels, size, size, device=device)
-    model.eval()
-    try:
-        with torch.inference_mode():
-            seconds = time_calls(lambda: model(images), repeats, _wait_for(device))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return statistics.median(seconds)
-
-
-def time_calls(run: Callable[[], object], repeats: int, wait: Callable[[], object]) -> list[float]:
-    """Seconds of a call, `repeats` times; a call that takes less than `PIECE` is made several times in a row."""
-
-    def seconds(calls: int) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        wait()
-        return (time.perf_counter() - start) / calls
-
-    seconds(1)  # memory, caches and kernels of a first call
-    calls = max(1, min(1000, round(PIECE / max(seconds(1), 1e-6))))
-    return [seconds(calls) for _ in range(repeats)]
-
-
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that the tensors made in `run` took up at once, temporaries inside operations included.
-
-    >>> peak_bytes(lambda: torch.zeros(1000).exp(), torch.device("cpu"))
-    8000
-    """
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it prints what it starts and stops
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: float(event["ts"])):
-        now += event["args"]["Bytes"]
-        peak = max(peak, now)
-    return peak
