@@ -14,7 +14,7 @@ from PIL import Image
 
 from anysize.cli import main
 from anysize.data import remembered
-from anysize.experiment import build, exported, policy, runs
+from anysize.experiment import build, evaluate, exported, policy
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.reports import html
@@ -88,7 +88,7 @@ def no_report(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves `report.html` out, which takes longer than a tiny training, except in tests that are marked `report`."""
     with pytest.MonkeyPatch.context() as patch:  # one of its own: `monkeypatch.undo()` of a test leaves it in place
         if not request.node.get_closest_marker("report"):
-            for module in (html, runs, policy):
+            for module in (html, evaluate, policy):
                 patch.setattr(module, "write_report", lambda folder: Path(folder) / "report.html")
         yield
 

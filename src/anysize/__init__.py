@@ -32,7 +32,7 @@ _WHERE = {
     "UserError": "anysize.registry",
     "average_online_state": "anysize.norms.online.distributed",
     "bench": "anysize.models.measure.speed",
-    "calibrate": "anysize.experiment.runs",
+    "calibrate": "anysize.experiment.calibrate",
     "calibrate_batch_norm": "anysize.norms.calibration",
     "calibrated": "anysize.norms.calibration",
     "checkpoint_segments": "anysize.models.surgery.recompute",
@@ -41,7 +41,7 @@ _WHERE = {
     "create_model": "anysize.models.spec",
     "create_norm": "anysize.norms.factory",
     "elasticize": "anysize.models.surgery.elasticize",
-    "evaluate": "anysize.experiment.runs",
+    "evaluate": "anysize.experiment.evaluate",
     "expected_preprocessing": "anysize.models.expected",
     "explain": "anysize.experiment.explain",
     "export_onnx": "anysize.export.write",
@@ -77,7 +77,9 @@ if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.grad_cam import grad_cam as grad_cam
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.calibrate import calibrate as calibrate
     from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
+    from anysize.experiment.evaluate import evaluate as evaluate
     from anysize.experiment.explain import explain as explain
     from anysize.experiment.export import export_run as export_run
     from anysize.experiment.find_batch import find_batch as find_batch
@@ -91,8 +93,6 @@ if TYPE_CHECKING:
     from anysize.experiment.published import load_model as load_model
     from anysize.experiment.quantize import quantize_run as quantize_run
     from anysize.experiment.repeat import repeat as repeat
-    from anysize.experiment.runs import calibrate as calibrate
-    from anysize.experiment.runs import evaluate as evaluate
     from anysize.experiment.train import train as train
     from anysize.experiment.weights import load_weights as load_weights
     from anysize.export.runtimes import open_runtime as open_runtime

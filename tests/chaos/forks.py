@@ -237,7 +237,7 @@ def _run(asked: dict[str, Any], counter: mmap.mmap) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not asked["report"]:
-        for name in ("reports.html", "experiment.runs", "experiment.policy"):
+        for name in ("reports.html", "experiment.evaluate", "experiment.policy"):
             module = importlib.import_module(f"anysize.{name}")
             if hasattr(module, "write_report"):
                 module.write_report = lambda folder, *rest: Path(folder) / "report.html"  # type: ignore[attr-defined]

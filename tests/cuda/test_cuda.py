@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anysize.data.handover import Handover
 from anysize.data.waiting import Waiting
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.find_batch import find_batch
 from anysize.experiment.loaded import load_run
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.norms.online.norm import OnlineNorm2d
 from anysize.recipe import Recipe, override

@@ -1,6 +1,7 @@
 """No image or mask is decoded that has more pixels than the limit, and only regular files are read."""
 
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,12 @@ from image_files import damage, smooth_image, varied, write_folder
 from mask_folders import mask_of, save_grey, save_image
 from PIL import Image, ImageFile
 
-from anysize.data import decode
+from anysize.data import decode, pictures
 from anysize.data.catalog import dataset_info, load_dataset
 from anysize.data.check import check_dataset
-from anysize.data.decode import decode_rgb, decode_with_orientation
+from anysize.data.decode import decode_rgb, decode_with_orientation, read_header
 from anysize.data.formats.mask_files import read_mask
-from anysize.data.pictures import BadImage, TooLarge, size_in_header
+from anysize.data.pictures import BadImage, TooLarge
 from anysize.data.settings import DataSettings
 from anysize.experiment.image_files import image_files
 from anysize.preprocessing import Preprocessing
@@ -43,7 +44,7 @@ def test_a_header_that_states_too_many_pixels_is_never_decoded(tmp_path: Path, m
         path = tmp_path / name
         path.write_bytes(data)
         assert len(data) < 2000
-        for look in (decode_rgb, decode_with_orientation, lambda each: size_in_header(each, 250_000_000)):
+        for look in (decode_rgb, decode_with_orientation, lambda each: read_header(each)):
             with pytest.raises(TooLarge, match=f"^it {LIMIT}$"):
                 look(str(path))
         with pytest.raises(TooLarge, match=rf"^its mask {path} {LIMIT}$"):
@@ -60,7 +61,7 @@ def test_the_limit_is_exact_and_the_only_one(tmp_path: Path, monkeypatch: pytest
         path = str(tmp_path / f"a.{ending}")
         smooth_image(0, 10, 20).save(path)
         assert decode_rgb(path, max_pixels=200).shape == (10, 20, 3)
-        assert size_in_header(path, 200) == (20, 10)
+        assert read_header(path, max_pixels=200).shape == (10, 20)
         with pytest.raises(TooLarge, match=r"it has 200 pixels, and data\.max_pixels is 199"):
             decode_rgb(path, max_pixels=199)
     save_grey(tmp_path / "mask.png", mask_of(0, 1, height=10, width=20))
@@ -72,7 +73,7 @@ def test_the_limit_is_exact_and_the_only_one(tmp_path: Path, monkeypatch: pytest
 
 def test_what_is_no_regular_file_or_only_named_as_an_image_is_refused_at_once(tmp_path: Path):
     for what, path in specials(tmp_path, "x.png").items():
-        for look in (decode_rgb, lambda each: size_in_header(each, 100)):
+        for look in (decode_rgb, lambda each: read_header(each, max_pixels=100)):
             with pytest.raises(BadImage, match=rf"^it cannot be read \(it is {what}, and no file\)$"):
                 look(str(path))
         with pytest.raises(BadImage, match=rf"^its mask {path} cannot be read \(it is {what}, and no file\)$"):
@@ -135,3 +136,14 @@ def test_masks_and_pictures_to_predict_for_have_the_limit(tmp_path: Path):
         preprocessing = Preprocessing(16, (0.5,) * channels, (0.5,) * channels, classes=("a", "b"))
         with pytest.raises(TooLarge, match=r"data\.max_pixels is 100"):
             image_files(recipe, preprocessing, [str(tmp_path / "train/images/a.jpg")]).read(0)
+
+
+def test_too_few_open_files_are_no_fault_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(pictures, "open_regular", none_left)
+    monkeypatch.setattr(pictures, "read_regular", none_left)
+    for look in (decode_rgb, read_header):
+        with pytest.raises(OSError, match="Too many open files"):
+            look(str(tmp_path / "a.png"))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from anysize.data import recognise as module
 from anysize.data.recognise import look_at, recognise
+from anysize.data.source import FileSource
 from anysize.registry import UserError
 
 
@@ -114,8 +115,8 @@ def test_look_is_bounded_and_spread_over_all_classes(tmp_path, monkeypatch):
     classes(tmp_path)
     found = recognise(tmp_path)
     seen = []
-    header = module._header
+    header = FileSource.header
     monkeypatch.setattr(module, "LOOKED_AT", 2)
-    monkeypatch.setattr(module, "_header", lambda source, i: seen.append(source.describe(i)) or header(source, i))
+    monkeypatch.setattr(FileSource, "header", lambda source, i: seen.append(source.describe(i)) or header(source, i))
     assert look_at(found).images == 2
     assert [Path(path).parent.name for path in seen] == ["cat", "dog"]

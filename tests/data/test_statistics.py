@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from anysize.data.catalog import load_dataset
-from anysize.data.decode import shape_in_header
+from anysize.data.decode import read_header
 from anysize.data.kinds.base import create_kind
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
@@ -54,8 +54,8 @@ def test_the_shape_of_a_turned_photograph_is_that_of_its_decoded_pixels(tmp_path
     exif[274] = 6
     path = tmp_path / "turned.jpg"
     Image.new("RGB", (40, 30)).save(path, exif=exif)
-    assert shape_in_header(str(path)) == (30, 40)
-    assert shape_in_header(path.read_bytes(), exif=True) == (40, 30)
+    assert read_header(str(path)).shape == (30, 40)
+    assert read_header(path.read_bytes(), exif=True).shape == (40, 30)
 
 
 @pytest.mark.parametrize("levels", ["original,32,16", "32,16"])

@@ -11,11 +11,12 @@ from torch import nn
 
 from anysize.data.loader import LoadedBatch
 from anysize.evaluation.evaluate import evaluate_batches
+from anysize.experiment.calibrate import calibrate
 from anysize.experiment.compare_int8 import compare_at
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.experiment.predict import predict
 from anysize.experiment.quantize import quantize_run
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.export.check import check_file, close
 from anysize.norms.calibration import calibrate_batch_norm

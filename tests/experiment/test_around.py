@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from anysize.experiment import runs
-from anysize.experiment import train as training
+from anysize.experiment import evaluate as evaluating
+from anysize.experiment import introduce
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import recipe_of
 from anysize.experiment.repeat import repeat
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -84,7 +84,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_each_write_of_a_run_may_fail(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "describe_environment", dict)  # it asks git, in a process
+    monkeypatch.setattr(introduce, "describe_environment", dict)  # it asks git, in a process
     monkeypatch.setattr(html, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x"))
     disk, at, ends = Full(monkeypatch), 0, {"done": 0, "checkpoint": 0, "start": 0}
     told: list[str] = []
@@ -173,7 +173,9 @@ def test_an_evaluation_is_shown_where_nothing_can_be_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        patch.setattr(runs, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x"))
+        patch.setattr(
+            evaluating, "write_report", lambda folder: run_files.write_atomically(folder / "report.html", "x")
+        )
         table = evaluate(run, [28], overrides={"data.limit": 48})
         done = anysize("evaluate", str(run), "--sizes", "28", "--data.limit", "48")
     assert table["size"].tolist() == [28, 28]

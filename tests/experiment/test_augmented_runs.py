@@ -10,9 +10,9 @@ import torch
 from interruption import stopped_after
 
 from anysize.experiment.build import build_data, build_plan, feed_alike
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.experiment.predict import predict
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import anysize
-from anysize.experiment.runs import calibrate, evaluate
+from anysize.experiment.calibrate import calibrate
+from anysize.experiment.evaluate import evaluate
 from anysize.models.spec import create_model
 from anysize.registry import UserError
 from anysize.training.checkpoint.files import read_checkpoint

@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 import anysize
+from anysize.experiment.calibrate import calibrate
 from anysize.experiment.loaded import load_run
-from anysize.experiment.runs import calibrate
 from anysize.experiment.train import train
 from anysize.experiment.weights import find_weights
 from anysize.recipe import Recipe

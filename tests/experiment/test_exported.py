@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import anysize as library
+from anysize.experiment.calibrate import calibrate
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run
 from anysize.experiment.predict import predict
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.export.look import read_description
 from anysize.recipe import Recipe

@@ -11,10 +11,11 @@ from image_files import smooth_image, write_folder
 
 from anysize.data import decode
 from anysize.data.settings import DataSettings
+from anysize.experiment.calibrate import calibrate
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, how_classes_differ, identity_of
 from anysize.experiment.loaded import load_run
 from anysize.experiment.quantize import quantize_run
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.targets import open_sources
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, override

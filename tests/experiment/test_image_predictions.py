@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anysize.experiment import runs
+from anysize.experiment import evaluate as evaluating
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.run_folder import forget_results
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe
 from anysize.reports.image_predictions import read_confusion, read_image_predictions
@@ -47,7 +47,7 @@ def test_the_figures_of_classes_follow_from_the_rows_of_images(
     assert names[4:] == [image for image in mistakes["image"] if image not in worst][:2]
     assert [entry.get("certain", False) for entry in shown["images"]] == [False] * 4 + [True] * len(names[4:])
 
-    monkeypatch.setattr(runs, "_NAMED", 5)
+    monkeypatch.setattr(evaluating, "_NAMED", 5)
     evaluate(run, "28", calibrate=False, split="train")
     of_training = read_image_predictions(run, "train")
     assert len(of_training) == 5

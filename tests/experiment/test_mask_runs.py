@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from anysize.experiment.calibrate import calibrate
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.experiment.policy import run_scale_policy
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError

@@ -10,8 +10,8 @@ from interruption import stopped_after
 from torch import nn
 
 from anysize.experiment import build
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.models.spec import ModelSpec
 from anysize.norms.layers import ElementwiseLayerNorm

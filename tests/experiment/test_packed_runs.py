@@ -17,9 +17,9 @@ from packs import pack_folder
 
 from anysize.data.catalog import load_dataset
 from anysize.data.settings import DataSettings
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.identity import identity_of
 from anysize.experiment.loaded import load_run
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError

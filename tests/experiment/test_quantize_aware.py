@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_train import assert_same_bits, stop_at, weights
 
+from anysize.experiment.calibrate import calibrate
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.quantize.aware import fixed_from_aware
 from anysize.recipe import Recipe

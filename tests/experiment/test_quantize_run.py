@@ -16,10 +16,11 @@ from PIL import Image
 import anysize as anysize_package
 from anysize.data.source import ArraySource
 from anysize.evaluation.evaluator import Evaluator
+from anysize.experiment.calibrate import calibrate
 from anysize.experiment.compare_int8 import compare_with_original
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run
 from anysize.experiment.quantize import balanced_batches, quantize_run
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime

@@ -14,8 +14,9 @@ import anysize
 from anysize.data.catalog import load_dataset
 from anysize.evaluation.sizes import best_for_budget, parse_sizes
 from anysize.experiment import build
+from anysize.experiment.calibrate import calibrate
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
-from anysize.experiment.runs import calibrate, evaluate
 from anysize.experiment.train import train
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe

@@ -12,7 +12,7 @@ from anysize.data.augment.square import EvalTransform
 from anysize.data.catalog import build_preprocessing
 from anysize.data.kinds.base import TARGET_KINDS
 from anysize.data.loader import LoadedBatch
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.experiment.pictures import displayed
 from anysize.experiment.targets import build_task, eval_transform, info_of, kind_of, open_split, train_transform
 from anysize.preprocessing import Preprocessing

@@ -16,8 +16,8 @@ from rich.console import Console
 from test_train import assert_same_bits, stop_at
 
 from anysize.data.export import export_dataset
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
-from anysize.experiment.runs import evaluate
 from anysize.experiment.targets import eval_transform
 from anysize.experiment.train import train
 from anysize.recipe import Recipe

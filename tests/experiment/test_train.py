@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 
 from anysize.experiment import train as train_module
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, dump, load_recipe
 from anysize.registry import UserError

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.run import get_args_parser
 
 from anysize.cli import build_app
-from anysize.experiment import policy, runs
+from anysize.experiment import evaluate, policy
 from anysize.reports import html
 
 
@@ -74,7 +74,7 @@ def read_commands(script: str) -> list[Command]:
 def run(words: list[str], report: bool = False) -> None:
     """Do a command in this process, without the report unless it is wanted: it takes longer than a tiny training."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in () if report else (html, runs, policy):
+        for module in () if report else (html, evaluate, policy):
             patch.setattr(module, "write_report", lambda folder: Path(folder) / "report.html")
         with pytest.raises(SystemExit) as end:
             build_app()(words, exit_on_error=False, print_error=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anysize.experiment.runs import evaluate
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.train import train
 from anysize.models.blocks.auxiliary import AuxiliaryOutputs
 from anysize.models.measure.flops import count_flops

@@ -11,8 +11,8 @@ import torch
 from interruption import stopped_after
 from torch import nn
 
+from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
-from anysize.experiment.runs import evaluate
 from anysize.experiment.train import train
 from anysize.experiment.weights import find_weights
 from anysize.norms.calibration import calibrated, has_running_statistics

@@ -25,7 +25,7 @@ def command(
     """
     overrides = with_device(parse_settings(settings), device)
     check_run(run, overrides)
-    from anysize.experiment.runs import calibrate
+    from anysize.experiment.calibrate import calibrate
     from anysize.reports.console import progress
 
     with progress("calibrating") as say:

@@ -46,8 +46,8 @@ def command(
     from rich.console import Console
 
     from anysize.evaluation.sizes import best_for_budget, parse_budget, seconds_of
+    from anysize.experiment.evaluate import evaluate
     from anysize.experiment.published import run_folder
-    from anysize.experiment.runs import evaluate
     from anysize.export.look import is_exported
     from anysize.ranks import main_process
     from anysize.reports.columns import label, show

@@ -5,7 +5,7 @@ import functools
 import numbers
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -57,16 +57,26 @@ def decode_with_orientation(picture: str | bytes, max_pixels: int = MAX_PIXELS) 
     return _decode(picture, max_pixels, exif=True)
 
 
-def shape_in_header(picture: str | bytes, exif: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of an image file, or its bytes, as `decode_rgb` gives it; no more than the header is decoded.
+class Header(NamedTuple):
+    """Height and width of an image as `decode_rgb` gives it, and whether it is stored without colour."""
 
-    Raises `BadImage`.
-    """
+    height: int
+    width: int
+    grey: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+
+def read_header(picture: str | bytes, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Header:
+    """What the header of an image file, or of its bytes, tells; no more than that is read. Raises `BadImage`."""
     with contextlib.ExitStack() as stack:
         file: bytes | BinaryIO = picture if isinstance(picture, bytes) else stack.enter_context(open_picture(picture))
         image = stack.enter_context(opened(file, max_pixels))
-        on_its_side = exif and _orientation(image) >= 5
-        return (image.width, image.height) if on_its_side else (image.height, image.width)
+        sides = (image.width, image.height) if exif and _orientation(image) >= 5 else (image.height, image.width)
+        return Header(*sides, image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"))
 
 
 def decode_reduced(

@@ -53,16 +53,13 @@ def check_bytes(size: int, max_pixels: int) -> None:
 
 def read_picture(path: str, max_pixels: int, what: str = "it") -> bytes:
     """The bytes of a file of an image. Raises `BadImage`, also where no image of so many pixels has so many bytes."""
-    try:
-        return read_regular(path, _BYTES_A_PIXEL * max_pixels + _BESIDES)
-    except FileNotFoundError as error:
-        raise BadImage(f"{what} is not there") from error
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise _too_large(f"{what} is too large a file ({error.strerror})", max_pixels) from error
-        if is_short(error):
+    with _unread(what):
+        try:
+            return read_regular(path, _BYTES_A_PIXEL * max_pixels + _BESIDES)
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise _too_large(f"{what} is too large a file ({error.strerror})", max_pixels) from error
             raise
-        raise BadImage(f"{what} cannot be read ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -90,18 +87,23 @@ def opened(data: bytes | BinaryIO, max_pixels: int, what: str = "it") -> Iterato
         raise BadImage(fault.replace("\n", " ")) from error
 
 
-def size_in_header(path: str, max_pixels: int) -> tuple[int, int]:
-    """Width and height of an image file, of which no more than the header is read. Raises `BadImage`."""
-    with open_picture(path) as file, opened(file, max_pixels) as image:
-        return image.size
-
-
 def open_picture(path: str) -> BinaryIO:
     """Open an image file. Raises `BadImage`."""
-    try:
+    with _unread("it"):
         return open_regular(path)
+
+
+@contextlib.contextmanager
+def _unread(what: str) -> Iterator[None]:
+    """Raise `BadImage` for a file that cannot be read, and what the machine lacks as it is."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadImage(f"{what} is not there") from error
     except OSError as error:
-        raise BadImage(f"it cannot be read ({error.strerror})") from error
+        if is_short(error):
+            raise
+        raise BadImage(f"{what} cannot be read ({error.strerror})") from error
 
 
 def _too_large(fault: str, max_pixels: int) -> TooLarge:

@@ -27,9 +27,10 @@ from anysize.data.formats.tar.index import ENDING
 from anysize.data.formats.voc_lists import find_year, voc_splits
 from anysize.data.left_out import LeftOut
 from anysize.data.pack.format import MANIFEST
-from anysize.data.pictures import BadImage, opened
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
-from anysize.data.source import FileSource, Source
+from anysize.data.source import Source
+from anysize.data.spread import spread
 from anysize.registry import UserError, counted
 
 LOOKED_AT = 200
@@ -117,17 +118,17 @@ def look_at(found: Found) -> Look:
         UserError: none of them can be read.
     """
     source = found.sources["train"]
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source)), dtype=np.int64))
+    chosen = spread(len(source), LOOKED_AT)
     sides, grey, damaged = [], 0, 0
     why = ""
     for index in chosen.tolist():
         try:
-            width, height, colourless = _header(source, index)
+            header = source.header(index)
         except BadImage as error:
             damaged, why = damaged + 1, why or f"{source.describe(index)}: {error}"
             continue
-        sides.append((width, height))
-        grey += colourless
+        sides.append(header.shape)
+        grey += header.grey
     if not sides:
         raise UserError(
             f"none of {counted(len(chosen), 'training image')} that were looked at can be read, such as {why}; "
@@ -136,15 +137,6 @@ def look_at(found: Found) -> Look:
     pairs = np.sort(np.array(sides, np.int64), axis=1)
     shorter, longer = np.sort(pairs[:, 0]), np.sort(pairs[:, 1])
     return Look(shorter, longer, int((pairs[:, 0] == pairs[:, 1]).sum()), grey, damaged)
-
-
-def _header(source: Source, index: int) -> tuple[int, int, bool]:
-    """Width and height of an image, and whether it is stored without colour."""
-    if not isinstance(source, FileSource):
-        channels, height, width = source.image(index).shape
-        return width, height, channels == 1
-    with opened(source.data(index), source.max_pixels) as image:
-        return *image.size, image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
 def _form_of(root: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysize.data.decode import Need, decode_reduced, decode_rgb, decode_with_orientation, shape_in_header
+from anysize.data.decode import Header, Need, decode_reduced, decode_rgb, decode_with_orientation, read_header
 from anysize.data.left_out import LeftOut
 from anysize.data.pictures import BadImage, read_picture
 from anysize.data.settings import MAX_PIXELS
@@ -87,10 +87,14 @@ class Source(abc.ABC):
     def image(self, index: int) -> Tensor:
         """The image as stored, uint8 (C, H, W). Raises `BadImage` for a damaged file."""
 
+    def header(self, index: int) -> Header:
+        """Height and width of the image in full, and whether it has no colour. Raises `BadImage`."""
+        channels, height, width = self.image(index).shape
+        return Header(height, width, channels == 1)
+
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of the image in full. Raises `BadImage`."""
-        image = self.image(index)
-        return image.shape[1], image.shape[2]
+        return self.header(index).shape
 
     def target(self, index: int, shape: tuple[int, ...]) -> Tensor:
         """The target of an image, which has this height and width. Raises `BadImage` for a damaged file."""
@@ -244,9 +248,9 @@ class FileSource(Source):
         """Decode the file: uint8 (H, W, 3). Raises `BadImage`."""
         return decode_rgb(self.data(index), self.exif, self.max_pixels)
 
-    def shape(self, index: int) -> tuple[int, int]:
-        """Height and width of the image in full, of which no more than the header of its file is decoded."""
-        return shape_in_header(self.describe(index) if self.own_files else self.data(index), self.exif, self.max_pixels)
+    def header(self, index: int) -> Header:
+        """As above; no more than the header of the file is decoded."""
+        return read_header(self.describe(index) if self.own_files else self.data(index), self.exif, self.max_pixels)
 
     def image(self, index: int) -> Tensor:
         """Decode the file: uint8 (3, H, W), channels last in memory."""

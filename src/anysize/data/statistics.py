@@ -18,6 +18,7 @@ from anysize.data.pictures import BadImage
 from anysize.data.preload import decode_all
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
+from anysize.data.spread import spread
 from anysize.registry import UserError
 
 IMAGES = 10_000
@@ -216,13 +217,3 @@ def channel_statistics(
     mean = np.mean(firsts, axis=0)
     std = np.sqrt(np.maximum(np.mean(seconds, axis=0) - mean**2, 0))
     return ChannelStatistics(tuple(mean.tolist()), tuple(std.tolist()), len(firsts), size)
-
-
-def spread(length: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of so many images, spread evenly; 0: all.
-
-    >>> spread(10, 4).tolist(), spread(2, 4).tolist(), spread(2, 0).tolist()
-    ([0, 2, 5, 7], [0, 1], [0, 1])
-    """
-    count = min(length, most or length)
-    return np.arange(count) * length // max(1, count)

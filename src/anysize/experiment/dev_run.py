@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from anysize.experiment.loaded import load_run
-from anysize.experiment.together import of_run_folder, resolve
+from anysize.experiment.together import resolve
 from anysize.experiment.train import train
 from anysize.ranks import main_process
 from anysize.recipe import Recipe
@@ -53,7 +53,6 @@ def fast_dev_run(
 
         print(anysize.fast_dev_run("quickstart"))
     """
-    recipe, _, _ = of_run_folder(recipe, None)
     short = in_small(resolve(recipe, overrides))
     with tempfile.TemporaryDirectory(prefix="anysize-dev-run-") as folder:
         run = train(short, run=Path(folder) / "run", console=console)

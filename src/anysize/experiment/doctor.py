@@ -77,7 +77,7 @@ def to_dicts(findings: list[Finding]) -> list[dict[str, Any]]:
 
 
 def _installed() -> Iterator[Finding]:
-    found = describe_environment()
+    found = _environment()
     names = ("anysize", "python", "torch", "torchvision", "torchmetrics", "numpy", "pillow")
     yield Finding("installed", "versions", ", ".join(f"{name} {found[name]}" for name in names if name in found))
     turbo = PIL.features.check_feature("libjpeg_turbo")
@@ -102,7 +102,7 @@ def _extras() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     capabilities = torch.cpu.get_capabilities()
     found = [name for name, flag in _FLAGS.items() if capabilities.get(flag)]
-    yield Finding("processor", "name", str(describe_environment().get("processor", "unknown")))
+    yield Finding("processor", "name", str(_environment().get("processor", "unknown")))
     yield Finding("processor", "instructions", ", ".join(found) or "none that torch reports")
     used = torch.backends.cpu.get_cpu_capability()
     onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -183,6 +183,12 @@ def _kernels() -> Iterator[Finding]:
         yield Finding("kernels", "Triton", _version("triton") or "not installed", triton, advice)
     else:
         yield Finding("kernels", "Triton", f"{_version('triton') or 'not installed'}, used on GPUs alone")
+
+
+@functools.cache
+def _environment() -> dict[str, Any]:
+    """The environment of a run, which takes a process to find out."""
+    return describe_environment()
 
 
 @functools.cache

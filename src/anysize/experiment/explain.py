@@ -11,11 +11,12 @@ import torch
 
 from anysize.data.augment.transform import denormalize
 from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
+from anysize.data.source import FileSource
 from anysize.evaluation.evaluate import on_device
 from anysize.evaluation.finite import check_all_finite
 from anysize.evaluation.grad_cam import feature_layer, grad_cam, over_images
 from anysize.evaluation.sizes import parse_sizes
-from anysize.experiment.image_files import image_files
+from anysize.experiment.image_files import given_files
 from anysize.experiment.loaded import LoadedRun, check_takes, class_names, load_run
 from anysize.experiment.predict import find_images
 from anysize.experiment.targets import build_task, kind_of
@@ -71,7 +72,7 @@ def explain(
         if key.startswith("evaluation.") and key != "evaluation.averaged":
             raise UserError(f"{key} says nothing to Grad-CAM, which looks at each image once; leave it out")
     loaded = load_run(run, checkpoint, overrides)
-    names = list(find_images([images] if isinstance(images, (str, Path)) else images, pictures=False))
+    names = list(find_images(images, pictures=False))
     wanted = list(dict.fromkeys(parse_sizes(sizes or [loaded.preprocessing.image_size])))
     if len(names) > IMAGES:
         raise UserError(f"received {len(names):,} images to explain; expected at most {IMAGES}: name fewer")
@@ -80,7 +81,8 @@ def explain(
     path = Path(page).expanduser() if page is not None else None
     if path:
         run_files.check_writable(path)
-    explainer = _Explainer(loaded, names, layer, target, strict="data.on_bad_image" in (overrides or {}))
+    source = given_files(loaded.recipe, loaded.preprocessing, names, overrides)
+    explainer = _Explainer(loaded, source, layer, target)
     from anysize.reports.grad_cam_page import GradCamPage  # bokeh takes half a second
 
     drawing = GradCamPage()
@@ -98,19 +100,16 @@ def explain(
     order = {name: place for place, name in enumerate(names)}
     rows.sort(key=lambda row: order[row["file"]])  # a file's sizes one after the other
     table = pd.DataFrame(rows)
-    table.attrs["left_out"] = dict(explainer.source.bad_files)
+    table.attrs["left_out"] = dict(source.bad_files)
     return table
 
 
 class _Explainer:
     """Loads image files at any size, and explains what a network says of them."""
 
-    def __init__(self, loaded: LoadedRun, names: list[str], layer: str, target: str, *, strict: bool) -> None:
-        self.loaded, self.classes = loaded, class_names(loaded)
+    def __init__(self, loaded: LoadedRun, source: FileSource, layer: str, target: str) -> None:
+        self.loaded, self.source, self.classes = loaded, source, class_names(loaded)
         self.task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=self.classes))
-        self.source = image_files(loaded.recipe, loaded.preprocessing, names)
-        if not strict:  # one file of many is no reason to leave out the others
-            self.source.on_bad_image = "skip"
         transform = kind_of(loaded.recipe).eval_transform(loaded.preprocessing, 1, 1)
         self.loader = PlanLoader(self.source, transform, device=loaded.device)
         if target and target not in self.classes:

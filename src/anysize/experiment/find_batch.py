@@ -18,7 +18,7 @@ import torch
 
 from anysize.experiment import build
 from anysize.experiment.planning import data_of, model_on_meta, optimizer_slots, parts_of_steps
-from anysize.experiment.together import of_run_folder, resolve
+from anysize.experiment.together import resolve
 from anysize.machine import free_memory, plainly
 from anysize.models.measure.largest_batch import black_pass, fits_into_memory, give_back, largest_that_fits
 from anysize.models.measure.memory import activation_bytes, estimate_memory
@@ -78,7 +78,6 @@ def find_batch(
     >>> found.batch_size, found.size, found.all_images
     (50, 28, True)
     """
-    recipe, _, _ = of_run_folder(recipe, None)
     resolved = resolve(recipe, overrides)
     if any(phase.batch_size for phase in resolved.sizes.phases):
         raise UserError(
@@ -89,11 +88,11 @@ def find_batch(
     check_precision(resolved.training.precision, device)
     length, preprocessing, _ = data_of(resolved, images)
 
-    def largest_part(batch: int) -> SizeBatch:
-        return max(_parts(resolved, length, batch), key=lambda part: part.batch_size * part.copies * part.size**2)
-
-    measure = _by_trying if device.type != "cpu" else _by_computing
-    fits, taken, free = measure(resolved, preprocessing, length, device, largest_part)
+    tried = device.type != "cpu"
+    if tried:
+        fits, taken, free = _by_trying(resolved, preprocessing, length, device)
+    else:
+        fits, taken, free = _by_computing(resolved, preprocessing, length)
 
     def told(batch: int) -> bool:
         on_try(batch)
@@ -105,8 +104,7 @@ def find_batch(
             f"not even a batch of one sample fits into the {free / 2**30:.1f} GiB that are free: use smaller images, a "
             "smaller network, or model.checkpoint_segments"
         )
-    part = largest_part(batch)
-    tried = device.type != "cpu"
+    part = _largest_part(resolved, length, batch)
     return FoundBatch(batch, part.batch_size * part.copies, part.size, taken(batch), free, tried, batch == length)
 
 
@@ -119,13 +117,16 @@ def _parts(recipe: Recipe, length: int, batch: int) -> set[SizeBatch]:
     return {dataclasses.replace(part, batch_size=min(part.batch_size, -(-length // chunks))) for part in parts}
 
 
+def _largest_part(recipe: Recipe, length: int, batch: int) -> SizeBatch:
+    """Of these the one with the most pixels."""
+    return max(_parts(recipe, length, batch), key=lambda part: part.batch_size * part.copies * part.size**2)
+
+
 _Measure = tuple[Callable[[int], bool], Callable[[int], int], int]
 """Whether a batch fits, the bytes that it takes, and the bytes that are free."""
 
 
-def _by_computing(
-    recipe: Recipe, preprocessing: Preprocessing, length: int, device: torch.device, largest: Callable[[int], SizeBatch]
-) -> _Measure:
+def _by_computing(recipe: Recipe, preprocessing: Preprocessing, length: int) -> _Measure:
     free = free_memory()
     if free is None:
         raise UserError("this system does not tell how much memory is free; look for the largest batch on Linux")
@@ -140,9 +141,7 @@ def _by_computing(
     return (lambda batch: taken(batch) <= (1 - SPARED) * free), taken, free
 
 
-def _by_trying(
-    recipe: Recipe, preprocessing: Preprocessing, length: int, device: torch.device, largest: Callable[[int], SizeBatch]
-) -> _Measure:
+def _by_trying(recipe: Recipe, preprocessing: Preprocessing, length: int, device: torch.device) -> _Measure:
     module = torch.get_device_module(device)
     give_back(device)
     free = int(module.mem_get_info(device)[0])
@@ -162,7 +161,7 @@ def _by_trying(
         assert kept or not trained
         module.reset_peak_memory_stats(device)
         order = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-        part = largest(batch)
+        part = _largest_part(recipe, length, batch)
         shape = (part.batch_size * part.copies, preprocessing.channels, part.size, part.size)
         good = fits_into_memory(model, lambda: black_pass(model, shape, device, autocast, order))
         peaks[batch] = int(module.max_memory_reserved(device))

@@ -1,6 +1,8 @@
 """Image files without targets, as a run's network takes them: to predict for, or to calibrate with."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
@@ -30,6 +32,16 @@ def image_files(recipe: Recipe, preprocessing: Preprocessing, paths: list[str]) 
     targets = kind_of(recipe).unknown(len(paths))
     policy, exif, limit = recipe.data.on_bad_image, recipe.data.exif, recipe.data.max_pixels
     return source(paths, targets, preprocessing.classes, "images", policy, exif=exif, max_pixels=limit)
+
+
+def given_files(
+    recipe: Recipe, preprocessing: Preprocessing, paths: list[str], overrides: Mapping[str, Any] | None
+) -> FileSource:
+    """`image_files` that are named one by one: damaged ones are left out, unless `overrides` have data.on_bad_image."""
+    source = image_files(recipe, preprocessing, paths)
+    if "data.on_bad_image" not in (overrides or {}):
+        source.on_bad_image = "skip"  # one file of many is no reason to leave out the others
+    return source
 
 
 def images_in(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ from anysize.export.module import RuntimeModel
 from anysize.models import trust
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
+from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, counted, did_you_mean, in_a_line, some_of
@@ -166,6 +167,17 @@ def input_of(loaded: LoadedRun) -> Preprocessing:
         if wanted and tuple(wanted) != own:
             raise UserError(f"data.{key} is {list(wanted)} and the model was trained with {list(own)}; leave it out")
     return preprocessing
+
+
+def check_has_statistics(loaded: LoadedRun) -> None:
+    """Raise a `UserError` for a model that has nothing to calibrate."""
+    if isinstance(loaded.model, RuntimeModel):
+        raise UserError(
+            f"{loaded.folder} is computed by {loaded.model.runtime.name}, and the statistics of an exported network "
+            "are fixed: calibrate the run, and export it with --checkpoint calibrated-SIZE"
+        )
+    if not has_running_statistics(loaded.model):
+        raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
 
 
 def check_channels(loaded: LoadedRun) -> None:

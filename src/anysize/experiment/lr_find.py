@@ -19,7 +19,7 @@ from anysize.data.loader import LoadedBatch
 from anysize.experiment.assemble import assemble
 from anysize.experiment.prepare import prepare, settle_precision
 from anysize.experiment.run_folder import warnings_into
-from anysize.experiment.together import of_run_folder, resolve
+from anysize.experiment.together import resolve
 from anysize.machine import plainly
 from anysize.ranks import launched_together
 from anysize.recipe import Recipe
@@ -89,7 +89,6 @@ def lr_find(
     if launched_together():
         raise UserError("the learning rate is looked for by one process; give the command without torchrun or srun")
     sweep(low, high, steps)  # says what is wrong with the range before the data are opened
-    recipe, _, _ = of_run_folder(recipe, None)
     resolved = resolve(recipe, overrides)
     tested, sizes = _sweeping(resolved, low, high), list[int]()
     with contextlib.ExitStack() as stack:

@@ -24,7 +24,7 @@ from anysize.registry import UserError, counted, in_a_line, printable
 from anysize.reports.columns import show
 from anysize.reports.run_files import check_writable, write_atomically
 from anysize.sizes.mix import SizeMix
-from anysize.tasks.base import list_tasks, task_class
+from anysize.tasks.base import list_tasks, task_class, task_for
 
 _COLUMN = 44  # where the reason of a value stands, if the value leaves room
 _PHOTOGRAPHS = 224  # pixels: the base of what ImageNet's weights were trained for
@@ -150,7 +150,7 @@ def write_proposal(proposal: Proposal, path: Path, *, overwrite: bool = False) -
 
 def _settings(found: Found, look: Look, *, pretrained: bool) -> dict[str, tuple[Any, str]]:
     """Each setting that is proposed, in the order of the file, with its value and the reason."""
-    task = next(name for name in list_tasks() if task_class(name).targets == found.targets)
+    task = task_for(found.targets)
     images = len(found.sources["train"])
     segments = found.targets == "masks"
     base, why_base = _base(found, look)

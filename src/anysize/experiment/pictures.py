@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.source import Source
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite

@@ -104,14 +104,8 @@ def plan(
     cost = plan_cost(
         batches, len(run.steps), flops, base, resolved.training.epochs, last_steps=run.steps[-1], adapt_copies=adapt
     )
-    slots = 2 if any(str(point.value).startswith("adam") for point in resolved.optimizer.name) else 1
-    cut = resolved.training.chunks
-    parts = {
-        dataclasses.replace(part, batch_size=-(-part.batch_size // cut), share=0.0)
-        for span in batches.spans(len(run.steps))
-        for part in batches.sizes(span.start)
-    }
-    memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=slots)
+    parts = parts_of_steps(batches, len(run.steps), resolved.training.chunks)
+    memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=optimizer_slots(resolved))
     return RunCost(
         length=length,
         epochs=len(run.steps),

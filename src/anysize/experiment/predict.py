@@ -12,11 +12,11 @@ import pandas as pd
 from PIL import Image
 
 from anysize.data.loader import PlanLoader, sequential_batches
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.finite import check_all_finite, is_finite
 from anysize.evaluation.sizes import parse_sizes
-from anysize.experiment.image_files import image_files, images_in
+from anysize.experiment.image_files import given_files, images_in
 from anysize.experiment.loaded import check_takes, class_names, load_run
 from anysize.experiment.pictures import displayed
 from anysize.experiment.targets import build_task, eval_transform, kind_of
@@ -78,7 +78,7 @@ def predict(
     check_takes(loaded, size)
     folder = Path(out).expanduser() if out is not None else None
     drawn = task_class(loaded.recipe.task.name).draws if folder else ()
-    names = find_images([images] if isinstance(images, (str, Path)) else images, pictures=bool(drawn))
+    names = find_images(images, pictures=bool(drawn))
     if folder:
         _check_free(folder, drawn, names)
         try:
@@ -92,9 +92,7 @@ def predict(
         page = Path(page).expanduser()
         run_files.check_writable(page)
     task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
-    source = image_files(loaded.recipe, loaded.preprocessing, list(names))
-    if "data.on_bad_image" not in (overrides or {}):
-        source.on_bad_image = "skip"  # one file of many is no reason to leave out the others
+    source = given_files(loaded.recipe, loaded.preprocessing, list(names), overrides)
     transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
     loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
@@ -136,14 +134,14 @@ def predict(
     return table
 
 
-def find_images(given: Iterable[str | Path], *, pictures: bool = True) -> dict[str, Path]:
+def find_images(given: str | Path | Iterable[str | Path], *, pictures: bool = True) -> dict[str, Path]:
     """The image files that are given or lie in the given folders, each with the name of its prediction.
 
     The name is the file's, or its path below the folder that was given. A `UserError` says what is not there, holds no
     image, or, where `pictures` are written, would have one name.
     """
     found: dict[str, Path] = {}
-    for item in map(Path, given):
+    for item in map(Path, [given] if isinstance(given, (str, Path)) else given):
         item = item.expanduser()
         if item.is_dir():
             found |= {path: Path(path).relative_to(item) for path in images_in(item)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from anysize.data.augment.transform import denormalize
 from anysize.data.catalog import DATASETS
 from anysize.data.loader import PlanLoader
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.experiment import build
 from anysize.experiment.loaded import recipe_of
 from anysize.experiment.targets import build_task, kind_of
@@ -22,7 +22,7 @@ from anysize.recipes import recipe_names
 from anysize.registry import UserError, did_you_mean
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View
 from anysize.sizes.batch_plan import Batch, BatchPlan, SizeBatch
-from anysize.tasks.base import list_tasks, task_class
+from anysize.tasks.base import task_for
 from anysize.training.loop import step_seeds
 from anysize.training.step import seed_generators
 
@@ -47,8 +47,7 @@ def recipe_for_data(name: str, overrides: dict[str, Any] | None = None) -> Recip
     if name in DATASETS:
         recipe = override(Recipe(), {**given, "data.name": name})
         offered = DATASETS[name]().offered(recipe.data)
-        fitting = next(task for task in list_tasks() if task_class(task).targets == offered[0])
-        return recipe if "task.name" in given else override(recipe, {"task.name": fitting})
+        return recipe if "task.name" in given else override(recipe, {"task.name": task_for(offered[0])})
     if Path(name).is_dir():
         return recipe_of(name, given)
     hint = did_you_mean(name, [*recipe_names(), *DATASETS])

@@ -48,7 +48,12 @@ def of_run_folder(
 
 
 def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
-    """The recipe with its overrides."""
+    """The recipe, or that of a run folder, with its overrides.
+
+    Raises:
+        UserError: a bad recipe, or a folder that is no run.
+    """
+    recipe, _, _ = of_run_folder(recipe, None)
     if not isinstance(recipe, Recipe):
         return load_recipe(str(recipe), overrides)
     trust.consent_unless_found(recipe.model.name)

@@ -9,24 +9,22 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from anysize.data.catalog import DATASETS
-from anysize.data.decode import decoder
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.assemble import assemble, replicated, write_report_of
-from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, identity_of, short
-from anysize.experiment.prepare import Prepared, prepare, resumed_state, settle_precision
+from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, identity_of
+from anysize.experiment.introduce import introduce
+from anysize.experiment.prepare import prepare, resumed_state, settle_precision
 from anysize.experiment.rescue import saved_beside
+from anysize.experiment.resume import make_last, restore_metrics, resume
 from anysize.experiment.run_folder import (
     alone_in,
     check_same_recipe,
     clear,
-    forget_results,
     keep_precision,
     made,
     not_as_trained,
-    read_recipe,
     trained_recipe,
     warnings_into,
 )
@@ -35,33 +33,22 @@ from anysize.experiment.together import check_alike, joined_for, of_run_folder, 
 from anysize.experiment.tracked import TrackedLog
 from anysize.experiment.tracking import open_trackers
 from anysize.experiment.weights import check_same_weights, digest_of_weights
-from anysize.models import trust
 from anysize.ranks import concerns_all
-from anysize.recipe import Recipe, dump, origins
-from anysize.recipes import leading_comment
-from anysize.registry import UserError, counted, some_of
+from anysize.recipe import Recipe, origins
+from anysize.registry import UserError
 from anysize.reports import run_files
-from anysize.reports.columns import show
-from anysize.reports.environment import describe_environment
-from anysize.reports.run_files import write_environment
 from anysize.reports.run_log import RunLog, SilentLog
 from anysize.stopping import StopRequest, stop_on_signals
-from anysize.training.batch_rule import is_scaled
 from anysize.training.checkpoint.files import LostFolder
 from anysize.training.checkpoint.store import (
-    BEST,
-    LAST,
     NEVER,
     check_resume,
-    checkpoint_to_resume,
     is_best_name,
     remove_left_overs,
-    remove_newer,
 )
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.deterministic import deterministic
-from anysize.training.loop import ended_early, finish_writing, fit, save, still_own
-from anysize.training.optimizer import describe_batch, stretch
+from anysize.training.loop import ended_early, fit, still_own
 from anysize.training.parts import Parts
 from anysize.training.replicas import one_model
 from anysize.training.state import TrainState
@@ -183,9 +170,9 @@ def train(
             if resume_from == NEVER and world.main:
                 clear(folder)  # only now that nothing is wrong with what is to take its place
         with world.together():
-            goes_on = _resume(parts, state, resume_from, allow_changes=allow_changes)
+            goes_on = resume(parts, state, resume_from, allow_changes=allow_changes)
         if goes_on and is_best_name(resume_from):
-            _make_last(parts, state)
+            make_last(parts, state)
         early = ended_early(parts, state) if goes_on else ""
         if goes_on and (early or state.progress.epoch >= len(parts.length.steps)):
             report = _finish(folder, evaluator, parts, state)  # it was stopped in between, and may lack them
@@ -195,8 +182,8 @@ def train(
         with world.together():
             if world.main:
                 told = None if isinstance(recipe, Recipe) or own else origins(name, overrides)
-                _introduce(parts, state, prepared, folder, goes_on, told)
-                _restore_metrics(parts, state)
+                introduce(parts, state, prepared, folder, goes_on, told)
+                restore_metrics(parts, state)
                 if isinstance(log, TrackedLog):
                     log.track(prepared.recipe, state.progress.step)
         state.history.text = world.share(state.history.text)  # the end of a run may follow from it
@@ -214,54 +201,6 @@ def train(
             raise
         log.message(f"done; the report is {report}" if report else f"done; the run is {folder}")
     return folder
-
-
-def _resume(parts: Parts, state: TrainState, resume_from: str, *, allow_changes: bool) -> bool:
-    """Let the state go on from a checkpoint; whether there is one.
-
-    Raises:
-        UserError: the checkpoint that was asked for is not there, or the number of training images has changed.
-    """
-    path = checkpoint_to_resume(parts.checkpoints, resume_from)
-    if path is None:
-        return False
-    before, now = state.load(path)["images"], parts.description["images"]
-    if before != now and not allow_changes:
-        raise UserError(
-            f"the run was trained on {counted(before, 'image')} and the data now has {now:,}; give the data it began "
-            "with, or go on with --allow-changes"
-        )
-    if is_best_name(resume_from):
-        state.progress.start_epoch()  # it was written at the end of one
-    elif resume_from != LAST and parts.world.main:
-        remove_newer(parts.checkpoints, resume_from)
-    return True
-
-
-def _make_last(parts: Parts, state: TrainState) -> None:
-    """Let the state be the last save: a run that went on from `best` goes on from there."""
-    save(parts, state, replace=True)
-    finish_writing(parts)
-    if parts.world.main:
-        remove_newer(parts.checkpoints, BEST)
-
-
-def _restore_metrics(parts: Parts, state: TrainState) -> None:
-    """Write the rows of the epochs that are done as the checkpoint has them, and say where the file had others; what
-    there is of steps behind it goes."""
-    path = parts.log.folder / run_files.METRICS
-    try:
-        written = run_files.read_rows(path)
-    except OSError:  # writing it anew says why
-        written = []
-    if differ := state.history.merge(written, state.progress.epoch):
-        epochs = f"epoch{'s' * (len(differ) > 1)} {some_of([*map(str, differ)])}"
-        parts.log.warning(
-            f"{path} had other figures than the checkpoint, or none, for {epochs}: those of the checkpoint stand there "
-            "again"
-        )
-    parts.log.table(state.history.rows)
-    parts.log.cut_steps(state.progress.step)
 
 
 def _finish(folder: Path, evaluator: Evaluator, parts: Parts, state: TrainState) -> Path | None:
@@ -292,76 +231,3 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
         run_files.go_on_without(folder / run_files.SCALE_POLICY, lambda: write_scale_policy(folder, policy))
     parts.writer.check()
     return write_report_of(folder, parts.log)
-
-
-def _says(recipe: Path, who: str) -> bool:
-    """Whether a run's recipe begins with this sentence on who trains it."""
-    with contextlib.suppress(UserError):  # there is none, or it cannot be read
-        return leading_comment(recipe).partition("\n")[0] == f"# {who}"
-    return False
-
-
-def _environment(prepared: Prepared) -> dict[str, Any]:
-    """What a run is trained on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return describe_environment(
-        device=str(prepared.device),
-        gpus=", ".join(gpus) or "none",
-        threads=torch.get_num_threads(),
-        world_size=prepared.plan.world_size,
-        total_batch=prepared.plan.total_batch,
-        **({"data": short(prepared.identity)} if prepared.identity else {}),
-        **({"decoder": decoder()} if prepared.recipe.data.decode == "scaled" else {}),
-    )
-
-
-def _introduce(
-    parts: Parts, state: TrainState, prepared: Prepared, folder: Path, goes_on: bool, told: dict[str, str] | None
-) -> None:
-    """Say what is about to be trained, and write down on what, and where each setting is from (`told`)."""
-    recipe, plan, length = prepared.recipe, prepared.plan, prepared.length
-    regime = stretch(recipe.optimizer, recipe.training.epochs)
-    who = describe_batch(regime, plan.total_batch // plan.world_size, plan.world_size)
-    written = folder / run_files.RECIPE
-    # A run that goes on by its own recipe keeps what that says of where each setting is from.
-    if told is not None or not (goes_on and _says(written, who) and read_recipe(folder) == recipe):
-        run_files.write_recipe(folder, f"# {who}\n\n{dump(recipe, told)}")
-    trust.remember(recipe.model.name, recipe.model.options)
-    forget_results(folder)
-    path = folder / run_files.ENVIRONMENT
-    parts.log.go_on_without(path, lambda: write_environment(folder, _environment(prepared)))
-    parameters = sum(p.numel() for p in prepared.model.parameters())
-    counts = [plan.counts(span.start) for span in plan.spans(len(length.steps))]
-    sizes = sorted({part.size for epoch in counts for part, steps, _ in epoch if steps})
-    parts.log.message(
-        f"{recipe.model.name} ({counted(parameters, 'parameter')}) on {recipe.data.name}: "
-        f"{counted(plan.length, 'image')} of {counted(len(prepared.data.preprocessing.classes), 'class')}, "
-        f"size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))} px, {counted(length.total_steps, 'step')}, "
-        f"{show('flops', length.flops)}, on {prepared.device}; run folder {folder}"
-    )
-    for size in sorted({part.size for epoch in counts for part, _, _ in epoch} - set(sizes)):
-        few = (
-            f"an epoch is cut to {counted(plan.steps(0), 'step')}; allow more of them"
-            if plan.limit_steps
-            else f"its share of {counted(plan.length, 'image')} is less than two; use fewer sizes or more images"
-        )
-        parts.log.warning(f"{size} px is never trained at: {few}")
-    if splits := DATASETS[recipe.data.name]().splits(recipe.data):
-        parts.log.message(splits)
-    for note in () if goes_on else prepared.notes:
-        parts.log.message(note)
-    if len(length.steps) != recipe.training.epochs:
-        base = f"{counted(recipe.training.epochs, 'epoch')} at {prepared.data.preprocessing.image_size} px"
-        parts.log.message(
-            f"the run computes as much as {base} would (training.equal_flops): at its own sizes that is enough for "
-            f"{counted(len(length.steps), 'epoch')}, the last of which may end early"
-        )
-    if recipe.optimizer.epochs not in (0, recipe.training.epochs):
-        parts.log.message(
-            f"the optimizer's schedules, written for {counted(recipe.optimizer.epochs, 'epoch')}, are stretched to "
-            f"{recipe.training.epochs} (optimizer.epochs)"
-        )
-    if plan.world_size > 1 or is_scaled(recipe.optimizer, plan.total_batch):
-        parts.log.message(who)
-    if goes_on:
-        parts.log.message(f"going on at epoch {state.progress.epoch + 1}, step {state.progress.step:,}")

@@ -178,6 +178,15 @@ def list_tasks() -> list[str]:
     return list(TASKS)
 
 
+def task_for(targets: str) -> str:
+    """The name of the task that learns such targets.
+
+    >>> task_for("masks")
+    'segmentation'
+    """
+    return next(name for name in list_tasks() if task_class(name).targets == targets)
+
+
 def _find_tasks() -> None:
     for module in pkgutil.iter_modules(anysize.tasks.__path__):
         importlib.import_module(f"anysize.tasks.{module.name}")

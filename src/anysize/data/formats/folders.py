@@ -8,7 +8,7 @@ from anysize.data.dataset import Split
 from anysize.data.formats.file_lists import in_old_order
 from anysize.data.formats.listing import EXPECTED
 from anysize.data.formats.names import letters_of
-from anysize.data.formats.places import archives_in, first_size, folders_of, place_of, refuse_packed
+from anysize.data.formats.places import archives_in, first_header, folders_of, place_of, refuse_packed
 from anysize.data.formats.splits import NAMES, Splits, find_names, sounds_like_split, split_named
 from anysize.data.left_out import LeftOut, warn
 from anysize.data.settings import DataSettings
@@ -84,10 +84,10 @@ def folder_splits(root: Path, settings: DataSettings, expected: str) -> Splits:
 
 
 def first_image_size(root: Path, settings: DataSettings, expected: str) -> tuple[int, int]:
-    """Width and height of the first readable image, of the training split if it is there, from its header."""
+    """Height and width of the first readable image, of the training split if it is there, from its header."""
     splits = folder_splits(root, settings, expected)
     folder = splits.find(splits.telling)[0]
-    return first_size(place_of(folder, splits.root), settings)
+    return first_header(place_of(folder, splits.root), settings).shape
 
 
 def _check_classes(folder: Path, below: dict[str, list[str]], *, warned: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.decode import read_header
 from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import BACKGROUND, in_old_order, mask_source, read_class_names
 from anysize.data.formats.listing import EXPECTED, each_once, folders_in, images_below
@@ -18,7 +19,7 @@ from anysize.data.formats.mask_files import MASK_EXTENSIONS, read_mask
 from anysize.data.formats.places import first_readable
 from anysize.data.formats.splits import Splits, find_names
 from anysize.data.left_out import LeftOut, warn
-from anysize.data.pictures import BadImage, size_in_header
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
 from anysize.registry import UserError, counted, some_of
@@ -61,8 +62,8 @@ def first_longer_side(root: Path, settings: DataSettings, expected: str) -> int:
     splits = mask_splits(root, settings, expected)
     excluded = excluded_by(settings)
     images = (image for image, _ in _pairs(splits, splits.telling, LeftOut(), {}) if image not in excluded)
-    looks = ((image, functools.partial(size_in_header, image, settings.max_pixels)) for image in images)
-    return max(first_readable(looks, root))
+    looks = ((image, functools.partial(read_header, image, max_pixels=settings.max_pixels)) for image in images)
+    return max(first_readable(looks, root).shape)
 
 
 def mask_splits(root: Path, settings: DataSettings, expected: str) -> Splits:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from anysize.data.dataset import MissingSplit, Split
+from anysize.data.decode import Header
 from anysize.data.exclude import excluded_by
 from anysize.data.formats.file_lists import file_source
 from anysize.data.formats.listing import each_once, folders_in, images_below
@@ -22,7 +23,7 @@ from anysize.data.formats.tar.devkit import KIT, has_devkit, number_in, validati
 from anysize.data.formats.tar.index import ENDING, read_tar_index
 from anysize.data.formats.tar.source import TarSource
 from anysize.data.left_out import LeftOut
-from anysize.data.pictures import BadImage, opened
+from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
@@ -219,21 +220,21 @@ class KitPlace(Place):
         return self.place.source(groups, targets, classes, settings, split)
 
 
-def first_size(place: Place, settings: DataSettings) -> tuple[int, int]:
-    """Width and height of the first image, but for those that `data.exclude` lists, whose header can be read."""
+def first_header(place: Place, settings: DataSettings) -> Header:
+    """The header of the first image, but for those that `data.exclude` lists, that can be read."""
     excluded = excluded_by(settings)
 
-    def images() -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
+    def images() -> Iterator[tuple[str, Callable[[], Header]]]:
         for name in place.classes():  # one after the other: the first mostly has it
             groups = place.files({name: []}, LeftOut())
             source = place.source(groups, np.zeros(sum(map(len, groups)), np.int64), (name,), settings, "train")
-            yield from ((source.describe(i), functools.partial(_size, source, i)) for i in range(len(source)))
+            yield from ((source.describe(i), functools.partial(source.header, i)) for i in range(len(source)))
 
     return first_readable((each for each in images() if each[0] not in excluded), place.path)
 
 
-def first_readable(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], folder: Path) -> tuple[int, int]:
-    """Width and height of the first image that can be read, or a `UserError` if none can.
+def first_readable(images: Iterable[tuple[str, Callable[[], Header]]], folder: Path) -> Header:
+    """The header of the first image that can be read, or a `UserError` if none can.
 
     Args:
         images: the name of each, and what looks at its header.
@@ -246,11 +247,6 @@ def first_readable(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], 
         except BadImage as error:
             why = why or f": of {name}, {error}"
     raise UserError(f"{folder} holds no image that can be read{why}; expected at least one")
-
-
-def _size(source: FileSource, index: int) -> tuple[int, int]:
-    with opened(source.data(index), source.max_pixels) as image:
-        return image.size
 
 
 def _archive_of(path: Path) -> tuple[Path, bytes]:

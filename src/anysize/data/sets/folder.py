@@ -39,7 +39,7 @@ class Folder(DataSet):
             return self.defaults
         from anysize.data.formats.folders import first_image_size
 
-        width, height = first_image_size(data_root(settings, self.expected, archive=True), settings, self.expected)
+        height, width = first_image_size(data_root(settings, self.expected, archive=True), settings, self.expected)
         if width == height <= _SMALL:
             return DatasetInfo(width, resize="stretch", crop="pad")
         return self.defaults

@@ -15,7 +15,7 @@ import importlib
 import logging
 import math
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -126,8 +126,8 @@ class Tracking:
                 self._warn(f"{name} is not told of this run any more: {reason_of(error)}")
 
 
-def numbers_of(row: Mapping[str, Any], skipped: Sequence[str] = ("step",)) -> dict[str, float]:
-    """The finite numbers of a row by name; of a table, such as the shares of sizes, each by its key.
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a row by name, but for its step; of a table, such as the shares of sizes, each by its key.
 
     >>> numbers_of({"step": 7, "loss": 0.5, "lr": math.nan, "calibrated": True, "sizes": {28: 0.4}})
     {'loss': 0.5, 'sizes/28': 0.4}
@@ -138,4 +138,4 @@ def numbers_of(row: Mapping[str, Any], skipped: Sequence[str] = ("step",)) -> di
             found |= {f"{name}/{key}": number for key, number in numbers_of(value).items()}
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             found[str(name)] = float(value)
-    return {name: value for name, value in found.items() if name not in skipped}
+    return {name: value for name, value in found.items() if name != "step"}

@@ -1,4 +1,4 @@
-"""Use a run folder: evaluate its model at any size, calibrate it for one."""
+"""`anysize.evaluate`: how good the model of a run is at any size."""
 
 import contextlib
 import dataclasses
@@ -14,31 +14,25 @@ import pandas as pd
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
 from anysize.data.source import FileSource, Source
-from anysize.data.statistics import spread
+from anysize.data.spread import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import evaluation_files, flops_of
 from anysize.experiment.identity import identity_of, then_and_now
-from anysize.experiment.image_files import image_files
 from anysize.experiment.loaded import (
     LoadedRun,
-    calibration_loader,
-    check_channels,
+    check_has_statistics,
     check_takes,
-    class_names,
-    input_of,
     load_run,
     make_evaluator,
     recipe_of,
 )
 from anysize.experiment.pictures import picture_predictions
 from anysize.experiment.published import names_recipe, run_folder
-from anysize.experiment.targets import build_evaluator
 from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
-from anysize.machine import plainly
 from anysize.models.measure.timing import latency_of
 from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe, differences, load_recipe
@@ -50,11 +44,6 @@ from anysize.reports.image_predictions import write_confusion, write_image_predi
 from anysize.reports.run_files import add_rows, write_evaluation
 from anysize.tasks.base import task_class
 from anysize.tasks.records import Judged, Table
-from anysize.training.checkpoint.files import (
-    Checkpoint,
-    model_tensors,
-    write_checkpoint,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +142,7 @@ def evaluate(
             if world.main:
                 _warn_of_other_files(loaded, evaluator.validation, _check_split(split))
             if calibration is not None:
-                _check_has_statistics(loaded)
+                check_has_statistics(loaded)
             calibrate = calibrate and has_running_statistics(loaded.model) and _can_calibrate(evaluator)
             if world.main and (nothing := evaluator.kind.first_doubts(evaluator.validation).nothing):
                 logger.warning("nothing can be measured with the %s images: %s", split, nothing)
@@ -279,17 +268,6 @@ def _told_settings(loaded: LoadedRun, calibration: str | Path | None) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(changed.items()))
 
 
-def _check_has_statistics(loaded: LoadedRun) -> None:
-    """Raise a `UserError` for a model that has nothing to calibrate."""
-    if isinstance(loaded.model, RuntimeModel):
-        raise UserError(
-            f"{loaded.folder} is computed by {loaded.model.runtime.name}, and the statistics of an exported network "
-            "are fixed: calibrate the run, and export it with --checkpoint calibrated-SIZE"
-        )
-    if not has_running_statistics(loaded.model):
-        raise UserError(f"{loaded.checkpoint.state['model']['name']} keeps no running statistics; nothing to calibrate")
-
-
 def _can_calibrate(evaluator: Evaluator) -> bool:
     """Whether there are images to calibrate with; if not, the log says what is missing."""
     try:
@@ -307,55 +285,3 @@ def default_sizes(base: int) -> list[int]:
     [14, 19, 23, 28, 33, 37, 42]
     """
     return [round(base * sixth / 6) for sixth in range(3, 10)]
-
-
-@plainly("calibrating")
-def calibrate(
-    run: str | Path,
-    size: int,
-    *,
-    checkpoint: str = "last",
-    calibration: str | Path | None = None,
-    out: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    on_progress: Callable[[str], None] | None = None,
-) -> Path:
-    """Write a copy of a run's checkpoint whose norms are calibrated for an image size; returns its folder.
-
-    Args:
-        run: the run folder.
-        size: pixels.
-        checkpoint: what to calibrate.
-        calibration: a folder of any pictures, without labels, that calibrate in place of the training images.
-        out: where to; by default `checkpoints/calibrated-SIZE` in the run, which other verbs then take by that name.
-        overrides: settings of the recipe to replace.
-        on_progress: called at each batch with words on how far the calibration is.
-
-    Raises:
-        UserError: not a run, a size that the network cannot take, or a network without running statistics.
-    """
-    (size,) = parse_sizes([size])
-    loaded = load_run(run, checkpoint, overrides)
-    _check_has_statistics(loaded)
-    check_takes(loaded, size)
-    folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
-    if not out:
-        run_files.check_is_own(loaded.folder)
-    if folder.exists() and not (folder / "state.json").is_file():
-        raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
-    preprocessing = dataclasses.replace(input_of(loaded), classes=class_names(loaded))
-    if calibration is None:
-        check_channels(loaded)
-    loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)
-    nothing = image_files(loaded.recipe, preprocessing, [])  # to validate on
-    evaluator = build_evaluator(loaded.recipe, preprocessing, nothing, loader, loaded.device)
-    evaluator.say = on_progress or evaluator.say
-    state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
-    preprocessing = dataclasses.replace(
-        loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size
-    )
-    state["preprocessing"] = preprocessing.to_dict()
-    state["calibrated"] = {"size": size, "from": checkpoint}
-    with evaluator.calibrated(loaded.model, size):
-        write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
-    return folder

@@ -1,0 +1,80 @@
+"""`anysize.calibrate`: a copy of a checkpoint with the statistics of its norms for one size."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.image_files import image_files
+from anysize.experiment.loaded import (
+    calibration_loader,
+    check_channels,
+    check_has_statistics,
+    check_takes,
+    class_names,
+    input_of,
+    load_run,
+)
+from anysize.experiment.targets import build_evaluator
+from anysize.machine import plainly
+from anysize.registry import UserError
+from anysize.reports import run_files
+from anysize.training.checkpoint.files import (
+    Checkpoint,
+    model_tensors,
+    write_checkpoint,
+)
+
+
+@plainly("calibrating")
+def calibrate(
+    run: str | Path,
+    size: int,
+    *,
+    checkpoint: str = "last",
+    calibration: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a copy of a run's checkpoint whose norms are calibrated for an image size; returns its folder.
+
+    Args:
+        run: the run folder.
+        size: pixels.
+        checkpoint: what to calibrate.
+        calibration: a folder of any pictures, without labels, that calibrate in place of the training images.
+        out: where to; by default `checkpoints/calibrated-SIZE` in the run, which other verbs then take by that name.
+        overrides: settings of the recipe to replace.
+        on_progress: called at each batch with words on how far the calibration is.
+
+    Raises:
+        UserError: not a run, a size that the network cannot take, or a network without running statistics.
+    """
+    (size,) = parse_sizes([size])
+    loaded = load_run(run, checkpoint, overrides)
+    check_has_statistics(loaded)
+    check_takes(loaded, size)
+    folder = Path(out).absolute() if out else loaded.folder / run_files.CHECKPOINTS / f"calibrated-{size}"
+    if not out:
+        run_files.check_is_own(loaded.folder)
+    if folder.exists() and not (folder / "state.json").is_file():
+        raise UserError(f"{folder} is there already and holds no checkpoint; give a new folder with --out")
+    preprocessing = dataclasses.replace(input_of(loaded), classes=class_names(loaded))
+    if calibration is None:
+        check_channels(loaded)
+    loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)
+    nothing = image_files(loaded.recipe, preprocessing, [])  # to validate on
+    evaluator = build_evaluator(loaded.recipe, preprocessing, nothing, loader, loaded.device)
+    evaluator.say = on_progress or evaluator.say
+    state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
+    preprocessing = dataclasses.replace(
+        loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size
+    )
+    state["preprocessing"] = preprocessing.to_dict()
+    state["calibrated"] = {"size": size, "from": checkpoint}
+    with evaluator.calibrated(loaded.model, size):
+        write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
+    return folder
