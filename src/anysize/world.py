@@ -178,6 +178,18 @@ class Agreement:
         return answer() if answer else ()
 
 
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The precision of a forward pass: `float32` computes in what the weights are, others by torch's autocast.
+
+    >>> with autocast(torch.device("cpu"), "bfloat16"):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.bfloat16
+    """
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
 def pick_device(name: str) -> torch.device:
     """The device of a process: `auto` is a GPU where there is one.
 

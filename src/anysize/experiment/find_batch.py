@@ -7,7 +7,6 @@ On a GPU by trying the largest step, on a CPU by the memory that it is computed 
 than there is, and kills it when it uses it.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch
 from anysize.training.guards import check_precision
-from anysize.world import World, pick_device
+from anysize.world import World, autocast, pick_device
 
 SPARED = 0.2
 """The share of a CPU's free memory that is left for workspaces, gradients in flight, loaders and others."""
@@ -149,13 +148,8 @@ def _by_trying(recipe: Recipe, preprocessing: Preprocessing, length: int, device
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # What the optimizer keeps of each weight lies there, too, once it has made its first step.
     kept = [torch.empty_like(each) for each in trained for _ in range(optimizer_slots(recipe))]
-    precision = recipe.training.precision
+    precision = "float32" if recipe.training.precision == "auto" else recipe.training.precision
     peaks: dict[int, int] = {}
-
-    def autocast() -> contextlib.AbstractContextManager[object]:
-        if precision in ("float32", "auto"):
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, getattr(torch, precision))
 
     def fits(batch: int) -> bool:
         assert kept or not trained
@@ -163,7 +157,9 @@ def _by_trying(recipe: Recipe, preprocessing: Preprocessing, length: int, device
         order = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
         part = _largest_part(recipe, length, batch)
         shape = (part.batch_size * part.copies, preprocessing.channels, part.size, part.size)
-        good = fits_into_memory(model, lambda: black_pass(model, shape, device, autocast, order))
+        good = fits_into_memory(
+            model, lambda: black_pass(model, shape, device, functools.partial(autocast, device, precision), order)
+        )
         peaks[batch] = int(module.max_memory_reserved(device))
         give_back(device)
         return good

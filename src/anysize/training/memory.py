@@ -5,13 +5,13 @@ torch's "can't allocate memory" on a CPU. Linux promises a process more memory t
 it; where that happens, nothing is caught.
 """
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from anysize.machine import is_out_of_memory
+from anysize.models.measure.largest_batch import give_back
 from anysize.norms.synchronised import each_alone
 from anysize.training.guards import MEMORY_ERRORS, OutOfMemory
 from anysize.training.parts import Parts
@@ -80,9 +80,7 @@ def _halve(parts: Parts, state: TrainState) -> None:
     """Give back what the failed pass holds, and let there be smaller parts from here on, which is said."""
     state.micro_batches.halve()
     state.optimizer.torch.zero_grad(set_to_none=True)
-    gc.collect()
-    if parts.device.type != "cpu":
-        torch.get_device_module(parts.device).empty_cache()
+    give_back(parts.device)
     parts.log.message(
         f"too little memory: from step {state.progress.step + 1} on a batch is cut into {state.micro_batches.most} "
         "parts, whose gradients are added up (training.micro_batches)"

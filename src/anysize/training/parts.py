@@ -27,7 +27,7 @@ from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
 from anysize.training.settings import TrainingSettings
 from anysize.training.state import TrainState
-from anysize.world import World
+from anysize.world import World, autocast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,7 @@ class Parts:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
-        if self.training.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.training.precision))
+        return autocast(self.device, self.training.precision)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,6 +1,5 @@
 """The precision that `training.precision = "auto"` comes to: on a CPU a step is measured in both."""
 
-import contextlib
 import time
 
 import torch
@@ -12,6 +11,7 @@ from anysize.training.guards import cpu_has
 from anysize.training.length import RunLength
 from anysize.training.settings import TrainingSettings
 from anysize.training.shapes import distinct_shapes, unchanged_buffers
+from anysize.world import autocast
 
 _IMAGES = 8  # of a measured step at most: the first step of a run should not have to wait long
 _REPETITIONS = 2
@@ -58,9 +58,8 @@ def choose_precision(
 
 def step_seconds(model: nn.Module, images: Tensor, precision: str) -> float:
     """The time of a forward and a backward pass on the CPU."""
-    half = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
     start = time.perf_counter()
-    with half:
+    with autocast(images.device, precision):
         outputs = model(images)
     parts = (outputs,) if isinstance(outputs, Tensor) else outputs  # auxiliary classifiers return logits, too
     torch.autograd.backward([part.float().square().mean() for part in parts])

@@ -7,7 +7,6 @@ momentum. Each figure is the median over several repetitions after a warm-up; a 
 `timing.PIECE` seconds runs several times in a row.
 """
 
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -31,7 +30,7 @@ from anysize.models.spec import create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.quantization.fake import is_quantized
 from anysize.registry import UserError
-from anysize.world import pick_device
+from anysize.world import autocast, pick_device
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -244,12 +243,6 @@ def _placed(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tupl
     return ready, images, images.nbytes + sum(tensor.nbytes for tensor in (*ready.parameters(), *ready.buffers()))
 
 
-def _autocast(how: BenchOptions) -> contextlib.AbstractContextManager[Any]:
-    if how.precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(how.torch_device.type, getattr(torch, how.precision))
-
-
 def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tuple[Callable[[], object], int]:
     """A forward pass, and the bytes of what is there before."""
     if how.fold and is_quantized(model):
@@ -261,7 +254,7 @@ def _inference(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> t
     ready.eval()
 
     def run() -> None:
-        with torch.inference_mode(), _autocast(how):
+        with torch.inference_mode(), autocast(how.torch_device, how.precision):
             ready(images)
 
     return run, taken
@@ -274,7 +267,7 @@ def _training(model: nn.Module, shape: tuple[int, ...], how: BenchOptions) -> tu
     optimizer = torch.optim.SGD(ready.parameters(), lr=1e-4, momentum=0.9)
 
     def run() -> None:
-        with _autocast(how):
+        with autocast(how.torch_device, how.precision):
             outputs = ready(images)
         losses = [F.cross_entropy(part.float(), part.detach().argmin(1)) for part in logits_of(outputs)]
         torch.autograd.backward(losses)
