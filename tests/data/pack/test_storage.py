@@ -1,6 +1,7 @@
 """Packs in object storage give the bits of the pack on disk, from a server that fails and is slow, too."""
 
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,9 +48,10 @@ def assert_same(url: Any, pack: Path) -> None:
     there, here = (load_dataset(opened(each, stream_limit=10), "train") for each in (url, pack))
     needs = [None, lambda *shape: 0.1] * 8
     there.ahead(range(16), needs)
+    sent = pickle.loads(pickle.dumps(there))  # as to a process that loads images and is not forked
     for index, need in enumerate(needs):
-        for one, other in zip(there.read(index, need)[:2], here.read(index, need)[:2], strict=True):
-            assert torch.equal(one, other)
+        one, other, another = (each.read(index, need)[:2] for each in (here, there, sent))
+        assert all(torch.equal(one[part], each[part]) for part in (0, 1) for each in (other, another))
     assert there.content() == here.content()  # a run goes on with either
     assert there.describe(3) == f"{url}/train: {here.file_name(3)}"
 

@@ -117,8 +117,8 @@ class RemoteShards(Shards):
         self.check(data, row, column)
         return data
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"storage": self.storage, "split": self.split, "columns": self.columns, "kept": self.kept}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.storage, self.split, self.columns, self.kept)
 
 
 def _cannot_keep(error: OSError) -> UserError:
