@@ -169,10 +169,7 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     drawn.xaxis.major_label_orientation = "vertical"  # slanted ones leave the figure, or cross on a phone
     drawn.xaxis.major_label_text_font_size = "11px"
     drawn.grid.visible = False
-    return (
-        drawn,
-        f"Share of the {confusion.unit} of each true class (row): none has the colour of the page, all the strongest.{note}",
-    )
+    return drawn, f"Share of the {confusion.unit} of each true class (row), from none, left empty, to all.{note}"
 
 
 def mistakes_section(run: Run) -> Markup | str:
