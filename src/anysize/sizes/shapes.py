@@ -99,7 +99,7 @@ class Aspect(NamedTuple):
         (Aspect(ratio=1.3333333333333333, multiple=8), 222)
 
         Raises:
-            UserError: a side is no multiple, or the longer one more than 16 times the shorter.
+            UserError: a side is no multiple or too small, or the longer one more than 16 times the shorter.
         """
         if height % multiple or width % multiple:
             raise UserError(
@@ -110,7 +110,8 @@ class Aspect(NamedTuple):
             raise UserError(f"the shape {height}x{width} is longer than {MOST_RATIOS} times its other side")
         aspect = cls(width / height, multiple) if height != width else SQUARE
         size = round(math.sqrt(height * width))
-        assert aspect.sides(size) == (height, width)
+        if aspect.sides(size) != (height, width):  # there are several that are as near
+            raise UserError(f"the shape {height}x{width} is too small; expected sides of at least 8 px")
         return aspect, size
 
     def sides(self, size: int) -> tuple[int, int]:
@@ -136,8 +137,8 @@ def _sides(size: int, ratio: float, multiple: int) -> tuple[int, int]:
     root = math.sqrt(ratio)
 
     def around(side: float) -> list[int]:
-        low = max(1, int(side / multiple))
-        return [low * multiple, (low + 1) * multiple]
+        low = int(side / multiple)
+        return [times * multiple for times in range(max(1, low - 1), low + 3)]
 
     def off(shape: tuple[int, int]) -> float:  # by products alone, which are the same on every machine
         area, own = shape[0] * shape[1] / size**2, shape[1] / shape[0] / ratio
