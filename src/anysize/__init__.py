@@ -66,6 +66,7 @@ _WHERE = {
     "quantize_model": "anysize.quantize.after_training",
     "repeat": "anysize.experiment.repeat",
     "run_scale_policy": "anysize.experiment.policy",
+    "search": "anysize.experiment.search",
     "scale_gradient_state": "anysize.norms.online.norm",
     "scale_policy": "anysize.evaluation.scale_policy",
     "train": "anysize.experiment.train",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from anysize.experiment.published import load_model as load_model
     from anysize.experiment.quantize import quantize_run as quantize_run
     from anysize.experiment.repeat import repeat as repeat
+    from anysize.experiment.search import search as search
     from anysize.experiment.train import train as train
     from anysize.experiment.weights import load_weights as load_weights
     from anysize.export.runtimes import open_runtime as open_runtime
