@@ -49,6 +49,8 @@ class Evaluator:
     """Images of a training step, from which the batch size of evaluation follows where the settings name none."""
     seed: int = 0
     workers: int = 0
+    augment_epoch: int = 0
+    """The epoch whose augmentation images to calibrate with have, and those of settings.copies."""
     world: World = dataclasses.field(default_factory=World)
     """The processes that share the images of an evaluation, and those of a calibration."""
     say: Callable[[str], None] = lambda text: None
@@ -91,7 +93,7 @@ class Evaluator:
             left = wanted - sum(map(_length, batches))
             if left < 1:
                 break
-            batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
+            batches.append(dataclasses.replace(batch, epoch=self.augment_epoch, indices=batch.indices[:left]))
         several = [batch for batch in batches if _length(batch) > 1]
         if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
             return several
@@ -153,7 +155,8 @@ class Evaluator:
     def validation_batches(self, size: int) -> list[Batch]:
         """The validation images at `size` in order."""
         batches = sequential_batches(len(self.validation), size, self.batch_size(size))
-        return [dataclasses.replace(batch, copies=self.settings.copies) for batch in batches]
+        epoch, copies = self.augment_epoch, self.settings.copies
+        return [dataclasses.replace(batch, epoch=epoch, copies=copies) for batch in batches]
 
     def _told(
         self, loaded: Iterable[LoadedBatch], batches: Sequence[Batch], doing: str, stop: StopRequest | None

@@ -161,9 +161,7 @@ def build_plan(
             "leave one out"
         )
     try:
-        schedule = build_schedule(
-            recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops
-        )
+        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops)
     except UserError as error:
         raise UserError(f"[sizes]: {error}") from None
     return BatchPlan(

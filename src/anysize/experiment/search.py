@@ -73,7 +73,7 @@ def read_variants(path: str | Path) -> dict[str, dict[str, Any]]:
     for name, sections in tree.items():
         if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
             raise UserError(
-                f"{path}: {name} is {shown(sections)}; expected a table of settings, such as sizes.mix = \"B+\""
+                f'{path}: {name} is {shown(sections)}; expected a table of settings, such as sizes.mix = "B+"'
             )
         variants[name] = {f"{section}.{key}": value for section, values in sections.items()
                           for key, value in values.items()}  # fmt: skip

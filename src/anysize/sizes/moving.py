@@ -16,7 +16,7 @@ from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
 
 MOST_CHANGES = 256
-"""How often the weights of a moving mixture change at most, so that a plan of a million epochs has few kinds of them."""
+"""How often the weights of a moving mixture change at most, so that a million epochs have few kinds of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +60,7 @@ class GaussianWindow:
             math.exp((nearest**2 - (place - middle) ** 2) / (2 * self.spread**2)) for place in range(len(self.sizes))
         ]
         total, share = sum(bell), self.even / len(self.sizes)
-        return {
-            size: (1 - self.even) * height / total + share for size, height in zip(self.sizes, bell, strict=True)
-        }
+        return {size: (1 - self.even) * height / total + share for size, height in zip(self.sizes, bell, strict=True)}
 
 
 @dataclasses.dataclass(frozen=True)

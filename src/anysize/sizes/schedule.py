@@ -185,7 +185,7 @@ def _to_the_end(before: list[SizePhase], start: int, moving: MovingMix, target: 
     most = start + 1
     while spent(most) < target and most < _MOST_EPOCHS:
         most *= 2
-    epochs = bisect.bisect_left(range(most), target, lo=start + 1, key=spent)
+    epochs = bisect.bisect_left(range(most), True, lo=start + 1, key=lambda count: spent(count) >= target)
     return dataclasses.replace(moving, epochs=epochs - start)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 from anysize.registry import setting
 from anysize.sizes.mix import BUDGETS, LARGEST_BASE, NAMED
 
-
 MOVING = ("window", "points")  # mixtures whose weights move with the epochs
 
 
@@ -48,8 +47,8 @@ class SizeSettings:
     mix: str = setting(
         "fixed",
         "fixed: every image at the base size; B+, D+, B+D+: the paper's mixtures, the budget of small sizes spent on "
-        "larger batches, more copies a sample, or both; uniform: each of sizes.sizes alike; custom: sizes.weights; window: "
-        "a bell of weights that moves from the first of sizes.sizes to the last; points: sizes.points",
+        "larger batches, more copies a sample, or both; uniform: each of sizes.sizes alike; custom: sizes.weights; "
+        "window: a bell of weights that moves from the first of sizes.sizes to the last; points: sizes.points",
         choices=("fixed", "uniform", "custom", *MOVING, *NAMED),
     )
     base: int = setting(0, "base image size in pixels; 0: the data set's own", low=0, high=LARGEST_BASE)
