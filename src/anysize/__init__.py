@@ -19,6 +19,9 @@ _WHERE = {
     "PlanSampler": "anysize.sizes.sampler",
     "SampleKey": "anysize.sizes.batch_plan",
     "SizeMix": "anysize.sizes.mix",
+    "GaussianWindow": "anysize.sizes.moving",
+    "MovingMix": "anysize.sizes.moving",
+    "WeightPoints": "anysize.sizes.moving",
     "SizeRamp": "anysize.sizes.schedule",
     "SizePhase": "anysize.sizes.schedule",
     "SizeSchedule": "anysize.sizes.schedule",
@@ -129,6 +132,9 @@ if TYPE_CHECKING:
     from anysize.sizes.batch_plan import SampleKey as SampleKey
     from anysize.sizes.mix import SizeMix as SizeMix
     from anysize.sizes.sampler import PlanSampler as PlanSampler
+    from anysize.sizes.moving import GaussianWindow as GaussianWindow
+    from anysize.sizes.moving import MovingMix as MovingMix
+    from anysize.sizes.moving import WeightPoints as WeightPoints
     from anysize.sizes.schedule import SizePhase as SizePhase
     from anysize.sizes.schedule import SizeRamp as SizeRamp
     from anysize.sizes.schedule import SizeSchedule as SizeSchedule

@@ -105,6 +105,11 @@ class SizeSchedule:
         """The same mixture in every epoch."""
         return cls((SizePhase(0, mix),))
 
+    @classmethod
+    def moving(cls, sizes: SizeRamp | MovingMix) -> "SizeSchedule":
+        """A ramp, or a mixture whose weights move, from the first epoch on."""
+        return cls((SizePhase(0, sizes),))
+
     def sizes(self, epochs: int) -> set[int]:
         """All sizes of the first `epochs` epochs."""
         return {size for span in self.spans(epochs) for size in self.at(span.start).mix.sizes}
