@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from anysize.files import read_text
 from anysize.forms import Form, Unfit, each, either, fields, number, one_of, optional, series, table, text
 from anysize.registry import in_a_line
+from anysize.renamed import RENAMED
 
 T = TypeVar("T")
 
@@ -216,6 +217,7 @@ def flat_settings(recipe: str) -> dict[str, Any]:
         ValueError, RecursionError: it is no TOML.
     """
     flat = _flatten(tomllib.loads(recipe))
+    flat = {RENAMED[name].name if name in RENAMED else name: value for name, value in flat.items()}
     fitting = {}
     for name, value in flat.items():
         try:
