@@ -161,6 +161,8 @@ def _evaluate(
 ) -> pd.DataFrame:
     model, base = loaded.model, loaded.preprocessing.image_size
     flops = functools.cache(flops_of(loaded))
+    # Calibration changes no time: both rows of a size have one, and a report with one figure of it.
+    time = functools.cache(lambda size: latency_of(model, loaded.preprocessing.channels, size, loaded.device))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
@@ -175,7 +177,7 @@ def _evaluate(
             confusion.update(summary.confusion)
         row = {**key, **summary.values, "flops": flops(size)}
         if latency and evaluator.world.main:
-            row["latency"] = latency_of(model, loaded.preprocessing.channels, size, loaded.device)
+            row["latency"] = time(size)
         rows.append(row)
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
