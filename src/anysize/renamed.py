@@ -29,12 +29,13 @@ RENAMED: dict[str, Renamed] = {}
 """By the old name, `section.field`."""
 
 
-def name_now(setting: str, where: str = "") -> str:
+def name_now(setting: str, where: str = "", *, say: bool = True) -> str:
     """The name of a setting, or of a value within it, where it may be given by an old one, which is warned of.
 
     Args:
         setting: `section.field`, with underscores or dashes.
         where: the file that has it; empty: the command line.
+        say: whether to warn.
 
     >>> name_now("training.batch-size")
     'training.batch-size'
@@ -43,7 +44,8 @@ def name_now(setting: str, where: str = "") -> str:
     found = RENAMED.get(old)
     if found is None:
         return setting
-    say_deprecated(f"{where}: " if where else "--", old, found.name, found.until)
+    if say:
+        say_deprecated(f"{where}: " if where else "--", old, found.name, found.until)
     return found.name + setting[len(old) :]
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from anysize.files import read_text
 from anysize.forms import Form, Unfit, each, either, fields, number, one_of, optional, series, table, text
 from anysize.registry import in_a_line
-from anysize.renamed import RENAMED
+from anysize.renamed import name_now
 
 T = TypeVar("T")
 
@@ -216,8 +216,7 @@ def flat_settings(recipe: str) -> dict[str, Any]:
     Raises:
         ValueError, RecursionError: it is no TOML.
     """
-    flat = _flatten(tomllib.loads(recipe))
-    flat = {RENAMED[name].name if name in RENAMED else name: value for name, value in flat.items()}
+    flat = {name_now(name, say=False): value for name, value in _flatten(tomllib.loads(recipe)).items()}
     fitting = {}
     for name, value in flat.items():
         try:
