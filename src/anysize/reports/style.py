@@ -111,7 +111,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   .narrow { grid-template-columns: repeat(3, 1fr); }
   .tile, .card:not(:has(.tall, pre)), h3, tr, .drawn { break-inside: avoid; }
   details.card { break-inside: auto; }
-  h2, h3, .note:first-child, thead { break-after: avoid; }
+  h2, h3, .note:first-child, .note:has(+ .cards), .note:has(+ .legend), .legend, thead { break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .scroll, .tall { max-height: none; overflow: visible; background: none; }
   .tall th { position: static; }
