@@ -169,6 +169,8 @@ def _evaluate(
 ) -> pd.DataFrame:
     model, base = loaded.model, loaded.preprocessing.image_size
     flops = functools.cache(flops_of(loaded))
+    # Calibration changes no time: both rows of a size have one, and a report with one figure of it.
+    time = functools.cache(lambda usual: latency_of(model, loaded.preprocessing.channels, usual, loaded.device))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
@@ -183,8 +185,7 @@ def _evaluate(
             confusion.update(summary.confusion)
         row = {**key, **summary.values, "flops": _mean_flops(flops, each.extents)}
         if latency and evaluator.world.main:
-            usual = max(each.extents, key=lambda extent: each.extents[extent])
-            row["latency"] = latency_of(model, loaded.preprocessing.channels, usual, loaded.device)
+            row["latency"] = time(max(each.extents, key=lambda extent: each.extents[extent]))
         rows.append(row)
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:

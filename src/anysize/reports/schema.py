@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from anysize.files import read_text
 from anysize.forms import Form, Unfit, each, either, fields, number, one_of, optional, series, table, text
 from anysize.registry import in_a_line
+from anysize.renamed import name_now
 
 T = TypeVar("T")
 
@@ -215,7 +216,7 @@ def flat_settings(recipe: str) -> dict[str, Any]:
     Raises:
         ValueError, RecursionError: it is no TOML.
     """
-    flat = _flatten(tomllib.loads(recipe))
+    flat = {name_now(name, say=False): value for name, value in _flatten(tomllib.loads(recipe)).items()}
     fitting = {}
     for name, value in flat.items():
         try:
