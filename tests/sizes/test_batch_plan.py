@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch, BatchPlan, SampleKey
 from anysize.sizes.mix import BUDGETS, SizeMix
+from anysize.sizes.moving import GaussianWindow, MovingMix, WeightPoints
 from anysize.sizes.sampler import PlanSampler
 from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
 from anysize.sizes.shapes import Aspect, Shapes
@@ -34,6 +35,22 @@ schedules = st.one_of(
         mixes,
         mixes,
         st.integers(0, 9),
+    ),
+    st.builds(
+        lambda sizes, spread, even, epochs, budget: SizeSchedule.moving(
+            MovingMix(GaussianWindow(tuple(sizes), spread, even), epochs, 32, budget)
+        ),
+        st.lists(st.integers(8, 64), min_size=2, max_size=6, unique=True),
+        st.floats(0.05, 3),
+        st.sampled_from([0.0, 0.1, 1.0]),
+        st.integers(1, 12),
+        st.sampled_from(BUDGETS),
+    ),
+    st.builds(
+        lambda start, end, epochs: SizeSchedule.moving(MovingMix(WeightPoints.of({0.0: start, 0.7: end}), epochs, 32)),
+        st.dictionaries(st.integers(8, 64), st.floats(0.01, 1), min_size=1, max_size=4),
+        st.dictionaries(st.integers(8, 64), st.floats(0.01, 1), min_size=1, max_size=4),
+        st.integers(1, 12),
     ),
 )
 
@@ -196,7 +213,9 @@ def test_a_limit_keeps_the_sizes_and_what_a_plan_promises(given_plan: tuple[Batc
 @settings(deadline=None)
 def test_every_epoch_may_train_the_samples_of_the_first(given_plan: tuple[BatchPlan, int], limit: int) -> None:
     plan, _ = given_plan
-    plan = dataclasses.replace(plan, schedule=SizeSchedule(plan.schedule.phases[:1]), same_samples=True)
+    now = plan.schedule.at(0)
+    schedule = SizeSchedule((SizePhase(0, now.mix, now.batch_size),))
+    plan = dataclasses.replace(plan, schedule=schedule, same_samples=True)
     first, other = (dataclasses.replace(plan, limit_steps=limit).batches(epoch) for epoch in (0, 7))
     assert same(first, [dataclasses.replace(batch, epoch=0) for batch in other])
 

@@ -51,6 +51,8 @@ class Evaluator:
     """Images of a training step, from which the batch size of evaluation follows where the settings name none."""
     seed: int = 0
     workers: int = 0
+    augment_epoch: int = 0
+    """The epoch whose augmentation images to calibrate with have, and those of settings.copies."""
     world: World = dataclasses.field(default_factory=World)
     """The processes that share the images of an evaluation, and those of a calibration."""
     say: Callable[[str], None] = lambda text: None
@@ -103,6 +105,7 @@ class Evaluator:
             chosen = np.concatenate([batch.indices for batch in batches])
             found = self.shape.batches(self.loader.source.subset(chosen), size, max(2, self.batch_size(size)))
             batches = [dataclasses.replace(batch, indices=chosen[batch.indices]) for batch in found]
+        batches = [dataclasses.replace(batch, epoch=self.augment_epoch) for batch in batches]
         several = [batch for batch in batches if _length(batch) > 1]
         if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
             return several
@@ -172,7 +175,8 @@ class Evaluator:
     def validation_batches(self, size: int) -> list[Batch]:
         """The validation images at `size` in order, or at their own shapes those of one after those of another."""
         batches = self.batches_of(self.validation, size)
-        return [dataclasses.replace(batch, copies=self.settings.copies) for batch in batches]
+        epoch, copies = self.augment_epoch, self.settings.copies
+        return [dataclasses.replace(batch, epoch=epoch, copies=copies) for batch in batches]
 
     def batches_of(self, source: Source, size: int) -> list[Batch]:
         """All images of a source at `size`, each once, in the shapes that images are evaluated in."""

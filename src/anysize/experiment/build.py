@@ -35,7 +35,7 @@ from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
-from anysize.sizes.settings import SizeSettings
+from anysize.sizes.settings import MOVING, SizeSettings
 from anysize.sizes.shapes import SQUARE, Aspect, Extent, Shapes, parse_shape
 from anysize.training.decay import freeze
 from anysize.world import World
@@ -218,8 +218,13 @@ def build_plan(
             "training.overfit_batches and training.limit_steps are both set, and both say how many steps an epoch has; "
             "leave one out"
         )
+    if training.overfit_batches and {recipe.sizes.mix, *(phase.mix for phase in recipe.sizes.phases)} & {*MOVING}:
+        raise UserError(
+            "training.overfit_batches trains the same batches in each epoch, and the weights of sizes.mix window and "
+            "points move from epoch to epoch; set sizes.mix to fixed, uniform or custom"
+        )
     try:
-        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs)
+        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops)
     except UserError as error:
         raise UserError(f"[sizes]: {error}") from None
     return BatchPlan(

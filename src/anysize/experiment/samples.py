@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anysize.data.augment.by_size import mixes
 from anysize.data.augment.transform import denormalize
 from anysize.data.catalog import DATASETS
 from anysize.data.loader import PlanLoader
@@ -114,7 +115,7 @@ class _Seen:
         self.recipe, self.source, self.preprocessing = recipe, data.train, data.preprocessing
         self.kind, self.task = kind_of(recipe), build_task(recipe, data.preprocessing)
         self.loader = PlanLoader(data.train, data.transform, reduced=True)
-        ways = [name for name in ("mixup", "cutmix") if getattr(recipe.augment, name)]
+        ways = mixes(recipe.augment)
         self.mixed = f"Samples are mixed among themselves ({' or '.join(ways)})." if ways else ""
 
     def samples(self, first: _First, count: int) -> SizeSamples | None:
@@ -125,7 +126,7 @@ class _Seen:
         for loaded in self.loader.load([batch]):
             with torch.random.fork_rng(devices=[]):
                 seed_generators(next(step_seeds(self.recipe.training.seed, first.step, 1, 0)), torch.device("cpu"))
-                images, targets = self.task.mix(loaded.images, loaded.targets)
+                images, targets = self.task.mix(loaded.images, loaded.targets, batch.epoch)
             own = len(loaded.indices)
             views = self._views(images, targets)
             copies = [(self.source.describe(index), views[i::own]) for i, index in enumerate(loaded.indices.tolist())]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from anysize.data.augment.by_size import last_epoch, scheduled_names
 from anysize.data.augment.transform import Transform
 from anysize.data.catalog import dataset_info, load_dataset, preloaded, resolve_augment
 from anysize.data.dataset import DatasetInfo, Split
@@ -129,6 +130,7 @@ def build_evaluator(
         training_batch=recipe.training.batch_size,
         seed=recipe.training.seed,
         workers=recipe.data.workers,
+        augment_epoch=last_epoch(augmentation(recipe)),
         world=world or World(),
         shape=evaluated_shape(recipe, preprocessing),
     )
@@ -146,7 +148,12 @@ def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
     """
     own = task_class(recipe.task.name).settings
     every = {key for name in list_tasks() for key in task_class(name).settings}
-    others = {"sizes.base", *kind_of(recipe).settings}  # read elsewhere, too
+    others = {"sizes.base", "augment.by_size", "augment.by_epoch", *kind_of(recipe).settings}  # read elsewhere, too
+    for name in scheduled_names(recipe.augment):
+        if f"augment.{name}" in every - {*own}:
+            raise UserError(
+                f"augment.by_size or by_epoch has {name}, but the task {recipe.task.name!r} does not use it; remove it"
+            )
     for key in sorted(every - {*own} - others):
         if _setting(recipe, key) != _setting(Recipe(), key):
             takers = [name for name in list_tasks() if key in task_class(name).settings]

@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from anysize.data.augment.by_size import is_scheduled
 from anysize.data.augment.transform import Transform
 from anysize.data.random import Stream, normal, seeded
 from anysize.data.settings import AugmentSettings
@@ -127,6 +128,7 @@ class Augmentation(Transform):
 
 
 def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
+    assert not is_scheduled(augment), "to be settled with `augment_at`: see `scheduled.train_transform`"
     assert augment.crop != "auto", "to be settled with `resolve_augment`"
     assert augment.flip >= 0, "to be settled with `resolve_augment`"
     for name in ("scale", "ratio", "rescale"):

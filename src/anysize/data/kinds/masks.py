@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
+from anysize.data.augment.scheduled import train_transform
 from anysize.data.augment.transform import Transform
 from anysize.data.dataset import DataSet, DatasetInfo
 from anysize.data.doubts import Doubts, of_masks
@@ -35,7 +36,7 @@ class Masks(TargetKind):
         return dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
 
     def train_transform(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int) -> Transform:
-        return JointTrainTransform(preprocessing, augment, seed)
+        return train_transform(JointTrainTransform, preprocessing, augment, seed)
 
     def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int, own: bool = False) -> Transform:
         for key, value in (("crops", crops), ("copies", copies)):
