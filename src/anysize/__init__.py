@@ -131,10 +131,10 @@ if TYPE_CHECKING:
     from anysize.sizes.batch_plan import BatchPlan as BatchPlan
     from anysize.sizes.batch_plan import SampleKey as SampleKey
     from anysize.sizes.mix import SizeMix as SizeMix
-    from anysize.sizes.sampler import PlanSampler as PlanSampler
     from anysize.sizes.moving import GaussianWindow as GaussianWindow
     from anysize.sizes.moving import MovingMix as MovingMix
     from anysize.sizes.moving import WeightPoints as WeightPoints
+    from anysize.sizes.sampler import PlanSampler as PlanSampler
     from anysize.sizes.schedule import SizePhase as SizePhase
     from anysize.sizes.schedule import SizeRamp as SizeRamp
     from anysize.sizes.schedule import SizeSchedule as SizeSchedule
