@@ -4,6 +4,7 @@ import dataclasses
 
 from anysize.registry import setting
 from anysize.sizes.mix import BUDGETS, LARGEST_BASE, NAMED
+from anysize.sizes.shapes import MOST_RATIOS
 
 MOVING = ("window", "points")  # mixtures whose weights move with the epochs
 
@@ -62,6 +63,21 @@ class SizeSettings:
     )
     even: float = setting(0.1, "share of the images that mix = window spreads evenly over its sizes", low=0, high=1)
     budget: str = setting("", "what uniform, custom, window and points fill their budget with", choices=BUDGETS)
+    shape: str = setting(
+        "",
+        "HEIGHTxWIDTH of all images at the base size, such as 192x256, which other sizes scale; sizes.base is then the "
+        "side of the square of equal area; empty: square",
+    )
+    aspect_ratios: tuple[float, ...] = setting(
+        (),
+        "width over height of a few shapes, such as 0.75,1,1.333: a batch has images of one shape, and each image is "
+        "in the group of the nearest; empty: all are square",
+        low=1 / MOST_RATIOS,
+        high=MOST_RATIOS,
+    )
+    multiple: int = setting(
+        8, "sides of images that are not square are multiples of so many pixels", low=1, high=LARGEST_BASE
+    )
     phases: tuple[PhaseSettings, ...] = setting(
         (), "[[sizes.phases]]: other sizes from given epochs (passes over the images) on; mix holds until the first"
     )

@@ -48,9 +48,12 @@ class TargetKind(abc.ABC):
         """Augmentation. Raises a `UserError` for settings that do not fit."""
         return train_transform(TrainTransform, preprocessing, augment, seed)
 
-    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int) -> Transform:
-        """Preprocessing for evaluation in so many crops, or augmented copies. Raises a `UserError` as above."""
-        return EvalTransform(preprocessing, crops)
+    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int, own: bool = False) -> Transform:
+        """Preprocessing for evaluation in so many crops, or augmented copies, or with `own` at an image's own shape.
+
+        Raises a `UserError` as above.
+        """
+        return EvalTransform(preprocessing, crops, own)
 
     def first(self, source: Source, limit: int) -> Source:
         """The first `limit` images; 0: all."""

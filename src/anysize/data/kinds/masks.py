@@ -38,14 +38,14 @@ class Masks(TargetKind):
     def train_transform(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int) -> Transform:
         return train_transform(JointTrainTransform, preprocessing, augment, seed)
 
-    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int) -> Transform:
+    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int, own: bool = False) -> Transform:
         for key, value in (("crops", crops), ("copies", copies)):
             if value != 1:
                 raise UserError(
                     f"evaluation.{key} is {value}, but the outputs for images with masks are not averaged over {key}; "
                     "expected 1: evaluation.scales and evaluation.flip average over scales and mirrored images"
                 )
-        return JointEvalTransform(preprocessing)
+        return JointEvalTransform(preprocessing, own)
 
     def target_of(self, batch: LoadedBatch, row: int) -> Tensor:
         """The mask without its padding."""
