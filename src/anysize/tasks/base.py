@@ -95,7 +95,7 @@ def mixer_by_size(
     mixers: dict[tuple[float, float], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
 
     def mix(images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), min(images.shape[-2:]), epoch)
+        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), math.isqrt(images[0, 0].numel()), epoch)
         if alphas not in mixers:
             mixers[alphas] = sample_mixer(*alphas, num_classes)
         return mixers[alphas](images, targets)

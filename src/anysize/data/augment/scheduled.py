@@ -56,7 +56,7 @@ class _Scheduled(Transform):
         return batch.copies
 
     def check(self, aspect: Aspect) -> None:
-        self.transform(self.preprocessing.image_size, 0).check(aspect)
+        self.transform(self.preprocessing.image_size, 0).check(aspect)  # as the crop says, alone
 
     def need(self, shape: tuple[int, int], batch: Batch) -> float:
         scale: float = self._of(batch).need(shape, batch)
