@@ -28,6 +28,7 @@ def command(
     from anysize.experiment.calibrate import calibrate
     from anysize.reports.console import progress
 
+    told: list[str] = []
     with progress("calibrating") as say:
         folder = calibrate(
             run,
@@ -37,5 +38,6 @@ def command(
             out=out or None,
             overrides=overrides,
             on_progress=say,
+            on_choice=lambda choice: told.append(str(choice)),
         )
-    tell(f"{folder} is calibrated for {size} px")
+    tell(f"{folder} is calibrated for {size} px: {told[0]}")

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,9 +14,12 @@ from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches, share_of
+from anysize.evaluation.judging import Judge
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
+from anysize.norms.choice import FULL, NONE, Choice, choose
+from anysize.norms.strength import Statistics, having_statistics, statistics
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import Batch, BatchPlan
@@ -53,6 +57,8 @@ class Evaluator:
     """The processes that share the images of an evaluation, and those of a calibration."""
     say: Callable[[str], None] = lambda text: None
     """Told how far an evaluation or a calibration is, at each batch."""
+    labelled: bool = True
+    """Whether the images to calibrate with have their targets, which then judge the calibration."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -75,7 +81,8 @@ class Evaluator:
     def calibration_batches(self, model: nn.Module, size: int) -> list[Batch]:
         """Training images at `size`, two a batch at least, as many in all as the settings say.
 
-        A batch of one image is left out where `model` has norms that it tells nothing.
+        A batch of one image is left out where `model` has norms that it tells nothing, and so are the images that judge
+        the calibration.
         """
         length = len(self.loader.source)
         plan = BatchPlan(
@@ -88,10 +95,13 @@ class Evaluator:
         wanted = self.settings.calibration_images or length
         batches: list[Batch] = []
         for batch in plan.batches(epoch=0):
+            if self.settings.calibration_strength == "chosen":
+                batch = batch.at(np.flatnonzero(~np.isin(batch.indices, self.judging_images)).tolist())
             left = wanted - sum(map(_length, batches))
             if left < 1:
                 break
-            batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
+            if _length(batch):
+                batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
         several = [batch for batch in batches if _length(batch) > 1]
         if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
             return several
@@ -102,19 +112,65 @@ class Evaluator:
         return plan.schedule.sizes(epochs) == {self.preprocessing.image_size}
 
     @contextlib.contextmanager
-    def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[bool]:
-        """Within this context `model` has statistics of images at `size`, then its own again.
+    def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[Choice]:
+        """Within this context `model` has statistics of images at `size`, as the settings say, then its own again.
 
-        Yields whether it was calibrated: a model without running statistics is left as it is.
+        Yields what was taken of the calibration, which is true where that is anything. A model without running
+        statistics is left as it is. Where the settings leave the choice to held-out images it takes a pass over them
+        for each of `anysize.norms.choice.CANDIDATES` and one more; without labels also a calibration for the size of
+        training and two passes there.
         """
         if not has_running_statistics(model):
-            yield False
+            yield Choice(*NONE, {})
             return
+        measured = self._measured(model, size, stop)
+        if self.settings.calibration_strength == "chosen":
+            choice = self._chosen(model, size, measured, stop)
+        else:
+            choice = Choice(*FULL, measured)
+        with having_statistics(model, choice.statistics):
+            yield choice
+
+    def _measured(self, model: nn.Module, size: int, stop: StopRequest | None) -> Statistics:
+        """The statistics of the full calibration for `size`."""
         batches = share_of(self.calibration_batches(model, size), self.world)
         whole = self.loader.load(batches, in_full=True)  # a figure does not depend on how training reads its images
         loaded = self._told(whole, batches, f"calibrating at {size} px", stop)
         with calibrated(model, loaded, world=self.world, describe=self.loader.source.describe):
-            yield True
+            return statistics(model)
+
+    def _chosen(self, model: nn.Module, size: int, measured: Statistics, stop: StopRequest | None) -> Choice:
+        told = functools.partial(self._told, stop=stop)
+        judge = Judge(
+            self.task,
+            self.judging_loader,
+            self.batch_size,
+            self.device,
+            self.world,
+            lambda loaded, batches, at: told(loaded, batches, f"judging the calibration at {at} px"),
+        )
+        if self.labelled:
+            how = f"{self.task.best} of held-out images"
+            return choose(model, measured, judge.by_labels(model, size), criterion=how)
+        own = self.preprocessing.own_size
+        at_own = measured if size == own else self._measured(model, own, stop)
+        decided = judge.decisions(model, own, [statistics(model), at_own])
+        how = f"agreement with {own} px"
+        return choose(model, measured, judge.by_agreement(model, size, decided), criterion=how)
+
+    @functools.cached_property
+    def judging_images(self) -> np.ndarray:
+        """The training images, by their numbers, that judge a calibration and are held out from it."""
+        length = len(self.loader.source)
+        held = min(self.settings.judging_images, length // 4)
+        return np.sort(np.random.default_rng(self.seed).permutation(length)[: max(1, held)])
+
+    @functools.cached_property
+    def judging_loader(self) -> PlanLoader:
+        """Loads these images as in evaluation."""
+        source = self.loader.source.subset(self.judging_images)
+        transform = self.kind.eval_transform(self.preprocessing, 1, 1)
+        return PlanLoader(source, transform, device=self.device, workers=self.workers)
 
     @functools.cached_property
     def loader(self) -> PlanLoader:

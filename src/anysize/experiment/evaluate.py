@@ -35,6 +35,8 @@ from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
 from anysize.models.measure.timing import latency_of
 from anysize.norms.calibration import has_running_statistics
+from anysize.norms.choice import Choice
+from anysize.norms.strength import having_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
@@ -43,7 +45,7 @@ from anysize.reports.html import write_report
 from anysize.reports.image_predictions import write_confusion, write_image_predictions
 from anysize.reports.run_files import add_rows, write_evaluation
 from anysize.tasks.base import task_class
-from anysize.tasks.records import Judged, Table
+from anysize.tasks.records import Judged, Summary, Table
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ def evaluate(
             is made of them.
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
             neighbours, from half to one and a half times the base; of published weights the size they are for.
-        calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
+        calibrate: also evaluate with the statistics of the norms calibrated for each size, as far as that is better on
+            held-out images, or wholly where `evaluation.calibration_strength` is "full". Where there are no images
             to calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
             are then not needed.
@@ -105,10 +108,11 @@ def evaluate(
 
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
-        time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
-        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward).
-        `attrs["written"]` has the files that it
-        went into: one that cannot be written is warned of, and the table is returned.
+        time that are not as usual, or not the run's), `size`, `calibrated`, of calibrated rows `strength` and `part`
+        (what was taken of the calibration) and `choice` (why), the task's metrics (such as top1, top5, loss), `images`,
+        `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward).
+        `attrs["written"]` has the files that it went into: one that cannot be written is warned of, and the table is
+        returned.
 
     Raises:
         UserError: not a run, sizes that are no sizes or that the network cannot take, missing data.
@@ -164,16 +168,20 @@ def _evaluate(
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
+    choices: dict[int, Choice] = {}
     confusion: Table = {}
+    summary = Summary({})
     nearest = min(sizes, key=lambda size: (abs(size - base), size))
     told = {**made, "size": nearest, "calibrated": calibrate}
 
-    def add(size: int, calibrated: bool) -> None:
-        key = {**made, "size": size, "calibrated": calibrated}
-        summary = evaluator.evaluate(model, size, judged=judged if key == told else None)
+    def add(size: int, taken: Choice | None) -> None:
+        nonlocal summary
+        key = {**made, "size": size, "calibrated": taken is not None}
+        if taken is None or taken:  # else it is the network as it is, which has just been measured
+            summary = evaluator.evaluate(model, size, judged=judged if size == nearest else None)
         if key == told:
             confusion.update(summary.confusion)
-        row = {**key, **summary.values, "flops": flops(size)}
+        row = {**key, **(taken.to_row() if taken is not None else {}), **summary.values, "flops": flops(size)}
         if latency and evaluator.world.main:
             row["latency"] = latency_of(model, loaded.preprocessing.channels, size, loaded.device)
         rows.append(row)
@@ -182,10 +190,10 @@ def _evaluate(
             on_row(rows[-1])
 
     for size in sizes:
-        add(size, False)
+        add(size, None)
         if calibrate:
-            with evaluator.calibrated(model, size):
-                add(size, True)
+            with evaluator.calibrated(model, size) as choices[size]:
+                add(size, choices[size])
     table = pd.DataFrame(rows)
     table.attrs["written"] = []
     if isinstance(model, RuntimeModel):
@@ -194,10 +202,15 @@ def _evaluate(
                 if run_files.go_on_without(path, functools.partial(add_rows, path, made_of)) and made_of is rows:
                     table.attrs["written"] = [str(path)]
         return table
-    with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
+    with contextlib.ExitStack() as stack:
+        if base in choices:
+            stack.enter_context(having_statistics(model, choices[base].statistics))
+        elif calibrate:
+            choices[base] = stack.enter_context(evaluator.calibrated(model, base))
         if evaluator.world.main and made["split"] == "validation":
             known = judged if nearest == base else None
-            picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
+            taken = bool(choices.get(base))
+            picture_predictions(loaded.folder, evaluator, model, base, calibrated=taken, judged=known)
     if evaluator.world.main:
         folder = loaded.folder
         run_files.go_on_without(folder / run_files.EVALUATION_TABLES, lambda: write_tables(folder, details))
