@@ -96,7 +96,7 @@ def test_a_calibrated_copy_tells_what_was_taken(run: Path) -> None:
     state = json.loads((folder / "state.json").read_text())["calibrated"]
     assert (state["size"], state["from"]) == (14, "last")
     assert (state["strength"], state["part"]) == (told[0].strength, told[0].part)
-    assert len(state["scores"]) == 5
+    assert 3 <= len(state["scores"]) <= 5
     held = read_checkpoint(folder, "model", "preprocessing").model
     name = next(iter(told[0].statistics))
     assert torch.equal(held[f"{name}.running_mean"], told[0].statistics[name][0])

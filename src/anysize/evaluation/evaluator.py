@@ -116,9 +116,8 @@ class Evaluator:
         """Within this context `model` has statistics of images at `size`, as the settings say, then its own again.
 
         Yields what was taken of the calibration, which is true where that is anything. A model without running
-        statistics is left as it is. Where the settings leave the choice to held-out images it takes a pass over them
-        for each of `anysize.norms.choice.CANDIDATES` and one more; without labels also a calibration for the size of
-        training and two passes there.
+        statistics is left as it is. Where the settings leave the choice to held-out images it takes three to five
+        passes over them; without labels also a calibration for the size of training and two passes there.
         """
         if not has_running_statistics(model):
             yield Choice(*NONE, {})

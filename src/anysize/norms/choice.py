@@ -99,16 +99,17 @@ def choose(
 ) -> Choice:
     """Choose strength and part of a calibration by the scores of held-out images.
 
-    `model` is scored as it is and with each of the candidates in turn. The one with the best mean is chosen, if it is
-    better than the network as it is by `certainty` standard errors of the differences image by image; otherwise nothing
-    is taken of the calibration. Where no image is judged differently, that is so, too.
+    `model` is scored as it is and with the candidates in turn, until one is no better than another before it that is
+    taken. Taken is the one with the best mean, if it is better than the network as it is by `certainty` standard errors
+    of the differences image by image; otherwise nothing of the calibration is. Where no image is judged differently,
+    that is so, too.
 
     Args:
         model: with the statistics of training, which it has again afterwards.
         measured: the statistics of the full calibration, as `anysize.norms.strength.statistics` gives them.
         score: judges the model as it is when called: a number an image, higher is better, always of the same images in
             the same order; NaN, or all of them not finite, where the network gives no finite answer.
-        candidates: strengths with the part of the network that each is for.
+        candidates: strengths with the part of the network that each is for, the most of the calibration first.
         certainty: standard errors.
         criterion: what the scores are, in words, for the `Choice`.
 
@@ -138,6 +139,8 @@ def choose(
         means[strength, part] = float(after.mean())
         if _better(after, before, certainty) and not after.mean() <= chosen.mean():  # which may be NaN
             best, chosen = (strength, part), after
+        elif best != NONE:
+            break  # one before was better, and accuracy falls or rises with the strength from one end to the other
     return Choice(
         *best,
         statistics=blended(trained, measured, *best),
