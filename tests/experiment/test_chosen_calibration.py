@@ -1,7 +1,6 @@
 """Calibration whose strength is chosen: in evaluations, calibrated copies and validation, in one process and in two."""
 
 import itertools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -93,13 +92,13 @@ def test_a_table_tells_what_was_taken(run: Path) -> None:
 def test_a_calibrated_copy_tells_what_was_taken(run: Path) -> None:
     told: list[Choice] = []
     folder = calibrate(run, 14, overrides=CHOSEN, on_choice=told.append)
-    state = json.loads((folder / "state.json").read_text())["calibrated"]
+    copied = read_checkpoint(folder, "model", "preprocessing")
+    state = copied.state["calibrated"]
     assert (state["size"], state["from"]) == (14, "last")
     assert (state["strength"], state["part"]) == (told[0].strength, told[0].part)
     assert 3 <= len(state["scores"]) <= 5
-    held = read_checkpoint(folder, "model", "preprocessing").model
     name = next(iter(told[0].statistics))
-    assert torch.equal(held[f"{name}.running_mean"], told[0].statistics[name][0])
+    assert torch.equal(copied.model[f"{name}.running_mean"], told[0].statistics[name][0])
 
 
 def test_pictures_without_labels_judge_by_agreement_with_the_size_of_training(run: Path, tmp_path: Path) -> None:
@@ -123,7 +122,7 @@ def job(rank: int) -> dict[str, Any]:
 
 def test_two_processes_choose_alike_and_as_one(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYSIZE_TEST_RUN", str(run))
-    both = in_group(2, job, tmp_path)
+    both = in_group(2, job, tmp_path, seconds=400)
     assert both[0] == both[1]
     alone = chosen(run, 14, spoil=True)
     assert both[0]["images"] == alone.images

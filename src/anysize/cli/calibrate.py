@@ -15,6 +15,9 @@ def command(
 ) -> None:
     """Write a copy of a run's checkpoint with its norms calibrated for an image size.
 
+    Of the calibration is taken what is better on held-out images: all, a part, or nothing, which is told. With
+    --evaluation.calibration_strength full all of it is.
+
     Args:
         run: the run folder
         size: image size in pixels

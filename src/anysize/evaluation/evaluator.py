@@ -84,7 +84,10 @@ class Evaluator:
         A batch of one image is left out where `model` has norms that it tells nothing, and so are the images that judge
         the calibration.
         """
-        length = len(self.loader.source)
+        numbers = np.arange(len(self.loader.source))
+        if self.settings.calibration_strength == "chosen":
+            numbers = np.setdiff1d(numbers, self.judging_images)
+        length = len(numbers)
         plan = BatchPlan(
             length,
             SizeSchedule.constant(SizeMix.fixed(size)),
@@ -95,13 +98,10 @@ class Evaluator:
         wanted = self.settings.calibration_images or length
         batches: list[Batch] = []
         for batch in plan.batches(epoch=0):
-            if self.settings.calibration_strength == "chosen":
-                batch = batch.at(np.flatnonzero(~np.isin(batch.indices, self.judging_images)).tolist())
             left = wanted - sum(map(_length, batches))
             if left < 1:
                 break
-            if _length(batch):
-                batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
+            batches.append(dataclasses.replace(batch, indices=numbers[batch.indices[:left]]))
         several = [batch for batch in batches if _length(batch) > 1]
         if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
             return several
@@ -121,6 +121,10 @@ class Evaluator:
         """
         if not has_running_statistics(model):
             yield Choice(*NONE, {})
+            return
+        if self.settings.calibration_strength == "chosen" and not len(self.judging_images):
+            few = counted(len(self.loader.source), "image")
+            yield Choice(*NONE, statistics(model), criterion=f"{few} to calibrate with, too few to judge by")
             return
         measured = self._measured(model, size, stop)
         if self.settings.calibration_strength == "chosen":
@@ -162,7 +166,7 @@ class Evaluator:
         """The training images, by their numbers, that judge a calibration and are held out from it."""
         length = len(self.loader.source)
         held = min(self.settings.judging_images, length // 4)
-        return np.sort(np.random.default_rng(self.seed).permutation(length)[: max(1, held)])
+        return np.sort(np.random.default_rng(self.seed).permutation(length)[:held])
 
     @functools.cached_property
     def judging_loader(self) -> PlanLoader:

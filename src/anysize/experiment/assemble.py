@@ -61,7 +61,7 @@ def assemble(
             tensors = model_tensors(evaluated)
         if each:
             metrics = dict(zip(metrics, (total / world.size for total in world.sum([*metrics.values()])), strict=True))
-        if taken and taken.scores:
+        if taken is not None and taken.criterion:
             log.message(f"calibration for {base} px: {taken}")
         return Validation(metrics, tensors, base, bool(taken))
 

@@ -70,14 +70,14 @@ class Choice:
             way = "all of the way" if self.strength == 1 else f"{100 * self.strength:g} % of the way"
             taken = f"{way}, {'all norms' if self.part == 1 else f'the first {100 * self.part:g} % of the norms'}"
         if not self.images:
-            return taken
+            return f"{taken} ({self.criterion})" if self.criterion else taken
         best = max((score for tried, score in self.scores.items() if tried != NONE), default=self.after)
         after = f"{self.after:.4g} with" if self else f"{best:.4g} with the best"
         return f"{taken} ({self.criterion}: {self.before:.4g} without, {after}; {self.images:,} images)"
 
     def to_row(self) -> dict[str, Any]:
         """What was taken, as columns of a table."""
-        return {"strength": self.strength, "part": self.part, **({"choice": str(self)} if self.images else {})}
+        return {"strength": self.strength, "part": self.part, **({"choice": str(self)} if self.criterion else {})}
 
     def to_dict(self) -> dict[str, Any]:
         """What was chosen and tried, JSON-ready, without the statistics."""
@@ -86,7 +86,7 @@ class Choice:
             "images": self.images,
             "scores": [[*tried, None if math.isnan(score) else score] for tried, score in self.scores.items()],
         }
-        return {"strength": self.strength, "part": self.part, **(judged if self.images else {})}
+        return {"strength": self.strength, "part": self.part, **(judged if self.criterion else {})}
 
 
 def choose(
@@ -131,7 +131,7 @@ def choose(
     for strength, part in candidates:
         with having_statistics(model, blended(trained, measured, strength, part)):
             after = np.asarray(score(), dtype=np.float64)
-        if after.shape != before.shape:
+        if after.shape != before.shape and np.isfinite([after.sum(), before.sum()]).all():
             raise UserError(
                 f"a calibration was judged on {after.size} images and the network as it is on {before.size}; "
                 "expected the same"
@@ -160,8 +160,10 @@ def _better(after: np.ndarray, before: np.ndarray, certainty: float) -> bool:
     >>> _better(np.array([1.0, 0, 0, 1]), np.array([0.0, 0, 0, 1]), certainty=2.0)
     False
     """
+    if not np.isfinite(after).all():
+        return False
     if not np.isfinite(before).all():
-        return bool(np.isfinite(after).all())
+        return True
     gain = after - before
     error = gain.std(ddof=1) / math.sqrt(gain.size) if gain.size > 1 else math.inf
-    return bool(np.isfinite(gain).all() and gain.mean() > certainty * error)
+    return bool(gain.mean() > certainty * error)
