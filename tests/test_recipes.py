@@ -443,7 +443,7 @@ def test_any_batch_of_the_batch_size_recipe_is_comparable():
 
 
 def test_recipes_of_mix_and_match_take_all_of_a_calibration_as_the_paper_does() -> None:
-    names = [name for name in list_recipes() if name.startswith("mixsize/")]
+    names = [name for name in recipe_names() if name.startswith("mixsize/")]
     assert len(names) > 5
     assert {load_recipe(name).evaluation.calibration_strength for name in names} == {"full"}
     assert load_recipe("quickstart").evaluation.calibration_strength == "chosen"

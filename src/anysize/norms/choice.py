@@ -28,7 +28,7 @@ FULL: Tried = (1.0, 1.0)
 CANDIDATES: tuple[Tried, ...] = (FULL, (0.5, 1.0), (0.25, 1.0), (1.0, 0.25))
 """What is tried, besides the network as it is."""
 
-CERTAINTY = 1.5
+CERTAINTY = 2.0
 """Standard errors by which a calibration has to be better than none."""
 
 
