@@ -92,7 +92,7 @@ class Choice:
 def choose(
     model: nn.Module,
     measured: Statistics,
-    score: Callable[[], Sequence[float]],
+    score: Callable[[], Sequence[float] | np.ndarray],
     candidates: Sequence[Tried] = CANDIDATES,
     certainty: float = CERTAINTY,
     criterion: str = "",
