@@ -1,6 +1,7 @@
 """Calibration whose strength is chosen: in evaluations, calibrated copies and validation, in one process and in two."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,25 @@ def test_pictures_without_labels_judge_by_agreement_with_the_size_of_training(ru
         assert 0.5 < choice.before <= 1
     table = evaluate(run, [24], calibration=tmp_path, overrides=CHOSEN)
     assert "agreement with 28 px" in table["choice"].iloc[1]
+
+
+@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
+def test_labels_and_masks_are_judged_with_and_without_targets(
+    trained_scenes: Callable[[str], Path], task: str, tmp_path: Path
+) -> None:
+    run = trained_scenes(task)
+    loaded = load_run(run, "last", {**CHOSEN, "evaluation.judging_images": 4})
+    evaluator = make_evaluator(loaded)
+    with evaluator.calibrated(loaded.model, 32) as by_labels:
+        assert by_labels.criterion == "score of held-out images"
+        assert by_labels.images == 4
+        assert math.isfinite(by_labels.before)
+    for index in range(16):
+        Image.fromarray(evaluator.validation.image(index).permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
+    with make_evaluator(loaded, tmp_path).calibrated(loaded.model, 32) as by_agreement:
+        assert by_agreement.criterion == "agreement with 48 px"
+        assert by_agreement.images == 4
+        assert 0 <= by_agreement.before <= 1
 
 
 def job(rank: int) -> dict[str, Any]:

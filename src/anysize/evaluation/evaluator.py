@@ -153,7 +153,7 @@ class Evaluator:
             lambda loaded, batches, at: told(loaded, batches, f"judging the calibration at {at} px"),
         )
         if self.labelled:
-            how = f"{self.task.best} of held-out images"
+            how = f"{'top1' if self.task.best == 'top1' else 'score'} of held-out images"  # mAP has none by image
             return choose(model, measured, judge.by_labels(model, size), criterion=how)
         own = self.preprocessing.own_size
         at_own = measured if size == own else self._measured(model, own, stop)
