@@ -7,13 +7,13 @@ decide together, by the mean of their outputs, so that neither is asked about it
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.evaluation.evaluate import evaluate_batches, evaluating, on_device, share_of
 from anysize.evaluation.finite import is_finite
 from anysize.norms.strength import Statistics, having_statistics
@@ -31,12 +31,12 @@ Score = Callable[[], np.ndarray]
 class Judge:
     """Judges a model on held-out images.
 
-    `told` passes loaded batches on and says how far they are; `describe` names an image.
+    `batches` lists all images of the loader at a size, and `told` passes loaded batches on and says how far they are; `describe` names an image.
     """
 
     task: Task
     loader: PlanLoader
-    batch_size: Callable[[int], int]
+    batches: Callable[[int], list[Batch]]
     device: torch.device
     world: World
     told: Callable[[Iterator[LoadedBatch], Sequence[Batch], int], Iterator[LoadedBatch]]
@@ -59,9 +59,9 @@ class Judge:
 
         return score
 
-    def decisions(self, model: nn.Module, size: int, among: Sequence[Statistics]) -> list[Tensor]:
-        """What a network decides of each image of this process at `size`, by its mean output with some statistics."""
-        decided = []
+    def decisions(self, model: nn.Module, size: int, among: Sequence[Statistics]) -> dict[int, Tensor]:
+        """What a network decides of each image at `size`, by its mean output with some statistics; by image."""
+        decided: dict[int, Tensor] = {}
         with self.world.together(), evaluating(model):
             for batch in self._load(size):
                 placed = on_device(batch, self.device)
@@ -69,23 +69,26 @@ class Judge:
                 for wanted in among:
                     with having_statistics(model, wanted):
                         outputs.append([*self.task.predictions(model, placed)])
-                decided += [self.task.decide(sum(each) / len(among)).cpu() for each in zip(*outputs, strict=True)]
-        return decided
+                for image, each in zip(batch.indices.tolist(), zip(*outputs, strict=True), strict=True):
+                    decided[image] = self.task.decide(sum(each) / len(among)).cpu()
+        return {image: held for own in self.world.gather(decided) for image, held in own.items()}
 
-    def by_agreement(self, model: nn.Module, size: int, decided: Sequence[Tensor]) -> Score:
-        """The share of what was `decided` of each image of this process that is decided at `size`, too."""
+    def by_agreement(self, model: nn.Module, size: int, decided: Mapping[int, Tensor]) -> Score:
+        """The share of what was `decided` of each image that is decided at `size`, too."""
 
         def score() -> np.ndarray:
-            same: list[float] = []
+            same: dict[int, float] = {}
             with self.world.together(), evaluating(model):
                 for batch in self._load(size):
-                    for output in self.task.predictions(model, on_device(batch, self.device)):
-                        agreed = (self.task.decide(output).cpu() == decided[len(same)]).float().mean().item()
-                        same.append(agreed if is_finite(output) else np.nan)
-            return np.array([each for own in self.world.gather(same) for each in own])
+                    outputs = self.task.predictions(model, on_device(batch, self.device))
+                    for image, output in zip(batch.indices.tolist(), outputs, strict=True):
+                        agreed = (self.task.decide(output).cpu() == decided[image]).float().mean().item()
+                        same[image] = agreed if is_finite(output) else np.nan
+            of_all = {image: held for own in self.world.gather(same) for image, held in own.items()}
+            return np.array([of_all[image] for image in sorted(of_all)])
 
         return score
 
     def _load(self, size: int) -> Iterator[LoadedBatch]:
-        batches = share_of(sequential_batches(len(self.loader.source), size, self.batch_size(size)), self.world)
+        batches = share_of(self.batches(size), self.world)
         return self.told(self.loader.load(batches), batches, size)
