@@ -136,18 +136,34 @@ def test_labels_and_masks_are_judged_with_and_without_targets(
 
 
 def job(rank: int) -> dict[str, Any]:
-    choice = chosen(Path(os.environ["ANYSIZE_TEST_RUN"]), 14, spoil=True, world=World.here())
-    return {"taken": [choice.strength, choice.part], "scores": [*choice.scores.values()], "images": choice.images}
+    run = Path(os.environ["ANYSIZE_TEST_RUN"])
+    choice = chosen(run, 14, spoil=True, world=World.here())
+    taken = {"taken": [choice.strength, choice.part], "scores": [*choice.scores.values()], "images": choice.images}
+    return taken | {"agreement": agreement(run, World.here())}
+
+
+def agreement(run: Path, world: World) -> list[float]:
+    """The scores without labels, of the same pictures in batches of other sizes, which processes share otherwise."""
+    loaded = load_run(run, "last", {**CHOSEN, "evaluation.batch_size": 4})
+    evaluator = make_evaluator(loaded, os.environ["ANYSIZE_TEST_PICTURES"], world)
+    with evaluator.calibrated(loaded.model, 21) as choice:
+        return [*choice.scores.values()]
 
 
 def test_two_processes_choose_alike_and_as_one(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, pictures = make_evaluator(load_run(run, "last")).validation, tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(30):
+        Image.fromarray(source.image(index)[0].numpy()).save(pictures / f"{index}.png")
     monkeypatch.setenv("ANYSIZE_TEST_RUN", str(run))
+    monkeypatch.setenv("ANYSIZE_TEST_PICTURES", str(pictures))
     both = in_group(2, job, tmp_path, seconds=400)
     assert both[0] == both[1]
     alone = chosen(run, 14, spoil=True)
     assert both[0]["images"] == alone.images
     assert both[0]["taken"] == [alone.strength, alone.part]
     assert both[0]["scores"] == pytest.approx([*alone.scores.values()], abs=0.02)
+    assert both[0]["agreement"] == pytest.approx(agreement(run, World()), abs=0.15)
 
 
 def test_a_validation_tells_what_was_taken_and_resumes_to_the_bit(

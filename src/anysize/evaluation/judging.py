@@ -31,7 +31,7 @@ Score = Callable[[], np.ndarray]
 class Judge:
     """Judges a model on held-out images.
 
-    `batches` lists all images of the loader at a size, and `told` passes loaded batches on and says how far they are; `describe` names an image.
+    `batches` lists all images of the loader at a size; `told` passes loaded batches on and says how far they are.
     """
 
     task: Task

@@ -95,7 +95,8 @@ def evaluate(
             training sizes and their neighbours, from half to one and a half times the base; of published weights the
             size they are for.
         calibrate: also evaluate with the statistics of the norms calibrated for each size, as far as that is better on
-            held-out images, or wholly where `evaluation.calibration_strength` is "full". Where there are no images to calibrate with, the log says so, and the model is evaluated as trained alone.
+            held-out images, or wholly where `evaluation.calibration_strength` is "full". Where there are no images to
+            calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
             are then not needed.
         checkpoint: "last" has the running statistics of training ("as trained"); "best" was calibrated for the base
@@ -207,13 +208,13 @@ def _evaluate(
     table = pd.DataFrame(rows)
     table.attrs["written"] = []
     files, own = evaluation_files(loaded), not isinstance(model, RuntimeModel)  # a runtime's have no report
-    if own:
+    if own and evaluator.settings.pictures and made["split"] == "validation":
         with contextlib.ExitStack() as stack:
             if base in choices:
                 stack.enter_context(having_statistics(model, choices[base].statistics))
             elif calibrate:
                 choices[base] = stack.enter_context(evaluator.calibrated(model, base))
-            if evaluator.world.main and made["split"] == "validation":
+            if evaluator.world.main:
                 known = judged if nearest.size == base and nearest.evaluator is evaluator else None
                 taken = bool(choices.get(base))
                 picture_predictions(loaded.folder, evaluator, model, base, calibrated=taken, judged=known)
