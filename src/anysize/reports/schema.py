@@ -101,7 +101,12 @@ STEPS = Columns(
     ("sizes",),
     grows=True,
 )  # fmt: skip
-EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, {"latency": number(0)}, _MADE, ("calibrated",))
+EVALUATION = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH},
+    {"latency": number(0), "strength": number(0, 1), "part": number(0, 1)},
+    (*_MADE, "choice"),
+    ("calibrated",),
+)
 EVALUATION_TABLES = Columns(
     {"size": _SIZE, "calibrated": _TRUTH, **_TABLE}, texts=(*_MADE, "table", "row", "column"), truths=("calibrated",)
 )

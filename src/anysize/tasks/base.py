@@ -150,6 +150,10 @@ class Task(Protocol):
         """The output, float32, for each image of a batch: (classes,), or (classes, H, W) at the image's own size."""
         ...
 
+    def decide(self, output: Tensor) -> Tensor:
+        """What an output decides of its image: a class (), its labels (classes,), or the class of each pixel (H, W)."""
+        ...
+
     def show(self, output: Tensor, target: Tensor) -> Shown:
         """The prediction for an image beside what is true of it."""
         ...
