@@ -15,6 +15,7 @@ from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches, share_of
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.models.measure.input_size import needs_two_images
+from anysize.norms.by_size import norm_sizes
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
@@ -97,9 +98,9 @@ class Evaluator:
             return several
         return batches
 
-    def fits(self, plan: BatchPlan, epochs: int) -> bool:
-        """Whether statistics of training are those of the base size: otherwise they want calibration."""
-        return plan.schedule.sizes(epochs) == {self.preprocessing.image_size}
+    def fits(self, model: nn.Module, plan: BatchPlan, epochs: int) -> bool:
+        """Whether statistics of training are those of the base size, or of each: otherwise they want calibration."""
+        return bool(norm_sizes(model)) or plan.schedule.sizes(epochs) == {self.preprocessing.image_size}
 
     @contextlib.contextmanager
     def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[bool]:

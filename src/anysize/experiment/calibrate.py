@@ -19,6 +19,7 @@ from anysize.experiment.loaded import (
 )
 from anysize.experiment.targets import build_evaluator
 from anysize.machine import plainly
+from anysize.models.spec import ModelSpec
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import (
@@ -75,6 +76,7 @@ def calibrate(
     )
     state["preprocessing"] = preprocessing.to_dict()
     state["calibrated"] = {"size": size, "from": checkpoint}
+    state["model"] = ModelSpec.from_dict(state["model"]).fix_norm_size(size).to_dict()
     with evaluator.calibrated(loaded.model, size):
         write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
     return folder

@@ -221,7 +221,7 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     from anysize.reports.policy_report import write_scale_policy
 
     base = evaluator.preprocessing.image_size
-    fits = not evaluator.settings.calibrate or evaluator.fits(parts.plan, len(parts.length.steps))
+    fits = not evaluator.settings.calibrate or evaluator.fits(model, parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
             picture_predictions(folder, evaluator, model, base, calibrated=calibrated)

@@ -19,10 +19,11 @@ from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
+from anysize.norms.by_size import fix_norm_size
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
-from anysize.training.checkpoint.files import DamagedCheckpoint, read_checkpoint
+from anysize.training.checkpoint.files import DamagedCheckpoint, load_model, read_checkpoint
 from anysize.training.checkpoint.store import find_checkpoint, with_another
 
 _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
@@ -227,6 +228,16 @@ def _ours(folder: Path) -> Weights:
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     if spec.is_quantized:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
+    tensors = checkpoint.weights
+    if spec.norm_sizes:
+        tensors = _plain(spec, tensors, int(checkpoint.state["preprocessing"]["image_size"]), folder)
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
-    return Weights(checkpoint.weights, preprocessing, str(folder), [note], preprocessing.classes)
+    return Weights(tensors, preprocessing, str(folder), [note], preprocessing.classes)
+
+
+def _plain(spec: ModelSpec, tensors: Mapping[str, Tensor], size: int, folder: Path) -> Mapping[str, Tensor]:
+    """The weights of a model with norms by size as those of one with plain norms, which are those for `size`."""
+    model = spec.build()
+    load_model(model, tensors, folder)
+    return fix_norm_size(model, size).state_dict()
