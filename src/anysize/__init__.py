@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "accuracy_by_setting": "anysize.reports.by_setting",
+    "adapt": "anysize.experiment.adapt",
     "BatchPlan": "anysize.sizes.batch_plan",
     "PlanSampler": "anysize.sizes.sampler",
     "SampleKey": "anysize.sizes.batch_plan",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.grad_cam import grad_cam as grad_cam
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.adapt import adapt as adapt
     from anysize.experiment.calibrate import calibrate as calibrate
     from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
     from anysize.experiment.evaluate import evaluate as evaluate

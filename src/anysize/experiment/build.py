@@ -85,7 +85,8 @@ def build_data(recipe: Recipe, weights_want: Preprocessing | None = None, opened
     source = ready(opened, recipe.data) if opened else open_split(recipe, "train")
     preprocessing = build_preprocessing(recipe.data, info_of(recipe), base_size(recipe), source.classes)
     preprocessing = feed_alike(preprocessing, weights_want, recipe.data)
-    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
+    trained = recipe.sizes.trained_base
+    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, trained_size=trained)
     return Data(source, preprocessing, train_transform(recipe, preprocessing))
 
 

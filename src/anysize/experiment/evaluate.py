@@ -18,6 +18,7 @@ from anysize.data.spread import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.adapt import adapted_copy, adapted_name
 from anysize.experiment.exported import evaluation_files, flops_of
 from anysize.experiment.identity import identity_of, then_and_now
 from anysize.experiment.loaded import (
@@ -106,7 +107,9 @@ def evaluate(
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
         time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
-        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward).
+        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward), and
+        `prepared_flops`, what the calibration took. A size that `anysize.adapt` has adapted this checkpoint to has a
+        row of that copy, too, first in the table, with what the adapting took.
         `attrs["written"]` has the files that it
         went into: one that cannot be written is warned of, and the table is returned.
 
@@ -163,6 +166,7 @@ def _evaluate(
     flops = functools.cache(flops_of(loaded))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
+    adapted: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
     confusion: Table = {}
     nearest = min(sizes, key=lambda size: (abs(size - base), size))
@@ -186,7 +190,13 @@ def _evaluate(
         if calibrate:
             with evaluator.calibrated(model, size):
                 add(size, True)
-    table = pd.DataFrame(rows)
+            rows[-1]["prepared_flops"] = flops(size) * evaluator.calibration_count(model, size)
+        if not isinstance(model, RuntimeModel) and (copy := adapted_copy(loaded, made["checkpoint"], size)):
+            values = evaluator.evaluate(copy.model, size).values
+            spent = copy.checkpoint.state["adapted"]["flops"]
+            of_copy = {"checkpoint": adapted_name(size), "size": size, "calibrated": False}
+            adapted.append({**made, **of_copy, **values, "flops": flops(size), "prepared_flops": spent})
+    table = pd.DataFrame([*adapted, *rows])  # what was asked for is the latest
     table.attrs["written"] = []
     if isinstance(model, RuntimeModel):
         if evaluator.world.main:

@@ -87,7 +87,8 @@ def prepare(
     if recipe.model.weights and resumed:
         own_input = Preprocessing.from_dict(resumed["preprocessing"])
     elif recipe.model.weights:
-        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
+        base = build.base_size(recipe)
+        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options, size=base)
         own_input = weights.preprocessing
     sources = sources or open_sources(recipe)
     data = build.build_data(recipe, own_input, sources["train"])

@@ -43,13 +43,16 @@ class Weights:
     classes: tuple[str, ...] = ()
 
 
-def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None) -> Weights:
+def find_weights(
+    source: str | Path, name: str, options: Mapping[str, Any] | None = None, *, size: int = 0
+) -> Weights:
     """Read weights for the model `name`, built with `options`.
 
     Args:
         source: a run folder (its best checkpoint, else its last), a checkpoint folder, a file of another program's,
             "pretrained", or the name of torchvision's weights, such as "IMAGENET1K_V1".
         name, options: of the model, which published weights are looked up by.
+        size: pixels: of norms by size those for this size; 0: for the base size of the weights.
 
     Raises:
         UserError: there is no such thing, it is damaged or wants to run code, or it cannot be downloaded.
@@ -59,7 +62,7 @@ def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | Non
         found = pretrained_weights(name, str(source), options)
         return Weights(found.tensors, found.preprocessing, found.source, [f"weights: {found.source}"])
     if path.is_dir():
-        return _ours(checkpoint_folder(path))
+        return _ours(checkpoint_folder(path), size)
     if not path.exists():
         raise UserError(
             f"weights are {str(source)!r}, and there is no such file or folder; expected a run folder, a checkpoint "
@@ -220,7 +223,7 @@ def check_same_weights(state: Mapping[str, Any], source: str, digest: str) -> No
         )
 
 
-def _ours(folder: Path) -> Weights:
+def _ours(folder: Path, size: int) -> Weights:
     try:
         checkpoint = read_checkpoint(folder, "model", "preprocessing")
     except DamagedCheckpoint as error:
@@ -228,11 +231,13 @@ def _ours(folder: Path) -> Weights:
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     if spec.is_quantized:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
-    tensors = checkpoint.weights
-    if spec.norm_sizes:
-        tensors = _plain(spec, tensors, int(checkpoint.state["preprocessing"]["image_size"]), folder)
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
+    tensors = checkpoint.weights
+    if spec.norm_sizes:
+        size = size or preprocessing.image_size
+        note += f"; of its norms by size those for {size} px"
+        tensors = _plain(spec, tensors, size, folder)
     return Weights(tensors, preprocessing, str(folder), [note], preprocessing.classes)
 
 

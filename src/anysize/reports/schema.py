@@ -100,7 +100,9 @@ STEPS = Columns(
     ("sizes",),
     grows=True,
 )  # fmt: skip
-EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, {"latency": number(0)}, _MADE, ("calibrated",))
+EVALUATION = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH}, {"latency": number(0), "prepared_flops": number(0)}, _MADE, ("calibrated",)
+)
 EVALUATION_TABLES = Columns(
     {"size": _SIZE, "calibrated": _TRUTH, **_TABLE}, texts=(*_MADE, "table", "row", "column"), truths=("calibrated",)
 )
