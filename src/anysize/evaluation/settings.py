@@ -16,8 +16,8 @@ class EvaluationSettings:
     averaged: bool = setting(True, "use the averaged weights where the run keeps some (training.average_steps)")
     calibrate: bool = setting(
         True,
-        "validation during training calibrates a copy of the model where the run mixes sizes, unless model.norm_by_size "
-        "keeps norms for them; false: never",
+        "validation during training calibrates a copy of the model where the run mixes sizes, unless "
+        "model.norm_by_size keeps norms for them; false: never",
     )
     calibration_images: int = setting(
         4096, "training images that calibrate the norms for a size; 0: all", low=0, high=10**9

@@ -159,7 +159,7 @@ def learning_parameters(model: nn.Module) -> set[str]:
 
 
 def adapted_copy(loaded: LoadedRun, checkpoint: str, size: int) -> LoadedRun | None:
-    """The copy of a run's checkpoint that was adapted to a size; None where there is none, or it is of other weights."""
+    """The copy of a run's checkpoint that was adapted to a size; None where there is none, or one of other weights."""
     path = find_checkpoint(loaded.folder / run_files.CHECKPOINTS, adapted_name(size))
     if path is None or checkpoint == adapted_name(size):
         return None
@@ -185,9 +185,7 @@ def _write(
 ) -> None:
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
     own = loaded.preprocessing.own_size
-    preprocessing = dataclasses.replace(
-        loaded.preprocessing, image_size=size, trained_size=own if own != size else 0
-    )
+    preprocessing = dataclasses.replace(loaded.preprocessing, image_size=size, trained_size=own if own != size else 0)
     state["preprocessing"] = preprocessing.to_dict()
     state["model"] = spec.to_dict()
     progress, training = trained.state["progress"], recipe.training

@@ -76,7 +76,12 @@ def assemble(
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
         description=build.describe(
-            recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity, prepared.weights,
+            recipe,
+            data.preprocessing,
+            len(data.train),
+            plan.parts,
+            prepared.identity,
+            prepared.weights,
             prepared.norm_sizes,
         ),
         log=log,

@@ -43,9 +43,7 @@ class Weights:
     classes: tuple[str, ...] = ()
 
 
-def find_weights(
-    source: str | Path, name: str, options: Mapping[str, Any] | None = None, *, size: int = 0
-) -> Weights:
+def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None, *, size: int = 0) -> Weights:
     """Read weights for the model `name`, built with `options`.
 
     Args:

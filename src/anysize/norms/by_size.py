@@ -357,10 +357,16 @@ def _eligible(model: nn.Module, *, affine: bool) -> list[nn.Module]:
             if isinstance(module, LazyModuleMixin):
                 raise UserError(f"norm {name!r} has not seen a batch yet: call the model once before")
             found.append(module)
-        elif affine and (kind := recognise(module)):
-            if not kind.refused and kind.name != "layer_elementwise" and any(True for _ in module.parameters()):
-                found.append(module)
+        elif affine and _has_affine(module):
+            found.append(module)
     return found
+
+
+def _has_affine(module: nn.Module) -> bool:
+    """Whether a module without statistics is a norm with weights that can be those of a size."""
+    kind = recognise(module)
+    known = kind is not None and not kind.refused and kind.name != "layer_elementwise"
+    return known and any(True for _ in module.parameters())
 
 
 def _fix(model: nn.Module, size: Any) -> Callable[[], None]:

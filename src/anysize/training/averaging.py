@@ -17,8 +17,8 @@ class AveragedWeights:
 
     `torch.optim.swa_utils` averages; its `AveragedModel` asks a counter on the host in every update, which a step may
     not. Integers, such as counts of batches, are copied, and so are ranges of values that are rounded: an end of one
-    that was not seen yet is infinite, and all that follows from the two ends belongs together. What norms by size have of a size
-    that is trained at for the first time is copied, too.
+    that was not seen yet is infinite, and all that follows from the two ends belongs together. What norms by size have
+    of a size that is trained at for the first time is copied, too.
 
     Args:
         model: whose weights are averaged; the copy starts with them.
