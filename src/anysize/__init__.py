@@ -53,8 +53,8 @@ _WHERE = {
     "export_run": "anysize.experiment.export",
     "fast_dev_run": "anysize.experiment.dev_run",
     "find_batch": "anysize.experiment.find_batch",
-    "fix_norm_size": "anysize.norms.by_size",
-    "fixed_norm_size": "anysize.norms.by_size",
+    "fix_norm_size": "anysize.norms.by_size.model",
+    "fixed_norm_size": "anysize.norms.by_size.model",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "grad_cam": "anysize.evaluation.grad_cam",
     "import_checkpoint": "anysize.experiment.importing",
@@ -64,7 +64,7 @@ _WHERE = {
     "load_run": "anysize.experiment.loaded",
     "lr_find": "anysize.experiment.lr_find",
     "load_weights": "anysize.experiment.weights",
-    "norm_by_size": "anysize.norms.by_size",
+    "norm_by_size": "anysize.norms.by_size.model",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
@@ -118,9 +118,9 @@ if TYPE_CHECKING:
     from anysize.models.surgery.fold import fold_batch_norm as fold_batch_norm
     from anysize.models.surgery.recompute import checkpoint_segments as checkpoint_segments
     from anysize.models.trust import trusting_code as trusting_code
-    from anysize.norms.by_size import fix_norm_size as fix_norm_size
-    from anysize.norms.by_size import fixed_norm_size as fixed_norm_size
-    from anysize.norms.by_size import norm_by_size as norm_by_size
+    from anysize.norms.by_size.model import fix_norm_size as fix_norm_size
+    from anysize.norms.by_size.model import fixed_norm_size as fixed_norm_size
+    from anysize.norms.by_size.model import norm_by_size as norm_by_size
     from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
     from anysize.norms.calibration import calibrated as calibrated
     from anysize.norms.convert.model import convert_norms as convert_norms

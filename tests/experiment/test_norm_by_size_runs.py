@@ -19,7 +19,7 @@ from anysize.experiment.planning import plan
 from anysize.experiment.train import train
 from anysize.export.runtimes import open_runtime
 from anysize.models.spec import ModelSpec
-from anysize.norms.by_size import norm_sizes
+from anysize.norms.by_size.model import norm_sizes
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.reports import run_files

@@ -10,7 +10,7 @@ from anysize.models.measure.flops import count_flops
 from anysize.models.spec import ModelSpec, create_model
 from anysize.models.surgery.fold import fold_batch_norm
 from anysize.models.surgery.recompute import checkpoint_segments
-from anysize.norms.by_size import fix_norm_size, fixed_norm_size, norm_by_size, norm_sizes
+from anysize.norms.by_size.model import fix_norm_size, fixed_norm_size, norm_by_size, norm_sizes
 from anysize.norms.calibration import calibrate_batch_norm, calibrated
 from anysize.norms.convert.model import convert_norms
 from anysize.registry import UserError

@@ -17,7 +17,7 @@ from anysize.evaluation.evaluate import evaluate_batches, share_of
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.shapes import EvaluatedShape
 from anysize.models.measure.input_size import needs_two_images
-from anysize.norms.by_size import norm_sizes
+from anysize.norms.by_size.model import norm_sizes
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted

@@ -26,7 +26,7 @@ from anysize.experiment.train import train
 from anysize.files import remove
 from anysize.models.spec import ModelSpec
 from anysize.models.weights.heads import head_parameters
-from anysize.norms.by_size import fixed_norm_size
+from anysize.norms.by_size.model import fixed_norm_size
 from anysize.norms.convert.recognise import recognise
 from anysize.ranks import main_process
 from anysize.recipe import Recipe

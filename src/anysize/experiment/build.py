@@ -28,7 +28,8 @@ from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.models.surgery.narrow import make_narrow_safe
 from anysize.models.surgery.recompute import checkpoint_segments
-from anysize.norms.by_size import check_norm_by_size, side
+from anysize.norms.by_size.model import check_norm_by_size
+from anysize.norms.by_size.norm import side
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, to_dict

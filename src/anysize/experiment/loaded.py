@@ -27,7 +27,7 @@ from anysize.export.module import RuntimeModel
 from anysize.models import trust
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
-from anysize.norms.by_size import fix_norm_size
+from anysize.norms.by_size.model import fix_norm_size
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override

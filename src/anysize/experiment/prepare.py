@@ -14,7 +14,7 @@ from anysize.experiment import build
 from anysize.experiment.order import order_in_words
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
-from anysize.norms.by_size import norm_by_size
+from anysize.norms.by_size.model import norm_by_size
 from anysize.preprocessing import Preprocessing
 from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override

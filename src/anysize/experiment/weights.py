@@ -19,7 +19,7 @@ from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
-from anysize.norms.by_size import fix_norm_size
+from anysize.norms.by_size.model import fix_norm_size
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 from anysize.reports import run_files

@@ -25,7 +25,7 @@ from anysize.models.surgery.onnx_words import writing_onnx
 from anysize.models.surgery.quantization.aware import is_aware
 from anysize.models.surgery.quantization.fake import is_quantized
 from anysize.models.surgery.same_padding import padded_for_export
-from anysize.norms.by_size import refuse_norm_by_size
+from anysize.norms.by_size.model import refuse_norm_by_size
 from anysize.registry import UserError
 from anysize.reports.run_files import check_writable
 

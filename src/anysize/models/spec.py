@@ -25,7 +25,7 @@ from anysize.models.surgery.quantization.fake import expect_integers
 from anysize.models.surgery.quantization.prepare import prepare
 from anysize.models.weights.fitting import fit_state_dict
 from anysize.models.weights.published import DEFAULT, pretrained_weights
-from anysize.norms.by_size import fix_norm_size, norm_by_size
+from anysize.norms.by_size.model import fix_norm_size, norm_by_size
 from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
 from anysize.registry import Registry, UserError, counted

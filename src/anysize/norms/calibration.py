@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils import _pytree as pytree
 
-from anysize.norms.by_size import fixed_at_first
+from anysize.norms.by_size.model import fixed_at_first
 from anysize.norms.online.backends import statistics_dtype
 from anysize.norms.running import is_online, is_synchronised, running_norms, statistics_of
 from anysize.registry import NotFinite, UserError, some_of

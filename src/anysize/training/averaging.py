@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anysize.models.surgery.quantization.quantizers import ValueQuantizer
-from anysize.norms.by_size import newly_trained
+from anysize.norms.by_size.norm import newly_trained
 
 
 class AveragedWeights:

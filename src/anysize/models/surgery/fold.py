@@ -37,7 +37,7 @@ from anysize.models.surgery.fold_layers import (
     split_fused,
     takes_vectors,
 )
-from anysize.norms.by_size import refuse_norm_by_size
+from anysize.norms.by_size.model import refuse_norm_by_size
 from anysize.norms.convert.recognise import recognise
 from anysize.registry import UserError
 

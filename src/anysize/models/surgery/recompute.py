@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from anysize.models.checks import check_is_model
-from anysize.norms.by_size import places_of, set_places
+from anysize.norms.by_size.norm import places_of, set_places
 from anysize.norms.online.norm import online_norms
 from anysize.registry import UserError
 
