@@ -9,6 +9,7 @@ images of that size as they are tested (Touvron et al., Fixing the train-test re
     write the weights as `checkpoints/adapted-SIZE` of the run; remove that folder
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -103,6 +104,8 @@ def adapt(
     if main_process():
         _write(made, loaded, trained, spec.fix_norm_size(size), checkpoint, size, recipe)
         remove(folder)
+        with contextlib.suppress(OSError):  # another size is being adapted to
+            folder.parent.rmdir()
     return made
 
 
