@@ -38,8 +38,8 @@ def by_size(evaluation: pd.DataFrame, column: str) -> pd.DataFrame:
     how = evaluation["calibrated"].map({False: AS_TRAINED, True: CALIBRATED})
     if "checkpoint" in evaluation and evaluation["checkpoint"].nunique() > 1:
         how = how.mask(evaluation["checkpoint"].astype(str).str.startswith("adapted-"), ADAPTED)
-        how = pd.Categorical(how, [AS_TRAINED, CALIBRATED, ADAPTED]).remove_unused_categories()
-    return evaluation.assign(how=how).pivot_table(index="size", columns="how", values=column, sort=True, observed=True)
+    table = evaluation.assign(how=how).pivot_table(index="size", columns="how", values=column, sort=True)
+    return table[[each for each in (AS_TRAINED, CALIBRATED, ADAPTED) if each in table]]
 
 
 def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> TextTable:
