@@ -14,6 +14,7 @@ from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
+from anysize.tasks.views import with_views
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
@@ -92,6 +93,8 @@ class MultiLabel:
         "task.auxiliary_weight",
         "augment.mixup",
         "augment.cutmix",
+        "evaluation.flip",
+        "evaluation.translate",
     )
 
     def __init__(
@@ -104,10 +107,13 @@ class MultiLabel:
         auxiliary_weight: float = 0.4,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        flip: bool = False,
+        translate: int = 0,
     ) -> None:
         self.classes = tuple(classes)
         self._mix = sample_mixer(mixup, cutmix, len(self.classes)) if mixup or cutmix else None
         self.auxiliary_weight = auxiliary_weight
+        self._views = functools.partial(with_views, flip=flip, translate=translate)
         self._loss: Callable[[Tensor, Tensor], Tensor] = binary_cross_entropy
         options = (gamma_negative, gamma_positive, clip)
         if loss == "asymmetric":
@@ -145,7 +151,7 @@ class MultiLabel:
     def measure(
         self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
     ) -> None:
-        outputs = averaged(forward, batch)
+        outputs = averaged(self._views(forward), batch)
         targets = batch.targets[: len(outputs)]
         metrics.update(outputs, targets)
         if note:
@@ -167,7 +173,7 @@ class MultiLabel:
         return Summary(values | {"loss": float(metrics["loss"].compute())}, tables)
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
-        return iter(averaged(forward, batch))
+        return iter(averaged(self._views(forward), batch))
 
     def show(self, output: Tensor, target: Tensor) -> Shown:
         """The labels that are predicted or true, the most probable first.
