@@ -125,7 +125,8 @@ def test_its_state_goes_on_to_the_bit() -> None:
     train(begun, first, range(2))
     goes_on = copy.deepcopy(begun)
     second = RegimeOptimizer(goes_on, settings)
-    second.load_state_dict({key: value.contiguous() if hasattr(value, "shape") else value for key, value in first.state_dict().items()})
+    tensors = {key: value for key, value in first.state_dict().items() if key != "name"}
+    second.load_state_dict({"name": "muon", **{key: value.contiguous() for key, value in tensors.items()}})
     train(goes_on, second, range(2, 4))
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in goes_on.state_dict().items())
 

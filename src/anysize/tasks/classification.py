@@ -14,8 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
 from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, sample_mixer
-from anysize.tasks.views import with_views
 from anysize.tasks.records import Judged, Note, Shown, Summary
+from anysize.tasks.views import with_views
 
 _SHOWN = 5  # classes with the highest probabilities
 

@@ -1,5 +1,6 @@
 """Multi-label classification: any number of classes an image, binary cross-entropy, mAP and F1, also by object size."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,8 +15,8 @@ from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
 from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
-from anysize.tasks.views import with_views
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
+from anysize.tasks.views import with_views
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
 _TINY = 1e-12

@@ -14,14 +14,12 @@ from anysize.training.settings import OptimizerSettings
 _STAGES = 4
 
 
-def parameter_groups(
-    model: nn.Module, settings: OptimizerSettings, *, matrices: bool = False
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, matrices: bool = False) -> list[dict[str, Any]]:
     """The trainable parameters by their weight decay, and by their learning rate where not all have the same.
 
     Each group has its `params`, its `decay` (None: that of the regime), `multiple`, the factor of its learning rate,
-    and `until`, the epoch at which it is no longer trained (0: to the end). With `matrices` it tells, too, whether it is
-    one of filters and matrices before the head (`matrix`); the others learn `other_lr` times as fast.
+    and `until`, the epoch at which it is no longer trained (0: to the end). With `matrices` it tells, too, whether it
+    is one of filters and matrices before the head (`matrix`); the others learn `other_lr` times as fast.
 
     Raises:
         UserError: `head_lr` for a model without a head, `trained_until` or a custom weight decay for what is not there,

@@ -1,5 +1,6 @@
-"""The network of the records for 94% on CIFAR-10 in the fewest FLOPs (airbench94, Keller Jordan, github.com/KellerJordan/
-airbench, arXiv 2404.00498; settings as read there, code our own), at any image size.
+"""The network of the records for 94% on CIFAR-10 in the fewest FLOPs, at any image size.
+
+It is airbench94 (Keller Jordan, github.com/KellerJordan/airbench, arXiv 2404.00498); settings as read there, code our own.
 
 Its first layer whitens: 2x2 convolutions without padding whose filters are the eigenvectors of the 2x2 patches of
 training images, scaled to unit variance, and their negatives. They are not trained, and so cost no backward pass; a
@@ -172,6 +173,4 @@ def airbench94(
     whitening_bias: bool = True,
 ) -> Airbench:
     """Whitening and six convolutions: the network of the 94% records on CIFAR-10, 2.0 million parameters."""
-    return Airbench(
-        num_classes, in_channels, widths=widths, activation=activation, whitening_bias=whitening_bias
-    )
+    return Airbench(num_classes, in_channels, widths=widths, activation=activation, whitening_bias=whitening_bias)
