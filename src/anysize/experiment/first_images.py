@@ -32,18 +32,17 @@ def start_from_images(prepared: Prepared, images: int = IMAGES) -> None:
     Raises:
         UserError: none of them can be read.
     """
-    model, recipe = prepared.model, prepared.recipe
-    if not hasattr(model, "start_from_images") or recipe.model.weights:
+    model, world = prepared.model, prepared.world
+    start = getattr(model, "start_from_images", None)
+    if start is None or prepared.recipe.model.weights:
         return
-    world = prepared.world
+    found: tuple[dict[str, torch.Tensor], int] | None = None
     with world.together():
         if world.main:
             seen = first_images(prepared, images)
-            model.start_from_images(seen)
-            count = len(seen)
-    state, count = world.share(
-        ({name: value.cpu() for name, value in model.state_dict().items()}, count) if world.main else None
-    )
+            start(seen)
+            found = {name: value.cpu() for name, value in model.state_dict().items()}, len(seen)
+    state, count = world.share(found)
     if not world.main:
         model.load_state_dict(state)
     prepared.notes.append(f"first weights follow from {counted(count, 'training image')} (start_from_images)")

@@ -76,7 +76,7 @@ class MuonAndSgd(torch.optim.Optimizer):
             averages = [self._average(parameter) for parameter in parameters]
             if not group["matrix"]:
                 sgd(
-                    parameters, gradients, averages, lr=group["lr"], momentum=group["other_momentum"],
+                    parameters, gradients, [*averages], lr=group["lr"], momentum=group["other_momentum"],
                     weight_decay=group["weight_decay"], nesterov=group["nesterov"], dampening=0.0, maximize=False,
                 )  # fmt: skip
                 continue
@@ -105,7 +105,7 @@ class MuonAndSgd(torch.optim.Optimizer):
 
 def _order(parameter: Tensor) -> list[int]:
     """The dimensions of a parameter as they lie in memory, the outputs first: channels last has the channels last."""
-    return [0, *sorted(range(1, parameter.ndim), key=lambda dim: -parameter.stride(dim))]
+    return [0, *sorted(range(1, parameter.ndim), key=parameter.stride, reverse=True)]
 
 
 def _matrix(tensor: Tensor, order: list[int]) -> Tensor:

@@ -76,9 +76,10 @@ class Augmentation(Transform):
         return batch.copies
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
-        """Normalise, then brightness, contrast, and lighting: noise along the principal components of ImageNet's colours.
+        """Normalise, then brightness, contrast and lighting.
 
-        The noise is defined for values in [0, 1]; `augment.lighting` is its standard deviation.
+        Lighting is noise along the principal components of ImageNet's colours, which is defined for values in [0, 1];
+        `augment.lighting` is its standard deviation.
         """
         values = super().finish(pixels, batch)
         if self.augment.brightness or self.augment.contrast:

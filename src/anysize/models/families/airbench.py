@@ -1,6 +1,6 @@
 """The network of the records for 94% on CIFAR-10 in the fewest FLOPs, at any image size.
 
-It is airbench94 (Keller Jordan, github.com/KellerJordan/airbench, arXiv 2404.00498); settings as read there, code our own.
+It is airbench94 (Keller Jordan, github.com/KellerJordan/airbench, arXiv 2404.00498): its settings, and code of our own.
 
 Its first layer whitens: 2x2 convolutions without padding whose filters are the eigenvectors of the 2x2 patches of
 training images, scaled to unit variance, and their negatives. They are not trained, and so cost no backward pass; a
@@ -42,7 +42,7 @@ def whitening_filters(images: Tensor, kernel: int = KERNEL, eps: float = EPS) ->
     """
     channels, size = images.shape[1], images.shape[1] * kernel * kernel
     total, count = images.new_zeros(size, size, dtype=torch.float64), 0
-    for part in images.split(256):
+    for part in torch.split(images, 256):
         patches = part.double().unfold(2, kernel, 1).unfold(3, kernel, 1)  # (N, C, H', W', kernel, kernel)
         flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, size)
         total += flat.T @ flat
@@ -106,7 +106,7 @@ class Airbench(nn.Module):
             raise UserError(f"unknown activation {activation!r}: {did_you_mean(activation, ACTIVATIONS)}")
         act, filters = ACTIVATIONS[activation], 2 * in_channels * KERNEL**2
         self.whiten = nn.Conv2d(in_channels, filters, KERNEL, bias=whitening_bias)
-        self.whiten.weight.requires_grad_(requires_grad=False)
+        self.whiten.weight.requires_grad = False
         if self.whiten.bias is not None:
             nn.init.zeros_(self.whiten.bias)
         self.act = act()
@@ -160,7 +160,7 @@ def _identity_convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
-    norm.weight.requires_grad_(requires_grad=False)
+    norm.weight.requires_grad = False
     return norm
 
 
