@@ -55,7 +55,7 @@ def fast_dev_run(
     """
     short = in_small(resolve(recipe, overrides))
     with tempfile.TemporaryDirectory(prefix="anysize-dev-run-") as folder:
-        run = train(short, run=Path(folder) / "run", console=console)
+        run = train(short, run=Path(folder) / "run", console=console, kept=False)
         if not main_process():
             return ""
         load_run(run, "last")

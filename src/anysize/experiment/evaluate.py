@@ -38,10 +38,10 @@ from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
-from anysize.reports.evaluation_tables import table_rows, write_tables
+from anysize.reports.evaluation_tables import table_rows
 from anysize.reports.html import write_report
 from anysize.reports.image_predictions import write_confusion, write_image_predictions
-from anysize.reports.run_files import add_rows, write_evaluation
+from anysize.reports.run_files import add_rows
 from anysize.tasks.base import task_class
 from anysize.tasks.records import Judged, Table
 
@@ -80,8 +80,8 @@ def evaluate(
     base size, the worst first, into `predictions/`. What is predicted for each image at the size nearest to the base,
     calibrated where that is measured, goes into `predictions.csv`, of at most 50,000 images, and of masks which class
     is taken for which into `confusion.csv`. The report shows all of it. An exported file, or a run that is computed
-    by a runtime, has fixed statistics and no report: its tables go beside the file, as FILE.evaluation.csv, or into the
-    run, as evaluation-RUNTIME.csv.
+    by a runtime, has fixed statistics and no report: its tables go beside the file, as FILE.evaluation.csv,
+    FILE.predictions.csv and so on, or into the run, as evaluation-RUNTIME.csv, predictions-RUNTIME.csv.
 
     Args:
         run: the run folder, an exported file, or the name of a recipe, for the published weights that it names: a run
@@ -188,30 +188,27 @@ def _evaluate(
                 add(size, True)
     table = pd.DataFrame(rows)
     table.attrs["written"] = []
-    if isinstance(model, RuntimeModel):
-        if evaluator.world.main:
-            for path, made_of in zip(evaluation_files(loaded), (rows, details), strict=True):
-                if run_files.go_on_without(path, functools.partial(add_rows, path, made_of)) and made_of is rows:
-                    table.attrs["written"] = [str(path)]
-        return table
-    with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
-        if evaluator.world.main and made["split"] == "validation":
-            known = judged if nearest == base else None
-            picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
+    files, own = evaluation_files(loaded), not isinstance(model, RuntimeModel)  # a runtime's have no report
+    if own:
+        with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
+            if evaluator.world.main and made["split"] == "validation":
+                known = judged if nearest == base else None
+                picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
     if evaluator.world.main:
-        folder = loaded.folder
-        run_files.go_on_without(folder / run_files.EVALUATION_TABLES, lambda: write_tables(folder, details))
         named = by_name(judged, evaluator.validation, loaded.recipe.data.root)
-        path = folder / run_files.IMAGE_PREDICTIONS
-        run_files.go_on_without(path, lambda: write_image_predictions(folder, told, named))
-        if confusion:
-            run_files.go_on_without(folder / run_files.CONFUSION, lambda: write_confusion(folder, told, confusion))
-        table.attrs["written"] = run_files.write_all_that_can_be(
-            {
-                folder / run_files.EVALUATION: lambda: write_evaluation(folder, table),
-                folder / run_files.REPORT: lambda: write_report(folder),
-            }
-        )
+        writes: dict[str, Callable[[Path], object]] = {
+            run_files.EVALUATION_TABLES: lambda path: add_rows(path, details),
+            run_files.IMAGE_PREDICTIONS: lambda path: write_image_predictions(path.parent, told, named, path.name),
+            run_files.CONFUSION: lambda path: write_confusion(path.parent, told, confusion, path.name),
+        }
+        for name, write in writes.items():
+            if name != run_files.CONFUSION or confusion:
+                run_files.go_on_without(files[name], functools.partial(write, files[name]))
+        path = files[run_files.EVALUATION]
+        shown: dict[Path, Callable[[], object]] = {path: lambda: add_rows(path, rows)}
+        if own:
+            shown[loaded.folder / run_files.REPORT] = lambda: write_report(loaded.folder)
+        table.attrs["written"] = run_files.write_all_that_can_be(shown)
     return table
 
 

@@ -146,20 +146,21 @@ def _by_trying(recipe: Recipe, preprocessing: Preprocessing, length: int, device
     free = int(module.mem_get_info(device)[0])
     model = build.build_model(recipe, preprocessing).to(device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # What the optimizer keeps of each weight lies there, too, once it has made its first step.
-    kept = [torch.empty_like(each) for each in trained for _ in range(optimizer_slots(recipe))]
     precision = "float32" if recipe.training.precision == "auto" else recipe.training.precision
     peaks: dict[int, int] = {}
 
     def fits(batch: int) -> bool:
-        assert kept or not trained
         module.reset_peak_memory_stats(device)
         order = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
         part = _largest_part(recipe, length, batch)
         shape = (part.batch_size * part.copies, preprocessing.channels, part.size, part.size)
-        good = fits_into_memory(
-            model, lambda: black_pass(model, shape, device, functools.partial(autocast, device, precision), order)
-        )
+
+        def step() -> None:
+            slots = [torch.empty_like(each) for each in trained for _ in range(optimizer_slots(recipe))]
+            black_pass(model, shape, device, functools.partial(autocast, device, precision), order)
+            del slots  # until here: what the optimizer keeps of each weight takes room beside a step
+
+        good = fits_into_memory(model, step)
         peaks[batch] = int(module.max_memory_reserved(device))
         give_back(device)
         return good

@@ -43,7 +43,7 @@ def show(parts: Parts, state: TrainState, size: int) -> None:
         loss=recorder.last.get("loss", math.nan),
         metrics={name: functools.partial(recorder.mean, name) for name in recorder.last if name not in _NOT_SHOWN},
         lr=progress.lr,
-        images_per_second=lambda: recorder.count * parts.world.size / max(progress.epoch_seconds, 1e-9),
+        images_per_second=lambda: recorder.count_of_all / max(progress.epoch_seconds, 1e-9),
         waiting=lambda: share_waited(progress, progress.epoch_waiting),
         seconds_left=lambda: (parts.length.flops - spent()) * progress.seconds / max(spent(), 1),
     )
