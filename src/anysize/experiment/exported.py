@@ -23,6 +23,7 @@ from anysize.recipe import Recipe, override, to_dict
 from anysize.recipes.values import build_settings
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
+from anysize.sizes.shapes import Extent
 from anysize.training.checkpoint.files import Checkpoint
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ def evaluation_files(loaded: "LoadedRun") -> dict[str, Path]:
     return {table: folder.with_name(f"{folder.name}.{table}") for table in tables}
 
 
-def flops_of(loaded: "LoadedRun") -> Callable[[int], int | None]:
-    """FLOPs of one image by image size; None where the package does not know what the file is made of.
+def flops_of(loaded: "LoadedRun") -> Callable[[Extent], int | None]:
+    """FLOPs of one image by image size, or by height and width.
 
-    A builder of somebody's own that a file names is not looked for.
+    None where the package does not know what the file is made of. A builder of somebody's own that a file names is not
+    looked for.
     """
     channels, state = loaded.preprocessing.channels, loaded.checkpoint.state["model"]
     if not isinstance(loaded.model, RuntimeModel):

@@ -92,7 +92,9 @@ def prepare(
         weights = for_classes(weights, build.model_spec(recipe, data.preprocessing), data.train.classes, recipe.data)
     model = build.build_model(recipe, data.preprocessing, weights)
     together = 0 if allow_changes else resumed.get("batches_a_step", 0)
-    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks())
+    shapes = build.build_shapes(recipe, data.train)
+    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks(), shapes)
+    build.check_shapes(data.transform, shapes)
     chunks = -(-recipe.training.chunks * plan.parts // world.size)
     training = dataclasses.replace(recipe.training, chunks=chunks)
     if recipe.quantize.aware:

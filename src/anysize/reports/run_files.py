@@ -73,6 +73,7 @@ CHANGED = "int8_changed"
 LOG = "log.txt"
 REPORT = "report.html"
 REPEATS = "repeats.csv"
+SEARCH = "search.csv"
 TRACKING = "tracking.txt"
 
 EVALUATION_KEYS = ("checkpoint", "split", "settings", "size", "calibrated")

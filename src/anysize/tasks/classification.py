@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, sample_mixer
+from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
 from anysize.tasks.records import Judged, Note, Shown, Summary
 from anysize.tasks.views import with_views
 
@@ -34,7 +34,7 @@ class Classification:
         classes: their names.
         label_smoothing: share of each target spread evenly over all classes (torch's definition: the true class keeps
             1 - e + e / classes). Applies to mixed targets too.
-        mixup, cutmix: as of `sample_mixer`.
+        mixup, cutmix, by_size, by_epoch: as of `mixer_by_size`.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training. 0.4 is that of
             DARTS and of Inception v3, 0.3 that of GoogLeNet's paper.
         flip, translate: the views of an image in evaluation, as of `with_views`.
@@ -53,6 +53,8 @@ class Classification:
         "task.auxiliary_weight",
         "augment.mixup",
         "augment.cutmix",
+        "augment.by_size",
+        "augment.by_epoch",
         "evaluation.flip",
         "evaluation.translate",
     )
@@ -64,6 +66,8 @@ class Classification:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         auxiliary_weight: float = 0.4,
+        by_size: Mapping[str, Any] | None = None,
+        by_epoch: Mapping[str, Any] | None = None,
         flip: bool = False,
         translate: int = 0,
     ) -> None:
@@ -71,11 +75,11 @@ class Classification:
         self.num_classes = num_classes = len(self.classes)
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
-        self._mix = sample_mixer(mixup, cutmix, num_classes)
+        self._mix = mixer_by_size(mixup, cutmix, num_classes, by_size or {}, by_epoch or {})
         self._views = functools.partial(with_views, flip=flip, translate=translate)
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._mix(images, targets)
+    def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        return self._mix(images, targets, epoch)
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         def cross_entropy(logits: Tensor) -> Tensor:

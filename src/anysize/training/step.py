@@ -76,7 +76,7 @@ def gradients(
     seed_generators(seed, parts.device)
     images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
     targets = batch.targets.to(parts.device, non_blocking=True)
-    images, targets = parts.task.mix(images, targets)
+    images, targets = parts.task.mix(images, targets, state.progress.epoch)
     epoch, step = state.progress.epoch, state.progress.step_in_epoch
     fewest = parts.fewest_images(epoch, step, batch)
     factor = state.copies.factor(

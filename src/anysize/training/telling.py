@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from typing import Any
 
 from anysize.training.parts import Parts
@@ -80,7 +81,9 @@ def tell_steps(parts: Parts, state: TrainState, *, now: bool = False) -> None:
 def epoch_row(parts: Parts, state: TrainState) -> dict[str, Any]:
     """The row of `metrics.csv` for the epoch that was just trained."""
     progress, recorder = state.progress, state.recorder
-    samples = {part.size: samples for part, _, samples in parts.plan.counts(progress.epoch)}
+    samples = Counter[int]()
+    for part, _, of_part in parts.plan.counts(progress.epoch):
+        samples[part.size] += of_part
     return {
         "epoch": progress.epoch + 1,
         "step": progress.step,
