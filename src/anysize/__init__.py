@@ -18,6 +18,7 @@ _WHERE = {
     "BatchPlan": "anysize.sizes.batch_plan",
     "PlanSampler": "anysize.sizes.sampler",
     "SampleKey": "anysize.sizes.batch_plan",
+    "Shapes": "anysize.sizes.shapes",
     "SizeMix": "anysize.sizes.mix",
     "GaussianWindow": "anysize.sizes.moving",
     "MovingMix": "anysize.sizes.moving",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from anysize.sizes.schedule import SizePhase as SizePhase
     from anysize.sizes.schedule import SizeRamp as SizeRamp
     from anysize.sizes.schedule import SizeSchedule as SizeSchedule
+    from anysize.sizes.shapes import Shapes as Shapes
 
 
 def __getattr__(name: str) -> Any:

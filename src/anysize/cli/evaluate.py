@@ -30,7 +30,8 @@ def command(
             or pt2 file
         sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the
             base, of a recipe's published weights the size they are for
-        calibrate: also evaluate with the norms calibrated for each size
+        calibrate: also evaluate with the norms calibrated for each size, as far as that is better on held-out images;
+            wholly with --evaluation.calibration_strength full
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best (best-2 and so on where training.keep_best keeps
             more); calibrated-SIZE: a copy written by `anysize calibrate`

@@ -21,6 +21,19 @@ class EvaluationSettings:
     calibration_images: int = setting(
         4096, "training images that calibrate the norms for a size; 0: all", low=0, high=10**9
     )
+    calibration_strength: str = setting(
+        "chosen",
+        "how much of a calibration is taken: chosen: by size and by part of the network, what is better on held-out "
+        "training images than the network as it is, or nothing; full: all of it, as the paper does",
+        choices=("chosen", "full"),
+    )
+    judging_images: int = setting(
+        2048,
+        "training images, held out from those that calibrate, that choose how much of a calibration is taken; at most "
+        "a quarter of all",
+        low=2,
+        high=10**7,
+    )
     copies: int = setting(
         1, "augmented copies of each image whose outputs are averaged; 1: the image as it is", low=1, high=1000
     )

@@ -163,7 +163,8 @@ def make_evaluator(
         preprocessing = dataclasses.replace(preprocessing, classes=_unnamed_classes(loaded, validation.classes))
     check_classes(preprocessing, validation)
     loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)
-    return build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)
+    evaluator = build_evaluator(loaded.recipe, preprocessing, validation, loader, loaded.device, world)
+    return dataclasses.replace(evaluator, labelled=calibration is None)
 
 
 def input_of(loaded: LoadedRun) -> Preprocessing:

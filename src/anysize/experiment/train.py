@@ -229,8 +229,8 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     base = evaluator.preprocessing.image_size
     fits = not evaluator.settings.calibrate or evaluator.fits(parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
-        with contextlib.nullcontext(False) if fits else evaluator.calibrated(model, base) as calibrated:
-            picture_predictions(folder, evaluator, model, base, calibrated=calibrated)
+        with contextlib.nullcontext() if fits else evaluator.calibrated(model, base) as taken:
+            picture_predictions(folder, evaluator, model, base, calibrated=bool(taken))
     parts.writer.check()
     if has_scales(model) and not (folder / run_files.SCALE_POLICY).exists():
         policy = measure_policy(evaluator, model, base)

@@ -8,6 +8,8 @@
     running       which norms keep running statistics, and where
     pooling       the same, pooled over the processes
     calibration   running statistics for an image size
+    strength      statistics between those of training and those of a calibration
+    choice        how much of a calibration a network takes, by scores of held-out images
 
 Nothing here imports more of the project than `registry` and `world`, so that the folder can be lifted into another
 trainer.

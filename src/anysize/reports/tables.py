@@ -65,7 +65,25 @@ def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> Te
         for row in best_places(name, list(values))
     }
     rows = [[f"{size} px", *(column[i] for column in cells)] for i, size in enumerate(sizes)]
-    return TextTable(["size", *(heading for heading, _, _ in columns)], rows, best, caption=caption)
+    headings = ["size", *(heading for heading, _, _ in columns)]
+    if len(chosen := evaluation[evaluation["calibrated"] & evaluation.get("strength", pd.Series(dtype=float)).notna()]):
+        taken = {row["size"]: taken_of_calibration(row["strength"], row["part"]) for _, row in chosen.iterrows()}
+        headings.append("calibration")
+        rows = [[*row, taken.get(size, "-")] for row, size in zip(rows, sizes, strict=True)]
+    return TextTable(headings, rows, best, caption=caption)
+
+
+def taken_of_calibration(strength: float, part: float) -> str:
+    """How much of a calibration was taken, for a table.
+
+    >>> [taken_of_calibration(*taken) for taken in ((0, 1), (1, 1), (0.25, 1), (0.5, 0.25))]
+    ['none', 'full', '25 %', '50 % of the first 25 % of norms']
+    """
+    if not strength:
+        return "none"
+    if strength == part == 1:
+        return "full"
+    return f"{100 * strength:g} %" + (f" of the first {100 * part:g} % of norms" if part < 1 else "")
 
 
 def setting_table(found: BySetting) -> TextTable:

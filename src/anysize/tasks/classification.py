@@ -124,6 +124,9 @@ class Classification:
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return iter(averaged(self._views(forward), batch))
 
+    def decide(self, output: Tensor) -> Tensor:
+        return output.argmax()
+
     def show(self, output: Tensor, target: Tensor) -> Shown:
         """The most probable classes, and the true one; the score is the true one's probability."""
         probabilities, true = output.softmax(0), int(target)

@@ -184,6 +184,9 @@ class MultiLabel:
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return iter(averaged(self._views(forward), batch))
 
+    def decide(self, output: Tensor) -> Tensor:
+        return output > 0
+
     def show(self, output: Tensor, target: Tensor) -> Shown:
         """The labels that are predicted or true, the most probable first.
 
