@@ -47,7 +47,7 @@ def assemble(
     evaluator.validation = first_batches(evaluator, training.limit_validation)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits = not recipe.evaluation.calibrate or evaluator.fits(plan, len(prepared.length.steps))
+    fits = not recipe.evaluation.calibrate or evaluator.fits(model, plan, len(prepared.length.steps))
     each = training.statistics == "each" and world.size > 1
     measure = evaluator.alone() if each else evaluator
 
@@ -78,7 +78,13 @@ def assemble(
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
         description=build.describe(
-            recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity, prepared.weights
+            recipe,
+            data.preprocessing,
+            len(data.train),
+            plan.parts,
+            prepared.identity,
+            prepared.weights,
+            prepared.norm_sizes,
         ),
         log=log,
         describe=data.train.describe,
