@@ -42,7 +42,14 @@ class EvaluationSettings:
     scales: tuple[float, ...] = setting(
         (1.0,), "scales of each image whose outputs are averaged (segmentation)", low=0.01, high=100
     )
-    flip: bool = setting(False, "average with the outputs for the mirrored image (segmentation)")
+    flip: bool = setting(False, "average with the outputs for the mirrored image")
+    translate: int = setting(
+        0,
+        "average, half and half, with the mean outputs for the image moved by so many pixels up and to the left, and "
+        "down and to the right (classification, multilabel); 0: none",
+        low=0,
+        high=LARGEST_BASE,
+    )
     window: int = setting(
         0,
         "side in pixels, at the base size, of the windows that large images are cut into; 0: whole (segmentation)",

@@ -13,6 +13,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.assemble import assemble, replicated, write_report_of
+from anysize.experiment.first_images import start_from_images
 from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, identity_of
 from anysize.experiment.introduce import introduce
 from anysize.experiment.prepare import prepare, resumed_state, settle_precision
@@ -154,6 +155,8 @@ def train(
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
         prepared = settle_precision(prepared)
+        if not resumed:
+            start_from_images(prepared)
         with world.together():
             saves = resolved.training
             writer = CheckpointWriter(
