@@ -12,6 +12,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
+from anysize.experiment.second_passes import check_size_weights, second_size
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.preprocessing import Preprocessing
@@ -19,6 +20,7 @@ from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.second_size import SecondSize
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, with_remedy
@@ -50,6 +52,7 @@ class Prepared:
     length: RunLength
     notes: list[str]
     """Sentences on where the first weights came from, and on what is not as usual."""
+    second: SecondSize
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
     weights: str
@@ -99,8 +102,12 @@ def prepare(
         check_reached(model, data.preprocessing.image_size, data.preprocessing.channels)
     flops = build.flops_by_size(model, data.preprocessing.channels)
     base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
-    length = run_length(plan, training, base, lambda size: flops(size).total, adapt)
+    second = second_size(recipe, plan.schedule, base, model)
+    length = run_length(
+        plan, training, base, lambda size: flops(size).total, adapt, lambda size: second.flops(size, flops)
+    )
     build.check_phases(plan.schedule, len(length.steps))
+    check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
     if weights and (lr := too_fast_for_weights(stretch(recipe.optimizer, recipe.training.epochs), plan.total_batch)):
         notes.insert(
@@ -136,6 +143,7 @@ def prepare(
         plan,
         length,
         notes,
+        second,
         identity or {},
         resumed.get("weights", "") or digest,
     )
