@@ -113,7 +113,7 @@ def taught_loss(
             loss = loss + training.consistency * unlike
     told = {"loss": own}
     if training.both_sizes:
-        told["larger_loss"] = larger_loss
+        told["larger_loss"] = larger_loss if batch.larger else own  # at the larger one of both sizes
     if second.teacher:
         told["distill"] = apart
     if training.consistency:
