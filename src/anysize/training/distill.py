@@ -28,6 +28,18 @@ from anysize.training.shapes import unchanged_buffers
 from anysize.training.state import TrainState
 
 
+class Taught(NamedTuple):
+    """What came of a batch: its logits, the loss to go backward from, and means by name to tell of it.
+
+    `joint` has the loss at the second size where that is to be gone backward from together with `loss`.
+    """
+
+    logits: Tensor
+    loss: Tensor
+    told: dict[str, Tensor]
+    joint: tuple[Tensor, ...] = ()
+
+
 class Batches(NamedTuple):
     """Images and targets of a step at its own size, and at the second one where they are computed there, too."""
 
@@ -70,8 +82,8 @@ def taught_loss(
     batch: Batches,
     synchronised: contextlib.AbstractContextManager[object],
     descend: Callable[[Tensor], object],
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The logits of a batch, its loss with what is taught and compared in it, and what to tell of these.
+) -> Taught:
+    """Forward passes of a batch, and its loss with what is taught and compared in it: each mean counts once in a step.
 
     Args:
         parts, state: of the training; `parts.second` says what is computed.
@@ -79,15 +91,13 @@ def taught_loss(
         synchronised: what the pass at the step's own size is made within: the last one of a step adds the gradients of
             all processes up.
         descend: goes backward from the loss at the second size, where nothing else hangs on its graph.
-
-    Returns:
-        Logits, the loss to go backward from, which counts once in the step, and means by name.
     """
     training, second, task = parts.training, parts.second, parts.task
     zero = torch.zeros((), device=batch.images.device)
     larger_loss, apart, unlike = zero, zero, zero
     larger_logits: Tensor | None = None
     if batch.larger and second.trains:
+        # Gradients stay in this process until the last pass of the step.
         with parts.no_sync(), parts.autocast():
             outputs = parts.forward(batch.larger[0])
             larger_logits = main_logits(outputs)
@@ -96,14 +106,14 @@ def taught_loss(
         if not training.consistency:
             with at_unit_of(state.control, batch):
                 descend(larger_loss / 2)
-            larger_logits, larger_loss = larger_logits.detach(), larger_loss.detach()
+            larger_logits = larger_logits.detach()
     with synchronised, parts.autocast():
         teacher = teacher_logits(parts, state, batch, larger_logits)
         outputs = parts.forward(batch.images)
         logits = main_logits(outputs)
         own = loss = task.loss(outputs, batch.targets)
         if batch.larger and training.both_sizes:
-            loss = (loss + larger_loss) / 2
+            loss = loss / 2
         if teacher is not None:
             divergence = functools.partial(task.divergence, temperature=training.distill_temperature)
             apart = task.compare(divergence, logits, teacher, batch.targets)
@@ -118,7 +128,8 @@ def taught_loss(
         told["distill"] = apart
     if training.consistency:
         told["consistency"] = unlike
-    return logits.detach(), loss, told
+    together = batch.larger and training.both_sizes and training.consistency
+    return Taught(logits.detach(), loss, told, (larger_loss / 2,) if together else ())
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ at one of the next log points and stops the run.
 
 import contextlib
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -153,20 +154,23 @@ def backward(
     means: Tensor | None = None
     seen: Tensor | None = None
 
-    def descend(loss: Tensor, share: Tensor | None) -> None:
+    def weighed(loss: Tensor, share: Tensor | None) -> Tensor:
         if share is not None:
-            loss = loss * (share * factor).to(loss.dtype)
-        elif isinstance(factor, Tensor):
-            loss = loss * factor.to(loss.dtype)
-        torch.autograd.backward(state.scaler.scale(loss))
+            return loss * (share * factor).to(loss.dtype)
+        return loss * factor.to(loss.dtype) if isinstance(factor, Tensor) else loss
+
+    def descend(*losses: Tensor, by: Sequence[Tensor | None]) -> None:
+        total = functools.reduce(torch.add, (weighed(*each) for each in zip(losses, by, strict=True)))
+        torch.autograd.backward(state.scaler.scale(total))
 
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1 and not alone
         synchronised = contextlib.nullcontext() if last else parts.no_sync()
+        of_all, of_larger = (None if each is None else each[number] for each in (share_of_all, share_of_larger))
+        joint: tuple[Tensor, ...] = ()
         if parts.second:
-            of_larger = None if share_of_larger is None else share_of_larger[number]
-            logits, loss, told = taught_loss(
-                parts, state, both.at(piece), synchronised, functools.partial(descend, share=of_larger)
+            logits, loss, told, joint = taught_loss(
+                parts, state, both.at(piece), synchronised, functools.partial(descend, by=(of_larger,))
             )
         else:
             with synchronised, parts.autocast():
@@ -179,7 +183,7 @@ def backward(
             values = values * share_of_own[number]
         means = values if means is None else means + values
         seen = loss.detach() if seen is None else torch.where(seen.isfinite(), loss.detach(), seen)
-        descend(loss, None if share_of_all is None else share_of_all[number])
+        descend(loss, *joint, by=(of_all, of_larger)[: 1 + len(joint)])
     assert means is not None
     assert seen is not None
     return tuple(metrics), means, seen
