@@ -60,7 +60,9 @@ def test_extreme_logits_stay_finite_and_equal_ones_are_no_distance(between: Any)
     torch.testing.assert_close(between(logits(0, 3, 5), logits(0, 3, 5)), torch.zeros(3))
 
 
-@pytest.mark.parametrize(("name", "between"), [("classification", softmax_divergence), ("multilabel", binary_divergence)])
+@pytest.mark.parametrize(
+    ("name", "between"), [("classification", softmax_divergence), ("multilabel", binary_divergence)]
+)
 def test_a_task_compares_its_images(name: str, between: Any) -> None:
     task, (student, teacher) = create_task(name, ["a", "b", "c"]), (logits(0, 4, 3), logits(1, 4, 3))
     found = task.compare(task.divergence, student, teacher, torch.zeros(4, dtype=torch.int64))

@@ -30,7 +30,9 @@ def step(weights: VarianceWeights, size: int, given: list[torch.Tensor], fine: t
 def variance(given: list[list[torch.Tensor]], momentum: float = 0.95) -> float:
     """Without bias, of all values together, by weights that fall with the age; the first one's is what is left."""
     count = len(given)
-    shares = np.array([momentum ** (count - 1)] + [(1 - momentum) * momentum ** (count - 1 - i) for i in range(1, count)])
+    shares = np.array(
+        [momentum ** (count - 1)] + [(1 - momentum) * momentum ** (count - 1 - i) for i in range(1, count)]
+    )
     values = np.array([np.concatenate([part.numpy().ravel() for part in each]) for each in given], dtype=np.float64)
     mean = shares @ values
     return float((shares @ ((values - mean) ** 2).sum(1)) / (1 - (shares**2).sum()))
