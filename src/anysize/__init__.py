@@ -19,6 +19,9 @@ _WHERE = {
     "PlanSampler": "anysize.sizes.sampler",
     "SampleKey": "anysize.sizes.batch_plan",
     "SizeMix": "anysize.sizes.mix",
+    "GaussianWindow": "anysize.sizes.moving",
+    "MovingMix": "anysize.sizes.moving",
+    "WeightPoints": "anysize.sizes.moving",
     "SizeRamp": "anysize.sizes.schedule",
     "SizePhase": "anysize.sizes.schedule",
     "SizeSchedule": "anysize.sizes.schedule",
@@ -66,6 +69,7 @@ _WHERE = {
     "quantize_model": "anysize.quantize.after_training",
     "repeat": "anysize.experiment.repeat",
     "run_scale_policy": "anysize.experiment.policy",
+    "search": "anysize.experiment.search",
     "scale_gradient_state": "anysize.norms.online.norm",
     "scale_policy": "anysize.evaluation.scale_policy",
     "train": "anysize.experiment.train",
@@ -93,6 +97,7 @@ if TYPE_CHECKING:
     from anysize.experiment.published import load_model as load_model
     from anysize.experiment.quantize import quantize_run as quantize_run
     from anysize.experiment.repeat import repeat as repeat
+    from anysize.experiment.search import search as search
     from anysize.experiment.train import train as train
     from anysize.experiment.weights import load_weights as load_weights
     from anysize.export.runtimes import open_runtime as open_runtime
@@ -126,6 +131,9 @@ if TYPE_CHECKING:
     from anysize.sizes.batch_plan import BatchPlan as BatchPlan
     from anysize.sizes.batch_plan import SampleKey as SampleKey
     from anysize.sizes.mix import SizeMix as SizeMix
+    from anysize.sizes.moving import GaussianWindow as GaussianWindow
+    from anysize.sizes.moving import MovingMix as MovingMix
+    from anysize.sizes.moving import WeightPoints as WeightPoints
     from anysize.sizes.sampler import PlanSampler as PlanSampler
     from anysize.sizes.schedule import SizePhase as SizePhase
     from anysize.sizes.schedule import SizeRamp as SizeRamp

@@ -8,11 +8,12 @@ What says nothing of the machine keeps its traceback. Imports the standard libra
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from anysize.registry import UserError, in_a_line
 
@@ -133,11 +134,10 @@ def free_memory(root: Path = Path("/")) -> int | None:
         found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     except OSError:
         return None
-    groups = root / "sys/fs/cgroup"
-    pairs = [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]
-    for limit, used in pairs:
+    pairs = [("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")]
+    for group, (limit, used) in itertools.product(_groups(root, "memory"), pairs):
         with contextlib.suppress(OSError, ValueError):  # a limit may be the word "max"
-            found.append(max(0, int((groups / limit).read_text()) - int((groups / used).read_text())))
+            found.append(max(0, int((group / limit).read_text()) - int((group / used).read_text())))
     return min(found, default=None)
 
 
@@ -148,10 +148,31 @@ def usable_cores(root: Path = Path("/")) -> int:
     True
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # the limit may be the word "max"
-        quota, period = map(int, (root / "sys/fs/cgroup/cpu.max").read_text().split())
-        cores = min(cores, max(1, quota // period))
+    for group, files in itertools.product(
+        _groups(root, "cpu"), (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"])
+    ):
+        with contextlib.suppress(OSError, ValueError):  # the limit may be the word "max"
+            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
+            if quota > 0 < period:  # -1: none
+                cores = min(cores, max(1, quota // period))
     return cores
+
+
+def _groups(root: Path, kind: str) -> list[Path]:
+    """The folders of this process's control group and of those that it is in, whose limits hold, too.
+
+    `kind` names the controller in version 1 of control groups, where each has folders of its own. In a container the
+    own group is usually the top.
+    """
+    top = root / "sys/fs/cgroup"
+    found = [top, top / kind]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if ".." not in path and (not kinds or kind in kinds.split(",")):
+                inner = PurePosixPath(path.lstrip("/"))
+                found += [(top / kind if kinds else top) / each for each in (inner, *inner.parents)]
+    return found
 
 
 def shared_room() -> str:

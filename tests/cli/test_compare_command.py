@@ -5,7 +5,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
+import pytest
 from made_runs import make_many, make_run
+
+from anysize.cli.compare import command
+from anysize.reports import compare
 
 Command = Callable[..., CompletedProcess[str]]
 
@@ -30,3 +34,14 @@ def test_runs_of_several_seeds_on_the_terminal_and_as_csv(anysize: Command, tmp_
     assert alone.returncode == 2
     assert "cannot write nowhere/table.csv" in alone.stderr
     assert "run-2-seed-3" in alone.stdout.split("top-1 by image size")[0]
+
+
+def test_page_and_terminal_show_tables_that_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a difference is chance is computed for them: the same answer, and not twice the time."""
+    made = []
+    for name in ("summary_table", "size_table"):
+        make = getattr(compare, name)
+        monkeypatch.setattr(compare, name, lambda *given, make=make, name=name: made.append(name) or make(*given))
+    runs = [make_run(tmp_path / name, epochs=2, reach=reach) for name, reach in (("a", 0.8), ("b", 0.7))]
+    command(*map(str, runs), out=str(tmp_path / "c.html"), csv=str(tmp_path / "c.csv"))
+    assert sorted(made) == ["size_table", "summary_table"]

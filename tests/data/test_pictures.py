@@ -112,7 +112,7 @@ def test_images_that_are_too_large_are_told_from_damaged_ones(
     done = anysize("data", "check", "folder", "--data.root", str(root))
     assert done.returncode == 1
     assert f"too large: {root}/train/cat/0-bomb.jpg: it has 400,000,000 pixels" in done.stdout
-    assert "1 too large file: raise data.max_pixels, remove them, or train with" in done.stdout
+    assert "1 too large file: raise data.max_pixels, remove it, or train with" in done.stdout
     assert "1 damaged file:" in done.stdout
     with pytest.raises(UserError, match=r"0-bomb\.jpg cannot be used: it has 400,000,000 .*on_bad_image skip$"):
         load_dataset(settings, "train")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from interruption import stopped_after
@@ -12,7 +13,9 @@ from interruption import stopped_after
 from anysize.experiment.build import build_data, build_plan, feed_alike
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
+from anysize.experiment.planning import plan
 from anysize.experiment.predict import predict
+from anysize.experiment.targets import build_evaluator
 from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
@@ -60,6 +63,52 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny: Make, tmp_path
     assert weights[0] == weights[1]
     with pytest.raises(UserError, match="repeats"):
         train(tiny(**{**settings, "training__repeats": 1}), run=tmp_path / "stopped")
+
+
+MOVING = {
+    "sizes__mix": "window",
+    "sizes__sizes": [14, 28],
+    "optimizer__lr_by_batch": "sqrt",
+    "augment__autoaugment": "randaugment",
+    "augment__by_size": {"magnitude": [[14, 2], [28, 12]], "mixup": [[14, 0.0], [28, 0.4]]},
+    "augment__random_erasing": 0.5,
+    "augment__by_epoch": {"random_erasing": [[0, 0.0], [2, 1.0]]},
+}
+
+
+@pytest.mark.slow
+def test_a_run_whose_sizes_rates_and_augmentation_move_goes_on_to_the_same_weights(tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny(**MOVING, data__limit=64, training__epochs=2, training__batch_size=8)
+    planned = plan(recipe)
+    whole = train(recipe, run=tmp_path / "whole")
+    with stopped_after(9), pytest.raises(Interrupted):
+        train(recipe, run=tmp_path / "stopped")
+    train(recipe, run=tmp_path / "stopped")
+    weights = [(folder / "checkpoints/last/model.safetensors").read_bytes() for folder in (whole, tmp_path / "stopped")]
+    assert weights[0] == weights[1]
+    rows = pd.read_csv(whole / "metrics.csv")
+    assert int(rows["flops"].iloc[-1]) == planned.flops
+    assert len(rows) == planned.epochs
+    shares = [part.share for part in build_plan(recipe, 64).sizes(0)]
+    assert shares != [part.share for part in build_plan(recipe, 64).sizes(planned.epochs - 1)]
+
+
+def test_images_to_calibrate_with_are_augmented_as_at_the_end(tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny(augment__cutout=14, augment__by_epoch={"cutout": [[0, 0.0], [3, 1.0]]}, data__limit=20)
+    data = build_data(recipe)
+    evaluator = build_evaluator(
+        recipe, data.preprocessing, data.train, lambda: data.loader(recipe.data, torch.device("cpu")),
+        torch.device("cpu"),
+    )  # fmt: skip
+    batches = evaluator.calibration_batches(torch.nn.BatchNorm2d(1), 28)
+    assert {batch.epoch for batch in batches} == {3}
+    assert all((loaded.images == 0).flatten(1).any(1).all() for loaded in evaluator.loader.load(batches))
+
+
+def test_segmentation_has_nothing_to_mix_by_size() -> None:
+    changes = {"augment.by_size": {"mixup": [[14, 0.0], [28, 0.4]]}}
+    with pytest.raises(UserError, match="has mixup, but the task 'segmentation'"):
+        plan(load_recipe("quickstart-segmentation", changes))
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from anysize.data import workers
 from anysize.experiment import doctor
 from anysize.experiment.doctor import EXTRAS, Finding, examine
 from anysize.machine import usable_cores
+from anysize.reports import environment
 
 
 def found(name: str) -> Finding:
@@ -58,6 +60,27 @@ def test_time_that_a_container_is_given_counts_as_cores(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == 1
     limit.write_text("max 100000\n")
     assert usable_cores(tmp_path) == usable_cores()
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("3:cpu,cpuacct:/jobs/7\n0::/user.slice/one.service\n")
+    of_all = limit.parent / "user.slice/cpu.max"
+    of_all.parent.mkdir()
+    of_all.write_text("50000 100000\n")  # half a core for all that is in the group
+    assert usable_cores(tmp_path) == 1
+    of_all.unlink()
+    old = limit.parent / "cpu/jobs/7"  # version 1
+    old.mkdir(parents=True)
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, cores in (("-1", usable_cores()), ("100000", 1)):
+        (old / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_what_works_side_by_side_takes_the_cores_that_it_may_use(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (workers, environment):
+        monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    assert workers.worker_count(-1) == cores
+    assert environment.describe_environment()["cores"] == cores
 
 
 def test_command_prints_lines_or_json(anysize: Callable[..., Any]) -> None:

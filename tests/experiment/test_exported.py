@@ -20,6 +20,7 @@ from anysize.experiment.train import train
 from anysize.export.look import read_description
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.reports.image_predictions import read_image_predictions
 
 pytestmark = pytest.mark.slow  # its runs are trained, exported and quantized first
 
@@ -53,11 +54,18 @@ def test_a_file_is_evaluated_as_its_run(run: Path, pixels_file: Path, anysize: C
     pd.testing.assert_frame_equal(theirs[MEASURED], ours[MEASURED], rtol=1e-4)
     written = pd.read_csv(f"{pixels_file}.evaluation.csv")
     assert list(written["top1"]) == list(theirs["top1"])
+    told = pd.read_csv(f"{pixels_file}.predictions.csv")
+    assert set(told["size"]) == {28}
+    assert (told["truth"] == told["predicted"]).mean() == pytest.approx(written["top1"].iloc[-1])
+    answers = read_image_predictions(run)
+    assert told["image"].tolist() == answers["image"].tolist()
     before = (run / "evaluation.csv").read_text()
     done = anysize("evaluate", str(run), "--sizes", "28", "--runtime", "torch", "--threads", "1")
     assert f"{run}/evaluation-torch.csv is written" in done.stdout
     assert pd.read_csv(run / "evaluation-torch.csv")["top1"].tolist() == ours["top1"].tolist()[1:]
     assert (run / "evaluation.csv").read_text() == before
+    assert read_image_predictions(run).equals(answers)
+    assert pd.read_csv(run / "predictions-torch.csv")["predicted"].tolist() == answers["predicted"].tolist()
     described = read_description(pixels_file)
     assert described.uint8_input
     assert described.preprocessing.classes == load_run(run).preprocessing.classes

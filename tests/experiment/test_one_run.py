@@ -69,11 +69,12 @@ def test_a_folder_that_is_lost_stops_the_run_which_is_saved_beside_it_and_goes_o
     happens: Callable[[Path], None], why: str, when: int,
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
-    record, validate = loop.record, loop.validate
+    record, validate = loop.record_waiting, loop.validate
 
-    def lost_in_training(progress: Any, seconds: float) -> None:
-        record(progress, seconds)
-        if progress.step == when == 3 and run.exists() and "moved" not in os.listdir(tmp_path):
+    def lost_in_training(parts: Any, state: Any, seconds: float) -> None:
+        record(parts, state, seconds)
+        if state.progress.step == when == 3 and run.exists() and "moved" not in os.listdir(tmp_path):
+            parts.writer.wait()  # which looks at the folder, too, while it happens
             happens(run)
 
     def lost_in_validation(parts: Any, state: Any, stop: Any) -> Any:
@@ -84,7 +85,7 @@ def test_a_folder_that_is_lost_stops_the_run_which_is_saved_beside_it_and_goes_o
         return row
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "record", lost_in_training)
+        patch.setattr(loop, "record_waiting", lost_in_training)
         patch.setattr(loop, "validate", lost_in_validation)
         with pytest.raises(
             LostFolder, match=rf"/run is no longer the folder of this run: {why}; the run stops; it"

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from anysize.reports import run_files
-from anysize.reports.evaluation_tables import write_tables
 from anysize.reports.image_predictions import write_image_predictions
 from anysize.reports.policy_report import write_scale_policy
 from anysize.reports.predictions import Predictions, write_predictions
@@ -56,15 +55,15 @@ def write_made_up_run(
         for size in sizes
         for calibrated in (False, True)
     ]  # fmt: skip
-    run_files.write_evaluation(folder, pd.DataFrame(evaluation))
+    run_files.add_rows(folder / run_files.EVALUATION, pd.DataFrame(evaluation).to_dict("records"))
     answers = [(i % classes, int(rng.integers(classes)) if i % 4 == 0 else i % classes) for i in range(5 * classes)]
     judged = {
         f"image-{i}.png": Judged(names[true], names[answer], 0.5, 0.5) for i, (true, answer) in enumerate(answers)
     }
     write_image_predictions(folder, {**made, "size": 28, "calibrated": True}, judged)
     values = rng.random((classes, 3)).round(4)
-    write_tables(
-        folder,
+    run_files.add_rows(
+        folder / run_files.EVALUATION_TABLES,
         [
             {**made, "size": 28, "calibrated": True, "table": "by class", "row": row, "column": column, "value": value}
             for row, of_row in zip(names, values.tolist(), strict=True)

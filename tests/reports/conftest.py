@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anysize.reports import run_files
-from anysize.reports.run_files import write_environment, write_evaluation
+from anysize.reports.run_files import EVALUATION, add_rows, write_environment
 
 RECIPE = """# A comment with <b>markup</b>
 [data]
@@ -94,7 +94,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             folder / run_files.METRICS, rows or [_metrics_row(epoch) for epoch in range(1, epochs + 1)]
         )
         if evaluation is not None:
-            write_evaluation(folder, evaluation)
+            add_rows(folder / EVALUATION, evaluation.to_dict("records"))
         return folder
 
     return make

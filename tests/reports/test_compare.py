@@ -10,12 +10,11 @@ import pytest
 
 from anysize.cli.compare import command
 from anysize.registry import UserError
-from anysize.reports.compare import read_runs, write_comparison
+from anysize.reports.compare import Comparison, read_runs, write_comparison
 from anysize.reports.comparison_tables import (
     by_metric,
     comparison_frame,
     differing_settings,
-    size_tables,
     summary_table,
 )
 from anysize.reports.grouping import group_runs
@@ -60,7 +59,7 @@ def test_accuracy_by_size_of_runs_evaluated_at_other_sizes(make_run: MakeRun, ev
         make_run("mixed", evaluation=half),
         make_run("no-evaluation"),
     ]
-    (table,) = size_tables(group_runs(read_runs(folders), together=False))
+    ((_, _, table),) = Comparison.of(read_runs(folders), together=False).by_size
     assert list(table.header) == ["run", "evaluated", "16 px", "32 px", "48 px"]
     assert table.rows[1:] == [
         ["fixed", "calibrated", "61.2%", "78.5%", "71.4%"],

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from anysize.reports import run_files
 from anysize.reports.console import show_table
-from anysize.reports.evaluation_tables import table_rows, tables_at, write_tables
+from anysize.reports.evaluation_tables import table_rows, tables_at
 from anysize.reports.figures import object_size_curves, object_size_figure
 from anysize.reports.html import write_report
 from anysize.reports.reading import Run
-from anysize.reports.run_files import write_evaluation
+from anysize.reports.run_files import EVALUATION, EVALUATION_TABLES, add_rows
 from anysize.reports.tables import evaluation_table
 
 NAN = math.nan
@@ -135,7 +135,7 @@ def detail_rows(names: tuple[str, ...] = ("cat", "dog")) -> list[dict[str, Any]]
 
 def test_tables_come_back_from_their_file_as_they_were(make_run: Callable[..., Path]) -> None:
     run = make_run()
-    write_tables(run, detail_rows())
+    add_rows(run / EVALUATION_TABLES, detail_rows())
     frame = Run.read(run).evaluation_tables
     assert len(frame) == 4 * (4 + 2)
     how, tables = tables_at(frame, 96)
@@ -148,7 +148,7 @@ def test_tables_come_back_from_their_file_as_they_were(make_run: Callable[..., P
     assert turned.header == ["", "objects", "IoU"]
     assert turned.rows == [["dog", "1,200", "31.0%"], ["cat", "1,200", "30.0%"]]
     for _ in range(2):  # rows of an earlier version stay; those that are written again do not stand there twice
-        write_tables(run, [{**row, "split": "validation", "settings": ""} for row in detail_rows()])
+        add_rows(run / EVALUATION_TABLES, [{**row, "split": "validation", "settings": ""} for row in detail_rows()])
     written = run_files.read_rows(run / run_files.EVALUATION_TABLES)
     assert [row["settings"] for row in written] == ["unknown"] * len(frame) + [""] * len(frame)
 
@@ -166,7 +166,7 @@ def test_tables_are_of_the_size_next_to_the_base(asked: int, taken: int) -> None
 def test_classes_may_have_any_name(make_run: Callable[..., Path]) -> None:
     names = ("NA", "null", "007", "7", "True", "a,b", '"', "<b>")
     run = make_run()
-    write_tables(run, detail_rows(names))
+    add_rows(run / EVALUATION_TABLES, detail_rows(names))
     _, tables = tables_at(Run.read(run).evaluation_tables, 96)
     assert [row[0] for row in tables["by class"].rows] == list(names)
     assert [row[1] for row in tables["by class"].rows] == [f"{30 + i}.0%" for i in range(len(names))]
@@ -174,8 +174,8 @@ def test_classes_may_have_any_name(make_run: Callable[..., Path]) -> None:
 
 def test_the_report_has_the_tables_and_escapes_names(make_run: Callable[..., Path]) -> None:
     run = make_run(rows=[{"epoch": 1, "train_loss": 1.0, "validation_mean_iou": 0.4, "validation_size": 64}])
-    write_evaluation(run, evaluation_of(*SEGMENTATION, sizes=(64, 96)))
-    write_tables(run, detail_rows(("<script>x</script>", "dog")))
+    add_rows(run / EVALUATION, evaluation_of(*SEGMENTATION, sizes=(64, 96)).to_dict("records"))
+    add_rows(run / EVALUATION_TABLES, detail_rows(("<script>x</script>", "dog")))
     page = write_report(run).read_text()
     assert "by class, at 64 px, calibrated" in page
     assert "by object size, at 64 px, calibrated" in page

@@ -18,7 +18,6 @@ from PIL import Image
 from anysize.reports import run_files
 from anysize.reports.by_setting import by_setting
 from anysize.reports.compare import read_runs
-from anysize.reports.evaluation_tables import write_tables
 from anysize.reports.html import write_report
 from anysize.reports.image_predictions import (
     read_confusion,
@@ -59,7 +58,10 @@ PIECES: dict[str, Callable[[Path], Any]] = {
 def fill(folder: Path, name: str = "cat") -> Path:
     """Write what evaluations leave behind, with a class or block of this name."""
     made = {**MADE, "size": 32, "calibrated": False}
-    write_tables(folder, [{**made, "table": "by class", "row": name, "column": "accuracy", "value": 0.5}])
+    run_files.add_rows(
+        folder / run_files.EVALUATION_TABLES,
+        [{**made, "table": "by class", "row": name, "column": "accuracy", "value": 0.5}],
+    )
     run_files.write_rows(folder / run_files.STEPS, [{"step": 10, "sizes": {"32": 1.0}, "loss": 0.5}])
     write_image_predictions(folder, made, {name: Judged(name, f"{name} 2", 0.5, 0.5)})
     write_confusion(folder, made, {name: {f"{name} 2": 3}})

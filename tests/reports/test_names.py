@@ -9,6 +9,7 @@ from rich.console import Console
 
 from anysize.recipe import Recipe, dump, load_recipe, override
 from anysize.reports import run_files
+from anysize.reports.axis_names import on_an_axis
 from anysize.reports.console import show_table
 from anysize.reports.run_log import RunLog
 from anysize.reports.text_table import TextTable
@@ -35,3 +36,12 @@ def test_a_folder_that_is_no_utf8_is_found_again(tmp_path: Path) -> None:
     for text in (dump(recipe), dump(recipe, told)):
         run_files.write_recipe(tmp_path, text)
         assert load_recipe(str(tmp_path / "recipe.toml")) == recipe
+
+
+def test_names_on_an_axis_are_short_and_each_is_its_own() -> None:
+    names = ["cat", "cat", "x" * 40, "x" * 41, "cat (2)", *(f"part {i} of a long name that goes on" for i in range(30))]
+    shown = on_an_axis(names)
+    assert len({*shown}) == len(names)
+    assert max(map(len, shown)) <= 20
+    assert shown[4] == "cat (2)"
+    assert on_an_axis(["cat", "dog"]) == ["cat", "dog"]

@@ -1,6 +1,7 @@
 """steps.csv: appended to, cut where a run goes on, read while it grows, and thinned for drawings."""
 
 import errno
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import pandas as pd
 import pytest
 
 from anysize.reports import run_files
+from anysize.reports.curves import step_curves
+from anysize.reports.figures import sizes_figure
 from anysize.reports.reading import Run, thinned
 from anysize.reports.run_log import RunLog
 from anysize.reports.steps import StepsFile
@@ -116,3 +119,14 @@ def test_a_drawing_has_means_of_the_rows_in_between() -> None:
 def _run(folder: Path) -> Path:
     (folder / run_files.RECIPE).write_text("")
     return folder
+
+
+def test_sizes_by_step_have_a_bar_from_each_row_to_the_next(tmp_path: Path) -> None:
+    ends, shares = [1, 10, 20], [{28: 1.0}, {14: 0.25, 28: 0.75}, {14: 1.0}]
+    drawn = sizes_figure("step", ends, shares)
+    data = drawn.renderers[0].data_source.data
+    assert [*zip(data["first"], data["last"], strict=True)] == [(1, 1), (2, 10), (11, 20)]
+    assert data["14 px"] == [0.0, 25.0, 100.0]
+    rows = pd.DataFrame({"step": ends, "sizes": map(json.dumps, shares), "loss": [3.0, 2.0, 1.0]})
+    assert any("share of images (%) by step" in card for card in step_curves(rows))
+    assert len(step_curves(rows.drop(columns="sizes"))) == len(step_curves(rows)) - 1

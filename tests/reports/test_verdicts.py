@@ -9,8 +9,8 @@ import pytest
 from made_runs import make_run
 from scipy import stats
 
-from anysize.reports.compare import read_runs
-from anysize.reports.comparison_tables import size_tables, summary_table
+from anysize.reports.compare import Comparison, read_runs
+from anysize.reports.comparison_tables import summary_table
 from anysize.reports.grouping import Group, group_runs
 from anysize.reports.image_predictions import write_image_predictions
 from anysize.reports.verdicts import SPREAD, mcnemar, paired_bootstrap, student, verdicts
@@ -89,7 +89,7 @@ def test_the_spread_of_repeats_marks_what_is_as_good_at_each_size(tmp_path: Path
             make_run(tmp_path / f"lr{lr}-seed-{seed}", seed=seed, epochs=2, lr=lr, reach=reach)
     groups = group_runs(read_runs([tmp_path]))
     assert [group.seeds for group in groups] == ["3 runs"] * 3
-    (table,) = size_tables(groups)
+    ((_, _, table),) = Comparison([], groups).by_size
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     assert all(cell.endswith(" =") for cell in rows["lr0.1", "calibrated"])
     assert not any("=" in cell for cell in rows["lr0.3", "calibrated"])

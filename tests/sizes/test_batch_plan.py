@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch, BatchPlan, SampleKey
 from anysize.sizes.mix import BUDGETS, SizeMix
+from anysize.sizes.moving import GaussianWindow, MovingMix, WeightPoints
 from anysize.sizes.sampler import PlanSampler
 from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
+from anysize.sizes.shapes import Aspect, Shapes
 
 mixes = st.builds(
     lambda weights, base, budget: SizeMix(tuple(weights.items()), base, budget),
@@ -34,15 +36,36 @@ schedules = st.one_of(
         mixes,
         st.integers(0, 9),
     ),
+    st.builds(
+        lambda sizes, spread, even, epochs, budget: SizeSchedule.moving(
+            MovingMix(GaussianWindow(tuple(sizes), spread, even), epochs, 32, budget)
+        ),
+        st.lists(st.integers(8, 64), min_size=2, max_size=6, unique=True),
+        st.floats(0.05, 3),
+        st.sampled_from([0.0, 0.1, 1.0]),
+        st.integers(1, 12),
+        st.sampled_from(BUDGETS),
+    ),
+    st.builds(
+        lambda start, end, epochs: SizeSchedule.moving(MovingMix(WeightPoints.of({0.0: start, 0.7: end}), epochs, 32)),
+        st.dictionaries(st.integers(8, 64), st.floats(0.01, 1), min_size=1, max_size=4),
+        st.dictionaries(st.integers(8, 64), st.floats(0.01, 1), min_size=1, max_size=4),
+        st.integers(1, 12),
+    ),
 )
+
+
+RATIOS = (0.75, 1.0, 4 / 3, 2.0)
 
 
 @st.composite
 def plans(draw: st.DrawFn, drop_last: bool | None = None) -> tuple[BatchPlan, int]:
     length = draw(st.integers(1, 400))
     cuts = sorted(draw(st.sets(st.integers(1, max(1, length - 1)), max_size=12))) if draw(st.booleans()) else []
+    groups = draw(st.one_of(st.none(), st.binary(min_size=length, max_size=length)))
     plan = BatchPlan(
         length=length,
+        shapes=None if cuts or groups is None else Shapes(RATIOS, 4, bytes(each % len(RATIOS) for each in groups)),
         schedule=draw(schedules),
         chunks=tuple(np.diff([0, *cuts, length]).tolist()) if cuts and length > 1 else (),
         chunks_together=draw(st.integers(1, 6)),
@@ -67,7 +90,8 @@ def on_ranks(plan: BatchPlan, epoch: int) -> list[list[Batch]]:
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
     return len(left) == len(right) and all(
-        (a.epoch, a.size, a.copies, a.indices.tolist()) == (b.epoch, b.size, b.copies, b.indices.tolist())
+        (a.epoch, a.size, a.aspect, a.copies, a.indices.tolist())
+        == (b.epoch, b.size, b.aspect, b.copies, b.indices.tolist())
         for a, b in zip(left, right, strict=True)
     )
 
@@ -79,6 +103,21 @@ def test_each_sample_at_most_once_an_epoch_over_all_ranks(given_plan: tuple[Batc
     seen = np.concatenate([batch.indices for batches in on_ranks(plan, epoch) for batch in batches])
     assert len(set(seen.tolist())) == len(seen)
     assert set(seen.tolist()) <= set(range(plan.length))
+
+
+@given(plans())
+@settings(deadline=None)
+def test_a_batch_has_images_of_one_group(given_plan: tuple[BatchPlan, int]) -> None:
+    """A group that is large enough for two samples a process has its own batches, in its own shape."""
+    plan, epoch = dataclasses.replace(given_plan[0], chunks=()), given_plan[1]
+    plan = dataclasses.replace(plan, shapes=plan.shapes or Shapes((2.0,)))
+    groups = plan.shapes.of_all(plan.length)
+    large = np.bincount(groups, minlength=len(plan.shapes.ratios)) >= 2 * plan.world_size
+    for batch in plan.batches(epoch):
+        for group in set(groups[batch.indices].tolist()):
+            if large[group]:
+                assert batch.aspect == plan.shapes.aspect(group)
+        assert batch.aspect in {plan.shapes.aspect(group) for group in range(len(plan.shapes.ratios))}
 
 
 @given(plans(drop_last=False))
@@ -94,7 +133,7 @@ def test_each_sample_exactly_once_where_nothing_is_dropped(given_plan: tuple[Bat
 def test_every_rank_trains_the_same_size_at_the_same_step_with_samples(given_plan: tuple[BatchPlan, int]) -> None:
     plan, epoch = given_plan
     for step in zip(*on_ranks(plan, epoch), strict=True):
-        assert len({(batch.size, batch.copies) for batch in step}) == 1
+        assert len({(batch.size, batch.aspect, batch.copies) for batch in step}) == 1
         counts = [len(batch.indices) for batch in step]
         assert min(counts) >= 1
         assert max(counts) - min(counts) <= (0 if plan.drop_last else 1)
@@ -104,11 +143,11 @@ def test_every_rank_trains_the_same_size_at_the_same_step_with_samples(given_pla
 @settings(deadline=None)
 def test_batches_of_a_size_are_as_large_as_asked_for_and_alike(given_plan: tuple[BatchPlan, int]) -> None:
     plan, epoch = given_plan
-    asked = {part.size: part for part in plan.sizes(epoch)}
-    counts: dict[int, list[int]] = collections.defaultdict(list)
+    asked = {(part.size, part.aspect): part for part in plan.sizes(epoch)}
+    counts: dict[tuple[int, Aspect], list[int]] = collections.defaultdict(list)
     for batch in plan.batches(epoch):
-        assert batch.copies == asked[batch.size].copies
-        counts[batch.size].append(len(batch.indices))
+        assert batch.copies == asked[batch.size, batch.aspect].copies
+        counts[batch.size, batch.aspect].append(len(batch.indices))
     for size, found in counts.items():
         if plan.drop_last:
             assert set(found) == {asked[size].batch_size} or (
@@ -128,11 +167,15 @@ def test_shares_of_images_hold_within_one_batch(given_plan: tuple[BatchPlan, int
     for batches in on_ranks(plan, epoch):
         for batch in batches:
             seen[batch.size] += len(batch.indices)
-    parts = plan.sizes(epoch)
-    joined = 0 if plan.drop_last else len(parts) * plan.world_size  # pieces smaller than the world join the largest
+    parts, groups = plan.sizes(epoch), len({part.aspect for part in plan.sizes(epoch)})
+    share = collections.Counter[int]()
     for part in parts:
-        slack = len(parts) + (part.batch_size * plan.world_size if plan.drop_last else joined)
-        assert abs(seen[part.size] - part.share * plan.length) <= slack
+        share[part.size] += part.share * plan.length
+    # Pieces smaller than the world join the largest, where nothing is dropped or images are grouped.
+    joined = 0 if plan.drop_last and groups == 1 else 2 * len(parts) * plan.world_size
+    for part in parts:
+        slack = len(parts) + joined + (groups * part.batch_size * plan.world_size if plan.drop_last else 0)
+        assert abs(seen[part.size] - share[part.size]) <= slack
 
 
 @given(plans())
@@ -141,8 +184,9 @@ def test_counts_are_those_of_the_batches(given_plan: tuple[BatchPlan, int]) -> N
     plan, epoch = given_plan
     batches = plan.batches(epoch)
     assert plan.steps(epoch) == len(batches)
-    steps = collections.Counter(batch.size for batch in batches)
-    assert steps == collections.Counter({part.size: count for part, count, _ in plan.counts(epoch) if count})
+    steps = collections.Counter((batch.size, batch.aspect) for batch in batches)
+    counts = plan.counts(epoch)
+    assert steps == collections.Counter({(part.size, part.aspect): count for part, count, _ in counts if count})
     ranks = [dataclasses.replace(plan, rank=rank).batches(epoch) for rank in range(plan.world_size)]
     trained = sum(len(batch.indices) for batches in ranks for batch in batches)
     assert sum(samples for _, _, samples in plan.counts(epoch)) == trained
@@ -161,15 +205,17 @@ def test_a_limit_keeps_the_sizes_and_what_a_plan_promises(given_plan: tuple[Batc
     test_every_rank_trains_the_same_size_at_the_same_step_with_samples.hypothesis.inner_test((limited, epoch))
     whole, steps = plan.steps(epoch), limited.steps(epoch)
     assert steps == min(whole, limit) if limit >= 1 else steps == max(1, round(limit * whole))
-    sizes = {batch.size for batch in plan.batches(epoch)}
-    assert len({batch.size for batch in limited.batches(epoch)}) == min(steps, len(sizes))
+    sizes = {(batch.size, batch.aspect) for batch in plan.batches(epoch)}
+    assert len({(batch.size, batch.aspect) for batch in limited.batches(epoch)}) == min(steps, len(sizes))
 
 
 @given(plans(), st.integers(0, 30))
 @settings(deadline=None)
 def test_every_epoch_may_train_the_samples_of_the_first(given_plan: tuple[BatchPlan, int], limit: int) -> None:
     plan, _ = given_plan
-    plan = dataclasses.replace(plan, schedule=SizeSchedule(plan.schedule.phases[:1]), same_samples=True)
+    now = plan.schedule.at(0)
+    schedule = SizeSchedule((SizePhase(0, now.mix, now.batch_size),))
+    plan = dataclasses.replace(plan, schedule=schedule, same_samples=True)
     first, other = (dataclasses.replace(plan, limit_steps=limit).batches(epoch) for epoch in (0, 7))
     assert same(first, [dataclasses.replace(batch, epoch=0) for batch in other])
 
@@ -207,7 +253,7 @@ def test_repeats_change_the_samples_alone(given_plan: tuple[BatchPlan, int], rep
     turns = [turn for batch in batches for turn in zip(batch.indices.tolist(), batch.repeats.tolist(), strict=True)]
     assert len(set(turns)) == len(turns)
     assert {turn for _, turn in turns} <= set(range(repeats))
-    if not plan.drop_last:
+    if not plan.drop_last and plan.shapes is None:  # each group has a rest of its own
         whole, rest = divmod(plan.length, repeats)
         counts = sorted(collections.Counter(index for index, _ in turns).values())
         assert counts == [rest] * bool(rest) + [repeats] * whole
@@ -297,6 +343,14 @@ def test_a_plain_data_loader_follows_the_plan() -> None:
         ({"rank": 2, "world_size": 2}, "rank 2 of 2; expected a rank from 0 to 1"),
         ({"repeats": 0}, "repeats is 0; expected at least 1"),
         ({"chunks": (4, 4)}, "chunks of 8 samples, of which 1 are shuffled together, for 10 samples; expected the"),
+        (
+            {"chunks": (4, 6), "shapes": Shapes((1.0, 2.0), groups=bytes(10))},
+            r"grouped by their aspect ratios .* chunks",
+        ),
+        (
+            {"shapes": Shapes((1.0, 2.0), groups=bytes(9))},
+            "9 images have an aspect ratio, and there are 10; expected as",
+        ),
         ({"chunks": (4, 6), "repeats": 2}, r"\(training.repeats\), .* chunks are to be shuffled by themselves"),
         ({"length": 3, "batch_size": 4, "world_size": 2}, "3 samples make no batch of two samples at any size"),
     ],
@@ -367,27 +421,32 @@ def test_the_order_of_chunks_is_another_each_epoch() -> None:
     assert not same(plan.batches(0), dataclasses.replace(plan, seed=1).batches(0))
 
 
+GROUPS = Shapes((1.0, 0.75, 1.5), groups=bytes(index * index % 7 % 3 for index in range(1009)))
+
+
+@pytest.mark.parametrize("shapes", [None, GROUPS], ids=["square", "shapes"])
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_what_is_trained_in_a_step_does_not_depend_on_the_number_of_ranks(drop_last: bool) -> None:
+def test_what_is_trained_in_a_step_does_not_depend_on_the_number_of_ranks(
+    drop_last: bool, shapes: Shapes | None
+) -> None:
     """A run of four ranks with 6 samples each goes on as one of 1, 2, 3 or 8: the same samples at the same sizes."""
     schedule = SizeSchedule.constant(SizeMix.named("B+", base=32))
+    plan = BatchPlan(1009, schedule, 6, seed=3, drop_last=drop_last, shapes=shapes)
 
-    def steps(ranks: int) -> list[tuple[int, list[int]]]:
-        plans = [
-            BatchPlan(1009, schedule, 6, seed=3, rank=r, world_size=ranks, drop_last=drop_last, batches_a_step=4)
-            for r in range(ranks)
-        ]
+    def steps(ranks: int) -> list[tuple[int, Aspect, list[int]]]:
+        plans = [dataclasses.replace(plan, rank=r, world_size=ranks, batches_a_step=4) for r in range(ranks)]
         together = zip(*(plan.batches(2) for plan in plans), strict=True)
-        return [(step[0].size, np.concatenate([batch.indices for batch in step]).tolist()) for step in together]
+        return [
+            (step[0].size, step[0].aspect, np.concatenate([batch.indices for batch in step]).tolist())
+            for step in together
+        ]
 
     four = steps(4)
-    assert all(len(indices) >= 8 and len(set(indices)) == len(indices) for _, indices in four)
+    assert all(len(indices) >= 8 and len(set(indices)) == len(indices) for _, _, indices in four)
     assert all(steps(ranks) == four for ranks in (1, 2, 3, 8))
-    plain = [
-        BatchPlan(1009, schedule, 6, seed=3, rank=r, world_size=4, drop_last=drop_last).batches(2) for r in range(4)
-    ]
+    plain = [dataclasses.replace(plan, rank=r, world_size=4).batches(2) for r in range(4)]
     assert [np.concatenate([b.indices for b in step]).tolist() for step in zip(*plain, strict=True)] == [
-        indices for _, indices in four
+        indices for _, _, indices in four
     ]
 
 

@@ -10,6 +10,7 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops, Measurements, plan_cost
 from anysize.sizes.mix import BUDGETS, SizeMix
+from anysize.sizes.moving import GaussianWindow, MovingMix
 from anysize.sizes.schedule import SizePhase, SizeRamp, SizeSchedule
 from anysize.training.length import Repeated, run_length
 from anysize.training.settings import TrainingSettings
@@ -27,8 +28,16 @@ def schedules(draw: st.DrawFn) -> SizeSchedule:
     epoch = 0
     for _ in range(draw(st.integers(1, 3))):
         budget = draw(st.sampled_from(BUDGETS))
-        sizes: SizeMix | SizeRamp
-        if draw(st.booleans()):
+        sizes: SizeMix | SizeRamp | MovingMix
+        kind = draw(st.sampled_from(["ramp", "mixture", "window"]))
+        if kind == "window":
+            window = GaussianWindow(
+                tuple(draw(st.lists(st.integers(8, 40), min_size=2, max_size=3, unique=True))),
+                draw(st.floats(0.1, 2)),
+                draw(st.sampled_from([0.0, 0.1])),
+            )
+            sizes = MovingMix(window, draw(st.integers(1, 9)), BASE, budget)
+        elif kind == "ramp":
             ends = draw(st.tuples(st.integers(8, 40), st.integers(8, 40)))
             ramp = draw(st.tuples(st.integers(2, 9), st.integers(1, 8)))
             sizes = SizeRamp(*ends, epochs=ramp[0], multiple=ramp[1], base=BASE, budget=budget)

@@ -42,28 +42,24 @@ def command(
             (by default the main metric, last epoch)
         unfinished: with a setting as x: take runs too that did not reach their last epoch
     """
-    from pathlib import Path
-
     from rich.console import Console
 
     from anysize.recipe import documented_settings
     from anysize.reports.by_setting import by_setting
-    from anysize.reports.compare import X_AXES, read_runs, write_comparison
-    from anysize.reports.comparison_tables import comparison_frame, size_tables, summary_table
+    from anysize.reports.compare import X_AXES, Comparison, read_runs, write_comparison, write_comparison_table
     from anysize.reports.console import show_table
-    from anysize.reports.grouping import group_runs, left_out
-    from anysize.reports.run_files import write_atomically
+    from anysize.reports.grouping import left_out
     from anysize.reports.tables import fitting_setting_table
 
     setting = x not in X_AXES
     defaults = {name: default for name, default, _, _ in documented_settings()}
-    options: dict[str, Any] = {"line": line, "metric": metric, "unfinished": unfinished, "defaults": defaults}
+    options: dict[str, Any] = {"line": line, "metric": metric, "unfinished": unfinished}
     read = read_runs(runs, legend, untrained=setting)
-    groups = group_runs(read, together=group, defaults=defaults)
+    compared = Comparison.of(read, together=group, defaults=defaults)
     unwritten, written = [], []
     for path, write in (
-        (out, lambda: write_comparison(read, out, columns=columns or (), x=x, colors=colors, group=group, **options)),
-        (csv, lambda: write_atomically(Path(csv), comparison_frame(groups).to_csv(index=False, lineterminator="\n"))),
+        (out, lambda: write_comparison(compared, out, columns=columns or (), x=x, colors=colors, **options)),
+        (csv, lambda: write_comparison_table(compared, csv)),
     ):
         try:
             if path:
@@ -74,13 +70,13 @@ def command(
                 raise
             unwritten.append(error)  # which is said below what can be shown without the file
     if setting:
-        found = by_setting(read, x, **options)
+        found = by_setting(read, x, **options, defaults=defaults)
         show_table(fitting_setting_table(found, Console().width))
         for note in found.notes:
             tell(note)
     else:
-        show_table(summary_table(groups)[0])
-        for note in left_out(groups):
+        show_table(compared.summary[0])
+        for note in left_out(compared.groups):
             tell(note)
     missing = [run.name for run in read if not len(run.evaluation)]
     if missing and not setting:
@@ -89,7 +85,7 @@ def command(
     if len(set(made.values())) > 1 and not setting:
         told = "; ".join(f"{name} with {how or 'the usual settings'}" for name, how in made.items())
         tell(f"not evaluated alike: {told}")
-    for table in size_tables(groups):
+    for _, _, table in compared.by_size:
         show_table(table)
     for path in written:
         tell(f"the comparison is {path}")

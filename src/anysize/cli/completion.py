@@ -11,7 +11,7 @@ from anysize.cli import build_app, tell
 from anysize.registry import UserError
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
-_RECIPES = ("bench", "evaluate", "lr-find", "plan", "train")
+_RECIPES = ("bench", "evaluate", "lr-find", "plan", "search", "train")
 """The verbs whose first word may be the name of a recipe."""
 
 _BASH = """

@@ -22,6 +22,7 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
     from anysize.reports.columns import show
     from anysize.reports.console import show_table
     from anysize.reports.text_table import TextTable
+    from anysize.sizes.shapes import in_pixels
 
     result = plan(recipe, overrides, images=images, devices=devices)
     header = "size", "samples", "steps", "batch", "copies", "forward", "backward", "share of FLOPs"
@@ -30,7 +31,7 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
         often = f"{part.samples / cost.samples:.1%}", f"{part.steps / cost.steps:.1%}"
         flops = show("flops", part.flops.forward), show("flops", part.flops.backward)
         share = f"{part.total_flops / cost.total_flops:.1%}"
-        rows.append([f"{part.size} px", *often, str(part.batch_size), str(part.copies), *flops, share])
+        rows.append([in_pixels(part.extent), *often, str(part.batch_size), str(part.copies), *flops, share])
     title = f"{recipe}: {counted(result.length, 'training image')}, {counted(result.epochs, 'epoch')}"
     show_table(TextTable(header, rows, title=title))
     print(

@@ -73,6 +73,8 @@ class DataSet(abc.ABC):
     """Whether its images lie in chunks, of which `data.shuffle_chunks` shuffles a few together."""
     mask_files: ClassVar[bool] = False
     """Whether its masks are image files, whose values `data.mask_values` may say the meaning of."""
+    mending: ClassVar[str] = "remove {them}"
+    """What helps where files are damaged, as a phrase that begins with a verb."""
     image_sets: ClassVar[tuple[str, ...]] = ()
     """The values that `data.image_set` may have; empty where there is only one list of training images."""
 

@@ -25,16 +25,17 @@ from anysize.data.waiting import Waiting
 from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
+from anysize.sizes.shapes import SQUARE, Aspect
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedBatch:
     """One step's input.
 
-    `images` is float32 (V * B, C, S, S), channels last in memory: the first view (augmented copy, or crop) of all
-    samples, then the second of all, and so on. `targets` has a row an image, in the same order. `indices` (B,) are the
-    samples, `copies` is V. `step` is the position in the list of batches that was given to `load`: a batch is left out
-    if each of its files is damaged and these are skipped.
+    `images` is float32 (V * B, C, H, W), channels last in memory, square unless the batch has an aspect ratio: the
+    first view (augmented copy, or crop) of all samples, then the second of all, and so on. `targets` has a row an
+    image, in the same order. `indices` (B,) are the samples, `copies` is V. `step` is the position in the list of
+    batches that was given to `load`: a batch is left out if each of its files is damaged and these are skipped.
 
     Masks are uint8 (V * B, H, W) with 255 for pixels that do not count. In evaluation images with masks keep their
     shapes, so that `images` is (V * B, C, H', W') and each mask has the size of its image's file: `boxes` (B, 4) says
@@ -146,14 +147,42 @@ class PlanLoader:
         yield from delivered(self._files)
 
 
-def sequential_batches(length: int, size: int, batch_size: int) -> list[Batch]:
-    """The samples 0 to `length` in order.
+def sequential_batches(length: int, size: int, batch_size: int, aspect: Aspect = SQUARE) -> list[Batch]:
+    """The samples 0 to `length` in order, all of one shape.
 
     >>> [batch.indices.tolist() for batch in sequential_batches(5, size=32, batch_size=2)]
     [[0, 1], [2, 3], [4]]
     """
     every = np.arange(length)
-    return [Batch(0, size, 1, every[start : start + batch_size]) for start in range(0, length, batch_size)]
+    starts = range(0, length, batch_size)
+    return [Batch(0, size, 1, every[start : start + batch_size], aspect=aspect) for start in starts]
+
+
+def own_shape_batches(shapes: np.ndarray, size: int, batch_size: int, multiple: int) -> list[Batch]:
+    """All samples, each in a batch of such as have its shape at `size` pixels, which has about `size` x `size`.
+
+    Args:
+        shapes: height and width of each image, (N, 2).
+        size: side of the square of equal area.
+        batch_size: samples of a batch, at most.
+        multiple: sides are multiples of so many pixels.
+
+    >>> batches = own_shape_batches(np.array([[30, 40], [40, 30], [60, 80]]), size=224, batch_size=2, multiple=8)
+    >>> [(batch.sides, batch.indices.tolist()) for batch in batches]
+    [((192, 256), [0, 2]), ((256, 192), [1])]
+    """
+    different, which = np.unique(shapes, axis=0, return_inverse=True)
+    aspects = [Aspect.of(int(height), int(width), multiple) for height, width in different]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, aspect in enumerate(aspects):
+        groups.setdefault(aspect.sides(size), []).append(number)
+    batches = []
+    for sides in sorted(groups):
+        members = np.flatnonzero(np.isin(which.reshape(-1), groups[sides]))
+        aspect = aspects[groups[sides][0]]
+        starts = range(0, len(members), batch_size)
+        batches += [Batch(0, size, 1, members[start : start + batch_size], aspect=aspect) for start in starts]
+    return batches
 
 
 class _Decoded(NamedTuple):

@@ -22,6 +22,7 @@ from anysize.sizes.batch_plan import BatchPlan, SampleKey
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.sampler import PlanSampler
 from anysize.sizes.schedule import SizeSchedule
+from anysize.sizes.shapes import Extent, Shapes, sides_of
 
 
 class MapDataset(Protocol):
@@ -43,10 +44,14 @@ class MixedSizeLoader:
         repeats: turns of each sample in an epoch that is no longer for it, as in `BatchPlan`.
         seed: order, sizes and whatever draws from torch's generator follow from it, not from the number of workers.
         workers: processes that load, one set for all sizes and epochs; -1 takes one a core, at most 8.
-        transform: `transform(image, size)` makes the tensor (C, size, size). By default the image is resized
-            (stretched, antialiased) and scaled to [0, 1]; the data set should then hand out its images as stored.
+        transform: `transform(image, size)` makes the tensor (C, size, size), or (C, H, W) of a size (H, W). By default
+            the image is resized (stretched, antialiased) and scaled to [0, 1]; the data set should then hand out its
+            images as stored.
         rank, world_size: each process takes its own samples, all the same size at the same step.
         drop_last: leave out what does not fill a batch.
+        shapes: a few aspect ratios and the group of each image, such as `Shapes.grouped(heights_and_widths, ratios)`
+            makes them: images of a batch have one of them, and `transform` receives height and width in place of the
+            size where that is no square. None: all are square.
 
     Iterating goes on to the next epoch by itself; `set_epoch` chooses one, such as after a resume. Random numbers of
     Python and numpy are not seeded by the sample: draw from torch.
@@ -70,13 +75,16 @@ class MixedSizeLoader:
         repeats: int = 1,
         seed: int = 0,
         workers: int = 0,
-        transform: Callable[[Any, int], Tensor] | None = None,
+        transform: Callable[[Any, Any], Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = True,
+        shapes: Shapes | None = None,
     ) -> None:
         schedule = SizeSchedule.constant(sizes) if isinstance(sizes, SizeMix) else sizes
-        self.plan = BatchPlan(len(dataset), schedule, batch_size, copies, seed, rank, world_size, drop_last, repeats)
+        self.plan = BatchPlan(
+            len(dataset), schedule, batch_size, copies, seed, rank, world_size, drop_last, repeats, shapes=shapes
+        )
         self._sampler = PlanSampler(self.plan)
         self._next_epoch = 0
         self._loader = DataLoader(
@@ -108,22 +116,22 @@ class _Sized(Dataset[tuple[Tensor, Any]]):
     """A data set whose index is a `SampleKey`."""
 
     dataset: MapDataset
-    transform: Callable[[Any, int], Tensor]
+    transform: Callable[[Any, Any], Tensor]
     seed: int
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Any]:
         with seeded(self.seed, key.epoch, key.index, key.copy, Stream.DATASET):
             image, target = self.dataset[key.index]
-            pixels = self.transform(image, key.size)
-        if pixels.shape[-2:] != (key.size, key.size):
+            pixels = self.transform(image, key.extent)
+        if tuple(pixels.shape[-2:]) != (sides := sides_of(key.extent)):
             raise UserError(
-                f"transform(image, {key.size}) made a tensor of shape {tuple(pixels.shape)}; expected (C, {key.size}, "
-                f"{key.size})"
+                f"transform(image, {key.extent}) made a tensor of shape {tuple(pixels.shape)}; expected (C, "
+                f"{sides[0]}, {sides[1]})"
             )
         return pixels, target
 
 
-def _resize(image: Any, size: int) -> Tensor:
+def _resize(image: Any, size: Extent) -> Tensor:
     tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
-    resized: Tensor = F.to_dtype(F.resize(tensor, [size, size], antialias=True), torch.float32, scale=True)
+    resized: Tensor = F.to_dtype(F.resize(tensor, list(sides_of(size)), antialias=True), torch.float32, scale=True)
     return resized

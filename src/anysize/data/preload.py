@@ -1,6 +1,5 @@
 """Small image files decoded into memory once, so that training augments whole batches without worker processes."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -10,6 +9,7 @@ import torch
 
 from anysize.data.pictures import BadImage
 from anysize.data.source import ArraySource, FileSource
+from anysize.machine import usable_cores
 
 SMALL_SIDE = 128  # pixels; decoding larger images costs more than the augmentation, so they stay with the workers
 T = TypeVar("T")
@@ -67,7 +67,7 @@ def decode_all(
                 decoded.append(error)
         return decoded
 
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     yield from enumerate(decode(range(min(1, count))))
     with ThreadPoolExecutor(threads) as pool:
         for start in range(1, count, 4 * threads * _CHUNK):

@@ -196,6 +196,16 @@ class AugmentSettings:
         high=1000,
         besides=0,
     )
+    by_size: dict[str, tuple[tuple[float, ...], ...]] = setting(
+        {},
+        "strength by image size: a setting of this section = [[size, value], ...], with straight lines between the "
+        "points; [[size, smallest, largest], ...] for scale and rescale",
+    )
+    by_epoch: dict[str, tuple[tuple[float, ...], ...]] = setting(
+        {},
+        "strength by epoch (pass over the images, from 0): a setting of this section = [[epoch, multiple of it], ...], "
+        "with straight lines between the points",
+    )
     backend: str = setting(
         "tensor",
         "what resizes and changes pixels, in evaluation too: tensor, or pil, image by image with PIL's own filters, as "

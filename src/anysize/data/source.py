@@ -96,6 +96,10 @@ class Source(abc.ABC):
         """Height and width of the image in full. Raises `BadImage`."""
         return self.header(index).shape
 
+    def shapes(self) -> np.ndarray | None:
+        """Height and width of all images in full, int64 (N, 2), where no file has to be opened for them."""
+        return None
+
     def target(self, index: int, shape: tuple[int, ...]) -> Tensor:
         """The target of an image, which has this height and width. Raises `BadImage` for a damaged file."""
         targets = self.targets
@@ -172,6 +176,9 @@ class ArraySource(Source):
 
     def image(self, index: int) -> Tensor:
         return self.images[index].permute(2, 0, 1)
+
+    def shapes(self) -> np.ndarray:
+        return np.tile(np.array(self.images.shape[1:3], np.int64), (len(self), 1))
 
     def describe(self, index: int) -> str:
         origin = self.origins[index]

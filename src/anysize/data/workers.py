@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from anysize.machine import lost_worker, plainly, shared_room
+from anysize.machine import lost_worker, plainly, shared_room, usable_cores
 from anysize.registry import UserError
 
 _T = TypeVar("_T")
@@ -44,7 +44,7 @@ def worker_count(wanted: int) -> int:
     """
     daemonic = bool(multiprocessing.current_process().daemon)
     if wanted < 0:
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the others have loaders, too
+        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the others have loaders, too
         return 0 if daemonic else min(8, max(1, cores))
     if wanted and daemonic:
         raise UserError(

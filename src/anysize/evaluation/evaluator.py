@@ -5,15 +5,17 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from anysize.data.augment.transform import Transform
 from anysize.data.kinds.base import TargetKind
-from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches, share_of
 from anysize.evaluation.settings import EvaluationSettings
+from anysize.evaluation.shapes import EvaluatedShape
 from anysize.models.measure.input_size import needs_two_images
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.preprocessing import Preprocessing
@@ -49,10 +51,14 @@ class Evaluator:
     """Images of a training step, from which the batch size of evaluation follows where the settings name none."""
     seed: int = 0
     workers: int = 0
+    augment_epoch: int = 0
+    """The epoch whose augmentation images to calibrate with have, and those of settings.copies."""
     world: World = dataclasses.field(default_factory=World)
     """The processes that share the images of an evaluation, and those of a calibration."""
     say: Callable[[str], None] = lambda text: None
     """Told how far an evaluation or a calibration is, at each batch."""
+    shape: EvaluatedShape = dataclasses.field(default_factory=EvaluatedShape)
+    """The shape that images are shown in."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -65,7 +71,8 @@ class Evaluator:
 
     def transform(self) -> Transform:
         """Preprocessing of the validation images, in crops where the settings say so."""
-        return self.kind.eval_transform(self.preprocessing, int(self.settings.crops), self.settings.copies)
+        settings = self.settings
+        return self.kind.eval_transform(self.preprocessing, int(settings.crops), settings.copies, self.shape.own)
 
     def batch_size(self, size: int) -> int:
         """Images a step at `size`, about as much memory at each."""
@@ -75,7 +82,8 @@ class Evaluator:
     def calibration_batches(self, model: nn.Module, size: int) -> list[Batch]:
         """Training images at `size`, two a batch at least, as many in all as the settings say.
 
-        A batch of one image is left out where `model` has norms that it tells nothing.
+        They have the shapes that images are evaluated in. A batch of one image is left out where `model` has norms that
+        it tells nothing.
         """
         length = len(self.loader.source)
         plan = BatchPlan(
@@ -84,6 +92,7 @@ class Evaluator:
             batch_size=min(max(2, self.batch_size(size)), length),
             seed=self.seed,
             drop_last=False,
+            shapes=self.shape.of_all,
         )
         wanted = self.settings.calibration_images or length
         batches: list[Batch] = []
@@ -92,14 +101,23 @@ class Evaluator:
             if left < 1:
                 break
             batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
+        if self.shape.own:
+            chosen = np.concatenate([batch.indices for batch in batches])
+            found = self.shape.batches(self.loader.source.subset(chosen), size, max(2, self.batch_size(size)))
+            batches = [dataclasses.replace(batch, indices=chosen[batch.indices]) for batch in found]
+        batches = [dataclasses.replace(batch, epoch=self.augment_epoch) for batch in batches]
         several = [batch for batch in batches if _length(batch) > 1]
         if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
             return several
         return batches
 
     def fits(self, plan: BatchPlan, epochs: int) -> bool:
-        """Whether statistics of training are those of the base size: otherwise they want calibration."""
-        return plan.schedule.sizes(epochs) == {self.preprocessing.image_size}
+        """Whether statistics of training are those of the base size: otherwise they want calibration.
+
+        Those of a few shapes are not those of each image's own, and squares not those of another shape.
+        """
+        alike = not self.shape.own and plan.shapes == self.shape.of_all
+        return plan.schedule.sizes(epochs) == {self.preprocessing.image_size} and alike
 
     @contextlib.contextmanager
     def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[bool]:
@@ -140,6 +158,10 @@ class Evaluator:
         loaded = self._told(self.validation_loader.load(batches), batches, f"evaluating at {size} px", stop)
         return evaluate_batches(model, self.task, loaded, self.device, self.world, self.validation.describe, judged)
 
+    def in_shape(self, shape: EvaluatedShape) -> "Evaluator":
+        """The same evaluator with images in another shape; both load the images that calibrate from one source."""
+        return dataclasses.replace(self, shape=shape, training_loader=lambda: self.loader)
+
     def alone(self) -> "Evaluator":
         """The same evaluator for this process alone, with all images."""
         return self if self.world.size == 1 else dataclasses.replace(self, world=World())
@@ -151,9 +173,14 @@ class Evaluator:
         return PlanLoader(self.validation, transform, device=self.device, workers=self.workers)
 
     def validation_batches(self, size: int) -> list[Batch]:
-        """The validation images at `size` in order."""
-        batches = sequential_batches(len(self.validation), size, self.batch_size(size))
-        return [dataclasses.replace(batch, copies=self.settings.copies) for batch in batches]
+        """The validation images at `size` in order, or at their own shapes those of one after those of another."""
+        batches = self.batches_of(self.validation, size)
+        epoch, copies = self.augment_epoch, self.settings.copies
+        return [dataclasses.replace(batch, epoch=epoch, copies=copies) for batch in batches]
+
+    def batches_of(self, source: Source, size: int) -> list[Batch]:
+        """All images of a source at `size`, each once, in the shapes that images are evaluated in."""
+        return self.shape.batches(source, size, self.batch_size(size))
 
     def _told(
         self, loaded: Iterable[LoadedBatch], batches: Sequence[Batch], doing: str, stop: StopRequest | None

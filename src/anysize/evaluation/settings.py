@@ -35,6 +35,13 @@ class EvaluationSettings:
         low=0,
         high=LARGEST_BASE,
     )
+    shape: str = setting(
+        "auto",
+        "the shape of images: square; own: the whole image at its own aspect ratio, with as many pixels as the square "
+        "has; auto: own where sizes.aspect_ratios groups training images (masks with data.resize pad keep their shape "
+        "as it is), that of sizes.shape where it is set, else square",
+        choices=("auto", "square", "own"),
+    )
     overlap: float = setting(1 / 3, "share of a window that the next one covers again", low=0, high=0.9)
     pictures: int = setting(
         16, "predictions shown in the report: of 256 fixed images the worst; 0: none", low=0, high=256

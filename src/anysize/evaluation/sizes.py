@@ -7,6 +7,7 @@ import pandas as pd
 
 from anysize.registry import UserError
 from anysize.reports.columns import show
+from anysize.sizes.shapes import Extent, extent_of, parse_shape
 
 
 def parse_sizes(given: str | Iterable[int]) -> list[int]:
@@ -30,6 +31,20 @@ def parse_sizes(given: str | Iterable[int]) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise UserError(f"sizes are {given!r}, which names no size of at least 1 pixel")
     return sizes
+
+
+def parse_extents(given: str | Iterable[int]) -> list[Extent]:
+    """As `parse_sizes`; a list may have shapes HEIGHTxWIDTH besides.
+
+    >>> parse_extents("192x256,224"), parse_extents("16:32:8")
+    ([(192, 256), 224], [16, 24, 32])
+    """
+    if not isinstance(given, str) or "x" not in given.lower():
+        return list(parse_sizes(given))
+    found: list[Extent] = []
+    for part in re.split(r"[ ,]+", given.strip()):
+        found += [extent_of(*parse_shape(part))] if "x" in part.lower() else parse_sizes(part)
+    return found
 
 
 _UNITS = {"flops": ("flops", 1.0), "kflops": ("flops", 1e3), "mflops": ("flops", 1e6), "gflops": ("flops", 1e9)}

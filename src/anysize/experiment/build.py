@@ -16,11 +16,12 @@ from anysize.data.augment.transform import Transform
 from anysize.data.catalog import build_preprocessing, resized_as_set
 from anysize.data.copies import shared_images
 from anysize.data.decode import decoder
+from anysize.data.image_shapes import image_shapes
 from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
-from anysize.experiment.targets import info_of, open_split, ready, train_transform
+from anysize.experiment.targets import info_of, open_split, ready, run_aspect, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
@@ -34,6 +35,8 @@ from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule, build_schedule
+from anysize.sizes.settings import MOVING, SizeSettings
+from anysize.sizes.shapes import SQUARE, Aspect, Extent, Shapes, parse_shape
 from anysize.training.decay import freeze
 from anysize.world import World
 
@@ -71,7 +74,19 @@ def check_targets(train: Source, validation: Source | None, kind: TargetKind, wa
 
 
 def base_size(recipe: Recipe) -> int:
-    """The base image size, decided here alone: the recipe's, else the data set's own."""
+    """The base image size, decided here alone: the recipe's, else the data set's own.
+
+    Raises:
+        UserError: the recipe has a shape and a base size, or no such shape.
+    """
+    if recipe.sizes.shape:
+        _, size = Aspect.from_shape(*parse_shape(recipe.sizes.shape), recipe.sizes.multiple)
+        if recipe.sizes.base not in (0, size):
+            raise UserError(
+                f"sizes.base is {recipe.sizes.base} and sizes.shape {recipe.sizes.shape}, which has as many pixels as "
+                f"{size} x {size}; leave sizes.base out"
+            )
+        return size
     return recipe.sizes.base or info_of(recipe).image_size
 
 
@@ -147,12 +162,55 @@ def _check_aware(recipe: Recipe) -> None:
             )
 
 
+def build_shapes(recipe: Recipe, images: Source | None, length: int = 0) -> Shapes | None:
+    """The aspect ratios of a run, with the group of each training image; None: all are square.
+
+    Args:
+        recipe: with its settings of sizes.
+        images: the training images, whose headers are read where there are several ratios.
+        length: as many images as are planned for, of the same shapes; 0: those that there are.
+
+    Raises:
+        UserError: settings that exclude each other, or that say nothing.
+    """
+    settings, aspect = recipe.sizes, run_aspect(recipe.sizes)
+    if settings.multiple != SizeSettings().multiple and aspect == SQUARE and recipe.evaluation.shape != "own":
+        raise UserError(
+            f"sizes.multiple is {settings.multiple}, and all images are square; set sizes.shape, sizes.aspect_ratios, "
+            "or evaluation.shape to own, or leave it out"
+        )
+    if aspect is not None:
+        return Shapes((aspect.ratio,), aspect.multiple) if aspect != SQUARE else None
+    if recipe.optimizer.adapt_copies:
+        raise UserError(
+            "optimizer.adapt_copies measures gradients every so many steps of a size, which several shapes "
+            "(sizes.aspect_ratios) would share; leave one of the two out"
+        )
+    assert images is not None, "to be opened where images are grouped"
+    found = image_shapes(images)
+    if length and length != len(found):
+        found = found[np.arange(length) * len(found) // length]
+    return Shapes.grouped(found, settings.aspect_ratios, settings.multiple)
+
+
+def check_shapes(transform: Transform, shapes: Shapes | None) -> None:
+    """Raise a `UserError` where the augmentation cannot make images of these shapes."""
+    if shapes:
+        for group in range(len(shapes.ratios)):
+            transform.check(shapes.aspect(group))
+
+
 def build_plan(
-    recipe: Recipe, length: int, world: World | None = None, batches_a_step: int = 0, chunks: tuple[int, ...] = ()
+    recipe: Recipe,
+    length: int,
+    world: World | None = None,
+    batches_a_step: int = 0,
+    chunks: tuple[int, ...] = (),
+    shapes: Shapes | None = None,
 ) -> BatchPlan:
     """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it.
 
-    `chunks` are those that the samples lie in, for recipes that shuffle by chunks.
+    `chunks` are those that the samples lie in, for recipes that shuffle by chunks, `shapes` those of `build_shapes`.
     """
     training = recipe.training
     if training.overfit_batches and training.limit_steps:
@@ -160,8 +218,13 @@ def build_plan(
             "training.overfit_batches and training.limit_steps are both set, and both say how many steps an epoch has; "
             "leave one out"
         )
+    if training.overfit_batches and {recipe.sizes.mix, *(phase.mix for phase in recipe.sizes.phases)} & {*MOVING}:
+        raise UserError(
+            "training.overfit_batches trains the same batches in each epoch, and the weights of sizes.mix window and "
+            "points move from epoch to epoch; set sizes.mix to fixed, uniform or custom"
+        )
     try:
-        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs)
+        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops)
     except UserError as error:
         raise UserError(f"[sizes]: {error}") from None
     return BatchPlan(
@@ -179,6 +242,7 @@ def build_plan(
         same_samples=training.overfit_batches > 0,
         chunks=chunks if recipe.data.shuffle_chunks else (),
         chunks_together=recipe.data.shuffle_chunks or 1,
+        shapes=shapes,
     )
 
 
@@ -188,11 +252,11 @@ def images_of(plan: BatchPlan, epoch: int = 0) -> np.ndarray:
     return np.unique(np.concatenate([batch.indices for batch in together.batches(epoch)]))
 
 
-def flops_by_size(model: nn.Module, channels: int) -> Callable[[int], Flops]:
+def flops_by_size(model: nn.Module, channels: int) -> Callable[[Extent], Flops]:
     """FLOPs of one image of a size, counted once a size; raises a `UserError` for a size the network cannot take."""
 
     @functools.cache
-    def flops(size: int) -> Flops:
+    def flops(size: Extent) -> Flops:
         check_size(model, size, channels, training=True)
         return count_flops(model, size, channels)
 

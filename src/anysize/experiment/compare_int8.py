@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.loader import PlanLoader
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.finite import check_all_finite, is_finite
@@ -183,7 +183,7 @@ def _picture_changed(folder: Path, evaluator: Evaluator, model: nn.Module, size:
     loader = PlanLoader(source, evaluator.transform(), device=evaluator.device)
     images = []
     with evaluating(model):
-        for batch in loader.load(sequential_batches(len(source), size, evaluator.batch_size(size))):
+        for batch in loader.load(evaluator.batches_of(source, size)):
             batch = on_device(batch, evaluator.device)
             for row, output in enumerate(evaluator.task.predictions(model, batch)):
                 index = int(batch.indices[row])

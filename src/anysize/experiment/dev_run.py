@@ -24,7 +24,8 @@ from anysize.recipe import Recipe
 from anysize.registry import UserError, counted, some_of
 from anysize.reports import run_files
 from anysize.reports.settings import TrackingSettings
-from anysize.sizes.settings import PhaseSettings
+from anysize.sizes.schedule import with_moving_phase
+from anysize.sizes.settings import PhaseSettings, SizeSettings
 
 _STEPS = 3  # an epoch, or one for each size of the mixture
 _MOST_SIZES = 16  # of a mixture: the largest step is tried in any case
@@ -55,7 +56,7 @@ def fast_dev_run(
     """
     short = in_small(resolve(recipe, overrides))
     with tempfile.TemporaryDirectory(prefix="anysize-dev-run-") as folder:
-        run = train(short, run=Path(folder) / "run", console=console)
+        run = train(short, run=Path(folder) / "run", console=console, kept=False)
         if not main_process():
             return ""
         load_run(run, "last")
@@ -79,7 +80,8 @@ def in_small(recipe: Recipe) -> Recipe:
     (1, 3.0, 2)
     """
     training, sizes, optimizer = recipe.training, recipe.sizes, recipe.optimizer
-    epochs, phases = _phases(sizes.phases)
+    sizes = with_moving_phase(sizes)
+    epochs, phases = _phases(sizes)
     limit = float(max(_STEPS, _count(recipe)))
     if training.overfit_batches:
         limit = 0.0
@@ -110,15 +112,21 @@ def in_small(recipe: Recipe) -> Recipe:
 
 def _count(recipe: Recipe) -> int:
     """How many sizes the mixture has at most, as far as the settings tell."""
-    named = {"uniform": len(recipe.sizes.sizes), "custom": len(recipe.sizes.weights), "fixed": 1}
-    return min(_MOST_SIZES, named.get(recipe.sizes.mix, 7))  # ImageNet's mixtures have seven
+    sizes = recipe.sizes
+    pointed = {size for point in sizes.points for size in point.weights}
+    named = {"custom": len(sizes.weights), "points": len(pointed), "fixed": 1}
+    named |= {"uniform": len(sizes.sizes), "window": len(sizes.sizes)}
+    mixes = {sizes.mix, *(phase.mix for phase in sizes.phases)} - {""}
+    return min(_MOST_SIZES, max(named.get(mix, 7) for mix in mixes))  # ImageNet's mixtures have seven
 
 
-def _phases(phases: tuple[PhaseSettings, ...]) -> tuple[int, tuple[PhaseSettings, ...]]:
-    """Epochs in which each phase has one, or a ramp two for its ends; and the phases at these."""
+def _phases(sizes: SizeSettings) -> tuple[int, tuple[PhaseSettings, ...]]:
+    """Epochs in which each phase has one, a ramp or a window two for its ends, points one each; the phases at these."""
+    phases = sizes.phases
     epoch = 0 if phases and phases[0].epoch == 0 else 1
     short = []
     for phase in phases:
         short.append(dataclasses.replace(phase, epoch=epoch, epochs=0))
-        epoch += 2 if phase.start or phase.stop else 1
+        moving = {"window": 2, "points": len(sizes.points)}
+        epoch += 2 if phase.start or phase.stop else moving.get(phase.mix, 1)
     return epoch, tuple(short)

@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import pandas as pd
 
@@ -17,7 +18,8 @@ from anysize.data.source import FileSource, Source
 from anysize.data.spread import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
-from anysize.evaluation.sizes import parse_sizes
+from anysize.evaluation.shapes import EvaluatedShape
+from anysize.evaluation.sizes import parse_extents, parse_sizes
 from anysize.experiment.exported import evaluation_files, flops_of
 from anysize.experiment.identity import identity_of, then_and_now
 from anysize.experiment.loaded import (
@@ -38,10 +40,11 @@ from anysize.norms.calibration import has_running_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
-from anysize.reports.evaluation_tables import table_rows, write_tables
+from anysize.reports.evaluation_tables import table_rows
 from anysize.reports.html import write_report
 from anysize.reports.image_predictions import write_confusion, write_image_predictions
-from anysize.reports.run_files import add_rows, write_evaluation
+from anysize.reports.run_files import add_rows
+from anysize.sizes.shapes import Aspect, Extent, sides_of
 from anysize.tasks.base import task_class
 from anysize.tasks.records import Judged, Table
 
@@ -80,14 +83,15 @@ def evaluate(
     base size, the worst first, into `predictions/`. What is predicted for each image at the size nearest to the base,
     calibrated where that is measured, goes into `predictions.csv`, of at most 50,000 images, and of masks which class
     is taken for which into `confusion.csv`. The report shows all of it. An exported file, or a run that is computed
-    by a runtime, has fixed statistics and no report: its tables go beside the file, as FILE.evaluation.csv, or into the
-    run, as evaluation-RUNTIME.csv.
+    by a runtime, has fixed statistics and no report: its tables go beside the file, as FILE.evaluation.csv,
+    FILE.predictions.csv and so on, or into the run, as evaluation-RUNTIME.csv, predictions-RUNTIME.csv.
 
     Args:
         run: the run folder, an exported file, or the name of a recipe, for the published weights that it names: a run
             is made of them.
-        sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"` or `"16,32"`; by default the training sizes and their
-            neighbours, from half to one and a half times the base; of published weights the size they are for.
+        sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"`, `"16,32"` or, HEIGHTxWIDTH, `"192x256"`; by default the
+            training sizes and their neighbours, from half to one and a half times the base; of published weights the
+            size they are for.
         calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
             to calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
@@ -127,16 +131,20 @@ def evaluate(
         with world.together():
             if calibration is not None and not calibrate:
                 raise UserError("a folder to calibrate with is given, and calibration is off; leave one of the two out")
-            given = None if sizes is None else parse_sizes(sizes)
-            largest = max(given, default=None) if given else None
+            given = None if sizes is None else parse_extents(sizes)
+            largest = max((max(sides_of(extent)) for extent in given or ()), default=None)
             loaded = load_run(run_folder(run), checkpoint, overrides, runtime=runtime, threads=threads, size=largest)
             base = loaded.preprocessing.image_size
-            wanted = given or parse_sizes([base] if of_recipe else default_sizes(base))
-            for size in sorted(wanted):
-                check_takes(loaded, size)
             evaluator = make_evaluator(loaded, calibration, world, _check_split(split))
             evaluator.say = on_progress or evaluator.say
-            made = {"checkpoint": checkpoint, "split": split, "settings": _told_settings(loaded, calibration)}
+            told = _told_settings(loaded, calibration)
+            wanted = [
+                _wanted(extent, evaluator, told)
+                for extent in given or parse_sizes([base] if of_recipe else default_sizes(base))
+            ]
+            for each in sorted(wanted, key=lambda each: each.size):
+                check_takes(loaded, each.size, each.extents)
+            made = {"checkpoint": checkpoint, "split": split}
             if split == "test" and world.main and _validates(loaded, evaluator):
                 logger.warning("these test images were the validation images, too, which chose the best checkpoint")
             if world.main:
@@ -152,7 +160,7 @@ def evaluate(
 def _evaluate(
     loaded: LoadedRun,
     made: Mapping[str, str],
-    sizes: Sequence[int],
+    wanted: Sequence["_Wanted"],
     evaluator: Evaluator,
     *,
     calibrate: bool,
@@ -165,54 +173,77 @@ def _evaluate(
     details: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
     confusion: Table = {}
-    nearest = min(sizes, key=lambda size: (abs(size - base), size))
-    told = {**made, "size": nearest, "calibrated": calibrate}
+    nearest = min(wanted, key=lambda each: (abs(each.size - base), each.size))
+    told = {**made, "settings": nearest.settings, "size": nearest.size, "calibrated": calibrate}
 
-    def add(size: int, calibrated: bool) -> None:
-        key = {**made, "size": size, "calibrated": calibrated}
-        summary = evaluator.evaluate(model, size, judged=judged if key == told else None)
+    def add(each: _Wanted, calibrated: bool) -> None:
+        key = {**made, "settings": each.settings, "size": each.size, "calibrated": calibrated}
+        summary = each.evaluator.evaluate(model, each.size, judged=judged if key == told else None)
         if key == told:
             confusion.update(summary.confusion)
-        row = {**key, **summary.values, "flops": flops(size)}
+        row = {**key, **summary.values, "flops": _mean_flops(flops, each.extents)}
         if latency and evaluator.world.main:
-            row["latency"] = latency_of(model, loaded.preprocessing.channels, size, loaded.device)
+            usual = max(each.extents, key=lambda extent: each.extents[extent])
+            row["latency"] = latency_of(model, loaded.preprocessing.channels, usual, loaded.device)
         rows.append(row)
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
             on_row(rows[-1])
 
-    for size in sizes:
-        add(size, False)
+    for each in wanted:
+        add(each, False)
         if calibrate:
-            with evaluator.calibrated(model, size):
-                add(size, True)
+            with each.evaluator.calibrated(model, each.size):
+                add(each, True)
     table = pd.DataFrame(rows)
     table.attrs["written"] = []
-    if isinstance(model, RuntimeModel):
-        if evaluator.world.main:
-            for path, made_of in zip(evaluation_files(loaded), (rows, details), strict=True):
-                if run_files.go_on_without(path, functools.partial(add_rows, path, made_of)) and made_of is rows:
-                    table.attrs["written"] = [str(path)]
-        return table
-    with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
-        if evaluator.world.main and made["split"] == "validation":
-            known = judged if nearest == base else None
-            picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
+    files, own = evaluation_files(loaded), not isinstance(model, RuntimeModel)  # a runtime's have no report
+    if own:
+        with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
+            if evaluator.world.main and made["split"] == "validation":
+                known = judged if nearest.size == base and nearest.evaluator is evaluator else None
+                picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
     if evaluator.world.main:
-        folder = loaded.folder
-        run_files.go_on_without(folder / run_files.EVALUATION_TABLES, lambda: write_tables(folder, details))
         named = by_name(judged, evaluator.validation, loaded.recipe.data.root)
-        path = folder / run_files.IMAGE_PREDICTIONS
-        run_files.go_on_without(path, lambda: write_image_predictions(folder, told, named))
-        if confusion:
-            run_files.go_on_without(folder / run_files.CONFUSION, lambda: write_confusion(folder, told, confusion))
-        table.attrs["written"] = run_files.write_all_that_can_be(
-            {
-                folder / run_files.EVALUATION: lambda: write_evaluation(folder, table),
-                folder / run_files.REPORT: lambda: write_report(folder),
-            }
-        )
+        writes: dict[str, Callable[[Path], object]] = {
+            run_files.EVALUATION_TABLES: lambda path: add_rows(path, details),
+            run_files.IMAGE_PREDICTIONS: lambda path: write_image_predictions(path.parent, told, named, path.name),
+            run_files.CONFUSION: lambda path: write_confusion(path.parent, told, confusion, path.name),
+        }
+        for name, write in writes.items():
+            if name != run_files.CONFUSION or confusion:
+                run_files.go_on_without(files[name], functools.partial(write, files[name]))
+        path = files[run_files.EVALUATION]
+        shown: dict[Path, Callable[[], object]] = {path: lambda: add_rows(path, rows)}
+        if own:
+            shown[loaded.folder / run_files.REPORT] = lambda: write_report(loaded.folder)
+        table.attrs["written"] = run_files.write_all_that_can_be(shown)
     return table
+
+
+class _Wanted(NamedTuple):
+    """A size that is evaluated at, by whom, the settings that tell its row, and how many images have which shape."""
+
+    size: int
+    evaluator: Evaluator
+    settings: str
+    extents: dict[Extent, int]
+
+
+def _wanted(extent: Extent, evaluator: Evaluator, settings: str) -> _Wanted:
+    if isinstance(extent, int):
+        return _Wanted(extent, evaluator, settings, evaluator.shape.extents(evaluator.validation, extent))
+    height, width = extent
+    aspect, size = Aspect.from_shape(height, width, math.gcd(height, width))
+    told = f"{settings} shape={height}x{width}".strip()
+    return _Wanted(size, evaluator.in_shape(EvaluatedShape(aspect=aspect)), told, {extent: len(evaluator.validation)})
+
+
+def _mean_flops(flops: Callable[[Extent], int | None], extents: Mapping[Extent, int]) -> int | None:
+    """FLOPs of one image, the mean over images of several shapes; None where they are not known."""
+    found = {extent: flops(extent) for extent in extents}
+    total = sum(count * (found[extent] or 0) for extent, count in extents.items())
+    return None if None in found.values() else round(total / sum(extents.values()))
 
 
 def by_name(judged: Mapping[int, Judged], source: Source, root: str) -> dict[str, Judged]:

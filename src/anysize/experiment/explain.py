@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from anysize.data.augment.transform import denormalize
-from anysize.data.loader import LoadedBatch, PlanLoader, sequential_batches
+from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.source import FileSource
 from anysize.evaluation.evaluate import on_device
 from anysize.evaluation.finite import check_all_finite
@@ -19,7 +19,7 @@ from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import given_files
 from anysize.experiment.loaded import LoadedRun, check_takes, class_names, load_run
 from anysize.experiment.predict import find_images
-from anysize.experiment.targets import build_task, kind_of
+from anysize.experiment.targets import build_task, evaluated_shape, kind_of
 from anysize.export.look import is_exported
 from anysize.machine import plainly
 from anysize.registry import UserError, did_you_mean
@@ -69,7 +69,7 @@ def explain(
     if is_exported(run):
         raise UserError(f"{run} is an exported file, whose layers cannot be looked into; name the run folder")
     for key in overrides or {}:
-        if key.startswith("evaluation.") and key != "evaluation.averaged":
+        if key.startswith("evaluation.") and key not in ("evaluation.averaged", "evaluation.shape"):
             raise UserError(f"{key} says nothing to Grad-CAM, which looks at each image once; leave it out")
     loaded = load_run(run, checkpoint, overrides)
     names = list(find_images(images, pictures=False))
@@ -110,7 +110,8 @@ class _Explainer:
     def __init__(self, loaded: LoadedRun, source: FileSource, layer: str, target: str) -> None:
         self.loaded, self.source, self.classes = loaded, source, class_names(loaded)
         self.task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=self.classes))
-        transform = kind_of(loaded.recipe).eval_transform(loaded.preprocessing, 1, 1)
+        self.shape = evaluated_shape(loaded.recipe, loaded.preprocessing)
+        transform = kind_of(loaded.recipe).eval_transform(loaded.preprocessing, 1, 1, self.shape.own)
         self.loader = PlanLoader(self.source, transform, device=loaded.device)
         if target and target not in self.classes:
             raise UserError(f"the run has no class {target!r}: {did_you_mean(target, self.classes)}")
@@ -125,7 +126,7 @@ class _Explainer:
             self.targets = dict.fromkeys(self.targets, self.classes.index(target))
 
     def at(self, size: int) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
-        """Of each image a row of the table, the image at this size, uint8 (S, S, 3), and the heat over it, (S, S)."""
+        """Of each image a row of the table, the image at this size, uint8 (H, W, 3), and the heat over it, (H, W)."""
         for batch in self._load(size):
             numbers = [self.targets[index] for index in batch.indices.tolist()]
             found = grad_cam(self.loaded.model, batch.images, torch.tensor(numbers), self.layer)
@@ -149,5 +150,5 @@ class _Explainer:
                 yield row, image, heat
 
     def _load(self, size: int) -> Iterator[LoadedBatch]:
-        for batch in self.loader.load(sequential_batches(len(self.source), size, _AT_ONCE)):
+        for batch in self.loader.load(self.shape.batches(self.source, size, _AT_ONCE)):
             yield on_device(batch, self.loaded.device)

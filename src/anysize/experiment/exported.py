@@ -23,6 +23,7 @@ from anysize.recipe import Recipe, override, to_dict
 from anysize.recipes.values import build_settings
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
+from anysize.sizes.shapes import Extent
 from anysize.training.checkpoint.files import Checkpoint
 
 if TYPE_CHECKING:
@@ -74,27 +75,30 @@ def description_of(loaded: "LoadedRun") -> Description:
     return Description(recipe.task.name, loaded.preprocessing, loaded.checkpoint.state["model"], to_dict(recipe))
 
 
-def evaluation_files(loaded: "LoadedRun") -> tuple[Path, Path]:
-    """Where an evaluation by a runtime goes, with its tables: beside the file, or into the run under another name."""
-    assert isinstance(loaded.model, RuntimeModel)
-    if loaded.folder.is_dir():
-        name = loaded.model.runtime.name
-        paths = tuple(
-            loaded.folder / f"{Path(each).stem}-{name}.csv"
-            for each in (run_files.EVALUATION, run_files.EVALUATION_TABLES)
-        )
-    else:
-        paths = tuple(
-            loaded.folder.with_name(f"{loaded.folder.name}.{each}")
-            for each in (run_files.EVALUATION, run_files.EVALUATION_TABLES)
-        )
-    return paths[0], paths[1]
+def evaluation_files(loaded: "LoadedRun") -> dict[str, Path]:
+    """Where each table of an evaluation goes: into the run; of a runtime beside the file, or there as NAME-RUNTIME.csv.
+
+    >>> from types import SimpleNamespace
+    >>> files = evaluation_files(SimpleNamespace(model=None, folder=Path("runs/mixed")))
+    >>> files["predictions.csv"].as_posix()
+    'runs/mixed/predictions.csv'
+    """
+    tables = (
+        run_files.EVALUATION, run_files.EVALUATION_TABLES, run_files.IMAGE_PREDICTIONS, run_files.CONFUSION,
+    )  # fmt: skip
+    folder, model = loaded.folder, loaded.model
+    if not isinstance(model, RuntimeModel):
+        return {table: folder / table for table in tables}
+    if folder.is_dir():
+        return {table: folder / f"{Path(table).stem}-{model.runtime.name}.csv" for table in tables}
+    return {table: folder.with_name(f"{folder.name}.{table}") for table in tables}
 
 
-def flops_of(loaded: "LoadedRun") -> Callable[[int], int | None]:
-    """FLOPs of one image by image size; None where the package does not know what the file is made of.
+def flops_of(loaded: "LoadedRun") -> Callable[[Extent], int | None]:
+    """FLOPs of one image by image size, or by height and width.
 
-    A builder of somebody's own that a file names is not looked for.
+    None where the package does not know what the file is made of. A builder of somebody's own that a file names is not
+    looked for.
     """
     channels, state = loaded.preprocessing.channels, loaded.checkpoint.state["model"]
     if not isinstance(loaded.model, RuntimeModel):

@@ -26,6 +26,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch
+from anysize.sizes.shapes import Shapes, pixels_of, sides_of
 from anysize.training.guards import check_precision
 from anysize.world import World, autocast, pick_device
 
@@ -91,13 +92,15 @@ def find_batch(
         )
     device = pick_device(resolved.training.device)
     check_precision(resolved.training.precision, device)
-    length, preprocessing, _ = data_of(resolved, images)
+    length, preprocessing, source = data_of(resolved, images)
+    shapes = build.build_shapes(resolved, source, length)
+    parts = functools.partial(_parts, resolved, length, shapes)
 
     tried = device.type != "cpu"
     if tried:
-        fits, taken, free = _by_trying(resolved, preprocessing, length, device)
+        fits, taken, free = _by_trying(resolved, preprocessing, parts, device)
     else:
-        fits, taken, free = _by_computing(resolved, preprocessing, length)
+        fits, taken, free = _by_computing(resolved, preprocessing, parts)
 
     def told(batch: int) -> bool:
         on_try(batch)
@@ -109,29 +112,31 @@ def find_batch(
             f"not even a batch of one sample fits into the {free / 2**30:.1f} GiB that are free: use smaller images, a "
             "smaller network, or model.checkpoint_segments"
         )
-    part = _largest_part(resolved, length, batch)
+    part = _largest(parts(batch))
     return FoundBatch(batch, part.batch_size * part.copies, part.size, taken(batch), free, tried, batch == length)
 
 
-def _parts(recipe: Recipe, length: int, batch: int) -> set[SizeBatch]:
+def _parts(recipe: Recipe, length: int, shapes: Shapes | None, batch: int) -> set[SizeBatch]:
     """What goes through the network at once in the steps of a run with this batch; no step has more than all images."""
     changed = override(recipe, {"training.batch_size": batch, "training.limit_steps": 0, "training.overfit_batches": 0})
-    plan = build.build_plan(changed, length, World())
+    plan = build.build_plan(changed, length, World(), shapes=shapes)
     chunks = recipe.training.chunks
     parts = parts_of_steps(plan, recipe.training.epochs, chunks)
     return {dataclasses.replace(part, batch_size=min(part.batch_size, -(-length // chunks))) for part in parts}
 
 
-def _largest_part(recipe: Recipe, length: int, batch: int) -> SizeBatch:
+def _largest(parts: set[SizeBatch]) -> SizeBatch:
     """Of these the one with the most pixels."""
-    return max(_parts(recipe, length, batch), key=lambda part: part.batch_size * part.copies * part.size**2)
+    return max(parts, key=lambda part: part.batch_size * part.copies * pixels_of(part.extent))
 
 
 _Measure = tuple[Callable[[int], bool], Callable[[int], int], int]
 """Whether a batch fits, the bytes that it takes, and the bytes that are free."""
+_Parts = Callable[[int], set[SizeBatch]]
+"""What goes through the network at once, by the batch size."""
 
 
-def _by_computing(recipe: Recipe, preprocessing: Preprocessing, length: int) -> _Measure:
+def _by_computing(recipe: Recipe, preprocessing: Preprocessing, parts: _Parts) -> _Measure:
     free = free_memory()
     if free is None:
         raise UserError("this system does not tell how much memory is free; look for the largest batch on Linux")
@@ -140,32 +145,33 @@ def _by_computing(recipe: Recipe, preprocessing: Preprocessing, length: int) -> 
 
     @functools.cache
     def taken(batch: int) -> int:
-        parts, slots = _parts(recipe, length, batch), optimizer_slots(recipe)
-        return estimate_memory(model, parts, channels, optimizer_slots=slots, image_bytes=image_bytes)
+        slots = optimizer_slots(recipe)
+        return estimate_memory(model, parts(batch), channels, optimizer_slots=slots, image_bytes=image_bytes)
 
     return (lambda batch: taken(batch) <= (1 - SPARED) * free), taken, free
 
 
-def _by_trying(recipe: Recipe, preprocessing: Preprocessing, length: int, device: torch.device) -> _Measure:
+def _by_trying(recipe: Recipe, preprocessing: Preprocessing, parts: _Parts, device: torch.device) -> _Measure:
     module = torch.get_device_module(device)
     give_back(device)
     free = int(module.mem_get_info(device)[0])
     model = build.build_model(recipe, preprocessing).to(device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # What the optimizer keeps of each weight lies there, too, once it has made its first step.
-    kept = [torch.empty_like(each) for each in trained for _ in range(optimizer_slots(recipe))]
     precision = "float32" if recipe.training.precision == "auto" else recipe.training.precision
     peaks: dict[int, int] = {}
 
     def fits(batch: int) -> bool:
-        assert kept or not trained
         module.reset_peak_memory_stats(device)
         order = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-        part = _largest_part(recipe, length, batch)
-        shape = (part.batch_size * part.copies, preprocessing.channels, part.size, part.size)
-        good = fits_into_memory(
-            model, lambda: black_pass(model, shape, device, functools.partial(autocast, device, precision), order)
-        )
+        part = _largest(parts(batch))
+        shape = (part.batch_size * part.copies, preprocessing.channels, *sides_of(part.extent))
+
+        def step() -> None:
+            slots = [torch.empty_like(each) for each in trained for _ in range(optimizer_slots(recipe))]
+            black_pass(model, shape, device, functools.partial(autocast, device, precision), order)
+            del slots  # until here: what the optimizer keeps of each weight takes room beside a step
+
+        good = fits_into_memory(model, step)
         peaks[batch] = int(module.max_memory_reserved(device))
         give_back(device)
         return good

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError, counted, did_you_mean, in_a_line, some_of
 from anysize.reports import run_files
+from anysize.sizes.shapes import Extent, sides_of
 from anysize.training.checkpoint.files import (
     Checkpoint,
     DamagedCheckpoint,
@@ -132,12 +133,18 @@ def load_run(
     return in_runtime(run_of_torch, runtime, threads) if runtime else run_of_torch
 
 
-def check_takes(loaded: LoadedRun, size: int) -> None:
-    """Raise a `UserError` where the network does not take images of `size` pixels."""
-    if isinstance(loaded.model, RuntimeModel):
-        loaded.model.check_size(size)
-    else:
-        check_size(loaded.model, size, loaded.preprocessing.channels)
+def check_takes(loaded: LoadedRun, size: int, extents: Iterable[Extent] = ()) -> None:
+    """Raise a `UserError` where the network does not take images of `size` pixels, or of these shapes.
+
+    Of many shapes the highest, the lowest, the widest and the narrowest are tried.
+    """
+    shapes = [*extents] or [size]
+    ends = {choose(shapes, key=lambda shape: sides_of(shape)[side]) for choose in (min, max) for side in (0, 1)}
+    for extent in sorted(ends, key=sides_of):
+        if isinstance(loaded.model, RuntimeModel):
+            loaded.model.check_size(extent)
+        else:
+            check_size(loaded.model, extent, loaded.preprocessing.channels)
 
 
 def make_evaluator(

@@ -25,9 +25,11 @@ from anysize.ranks import launched_together
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.reports.run_log import SilentLog
+from anysize.sizes.schedule import with_moving_phase
 from anysize.training.checkpoint.writer import CheckpointWriter
 from anysize.training.deterministic import deterministic
 from anysize.training.loop import start_epoch, step_seeds
+from anysize.training.lr_by_size import lr_factors
 from anysize.training.lr_range import LrCurve, range_test, sweep
 from anysize.training.memory import fit_into_memory
 from anysize.training.optimizer import largest_lr, stretch
@@ -42,7 +44,8 @@ from anysize.training.step import train_step
 class LrFound:
     """The curve of a recipe's range test, the image size of each of its steps, and the largest rate of the recipe.
 
-    Rates are as optimizer.lr has them: where that is written for another batch, it is scaled to this one.
+    Rates are as optimizer.lr has them: where that is written for another batch, it is scaled to this one, and a step
+    takes its multiple by size.
     """
 
     curve: LrCurve
@@ -102,8 +105,9 @@ def lr_find(
 
         def step(rate: float) -> float:
             number = len(sizes)
-            state.optimizer.apply(number / (steps - 1))
             batch, seed = next(batches)
+            factors = lr_factors(state.optimizer.settings, parts.plan.sizes(batch.epoch), parts.plan.batch_size)
+            state.optimizer.apply(number / (steps - 1), factors[batch.size])
             train_step(parts, state, batch, seed)
             state.progress.step += 1
             sizes.append(batch.size)
@@ -129,7 +133,7 @@ class _Shown(SilentLog):
 
 def _sweeping(recipe: Recipe, low: float, high: float) -> Recipe:
     """The recipe with a learning rate that grows from one to the other in an epoch, of the sizes at its start."""
-    sizes, epochs = recipe.sizes, recipe.training.epochs
+    sizes, epochs = with_moving_phase(recipe.sizes), recipe.training.epochs
     ends = [phase.epoch for phase in sizes.phases[1:]] + [epochs]
     first = tuple(
         dataclasses.replace(phase, epochs=phase.epochs or max(2, end))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.loader import PlanLoader
 from anysize.data.source import Source
 from anysize.data.spread import spread
 from anysize.evaluation.evaluate import evaluating, on_device
@@ -54,7 +54,7 @@ def picture_predictions(
     first_certain, seen = len(chosen) - len(certain), 0
     unsound: list[int] = []
     with evaluating(model):
-        for batch in loader.load(sequential_batches(len(source), size, evaluator.batch_size(size))):
+        for batch in loader.load(evaluator.batches_of(source, size)):
             batch = on_device(batch, evaluator.device)
             for row, output in enumerate(evaluator.task.predictions(model, batch)):
                 index = int(batch.indices[row])

@@ -11,8 +11,8 @@ from anysize.data.catalog import build_preprocessing
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
-from anysize.experiment.second_passes import check_size_weights, image_bytes, second_size
-from anysize.experiment.targets import build_task, info_of, open_split
+from anysize.experiment.second_passes import beside_of, check_size_weights, image_bytes, second_size
+from anysize.experiment.targets import build_task, info_of, open_split, train_transform
 from anysize.machine import plainly
 from anysize.models.measure.memory import estimate_memory
 from anysize.models.measure.meta import build_on_meta
@@ -96,15 +96,14 @@ def plan(
     chunks = source.chunks() if source and length == len(source) else ()  # of another number of images there are none
     build_task(resolved, preprocessing)  # says what of the settings is not the task's
     model = model_on_meta(resolved, preprocessing)
-    batches = build.build_plan(resolved, length, World(0, devices), chunks=chunks)
+    shapes = build.build_shapes(resolved, source, length)
+    build.check_shapes(train_transform(resolved, preprocessing), shapes)
+    batches = build.build_plan(resolved, length, World(0, devices), chunks=chunks, shapes=shapes)
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     adapt = resolved.optimizer.adapt_copies
     second = second_size(resolved, batches.schedule, base, model)
-
-    def beside(size: int) -> int:
-        return second.flops(size, flops)
-
+    beside = beside_of(second, flops)
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total, adapt, beside)
     build.check_phases(batches.schedule, len(run.steps))
     check_size_weights(resolved.optimizer, batches.schedule, len(run.steps))
@@ -138,7 +137,8 @@ def data_of(recipe: Recipe, images: int = 0, classes: int = 0) -> tuple[int, Pre
     info = info_of(recipe)
     classes = classes or info.num_classes
     length = images or min(recipe.data.limit or info.train_images, info.train_images)
-    source = open_split(recipe, "train") if not length or not classes or recipe.data.shuffle_chunks else None
+    needed = recipe.data.shuffle_chunks or len(recipe.sizes.aspect_ratios) > 1
+    source = open_split(recipe, "train") if not length or not classes or needed else None
     if source:
         length, classes = images or len(source), len(source.classes)
     names = [str(number) for number in range(classes)]

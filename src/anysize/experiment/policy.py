@@ -4,18 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.loader import PlanLoader
 from anysize.data.pictures import BadImage
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales, scale_policy
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import image_files
 from anysize.experiment.loaded import LoadedRun, load_run, make_evaluator
-from anysize.experiment.targets import eval_transform
+from anysize.experiment.targets import eval_transform, evaluated_shape
 from anysize.machine import plainly
 from anysize.models.measure.input_size import check_size
 from anysize.recipe import override
@@ -24,7 +23,6 @@ from anysize.reports import run_files
 from anysize.reports.html import write_report
 from anysize.reports.policy_report import summarise, write_scale_policy
 from anysize.reports.run_files import write_all_that_can_be
-from anysize.sizes.batch_plan import Batch
 
 IMAGES = 1000
 """Validation images that a policy is measured on by default: enough to tell classes apart, seconds to run."""
@@ -83,9 +81,10 @@ def measure_policy(evaluator: Evaluator, model: nn.Module, size: int, limit: int
     """The scale policy of `model` on the validation images at `size`, summarised by block and, if it has one, class."""
     kind, preprocessing = evaluator.kind, evaluator.preprocessing
     source = kind.first(evaluator.validation, limit)
-    loader = PlanLoader(source, kind.eval_transform(preprocessing, 1, 1), device=evaluator.device)  # each image once
+    transform = kind.eval_transform(preprocessing, 1, 1, evaluator.shape.own)  # each image once
+    loader = PlanLoader(source, transform, device=evaluator.device)
     at_once = evaluator.batch_size(size) if kind.one_shape else 1  # in a batch images would be padded to one shape
-    batches = loader.load(sequential_batches(len(source), size, at_once))
+    batches = loader.load(evaluator.shape.batches(source, size, at_once))
     inputs = ((batch.images, batch.targets) if kind.one_class else batch.images for batch in batches)
     table = scale_policy(model, inputs)
     return summarise(table, preprocessing.classes, size)
@@ -96,9 +95,11 @@ def _read(path: Path, loaded: LoadedRun, size: int) -> Tensor:
     if not path.is_file():
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected an image file")
     recipe = override(loaded.recipe, {"evaluation.crops": "1"})
-    transform, batch = eval_transform(recipe, loaded.preprocessing), Batch(0, size, 1, np.arange(1))
+    transform, shape = eval_transform(recipe, loaded.preprocessing), evaluated_shape(recipe, loaded.preprocessing)
+    source = image_files(recipe, loaded.preprocessing, [str(path)])
     try:
-        image, target, stored = image_files(recipe, loaded.preprocessing, [str(path)]).read(0)
+        image, target, stored = source.read(0)
+        (batch,) = shape.batches(source, size, 1)
         sample = transform.sample(image, target, batch, stored)
     except BadImage as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None

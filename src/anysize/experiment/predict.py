@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
-from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.loader import PlanLoader
 from anysize.data.spread import spread
 from anysize.evaluation.evaluate import evaluating, on_device
 from anysize.evaluation.finite import check_all_finite, is_finite
@@ -19,7 +20,7 @@ from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.image_files import given_files, images_in
 from anysize.experiment.loaded import check_takes, class_names, load_run
 from anysize.experiment.pictures import displayed
-from anysize.experiment.targets import build_task, eval_transform, kind_of
+from anysize.experiment.targets import build_task, eval_transform, evaluated_shape, kind_of
 from anysize.files import open_in_place
 from anysize.machine import plainly
 from anysize.registry import UserError
@@ -75,7 +76,6 @@ def predict(
     """
     loaded = load_run(run, checkpoint, overrides, runtime=runtime, threads=threads, size=size)
     (size,) = parse_sizes([loaded.preprocessing.image_size if size is None else size])
-    check_takes(loaded, size)
     folder = Path(out).expanduser() if out is not None else None
     drawn = task_class(loaded.recipe.task.name).draws if folder else ()
     names = find_images(images, pictures=bool(drawn))
@@ -91,19 +91,21 @@ def predict(
     if page is not None:
         page = Path(page).expanduser()
         run_files.check_writable(page)
-    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
     source = given_files(loaded.recipe, loaded.preprocessing, list(names), overrides)
+    shape = evaluated_shape(loaded.recipe, loaded.preprocessing)
+    check_takes(loaded, size, shape.extents(source, size))
+    task = build_task(loaded.recipe, dataclasses.replace(loaded.preprocessing, classes=class_names(loaded)))
     transform, workers = eval_transform(loaded.recipe, loaded.preprocessing), loaded.recipe.data.workers
     loader = PlanLoader(source, transform, device=loaded.device, workers=min(workers, len(names)))
     rows: list[dict[str, Any]] = []
-    unsound: list[int] = []
+    unsound, order = list[int](), list[int]()
     drawings, on_page = None, set[int]()
     if page:
         from anysize.reports.predictions_page import SHOWN, PredictionsPage  # bokeh takes half a second
 
         drawings, on_page = PredictionsPage(), {*spread(len(source), SHOWN).tolist()}
     own = 16 if kind_of(loaded.recipe).one_shape else 1
-    batches = sequential_batches(len(source), size, loaded.recipe.evaluation.batch_size or own)
+    batches = shape.batches(source, size, loaded.recipe.evaluation.batch_size or own)
     with evaluating(loaded.model):
         for batch in loader.load(batches):
             batch = on_device(batch, loaded.device)
@@ -113,6 +115,7 @@ def predict(
                 if not is_finite(output):
                     unsound.append(index)
                     continue
+                order.append(index)
                 rows.append({"file": path, **task.describe(output)})
                 seen = displayed(source, index) if drawn or index in on_page else None
                 if seen is not None and drawings and index in on_page:
@@ -122,6 +125,7 @@ def predict(
                         _save(picture, folder / below / names[path].with_suffix(".png"))
                 if on_image:
                     on_image(len(rows), len(source))
+    rows = [rows[place] for place in np.argsort(order, kind="stable")]  # images of one shape came together
     table = pd.DataFrame(rows)
     table.attrs["unwritten"] = folder is not None and not run_files.go_on_without(
         folder / TABLE, lambda: run_files.write_rows(folder / TABLE, rows)

@@ -12,7 +12,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
-from anysize.experiment.second_passes import check_size_weights, second_size
+from anysize.experiment.second_passes import beside_of, check_size_weights, second_size
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.preprocessing import Preprocessing
@@ -95,7 +95,9 @@ def prepare(
         weights = for_classes(weights, build.model_spec(recipe, data.preprocessing), data.train.classes, recipe.data)
     model = build.build_model(recipe, data.preprocessing, weights)
     together = 0 if allow_changes else resumed.get("batches_a_step", 0)
-    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks())
+    shapes = build.build_shapes(recipe, data.train)
+    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks(), shapes)
+    build.check_shapes(data.transform, shapes)
     chunks = -(-recipe.training.chunks * plan.parts // world.size)
     training = dataclasses.replace(recipe.training, chunks=chunks)
     if recipe.quantize.aware:
@@ -103,9 +105,7 @@ def prepare(
     flops = build.flops_by_size(model, data.preprocessing.channels)
     base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
     second = second_size(recipe, plan.schedule, base, model)
-    length = run_length(
-        plan, training, base, lambda size: flops(size).total, adapt, lambda size: second.flops(size, flops)
-    )
+    length = run_length(plan, training, base, lambda size: flops(size).total, adapt, beside_of(second, flops))
     build.check_phases(plan.schedule, len(length.steps))
     check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []

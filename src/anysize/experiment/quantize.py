@@ -20,7 +20,7 @@ from anysize.experiment.exported import description_of
 from anysize.experiment.image_files import image_files, images_in
 from anysize.experiment.loaded import LoadedRun, check_classes, class_names, load_run, make_evaluator
 from anysize.experiment.published import run_folder
-from anysize.experiment.targets import build_task, eval_transform, open_split
+from anysize.experiment.targets import build_task, eval_transform, evaluated_shape, open_split
 from anysize.export.check import Exported
 from anysize.export.extras import import_extra
 from anysize.export.look import is_exported
@@ -255,7 +255,9 @@ def calibration_plan(
         source = image_files(loaded.recipe, loaded.preprocessing, images_in(Path(folder).expanduser()))
     transform = eval_transform(loaded.recipe, loaded.preprocessing)
     loader = PlanLoader(source, transform, device=loaded.device, workers=loaded.recipe.data.workers)
-    return loader, balanced_batches(source, sizes, batches, batch_size, loaded.recipe.training.seed)
+    shape = evaluated_shape(loaded.recipe, loaded.preprocessing)
+    chosen = balanced_batches(source, sizes, batches, batch_size, loaded.recipe.training.seed)
+    return loader, [each for batch in chosen for each in shape.within(source, batch)]
 
 
 def balanced_batches(source: Source, sizes: Sequence[int], batches: int, batch_size: int, seed: int) -> list[Batch]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anysize.data.augment.by_size import mixes
 from anysize.data.augment.transform import denormalize
 from anysize.data.catalog import DATASETS
 from anysize.data.loader import PlanLoader
@@ -22,6 +23,7 @@ from anysize.recipes import recipe_names
 from anysize.registry import UserError, did_you_mean
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View
 from anysize.sizes.batch_plan import Batch, BatchPlan, SizeBatch
+from anysize.sizes.shapes import Extent
 from anysize.tasks.base import task_for
 from anysize.training.loop import step_seeds
 from anysize.training.step import seed_generators
@@ -67,9 +69,11 @@ def training_samples(recipe: Recipe, samples: int = 8) -> TrainingSamples:
     own = recipe.model.weights and find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
     # A few images are looked at: the others need not be decoded.
     data = build.build_data(override(recipe, {"data.memory_limit": 0}), own.preprocessing if own else None)
-    plan = build.build_plan(recipe, len(data.train))
+    plan = build.build_plan(recipe, len(data.train), shapes=build.build_shapes(recipe, data.train))
     seen = _Seen(recipe, data)
-    firsts = sorted(_first_batches(plan, recipe.training.epochs), key=lambda each: (each.part.size, each.step))
+    firsts = sorted(
+        _first_batches(plan, recipe.training.epochs), key=lambda each: (each.part.size, each.part.aspect, each.step)
+    )
     chosen = [firsts[i] for i in spread(len(firsts), _MOST_SIZES).tolist()]
     by_size = [found for first in chosen if (found := seen.samples(first, samples))]
     if not by_size:
@@ -87,15 +91,16 @@ class _First(NamedTuple):
 
 
 def _first_batches(plan: BatchPlan, epochs: int) -> list[_First]:
-    found: dict[tuple[int, int, int], _First] = {}
+    found: dict[tuple[Extent, int, int], _First] = {}
     steps = 0
     for span in plan.spans(epochs):
-        parts = {part.size: part for part in plan.sizes(span.start)}
-        keys = {size: (size, part.copies, part.batch_size) for size, part in parts.items()}
+        parts = {part.extent: part for part in plan.sizes(span.start)}
+        keys = {extent: (extent, part.copies, part.batch_size) for extent, part in parts.items()}
         if any(key not in found for key in keys.values()):
             for number, batch in enumerate(plan.batches(span.start)):
-                first = _First(parts[batch.size], steps + number, batch, (span.start + 1, span.stop))
-                found.setdefault(keys[batch.size], first)
+                extent = batch.aspect.extent(batch.size)
+                first = _First(parts[extent], steps + number, batch, (span.start + 1, span.stop))
+                found.setdefault(keys[extent], first)
         for key in keys.values():
             if key in found:
                 found[key] = found[key]._replace(epochs=(found[key].epochs[0], span.stop))
@@ -110,7 +115,7 @@ class _Seen:
         self.recipe, self.source, self.preprocessing = recipe, data.train, data.preprocessing
         self.kind, self.task = kind_of(recipe), build_task(recipe, data.preprocessing)
         self.loader = PlanLoader(data.train, data.transform, reduced=True)
-        ways = [name for name in ("mixup", "cutmix") if getattr(recipe.augment, name)]
+        ways = mixes(recipe.augment)
         self.mixed = f"Samples are mixed among themselves ({' or '.join(ways)})." if ways else ""
 
     def samples(self, first: _First, count: int) -> SizeSamples | None:
@@ -121,22 +126,23 @@ class _Seen:
         for loaded in self.loader.load([batch]):
             with torch.random.fork_rng(devices=[]):
                 seed_generators(next(step_seeds(self.recipe.training.seed, first.step, 1, 0)), torch.device("cpu"))
-                images, targets = self.task.mix(loaded.images, loaded.targets)
+                images, targets = self.task.mix(loaded.images, loaded.targets, batch.epoch)
             own = len(loaded.indices)
             views = self._views(images, targets)
             copies = [(self.source.describe(index), views[i::own]) for i, index in enumerate(loaded.indices.tolist())]
             part, values = first.part, [images.min(), images.max(), images.mean(), images.std()]
             return SizeSamples(
-                part.size, part.copies, part.batch_size, part.share, first.epochs, copies[:count], *map(float, values)
+                part.extent, part.copies, part.batch_size, part.share, first.epochs, copies[:count], *map(float, values)
             )
         return None
 
-    def one_at_every_size(self, firsts: Sequence[_First]) -> list[tuple[int, View]]:
-        """The first sample of the first of these batches, at the sizes of all."""
+    def one_at_every_size(self, firsts: Sequence[_First]) -> list[tuple[Extent, View]]:
+        """The first sample of the first of these batches, at the sizes of all, in its own batch's aspect ratio."""
         batch = firsts[0].batch.at([0])
         sizes = sorted({first.part.size for first in firsts})
         wanted = [dataclasses.replace(batch, size=size, copies=1) for size in sizes]
-        return [(loaded.size, self._views(loaded.images, loaded.targets)[0]) for loaded in self.loader.load(wanted)]
+        views = [self._views(loaded.images, loaded.targets)[0] for loaded in self.loader.load(wanted)]
+        return [(batch.aspect.extent(size), view) for size, view in zip(sizes, views, strict=False)]
 
     def _views(self, images: Tensor, targets: Tensor) -> list[View]:
         classes = self.preprocessing.classes

@@ -8,8 +8,10 @@ from anysize.models.measure.memory import activation_bytes
 from anysize.norms.online.norm import online_norms
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.sizes.cost import Flops
 from anysize.sizes.schedule import SizeSchedule
 from anysize.sizes.second_size import SecondSize
+from anysize.sizes.shapes import Extent
 from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
@@ -32,6 +34,11 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
     if not computes_more(training):
         return SecondSize(0)
     _check_together(recipe, model)
+    if recipe.sizes.shape or recipe.sizes.aspect_ratios:
+        raise UserError(
+            "training.distill, both_sizes and consistency are for square images; leave out sizes.shape and "
+            "sizes.aspect_ratios"
+        )
     sizes = schedule.sizes(training.epochs)
     size = max(sizes) if training.second_size == "largest" else base
     second = SecondSize(size, training.both_sizes or training.consistency > 0, training.distill)
@@ -39,6 +46,12 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
         raise UserError(
             f"the smallest size of this run is {min(sizes)} px, and training.distill = larger, both_sizes and "
             f"consistency are for steps below {size} px: give smaller sizes, or training.second_size = largest"
+        )
+    if recipe.augment.by_size and any(second.loaded(each) != each for each in sizes):
+        raise UserError(
+            "augment.by_size gives each size a strength of its own, and a sample that is computed at two sizes "
+            "(training.distill, both_sizes, consistency) is one picture at both; leave it out, or use training.distill "
+            "= averaged alone"
         )
     return second
 
@@ -106,12 +119,17 @@ def check_size_weights(settings: OptimizerSettings, schedule: SizeSchedule, epoc
             )
 
 
-def image_bytes(recipe: Recipe, model: nn.Module, channels: int, second: SecondSize) -> Callable[[int], int]:
+def beside_of(second: SecondSize, flops: Callable[[Extent], Flops]) -> Callable[[Extent], int]:
+    """FLOPs of what is computed of an image beside its own pass, by its size; `flops` are those of one pass."""
+    return lambda extent: second.flops(extent, flops) if isinstance(extent, int) else 0
+
+
+def image_bytes(recipe: Recipe, model: nn.Module, channels: int, second: SecondSize) -> Callable[[Extent], int]:
     """Bytes that an image of a step of a size leaves in memory, with what is computed of it beside its own pass."""
 
-    def image(size: int) -> int:
+    def image(size: Extent) -> int:
         own = activation_bytes(model, size, channels)
-        if not second.at_both(size):
+        if not isinstance(size, int) or not second.at_both(size):
             return own
         other = activation_bytes(model, second.size, channels)
         return own + other if recipe.training.consistency else max(own, other)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from anysize.data.augment.by_size import last_epoch, scheduled_names
 from anysize.data.augment.transform import Transform
 from anysize.data.catalog import dataset_info, load_dataset, preloaded, resolve_augment
 from anysize.data.dataset import DatasetInfo, Split
@@ -14,9 +15,12 @@ from anysize.data.loader import PlanLoader
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import Source
 from anysize.evaluation.evaluator import Evaluator
+from anysize.evaluation.shapes import EvaluatedShape
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.sizes.settings import SizeSettings
+from anysize.sizes.shapes import SQUARE, Aspect, Shapes, parse_shape
 from anysize.tasks.base import Task, create_task, list_tasks, task_class
 from anysize.world import World
 
@@ -63,8 +67,42 @@ def train_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
 
 def eval_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transform:
     """Preprocessing for evaluation, in crops where the recipe says so; raises a `UserError` for what does not fit."""
-    settings = recipe.evaluation
-    return kind_of(recipe).eval_transform(preprocessing, int(settings.crops), settings.copies)
+    settings, own = recipe.evaluation, evaluated_shape(recipe, preprocessing).own
+    return kind_of(recipe).eval_transform(preprocessing, int(settings.crops), settings.copies, own)
+
+
+def run_aspect(settings: SizeSettings) -> Aspect | None:
+    """The aspect of all training images: a square, or what sizes.shape or a single ratio says; None: they are grouped.
+
+    >>> run_aspect(SizeSettings()), run_aspect(SizeSettings(shape="192x256")).sides(222)
+    (Aspect(ratio=1.0, multiple=1), (192, 256))
+
+    Raises:
+        UserError: settings that exclude each other, or no such shape.
+    """
+    if settings.shape and settings.aspect_ratios:
+        raise UserError(
+            f"sizes.shape is {settings.shape} and sizes.aspect_ratios {list(settings.aspect_ratios)}; all images have "
+            "the first, or each the nearest of the others: leave one of them out"
+        )
+    if settings.shape:
+        return Aspect.from_shape(*parse_shape(settings.shape), settings.multiple)[0]
+    if not settings.aspect_ratios:
+        return SQUARE
+    return Shapes(settings.aspect_ratios, settings.multiple).aspect(0) if len(settings.aspect_ratios) == 1 else None
+
+
+def evaluated_shape(recipe: Recipe, preprocessing: Preprocessing) -> EvaluatedShape:
+    """The shape that evaluation.shape says; raises a `UserError` as `run_aspect`."""
+    aspect, multiple = run_aspect(recipe.sizes), recipe.sizes.multiple
+    match recipe.evaluation.shape:
+        case "own":
+            return EvaluatedShape(own=True, multiple=multiple)
+        case "square":
+            return EvaluatedShape()
+    if aspect is None:  # masks that are padded have their images' shapes as it is
+        return EvaluatedShape(own=kind_of(recipe).one_shape or preprocessing.resize != "pad", multiple=multiple)
+    return EvaluatedShape(aspect=aspect)
 
 
 def build_evaluator(
@@ -92,7 +130,9 @@ def build_evaluator(
         training_batch=recipe.training.batch_size,
         seed=recipe.training.seed,
         workers=recipe.data.workers,
+        augment_epoch=last_epoch(augmentation(recipe)),
         world=world or World(),
+        shape=evaluated_shape(recipe, preprocessing),
     )
 
 
@@ -108,7 +148,12 @@ def build_task(recipe: Recipe, preprocessing: Preprocessing) -> Task:
     """
     own = task_class(recipe.task.name).settings
     every = {key for name in list_tasks() for key in task_class(name).settings}
-    others = {"sizes.base", *kind_of(recipe).settings}  # read elsewhere, too
+    others = {"sizes.base", "augment.by_size", "augment.by_epoch", *kind_of(recipe).settings}  # read elsewhere, too
+    for name in scheduled_names(recipe.augment):
+        if f"augment.{name}" in every - {*own}:
+            raise UserError(
+                f"augment.by_size or by_epoch has {name}, but the task {recipe.task.name!r} does not use it; remove it"
+            )
     for key in sorted(every - {*own} - others):
         if _setting(recipe, key) != _setting(Recipe(), key):
             takers = [name for name in list_tasks() if key in task_class(name).settings]

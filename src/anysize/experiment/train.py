@@ -63,6 +63,7 @@ def train(
     allow_changes: bool = False,
     max_hours: float | None = None,
     console: Console | None = None,
+    kept: bool = True,
 ) -> Path:
     """Train what a recipe says, or go on with it; returns the run folder.
 
@@ -78,6 +79,7 @@ def train(
         allow_changes: go on although the folder's run had other settings, such as a lower learning rate.
         max_hours: stop in time to be saved before so many hours are over, counted from here; the same call goes on.
         console: where to show progress; None: standard output.
+        kept: False where the caller removes the folder afterwards: the last line then names no file in it.
 
     Raises:
         UserError: a bad recipe, missing data, a run folder of another recipe, out of memory, a full disk, divergence.
@@ -199,7 +201,8 @@ def train(
             if world.size == 1 or concerns_all(lost):
                 raise saved_beside(parts, state, prepared.recipe, lost) from None
             raise
-        log.message(f"done; the report is {report}" if report else f"done; the run is {folder}")
+        there = f"; the report is {report}" if report else f"; the run is {folder}"
+        log.message(f"done{there if kept else ''}")
     return folder
 
 

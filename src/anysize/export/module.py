@@ -11,6 +11,7 @@ from anysize.export.runtimes import Runtime
 from anysize.machine import is_short
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
+from anysize.sizes.shapes import Extent, in_pixels, sides_of
 
 
 class RuntimeModel(nn.Module):
@@ -44,13 +45,14 @@ class RuntimeModel(nn.Module):
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
 
-    def check_size(self, size: int) -> None:
-        """Raise a `UserError` where the file takes images of another size alone."""
+    def check_size(self, size: Extent) -> None:
+        """Raise a `UserError` where the file takes images of another size, or height and width, alone."""
         sides = self.runtime.contents.sides
-        if sides not in ((None, None), (size, size)):
+        if sides not in ((None, None), sides_of(size)):
             high, wide = (side or "any" for side in sides)
             raise UserError(
-                f"{self.runtime.contents.path} cannot take images of {size} pixels: it takes {high} x {wide} alone"
+                f"{self.runtime.contents.path} cannot take images of {in_pixels(size, 'pixels')}: it takes {high} x "
+                f"{wide} alone"
             )
 
 

@@ -1,5 +1,7 @@
 """Several runs side by side: an HTML page of their results, their curves and their accuracy by image size."""
 
+import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
 from anysize.reports.by_setting import BySetting, by_setting
 from anysize.reports.comparison_curves import evaluation_section, training_section
-from anysize.reports.comparison_tables import differences_table, summary_table
+from anysize.reports.comparison_tables import by_metric, comparison_frame, differences_table, size_table, summary_table
 from anysize.reports.finding import naturally_ordered, runs_in
 from anysize.reports.grouping import Group, group_runs, left_out
 from anysize.reports.overlay_controls import CSS, choice_of_runs, choosing, sortable
@@ -25,6 +27,7 @@ from anysize.reports.schema import say_once
 from anysize.reports.setting_figure import setting_figure
 from anysize.reports.setting_values import known_settings
 from anysize.reports.tables import setting_table
+from anysize.reports.text_table import TextTable
 
 X_AXES = AXES
 
@@ -67,8 +70,37 @@ def read_runs(
     return runs
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs by recipe, and what is told of them on the page as on the console: each table is made once.
+
+    Whether a difference is chance takes a bootstrap over all images for each pair of runs.
+    """
+
+    runs: Sequence[Run]
+    groups: Sequence[Group]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, runs: Sequence[Run], *, together: bool = True, defaults: Mapping[str, Any] | None = None
+    ) -> "Comparison":
+        """The comparison of runs that `read_runs` returns; the options are those of `group_runs`."""
+        return cls(runs, group_runs(runs, together=together, defaults=defaults), defaults or {})
+
+    @functools.cached_property
+    def summary(self) -> tuple[TextTable, list[list[Any]]]:
+        """A row a recipe: what differs, what came of it, what it cost; and the values to sort by (`summary_table`)."""
+        return summary_table(self.groups)
+
+    @functools.cached_property
+    def by_size(self) -> list[tuple[str, Sequence[Group], TextTable]]:
+        """For each metric that runs are judged by its groups, and their values by image size."""
+        return [(metric, members, size_table(members, metric)) for metric, members in by_metric(self.groups).items()]
+
+
 def write_comparison(
-    folders: Sequence[str | Path | Run],
+    folders: Sequence[str | Path] | Comparison,
     path: str | Path,
     *,
     columns: Sequence[str] = (),
@@ -84,7 +116,7 @@ def write_comparison(
     """Write one HTML file that compares runs, and return its path.
 
     Args:
-        folders: the run folders, or the runs that `read_runs` returns, which have their names already.
+        folders: the run folders; or a comparison, whose runs have their names and defaults and are grouped already.
         path: the file to write.
         columns: a figure each: a column of `metrics.csv`, `train_error` and `validation_error` (1 - top-1), or a metric
             without its split (`error`, `loss`), for training and validation at once. Empty: each metric.
@@ -102,11 +134,11 @@ def write_comparison(
     given = [name for name, value in options.items() if value]
     if x in X_AXES and given:
         raise UserError(f"{given[0]} goes with an x that is a setting, such as training.batch_size; x is {x!r}")
-    runs = [run for run in folders if isinstance(run, Run)]
-    if not runs:
-        runs = read_runs([each for each in folders if not isinstance(each, Run)], legend, untrained=x not in X_AXES)
+    if not isinstance(folders, Comparison):
+        read = read_runs(folders, legend, untrained=x not in X_AXES)
+        folders = Comparison.of(read, together=group, defaults=defaults)
+    runs, groups, defaults = folders.runs, folders.groups, folders.defaults
     own = _checked(colors, runs)
-    groups = group_runs(runs, together=group, defaults=defaults)
     first: Markup | str = ""
     axis, lines = x, {run.name: run.name for run in runs}
     if x not in X_AXES:
@@ -120,12 +152,19 @@ def write_comparison(
             lines = dict.fromkeys(lines, _LEFT_OUT) | drawn
     entries, place = _legend(groups, lines if line else None, own)
     trained = training_section(groups, entries, place, columns, axis)
-    evaluated = evaluation_section(groups, entries, place)
+    evaluated = evaluation_section(folders.by_size, entries, dict(zip(groups, place, strict=True)))
     curves = [choice_of_runs(entries), trained, evaluated] if trained or evaluated else []
     title = f"Comparison of {len(runs)} runs" if len(runs) > 1 else runs[0].name
     names = [run.name for run in runs[:_NAMED]] + ([f"and {len(runs) - _NAMED} more"] if len(runs) > _NAMED else [])
-    parts = [style(CSS), first, _summary(groups), *curves, _recipes(groups), choosing()]
+    parts = [style(CSS), first, _summary(folders), *curves, _recipes(groups), choosing()]
     write_atomically(Path(path), page(title, ", ".join(names), parts))
+    return Path(path)
+
+
+def write_comparison_table(comparison: Comparison, path: str | Path) -> Path:
+    """Write the comparison as CSV, a row a run as `comparison_frame` has them, and return its path."""
+    text = comparison_frame(comparison.groups).to_csv(index=False, lineterminator="\n")
+    write_atomically(Path(path), text)
     return Path(path)
 
 
@@ -164,11 +203,11 @@ def _by_setting(found: BySetting) -> Markup:
     return section(title, drawn, card("", table(medians), medians.caption.capitalize()))
 
 
-def _summary(groups: Sequence[Group]) -> Markup:
-    summary, values = summary_table(groups)
-    notes = [summary.caption, *left_out(groups)]
+def _summary(comparison: Comparison) -> Markup:
+    summary, values = comparison.summary
+    notes = [summary.caption, *left_out(comparison.groups)]
     body = sortable(table(summary), values)
-    return section("Summary", card("", body, " ".join(filter(None, notes)), tall=len(groups) > _NAMED))
+    return section("Summary", card("", body, " ".join(filter(None, notes)), tall=len(comparison.groups) > _NAMED))
 
 
 def _recipes(groups: Sequence[Group]) -> Markup | str:

@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from anysize.registry import UserError, did_you_mean, some_of
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, has_own_figure, label, metrics_of
-from anysize.reports.comparison_tables import by_metric, size_table
 from anysize.reports.figures import TICKS
 from anysize.reports.grouping import Curve, Group
 from anysize.reports.overlay_controls import choice_of_axis
 from anysize.reports.overlays import AXES, Entry, Overlaid, Overlay, is_many
 from anysize.reports.page import card, cards, plots, section, table
 from anysize.reports.tables import AS_TRAINED, CALIBRATED
+from anysize.reports.text_table import TextTable
 
 _BANDS = "band: lowest to highest of the runs"
 
@@ -65,14 +65,19 @@ def training_section(
     return section("Training", choice_of_axis(overlay), cards(*plots(drawn))) if drawn else ""
 
 
-def evaluation_section(groups: Sequence[Group], entries: Sequence[Entry], places: Sequence[int]) -> Markup | str:
-    """Accuracy by image size and by FLOPs: curves, and a table; those of different tasks do not compare."""
+def evaluation_section(
+    by_size: Sequence[tuple[str, Sequence[Group], TextTable]], entries: Sequence[Entry], places: Mapping[Group, int]
+) -> Markup | str:
+    """Accuracy by image size and by FLOPs: curves, and a table; those of different tasks do not compare.
+
+    Args:
+        by_size: of each metric the groups that are judged by it, and their table.
+        entries: the legend; `places` are those of the groups' entries in it.
+    """
     parts: list[Markup | str] = []
-    place = dict(zip(groups, places, strict=True))
-    for number, (metric, members) in enumerate(by_metric(groups).items()):
-        overlay, drawn = _by_size(metric, [(group, place[group]) for group in members], entries, f"size{number}")
+    for number, (metric, members, compared) in enumerate(by_size):
+        overlay, drawn = _by_size(metric, [(group, places[group]) for group in members], entries, f"size{number}")
         parts += [choice_of_axis(overlay), cards(*plots(drawn))]
-        compared = size_table(members, metric)
         parts.append(card(compared.title, table(compared), compared.caption, tall=len(compared.rows) > 2 * TICKS))
     return section("Evaluation by image size", *parts) if parts else ""
 

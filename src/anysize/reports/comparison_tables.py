@@ -125,11 +125,6 @@ def by_metric(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return found
 
 
-def size_tables(groups: Sequence[Group]) -> list[TextTable]:
-    """`size_table` of each metric that runs are judged by."""
-    return [size_table(members, metric) for metric, members in by_metric(groups).items()]
-
-
 def comparison_frame(groups: Sequence[Group]) -> pd.DataFrame:
     """A row a run, as values: its group, the settings in which recipes differ, results, cost, and accuracy by size.
 

@@ -7,10 +7,11 @@ from anysize.reports import figures
 from anysize.reports.columns import HOW_VALIDATED, SPLITS, error_of, has_own_figure, label, metrics_of
 from anysize.reports.figures import COLORS, Line, line_figure
 from anysize.reports.page import plot
-from anysize.reports.reading import Run, thinned
+from anysize.reports.reading import Run, shares_of, thinned
 
 _LAST = ("gradient_norm",)  # is watched, and says nothing of how good a model is
 _OF_ALL = ("lr", "images_per_second", "waiting")
+_BARS = 200  # of the sizes by step: more are thinner than a line
 _WHERE = ("step", "epoch", "images", "flops", "seconds", "sizes")
 
 
@@ -37,8 +38,8 @@ def epoch_curves(run: Run) -> list[Markup]:
     for column in _OF_ALL:
         if _has_values(frame, column):
             curves.append(_single(frame, "epoch", column))
-    if any(run.sizes):
-        curves.insert(drawn, plot("image sizes", figures.sizes_figure(frame["epoch"].to_list(), run.sizes)))
+    if run.sizes:
+        curves.insert(drawn, plot("image sizes", figures.sizes_figure("epoch", frame["epoch"].to_list(), run.sizes)))
     return curves
 
 
@@ -53,7 +54,11 @@ def step_curves(steps: pd.DataFrame) -> list[Markup]:
             frame = frame.assign(**{error: 1 - frame[metric]})
     names = [error_of(metric) or metric for metric in metrics]
     order = sorted(names, key=lambda name: (name in _LAST, name != "loss"))
-    return [_single(frame, "step", column) for column in (*order, *_OF_ALL) if _has_values(frame, column)]
+    curves = [_single(frame, "step", column) for column in order if _has_values(frame, column)]
+    bars = thinned(steps, _BARS)
+    if len(shares := shares_of(bars)):
+        curves.append(plot("image sizes", figures.sizes_figure("step", bars["step"].to_list(), shares)))
+    return curves + [_single(frame, "step", column) for column in _OF_ALL if _has_values(frame, column)]
 
 
 def _has_values(frame: pd.DataFrame, column: str) -> bool:

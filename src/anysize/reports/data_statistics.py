@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from anysize.data.statistics import DatasetStatistics, SplitStatistics
 from anysize.registry import counted
+from anysize.reports.axis_names import on_an_axis
 from anysize.reports.figures import COLORS, add_legend, empty_figure
 from anysize.reports.page import Template, card, cards, plot, section, style, table
 from anysize.reports.text_table import TextTable
 
 _BARS = 24  # classes that have a bar with their name each; more are drawn by rank
 _BINS = 40
-_NAME = 18  # letters of a name under a bar
 
 
 def split_table(found: DatasetStatistics) -> TextTable:
@@ -157,7 +157,7 @@ def _class_figure(found: DatasetStatistics) -> Any:
             drawn[split.split] = [figure.line(places, np.sort(split.counts)[::-1], color=color, line_width=2)]
     if few:  # by number: names may be alike
         figure.xaxis.ticker = FixedTicker(ticks=places.tolist())
-        names = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in found.classes]
+        names = on_an_axis(found.classes)
         figure.xaxis.major_label_overrides = dict(zip(places.tolist(), names, strict=True))
         figure.xaxis.major_label_orientation = 0.9
         figure.xgrid.visible = False

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from anysize.machine import usable_cores
+
 _PACKAGES = ("anysize", "torch", "torchvision", "torchmetrics", "numpy", "pillow", "simplejpeg", "timm")
 
 
@@ -30,7 +32,7 @@ def describe_environment(**extra: Any) -> dict[str, Any]:
         "revision": _revision(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory": _memory(),
     }
     return {key: value for key, value in environment.items() if value} | extra

@@ -5,12 +5,10 @@ and `column`, which say what the `value` is of.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from anysize.reports import run_files
 from anysize.reports.columns import show
 from anysize.reports.text_table import TextTable
 from anysize.tasks.records import Table
@@ -28,11 +26,6 @@ def table_rows(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
         for row, values in table.items()
         for column, value in values.items()
     ]
-
-
-def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `evaluation_tables.csv`; rows of other sizes and settings stay."""
-    run_files.add_rows(folder / run_files.EVALUATION_TABLES, rows)
 
 
 def tables_at(frame: pd.DataFrame, size: int) -> tuple[str, dict[str, TextTable]]:

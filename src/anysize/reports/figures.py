@@ -132,19 +132,30 @@ def spans_decades(y: str, values: "pd.Series[float]") -> bool:
     return bool(y == "lr" and values.min() > 0 and values.max() > 30 * values.min())
 
 
-def sizes_figure(epochs: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
-    """Stacked bars: the share of an epoch's images that was trained at each size."""
-    found = sorted({size for epoch in sizes for size in epoch})
+def sizes_figure(x: str, ends: Sequence[int], sizes: Sequence[dict[int, float]]) -> Any:
+    """Stacked bars: the share of the images that was trained at each size.
+
+    Args:
+        x: what `ends` are, `epoch` or `step`.
+        ends: the last one of each bar, which begins behind the bar before; the first begins at 1.
+        sizes: of each bar, the share of each image size in pixels.
+    """
+    found = sorted({size for bar in sizes for size in bar})
     colors = interp_palette(_SIZE_COLORS, len(found)) if len(found) > 1 else (COLORS[0],) * len(found)
     names = [f"{size} px" for size in found]
     columns = {name: [100 * at.get(size, 0.0) for at in sizes] for name, size in zip(names, found, strict=True)}
-    source = ColumnDataSource({"epoch": list(epochs), **columns})
-    plot = empty_figure("epoch", "share of images (%)", x_range=(min(epochs) - 1, max(epochs) + 1), y_range=(0, 100))
+    last = np.asarray(ends, dtype=float)
+    first = np.concatenate([[min(1.0, last[0])], last[:-1] + 1])
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
-    shape = {"width": 0.9, "line_width": 0} if len(epochs) <= _MARKED else {"width": 1.0, "line_width": 1}
-    bars = plot.vbar_stack(names, x="epoch", color=list(colors), source=source, **shape)
+    few = len(last) <= _MARKED
+    columns |= {x: (first + last) / 2, "first": first, "last": last, "wide": (last - first + 1) * (0.9 if few else 1.0)}
+    source = ColumnDataSource(columns)
+    plot = empty_figure(x, "share of images (%)", x_range=(first[0] - 1, last[-1] + 1), y_range=(0, 100))
+    line = 0 if few else 1
+    bars = plot.vbar_stack(names, x=x, width="wide", color=list(colors), source=source, line_width=line)
     add_legend(plot, {name: [bar] for name, bar in zip(names, bars, strict=True)})
-    plot.add_tools(HoverTool(tooltips=[("epoch", "@epoch"), ("size", "$name"), ("share", "@$name{0.0}%")]))
+    where = "@last" if (first == last).all() else "@first to @last"
+    plot.add_tools(HoverTool(tooltips=[(x, where), ("size", "$name"), ("share", "@$name{0.0}%")]))
     plot.xaxis.ticker = BasicTicker(min_interval=1)
     plot.xgrid.visible = False
     return plot

@@ -19,13 +19,16 @@ from anysize.tasks.records import Judged, Table
 _LATEST = ("split",)  # rows of the same split are replaced
 
 
-def write_image_predictions(folder: Path, made: Mapping[str, Any], judged: Mapping[str, Judged]) -> None:
+def write_image_predictions(
+    folder: Path, made: Mapping[str, Any], judged: Mapping[str, Judged], name: str = run_files.IMAGE_PREDICTIONS
+) -> None:
     """Write `predictions.csv`; rows of other splits stay.
 
     Args:
         folder: of the run.
         made: `checkpoint`, `split`, `settings`, `size` and `calibrated` of the evaluation.
         judged: by the name of the image.
+        name: of the file, where it is none of a run's own.
     """
     rows = [
         {
@@ -38,17 +41,17 @@ def write_image_predictions(folder: Path, made: Mapping[str, Any], judged: Mappi
         }
         for image, each in judged.items()
     ]
-    run_files.add_rows(folder / run_files.IMAGE_PREDICTIONS, rows, _LATEST)
+    run_files.add_rows(folder / name, rows, _LATEST)
 
 
-def write_confusion(folder: Path, made: Mapping[str, Any], confusion: Table) -> None:
-    """Write `confusion.csv`; rows of other splits stay."""
+def write_confusion(folder: Path, made: Mapping[str, Any], confusion: Table, name: str = run_files.CONFUSION) -> None:
+    """Write `confusion.csv`; rows of other splits stay. The arguments are as of `write_image_predictions`."""
     rows = [
         {**made, "true": true, "predicted": predicted, "pixels": int(pixels)}
         for true, row in confusion.items()
         for predicted, pixels in row.items()
     ]
-    run_files.add_rows(folder / run_files.CONFUSION, rows, _LATEST)
+    run_files.add_rows(folder / name, rows, _LATEST)
 
 
 def read_image_predictions(folder: str | Path, split: str = "validation") -> pd.DataFrame:

@@ -14,6 +14,7 @@ from bokeh.models import CheckboxGroup, Div, RadioGroup
 from jinja2 import Environment
 from markupsafe import Markup
 
+from anysize.reports.keyboard import KEYS
 from anysize.reports.live import DRAWN, Followed, Watched
 from anysize.reports.live_figures import LiveFigure, Look, looks
 from anysize.reports.live_terminal import runs_table
@@ -71,12 +72,14 @@ PAGE = Environment(autoescape=False).from_string("""<!DOCTYPE html>
 <section class="card">{{ embed(roots.axis) }}{{ embed(roots.shown) }}</section>
 <div class="cards" style="margin-top: 18px">
 {% for name, heading in figures.items() %}<section class="card"><h3>{{ heading | e }}</h3>
-<figure class="drawn" aria-label="{{ heading | e }}">{{ embed(roots[name]) }}</figure></section>
+<figure class="drawn" aria-label="{{ heading | e }}">{{ embed(roots[name]) }}</figure>
+<output class="told"></output></section>
 {% endfor %}
 </div>
 <p class="note">Thin: training, by step where steps.csv tells; thick with marks: validation. Times are of training.</p>
 </main>
 {{ plot_script }}
+<script>{{ keys }}</script>
 </body></html>
 """)  # values are escaped where they are text; what bokeh hands over is HTML
 
@@ -97,7 +100,7 @@ class LivePage:
         for root in (self.state, self.axis, self.shown, *(figure.plot for figure in self.figures)):
             document.add_root(root)
         document.template = PAGE
-        document.template_variables.update(css=CSS, figures=_FIGURES)
+        document.template_variables.update(css=CSS, figures=_FIGURES, keys=KEYS)
         document.title = "Runs"
         self.renew()
         for widget in (self.axis, self.shown):

@@ -12,6 +12,7 @@ from bokeh.transform import linear_cmap
 from markupsafe import Markup
 
 from anysize.registry import counted
+from anysize.reports.axis_names import on_an_axis
 from anysize.reports.columns import show
 from anysize.reports.figures import empty_figure
 from anysize.reports.image_predictions import read_confusion
@@ -145,7 +146,7 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     total = confusion.counts.groupby("true")["count"].sum()
     shown = confusion.counts[confusion.counts["true"].isin(classes) & confusion.counts["predicted"].isin(classes)]
     share = (shown["count"] / shown["true"].map(total)).to_numpy()
-    short = dict(zip(classes, _short(classes), strict=True))
+    short = dict(zip(classes, on_an_axis(classes), strict=True))
     source = ColumnDataSource(
         {
             "true": shown["true"].to_list(),
@@ -168,13 +169,7 @@ def confusion_figure(confusion: Confusion) -> tuple[object, str]:
     drawn.xaxis.major_label_orientation = "vertical"  # slanted ones leave the figure, or cross on a phone
     drawn.xaxis.major_label_text_font_size = "11px"
     drawn.grid.visible = False
-    return drawn, f"Share of the {confusion.unit} of each true class (row), darker for more.{note}"
-
-
-def _short(names: list[str]) -> list[str]:
-    """Names that fit beside a figure, each of its own."""
-    short = [name if len(name) <= 22 else f"{name[:21]}…" for name in names]
-    return [name if short.count(name) == 1 else f"{name[:17]}… {i + 1}" for i, name in enumerate(short)]
+    return drawn, f"Share of the {confusion.unit} of each true class (row), from none, left empty, to all.{note}"
 
 
 def mistakes_section(run: Run) -> Markup | str:

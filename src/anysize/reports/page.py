@@ -1,8 +1,8 @@
 """Pieces of an HTML page that is one file and loads nothing: cards with figures, tables, numbers, text.
 
 A piece is `Markup`, made by a template that escapes all text that is handed to it. The browser runs the scripts alone
-whose digests the page's policy lists: those of the figures, bokeh's own, and one for printing. All else, such as the
-dark scheme and the choice between figures, is CSS (`style.py`).
+whose digests the page's policy lists: those of the figures, bokeh's own, one for printing and one for the keyboard. All
+else, such as the dark scheme and the choice between figures, is CSS (`style.py`).
 """
 
 import base64
@@ -16,9 +16,10 @@ from typing import Any
 from bokeh.embed import components
 from bokeh.resources import Resources
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from anysize.reports.description import describe
+from anysize.reports.keyboard import KEYS
 from anysize.reports.style import CSS, PRINT
 from anysize.reports.text_table import TextTable
 
@@ -35,6 +36,18 @@ _OURS = f"data-{secrets.token_hex(16)}"
 
 _NUMBERS = itertools.count()
 _TEMPLATES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def breakable(text: str) -> Markup:
+    """A heading whose names of settings may go on in the next line, as in a table with many of them.
+
+    >>> breakable("optimizer.gradient_smoothing")
+    Markup('optimizer.<wbr>gradient_<wbr>smoothing')
+    """
+    return Markup(re.sub(r"(?<=[a-z])[._](?=[a-z0-9])", r"\g<0><wbr>", str(escape(text))))
+
+
+_TEMPLATES.filters["breakable"] = breakable
 
 
 class Template:
@@ -97,11 +110,12 @@ _CHOICE = Template("""<div class="choice"><fieldset><legend>{{ title }}</legend>
 </fieldset>
 {%- for body in options.values() %}<div class="option">{{ body }}</div>{% endfor -%}
 </div>""")
-_PLOT = Template('<figure class="drawn" aria-label="{{ said }}">{{ div }}</figure>')
+_PLOT = Template('<figure class="drawn" aria-label="{{ said }}">{{ div }}</figure><output class="told"></output>')
 _TABLE = Template("""<table{% if wide %} class="wide"{% endif %}>
 {%- macro row(tag, cells) %}<tr>
 {%- for kind, cell in cells -%}
-{%- set name = tag if cell else "td" %}<{{ name }} class="{{ kind }}">{{ cell }}</{{ name }}>
+{%- set name = tag if cell else "td" %}<{{ name }} class="{{ kind }}">
+{{- cell | breakable if tag == "th" else cell }}</{{ name }}>
 {%- endfor -%}
 </tr>{% endmacro -%}
 {%- if header %}<thead>{{ row("th", header) }}</thead>{% endif -%}
@@ -117,7 +131,7 @@ _SCRIPT = re.compile(f"<script {_OURS}>(.*?)</script>", re.DOTALL)
 def page(title: str, subtitle: str, parts: Iterable[Markup | str]) -> str:
     """A whole page, bokeh's script inside; `parts` are made by the functions below."""
     body = str(Markup("").join(parts))  # of Markup, `replace` would escape what it is given
-    own = [f"\n{script}\n" for script in (*Resources(mode="inline", components=["bokeh"]).js_raw, PRINT)]
+    own = [f"\n{script}\n" for script in (*Resources(mode="inline", components=["bokeh"]).js_raw, PRINT, KEYS)]
     digests = dict.fromkeys(map(_digest, [*own, *_SCRIPT.findall(body)]))
     return _PAGE(
         title=title,

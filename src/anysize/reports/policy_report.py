@@ -1,6 +1,5 @@
 """An elastic network's scale policy in a run folder, on the console and in the report: a file, tables and figures."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from bokeh.models import ColorBar, ColumnDataSource, FixedTicker, HoverTool, Lin
 from bokeh.transform import transform
 
 from anysize.reports import run_files
+from anysize.reports.axis_names import on_an_axis
 from anysize.reports.figures import COLORS, empty_figure
 from anysize.reports.text_table import TextTable
 
 _BESIDE = 4  # images at most whose blocks are listed side by side
 _MOST_CLASSES = 24  # of the picture: of more, those that use half resolution least and most
-_LONG = 20  # characters of a name on an axis
 # Orange over white to blue: more full, more half resolution.
 _DIVERGING = ("#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
 
@@ -101,7 +100,7 @@ def class_figure(summary: pd.DataFrame) -> Any | None:
     limit = float(cells["difference"].abs().max()) or 1.0
     mapper = LinearColorMapper(palette=list(_DIVERGING), low=-limit, high=limit)
     labels, blocks = difference.index.tolist(), difference.columns.tolist()
-    short = _shortened(labels)
+    short = dict(zip(labels, on_an_axis(labels), strict=True))
     plot = empty_figure("block", "", x_range=blocks, y_range=[*short.values()], height=190 + 20 * len(labels))
     places = {"place": cells["label"].map(short)}
     source = ColumnDataSource({str(name): values for name, values in cells.items()} | places)
@@ -116,21 +115,6 @@ def class_figure(summary: pd.DataFrame) -> Any | None:
     plot.grid.visible = False
     _slanted(plot)
     return plot
-
-
-def _shortened(labels: Sequence[str]) -> dict[str, str]:
-    """The names as they stand on an axis, where they leave room for the figure on a phone.
-
-    >>> _shortened(["cat", "German short-haired pointer"])
-    {'cat': 'cat', 'German short-haired pointer': 'German sh…d pointer'}
-    """
-    half = _LONG // 2 - 1
-    short = [label if len(label) <= _LONG else f"{label[:half]}…{label[-half:].strip()}" for label in labels]
-    often = Counter(short)
-    return {
-        label: name if often[name] == 1 else f"{name} ({i})"
-        for i, (label, name) in enumerate(zip(labels, short, strict=True), start=1)
-    }
 
 
 def _slanted(plot: Any) -> None:

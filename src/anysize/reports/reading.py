@@ -98,9 +98,8 @@ class Run:
 
     @property
     def sizes(self) -> list[dict[int, float]]:
-        """Size -> share of the images, an entry an epoch."""
-        column = self.metrics.get("sizes", pd.Series(dtype=str))
-        return [{int(size): share for size, share in json.loads(cell or "{}").items()} for cell in column]
+        """Size -> share of the images, an entry an epoch; empty where no epoch has some."""
+        return shares_of(self.metrics)
 
     @property
     def base_size(self) -> int:
@@ -197,6 +196,17 @@ def thinned(steps: pd.DataFrame, most: int = 1000) -> pd.DataFrame:
     grouped = steps.groupby(np.arange(len(steps)) // together)
     thin: pd.DataFrame = grouped.agg(of_each).reset_index(drop=True)
     return thin
+
+
+def shares_of(frame: pd.DataFrame) -> list[dict[int, float]]:
+    """Size -> share of the images, an entry a row of `metrics.csv` or `steps.csv`; empty where no row has some.
+
+    >>> shares_of(pd.DataFrame({"sizes": ['{"14": 0.25, "28": 0.75}', ""]})), shares_of(pd.DataFrame({"step": [1]}))
+    ([{14: 0.25, 28: 0.75}, {}], [])
+    """
+    cells = frame.get("sizes", pd.Series(dtype=str))
+    found = [{int(size): share for size, share in json.loads(cell or "{}").items()} for cell in cells]
+    return found if any(found) else []
 
 
 def _mean_shares(cells: "pd.Series[str]") -> str:

@@ -46,16 +46,13 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anysize.files import is_left_over, remove, replacing
 from anysize.machine import is_out_of_memory, is_short
 from anysize.registry import UserError, in_a_line
 from anysize.reports import schema
 from anysize.reports.schema import read_cells, read_json, read_piece, reason
-
-if TYPE_CHECKING:  # the log of a run starts without it
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +73,7 @@ CHANGED = "int8_changed"
 LOG = "log.txt"
 REPORT = "report.html"
 REPEATS = "repeats.csv"
+SEARCH = "search.csv"
 TRACKING = "tracking.txt"
 
 EVALUATION_KEYS = ("checkpoint", "split", "settings", "size", "calibrated")
@@ -264,11 +262,6 @@ def add_rows(path: Path, rows: Sequence[Mapping[Any, Any]], keys: Sequence[str] 
     kept = [row for row in kept if tuple(row.get(key, "") for key in keys) not in new]
     columns = dict.fromkeys(column for row in (*rows, *kept) for column in row)
     write_rows(path, [{column: row.get(column) for column in columns} for row in (*kept, *rows)])
-
-
-def write_evaluation(folder: Path, evaluation: "pd.DataFrame") -> None:
-    """Write `evaluation.csv`: a row an image size, as trained and calibrated; other rows stay (`add_rows`)."""
-    add_rows(folder / EVALUATION, evaluation.to_dict("records"))
 
 
 def write_environment(folder: Path, environment: dict[str, Any]) -> None:

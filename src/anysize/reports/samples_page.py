@@ -12,6 +12,7 @@ from anysize.preprocessing import Preprocessing
 from anysize.registry import counted
 from anysize.reports.page import card, section
 from anysize.reports.pictures import LEGEND, LIMIT, SEEN, STACK, STYLE, Captioned, Pictures
+from anysize.sizes.shapes import Extent, extent_of, in_pixels
 
 _LABELS = 6  # of an image that are named
 
@@ -48,7 +49,7 @@ class SizeSamples:
     """Samples of one size with the batch that they are from.
 
     Args:
-        size: pixels.
+        size: pixels, of images that are not square their height and width.
         copies, batch_size: of each sample in a batch, and samples in it.
         share: of the images of an epoch that have this size.
         epochs: the first and the last that have it, counted from 1.
@@ -56,7 +57,7 @@ class SizeSamples:
         low, high, mean, std: of the values that the network gets, over these samples.
     """
 
-    size: int
+    size: Extent
     copies: int
     batch_size: int
     share: float
@@ -76,7 +77,7 @@ class TrainingSamples:
     """
 
     by_size: list[SizeSamples]
-    one: list[tuple[int, View]]
+    one: list[tuple[Extent, View]]
     preprocessing: Preprocessing
     sizes: int
     mixed: str = ""
@@ -87,7 +88,7 @@ def samples_section(found: TrainingSamples, limit: int = LIMIT) -> Markup:
     classes = found.preprocessing.classes
     share = limit // (len(found.by_size) + 1)
     pictures = Pictures(share)
-    one = _whole([[_figure(view, f"{size} px", pictures, classes)] for size, view in found.one])
+    one = _whole([[_figure(view, in_pixels(size), pictures, classes)] for size, view in found.one])
     parts = [card("one image at every size", SEEN(groups=one, large=False))] if len(one) > 1 else []
     parts += [_of_size(each, Pictures(share), classes) for each in found.by_size]
     shown = [view for each in found.by_size for _, views in each.samples for view in views]
@@ -117,7 +118,8 @@ def _of_size(each: SizeSamples, pictures: Pictures, classes: Sequence[str]) -> M
     first, last = each.epochs
     when = f"epoch {first}" if first == last else f"epochs {first:,} to {last:,}"
     copies = f", {counted(each.copies, 'copy')} of each" if each.copies > 1 else ""
-    title = f"{each.size} px: {100 * each.share:.0f} % of the images, {each.batch_size:,} in a batch{copies}, {when}"
+    share, batch = f"{100 * each.share:.0f} % of the images", f"{each.batch_size:,} in a batch"
+    title = f"{in_pixels(each.size)}: {share}, {batch}{copies}, {when}"
     note = f"Values from {each.low:.2f} to {each.high:.2f}, mean {each.mean:.2f}, deviation {each.std:.2f}."
     if left := len(groups) - len(whole):
         note += f" {counted(left, 'image')} left out: the page is full."
@@ -125,7 +127,7 @@ def _of_size(each: SizeSamples, pictures: Pictures, classes: Sequence[str]) -> M
 
 
 def _figure(view: View, caption: str, pictures: Pictures, classes: Sequence[str]) -> Captioned:
-    said, size = view.labels(), f"{view.image.shape[0]} px"
+    said, size = view.labels(), in_pixels(extent_of(view.image.shape[0], view.image.shape[1]))
     drawn = [(f"{said}, {size}".removeprefix(", "), pictures.add(view.image))]
     if view.mask is not None:
         drawn.append((f"its mask over it, {size}", pictures.add(painted(view.image, view.mask, classes))))

@@ -46,7 +46,10 @@ nav a { display: inline-block; padding: 3px 0; }
 .narrow { grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); }
 .tiles + .card, .cards + .card, .cards + .cards, .card + .cards, .card + .card, .choice + * { margin-top: 18px; }
 .cards > .card + .card { margin-top: 0; }
-.drawn { margin: 0; min-width: 0; }
+.drawn { position: relative; margin: 0; min-width: 0; }
+.drawn:focus-within:has(+ .told:not(:empty)) { outline: 2px solid var(--accent); outline-offset: 2px; }
+.drawn .at { position: absolute; width: 1px; background: #3d4550; pointer-events: none; }
+.told { display: block; color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 /* A shadow at the edge behind which there is more: the covers move with what scrolls, the shadows stay. */
 .scroll { overflow-x: auto; background: linear-gradient(to right, var(--paper) 12px, transparent) left,
   linear-gradient(to left, var(--paper) 12px, transparent) right,
@@ -100,11 +103,12 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
 @media print {
   body { background: none; font-size: 12px; }
   main { max-width: none; padding: 0; }
-  nav, .skip, fieldset { display: none; }
+  nav, .skip, fieldset, .told, .at { display: none; }
   .cards { grid-template-columns: 1fr; }
   .tiles { grid-template-columns: repeat(4, 1fr); }
   .narrow { grid-template-columns: repeat(3, 1fr); }
-  .tile, .cards > .card, h3, tr, .drawn { break-inside: avoid; }
+  .tile, .card:not(:has(.tall, pre)), h3, tr, .drawn { break-inside: avoid; }
+  details.card { break-inside: auto; }
   h2, h3, .note:first-child, thead { break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .scroll, .tall { max-height: none; overflow: visible; background: none; }
@@ -112,13 +116,19 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
 }
 """
 
-# Figures keep the width that they have on the screen: they are made smaller, so that three fit a page of A4.
+# Figures keep the width that they have on the screen: they are made smaller, so that three fit a page of A4. What is
+# folded is printed, too.
 PRINT = """
+let opened = [];
 addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const each of opened) each.open = true;
   for (const each of document.querySelectorAll(".drawn"))
     each.style.zoom = Math.min(0.8, 660 / (each.clientWidth || 1));
 });
 addEventListener("afterprint", () => {
+  for (const each of opened) each.open = false;
+  opened = [];
   for (const each of document.querySelectorAll(".drawn")) each.style.zoom = "";
 });
 """

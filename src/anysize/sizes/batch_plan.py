@@ -11,6 +11,7 @@ the number of ranks that share it, so that a run may go on with another number o
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from anysize.sizes.chunks import in_chunks
 from anysize.sizes.limit import limit_counts
 from anysize.sizes.mix import SizeBatch, SizeMix
 from anysize.sizes.schedule import SizeSchedule
+from anysize.sizes.shapes import SQUARE, Aspect, Extent, Shapes
 
 _REPEAT = 2**20  # from one repeat's first copy to the next one's: more than there are copies
 
@@ -35,6 +37,12 @@ class SampleKey(NamedTuple):
     size: int
     copy: int
     epoch: int
+    aspect: Aspect = SQUARE
+
+    @property
+    def extent(self) -> Extent:
+        """The pixels of the image: the side of a square, or height and width."""
+        return self.aspect.extent(self.size)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +50,7 @@ class Batch:
     """One step of one rank: `copies` augmented copies of the samples `indices` (int64, (B,)), all at `size` pixels.
 
     `repeats` (int64, (B,)) says which of its turns in the epoch each sample has (repeated augmentation); None: it has
-    one.
+    one. `aspect` makes the size a height and a width, the same for all its images.
     """
 
     epoch: int
@@ -50,6 +58,16 @@ class Batch:
     copies: int
     indices: np.ndarray
     repeats: np.ndarray | None = None
+    aspect: Aspect = SQUARE
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of its images.
+
+        >>> Batch(0, 32, 1, np.arange(4)).sides, Batch(0, 32, 1, np.arange(4), aspect=Aspect(2.0, 8)).sides
+        ((32, 32), (24, 48))
+        """
+        return self.aspect.sides(self.size)
 
     @property
     def images(self) -> int:
@@ -73,13 +91,13 @@ class Batch:
     def keys(self) -> list[SampleKey]:
         """A key an image, in the order of `sample_keys`."""
         pairs = zip(*(keys.tolist() for keys in self.sample_keys()), strict=True)
-        return [SampleKey(index, self.size, copy, self.epoch) for index, copy in pairs]
+        return [SampleKey(index, self.size, copy, self.epoch, self.aspect) for index, copy in pairs]
 
     def at(self, positions: Sequence[int]) -> "Batch":
         """The samples at these positions of the batch alone.
 
         >>> Batch(0, 32, 1, np.array([7, 9, 7]), repeats=np.array([0, 0, 1])).at([2]).keys()
-        [SampleKey(index=7, size=32, copy=1048576, epoch=0)]
+        [SampleKey(index=7, size=32, copy=1048576, epoch=0, aspect=Aspect(ratio=1.0, multiple=1))]
         """
         places = np.asarray(positions, dtype=np.int64)
         repeats = None if self.repeats is None else self.repeats[places]
@@ -116,11 +134,13 @@ class BatchPlan:
         chunks: the numbers of samples that lie together in the data set, in their order; empty: all are shuffled
             together. Otherwise `chunks_together` of them are, for each of the batches in a step, and then the next
             (see `anysize.sizes.chunks`). Sizes, steps and numbers of samples are the same in either order.
+        shapes: aspect ratios, and the group of each image; None: all images are square. Each group is cut into sizes by
+            the same shares, and a batch has images of one group; one of too few images for a batch joins the nearest.
 
     Raises:
-        UserError: an empty data set, a rank outside the world, no repeats, repeats with chunks, chunks that are not
-            those of the data set, or a limit that is no whole number; when asked for an epoch, no size with two samples
-            for each process.
+        UserError: an empty data set, a rank outside the world, no repeats, repeats or several aspect ratios with
+            chunks, chunks or groups that are not those of the data set, or a limit that is no whole number; when asked
+            for an epoch, no size with two samples for each process.
     """
 
     length: int
@@ -137,6 +157,7 @@ class BatchPlan:
     chunks_together: int = 1
     limit_steps: float = 0.0
     same_samples: bool = False
+    shapes: Shapes | None = None
 
     def __post_init__(self) -> None:
         if self.limit_steps < 0 or (self.limit_steps > 1 and self.limit_steps % 1):
@@ -157,6 +178,13 @@ class BatchPlan:
                 f"each sample has {self.repeats} turns in an epoch (training.repeats), which are spread over all "
                 "samples, and chunks are to be shuffled by themselves (data.shuffle_chunks); leave one of them out"
             )
+        if self.shapes:
+            self.shapes.of_all(self.length)
+        if self.chunks and self.shapes and len(self.shapes.ratios) > 1:
+            raise UserError(
+                "images are grouped by their aspect ratios (sizes.aspect_ratios), and chunks are to be shuffled by "
+                "themselves (data.shuffle_chunks), where those of a group do not lie together; leave one of them out"
+            )
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"rank {self.rank} of {self.world_size}; expected a rank from 0 to {self.world_size - 1}")
         if self.total_batch % self.world_size:
@@ -176,11 +204,25 @@ class BatchPlan:
         return self.batch_size * self.parts
 
     def at_size(self, size: int) -> "BatchPlan":
-        """The same samples, batch size and copies, with every image at one size in every epoch."""
-        return dataclasses.replace(self, schedule=SizeSchedule.constant(SizeMix.fixed(size)))
+        """The same samples, batch size and copies, with every image at one size, and of one shape, in every epoch.
+
+        The shape is that of the run where it has one, else a square.
+        """
+        shapes = self.shapes if self.shapes and len(self.shapes.ratios) == 1 else None
+        return dataclasses.replace(self, schedule=SizeSchedule.constant(SizeMix.fixed(size)), shapes=shapes)
 
     def sizes(self, epoch: int) -> tuple[SizeBatch, ...]:
-        """The sizes of an epoch with their shares, batch sizes (of one rank) and copies."""
+        """The sizes of an epoch with their shares, batch sizes (of one rank) and copies, group by group."""
+        parts = self._mix(epoch)
+        if self.shapes is None:
+            return parts
+        return tuple(
+            dataclasses.replace(part, share=part.share * count / self.length, aspect=aspect)
+            for aspect, count in self._groups
+            for part in parts
+        )
+
+    def _mix(self, epoch: int) -> tuple[SizeBatch, ...]:
         now = self.schedule.at(epoch)
         return now.mix.batches(now.batch_size or self.batch_size, now.copies or self.copies)
 
@@ -196,7 +238,7 @@ class BatchPlan:
         """The batches of this rank in the order of training."""
         if self.chunks:
             return self._batches_in_chunks(epoch)
-        permutation = self._turns(self._chance(epoch, 0).permutation(self.length))
+        permutation = self._by_group(self._chance(epoch, 0).permutation(self.length))
         batches: list[Batch] = []
         start = 0
         for part, count, samples in self._pieces(epoch):
@@ -206,14 +248,14 @@ class BatchPlan:
                 piece = piece[: self._kept(part, count, samples)]
             for step in np.array_split(piece, count) if count else ():
                 turns = np.array_split(self._apart(step), self.world_size)[self.rank]
-                batches.append(Batch(epoch, part.size, part.copies, *self._samples(turns)))
+                batches.append(Batch(epoch, part.size, part.copies, *self._samples(turns), part.aspect))
         return [batches[i] for i in self._order(epoch, len(batches))]
 
     def _batches_in_chunks(self, epoch: int) -> list[Batch]:
         parts, rng = self.step_parts(epoch), self._chance(epoch, 0)
         steps = in_chunks(self.chunks, self.chunks_together, [samples for _, samples in parts], self.parts, rng)
         return [
-            Batch(epoch, part.size, part.copies, np.array_split(step, self.world_size)[self.rank])
+            Batch(epoch, part.size, part.copies, np.array_split(step, self.world_size)[self.rank], None, part.aspect)
             for (part, _), step in zip(parts, steps, strict=True)
         ]
 
@@ -239,6 +281,37 @@ class BatchPlan:
         """Samples of a piece that its steps take under drop_last, as many on each rank."""
         return min(samples // self.parts, count * part.batch_size) * self.parts
 
+    @functools.cached_property
+    def _group_of(self) -> np.ndarray:
+        """The group that each sample is trained with, uint8 (length,)."""
+        if self.shapes is None:
+            return np.zeros(self.length, np.uint8)
+        own = self.shapes.of_all(self.length)
+        counts = np.bincount(own, minlength=len(self.shapes.ratios)).tolist()
+        # Every rank needs two samples a step, for its norms.
+        trained: np.ndarray = np.array(self.shapes.joined(counts, 2 * self._sharing), np.uint8)[own]
+        return trained
+
+    @functools.cached_property
+    def _groups(self) -> list[tuple[Aspect, int]]:
+        """Aspect and number of samples of each group that has some."""
+        if self.shapes is None:
+            return [(SQUARE, self.length)]
+        counts = np.bincount(self._group_of).tolist()
+        return [(self.shapes.aspect(group), count) for group, count in enumerate(counts) if count]
+
+    @property
+    def _sharing(self) -> int:
+        return max(self.parts, self.world_size)
+
+    def _by_group(self, permutation: np.ndarray) -> np.ndarray:
+        """The turns of an epoch, group by group, each in the order of the permutation."""
+        if len(self._groups) == 1:
+            return self._turns(permutation)
+        ordered = permutation[np.argsort(self._group_of[permutation], kind="stable")]
+        ends = np.cumsum([count for _, count in self._groups])[:-1]
+        return np.concatenate([self._turns(each) for each in np.split(ordered, ends)])
+
     def _turns(self, samples: np.ndarray) -> np.ndarray:
         """As many turns as there are samples: `repeats` of each of the first ones, sample * repeats + repeat."""
         drawn = samples[: -(-len(samples) // self.repeats), None]
@@ -260,17 +333,9 @@ class BatchPlan:
 
     def _pieces(self, epoch: int) -> list[tuple[SizeBatch, int, int]]:
         """The same as `counts`, with all samples of a piece, whether they fill its last batch or not."""
-        parts = self.sizes(epoch)
-        samples = [int(part.share * self.length) for part in parts]
-        samples[-1] = self.length - sum(samples[:-1])
-        sharing = max(self.parts, self.world_size)
-        if not self.drop_last and self.length >= sharing:
-            # Every rank needs two samples a step, for its norms: a piece too small for that joins the largest one.
-            largest = samples.index(max(samples))
-            for i, count in enumerate(samples):
-                if 0 < count < 2 * sharing and i != largest:
-                    samples[largest] += count
-                    samples[i] = 0
+        parts, sharing = self.sizes(epoch), self._sharing
+        shares = [part.share for part in self._mix(epoch)]
+        samples = [count for _, group in self._groups for count in self._shared(group, shares)]
         if not self.drop_last and self.length < sharing:
             raise UserError(f"{self.length} samples for {sharing} processes; expected at least one for each")
         counts = []
@@ -297,6 +362,19 @@ class BatchPlan:
                 samples = [n * new // old if old else n for n, old, new in zip(samples, counts, limited, strict=True)]
             counts = limited
         return list(zip(parts, counts, samples, strict=True))
+
+    def _shared(self, total: int, shares: Sequence[float]) -> list[int]:
+        """How many of the samples of a group have each size."""
+        samples = [int(share * total) for share in shares]
+        samples[-1] = total - sum(samples[:-1])
+        if (not self.drop_last or len(self._groups) > 1) and self.length >= self._sharing:
+            # Every rank needs two samples a step, for its norms: a piece too small for that joins the largest one.
+            largest = samples.index(max(samples))
+            for i, count in enumerate(samples):
+                if 0 < count < 2 * self._sharing and i != largest:
+                    samples[largest] += count
+                    samples[i] = 0
+        return samples
 
 
 __all__ = ["Batch", "BatchPlan", "SampleKey", "SizeBatch", "SizeMix", "SizeSchedule"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
+from anysize.sizes.shapes import SQUARE, Aspect, Extent
 
 _PASSES = 2  # to measure: images go through the network copy by copy, and all at once
 _MOST_STEPS = 20_000_000  # that are looked at one by one, half a minute
@@ -44,7 +45,13 @@ class SizeCost:
     samples: int
     flops: Flops
     measured: int = 0
+    aspect: Aspect = SQUARE
     beside: int = 0
+
+    @property
+    def extent(self) -> Extent:
+        """The pixels of its images: the side of a square, or height and width."""
+        return self.aspect.extent(self.size)
 
     @property
     def images(self) -> int:
@@ -156,20 +163,21 @@ class Measurements:
 def plan_cost(
     plan: BatchPlan,
     epochs: int,
-    flops: Callable[[int], Flops],
+    flops: Callable[[Extent], Flops],
     base: int | None = None,
     base_epochs: int = 0,
     *,
     last_steps: int | None = None,
     adapt_copies: int = 0,
-    beside: Callable[[int], int] = lambda size: 0,
+    beside: Callable[[Extent], int] = lambda extent: 0,
 ) -> PlanCost:
     """Cost of `epochs` epochs of `plan`, without listing a batch.
 
     Args:
         plan: of any rank; the cost is that of all ranks.
         epochs: length of the run.
-        flops: FLOPs of one image by size, such as `lambda size: count_flops(model, size)`; asked once a size.
+        flops: FLOPs of one image by size, such as `lambda size: count_flops(model, size)`; asked once a size, and of
+            images that are not square by height and width.
         base: size (pixels) of the run to compare with; by default that of the last epoch's mixture.
         base_epochs: its length; 0: the same.
         last_steps: steps of the last epoch, which equal_flops cuts; None: all.
@@ -189,17 +197,25 @@ def plan_cost(
     base = base or plan.schedule.at(epochs - 1).mix.base
     parts = count_steps(plan, epochs, last_steps, adapt_copies)
     base_parts = count_steps(plan.at_size(base), base_epochs or epochs, None, adapt_copies)
-    by_size = {size: flops(size) for size in {part.size for part in (*parts, *base_parts)}}
+    by_size = {extent: flops(extent) for extent in {part.extent for part in (*parts, *base_parts)}}
 
-    def costs(counts: Counts, beside: Callable[[int], int]) -> tuple[SizeCost, ...]:
+    def costs(counts: Counts, beside: Callable[[Extent], int]) -> tuple[SizeCost, ...]:
         return tuple(
             SizeCost(
-                part.size, part.batch_size, part.copies, steps, samples, by_size[part.size], measured, beside(part.size)
+                part.size,
+                part.batch_size,
+                part.copies,
+                steps,
+                samples,
+                by_size[part.extent],
+                measured,
+                part.aspect,
+                beside(part.extent),
             )
             for part, (steps, samples, measured) in counts.items()
         )
 
-    return PlanCost(costs(parts, beside), costs(base_parts, lambda size: 0)[0])
+    return PlanCost(costs(parts, beside), costs(base_parts, lambda extent: 0)[0])
 
 
 Counts = dict[SizeBatch, tuple[int, int, int]]

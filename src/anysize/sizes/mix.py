@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from anysize.registry import UserError, did_you_mean, shown
+from anysize.sizes.shapes import SQUARE, Aspect, Extent
 
 NAMED = ("B+", "D+", "B+D+")  # the paper's mixtures, each named after its budget
 BUDGETS = ("", *NAMED)  # what any mixture can fill its budget with
@@ -34,12 +35,21 @@ _IMAGENET_144 = ((256, 0.1), (224, 0.1), (128, 0.6), (96, 0.2))  # mean 144; the
 
 @dataclasses.dataclass(frozen=True)
 class SizeBatch:
-    """One size of a mixture with its share of the images, its batch size and its augmented copies a sample."""
+    """One size of a mixture with its share of the images, its batch size and its augmented copies a sample.
+
+    `aspect` is that of its images.
+    """
 
     size: int
     share: float
     batch_size: int
     copies: int
+    aspect: Aspect = dataclasses.field(default=SQUARE, repr=False)
+
+    @property
+    def extent(self) -> Extent:
+        """The pixels of its images: the side of a square, or height and width."""
+        return self.aspect.extent(self.size)
 
 
 @dataclasses.dataclass(frozen=True)

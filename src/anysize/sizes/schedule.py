@@ -1,4 +1,5 @@
-"""Schedules of sizes by epoch: phases, each a mixture, one size, or a ramp of sizes (progressive resizing).
+"""Schedules of sizes by epoch: phases, each a mixture, one size, a ramp of sizes (progressive resizing), or a mixture
+whose weights move.
 
 >>> schedule = SizeSchedule((
 ...     SizePhase(0, SizeMix.named("B+", base=32)),
@@ -11,10 +12,14 @@
 import bisect
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
-from anysize.sizes.settings import PhaseSettings, SizeSettings
+from anysize.sizes.moving import GaussianWindow, MovingMix, WeightPoints, pixels_a_sample
+from anysize.sizes.settings import MOVING, PhaseSettings, SizeSettings
+
+_MOST_EPOCHS = 10**9  # of a run, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,7 @@ class SizePhase:
     """From `epoch` on: sizes, and batch size or copies of its own where these are not 0."""
 
     epoch: int
-    sizes: SizeMix | SizeRamp
+    sizes: SizeMix | SizeRamp | MovingMix
     batch_size: int = 0
     copies: int = 0
 
@@ -100,6 +105,11 @@ class SizeSchedule:
         """The same mixture in every epoch."""
         return cls((SizePhase(0, mix),))
 
+    @classmethod
+    def moving(cls, sizes: SizeRamp | MovingMix) -> "SizeSchedule":
+        """A ramp, or a mixture whose weights move, from the first epoch on."""
+        return cls((SizePhase(0, sizes),))
+
     def sizes(self, epochs: int) -> set[int]:
         """All sizes of the first `epochs` epochs."""
         return {size for span in self.spans(epochs) for size in self.at(span.start).mix.sizes}
@@ -114,7 +124,7 @@ class SizeSchedule:
         starts = [
             phase.epoch + change
             for phase, end in zip(self.phases, ends, strict=True)
-            for change in (phase.sizes.changes() if isinstance(phase.sizes, SizeRamp) else [0])
+            for change in ([0] if isinstance(phase.sizes, SizeMix) else phase.sizes.changes())
             if phase.epoch + change < min(end, epochs)
         ]
         return [range(start, end) for start, end in itertools.pairwise([*starts, epochs])]
@@ -122,50 +132,104 @@ class SizeSchedule:
     def at(self, epoch: int) -> EpochSizes:
         """The sizes of `epoch`: a pure function."""
         phase = [phase for phase in self.phases if phase.epoch <= epoch][-1]
-        mix = phase.sizes.mix(epoch - phase.epoch) if isinstance(phase.sizes, SizeRamp) else phase.sizes
+        mix = phase.sizes if isinstance(phase.sizes, SizeMix) else phase.sizes.mix(epoch - phase.epoch)
         return EpochSizes(mix, phase.batch_size, phase.copies)
 
 
-def build_schedule(settings: SizeSettings, base: int, epochs: int) -> SizeSchedule:
+def build_schedule(settings: SizeSettings, base: int, epochs: int, *, equal_flops: bool = False) -> SizeSchedule:
     """Turn the `[sizes]` section of a recipe into a schedule around `base` pixels.
 
-    `sizes.mix` holds until the first phase.
+    `sizes.mix` holds until the first phase. Of a run that is as long as `epochs` epochs at the base size cost
+    (`equal_flops`), a mixture that moves to its end moves over as many epochs as have the pixels of these.
 
     Raises:
         UserError: settings that do not fit together, such as `mix = "custom"` without weights.
+
+    >>> settings = SizeSettings(mix="window", sizes=(16, 32), budget="B+")
+    >>> build_schedule(settings, base=32, epochs=10, equal_flops=True).phases[0].sizes.epochs
+    16
     """
-    if settings.sizes and "uniform" not in {settings.mix, *(phase.mix for phase in settings.phases)}:
-        raise UserError(
-            f"sizes.sizes is given, but sizes.mix is {settings.mix!r}, which does not use it; set sizes.mix to uniform"
-        )
-    if not settings.phases:
-        return SizeSchedule.constant(_mixture(settings.mix, settings, base))
-    before = _mixture(settings.mix, settings, base)
-    if settings.phases[0].epoch == 0 and settings.mix != "fixed":
+    _check_used(settings)
+    phases = list(settings.phases)
+    if phases and phases[0].epoch == 0 and settings.mix != "fixed":
         raise UserError(
             f"sizes.mix is {settings.mix!r}, but a phase replaces it from epoch 0 on; leave sizes.mix at fixed, or "
             "start the first phase later"
         )
-    phases = [SizePhase(0, before)] if settings.phases[0].epoch > 0 else []
-    starts = [phase.epoch for phase in settings.phases] + [epochs]
-    for phase, following in zip(settings.phases, starts[1:], strict=True):
-        sizes = _phase_sizes(phase, settings, base, phase.epochs or max(1, following - phase.epoch))
-        phases.append(SizePhase(phase.epoch, sizes, phase.batch_size, phase.copies))
-    return SizeSchedule(tuple(phases))
+    if not phases or phases[0].epoch > 0:
+        phases.insert(0, PhaseSettings(mix=settings.mix))
+    made: list[SizePhase] = []
+    for phase, following in itertools.zip_longest(phases, phases[1:]):
+        length = phase.epochs or max(1, (following.epoch if following else epochs) - phase.epoch)
+        sizes = _phase_sizes(phase, settings, base, length)
+        if isinstance(sizes, MovingMix) and equal_flops and not following and not phase.epochs:
+            sizes = _to_the_end(made, phase.epoch, sizes, epochs * base**2)
+        made.append(SizePhase(phase.epoch, sizes, phase.batch_size, phase.copies))
+    return SizeSchedule(tuple(made))
 
 
-def _phase_sizes(phase: PhaseSettings, settings: SizeSettings, base: int, epochs: int) -> SizeMix | SizeRamp:
+def with_moving_phase(settings: SizeSettings) -> SizeSettings:
+    """The same settings, with a phase from epoch 0 on in place of a `mix` whose weights move.
+
+    >>> with_moving_phase(SizeSettings(mix="window", sizes=(16, 32))).phases[0].mix
+    'window'
+    """
+    if settings.mix not in MOVING:
+        return settings
+    return dataclasses.replace(settings, mix="fixed", phases=(PhaseSettings(mix=settings.mix), *settings.phases))
+
+
+def _to_the_end(before: list[SizePhase], start: int, moving: MovingMix, target: int) -> MovingMix:
+    """The mixture, moving from epoch `start` on for as long as it takes to have trained `target` pixels a sample."""
+
+    def spent(epochs: int) -> float:
+        schedule = SizeSchedule((*before, SizePhase(start, dataclasses.replace(moving, epochs=max(1, epochs - start)))))
+        mixes = [(len(span), schedule.at(span.start).mix) for span in schedule.spans(epochs)]
+        return sum(times * pixels_a_sample(mix) * mix.base**2 for times, mix in mixes)
+
+    most = start + 1
+    while spent(most) < target and most < _MOST_EPOCHS:
+        most *= 2
+    epochs = bisect.bisect_left(range(most), True, lo=start + 1, key=lambda count: spent(count) >= target)
+    return dataclasses.replace(moving, epochs=epochs - start)
+
+
+def _check_used(settings: SizeSettings) -> None:
+    """Raise a `UserError` for settings that no mixture of the schedule uses."""
+    mixes = {settings.mix, *(phase.mix for phase in settings.phases)}
+    for name, takers in (("sizes", ("uniform", "window")), ("points", ("points",)), ("spread", ("window",)),
+                         ("even", ("window",))):  # fmt: skip
+        if getattr(settings, name) != getattr(SizeSettings(), name) and mixes.isdisjoint(takers):
+            raise UserError(
+                f"sizes.{name} is given, but sizes.mix is {settings.mix!r}, which does not use it; set sizes.mix to "
+                f"{' or '.join(takers)}"
+            )
+
+
+def _phase_sizes(
+    phase: PhaseSettings, settings: SizeSettings, base: int, epochs: int
+) -> SizeMix | SizeRamp | MovingMix:
     given = [bool(phase.mix), bool(phase.size), bool(phase.start or phase.stop)]
     if sum(given) != 1:
         raise UserError(
             f"the size phase at epoch {phase.epoch} has mix={phase.mix!r}, size={phase.size}, start={phase.start}, "
             f"stop={phase.stop}; expected exactly one of mix, size, or start with stop"
         )
+    if phase.mix in MOVING:
+        return MovingMix(_moving_weights(phase.mix, settings), epochs, base, settings.budget)
     if phase.mix:
         return _mixture(phase.mix, settings, base)
     if phase.size:
         return SizeMix.fixed(phase.size, base, phase.budget)
     return SizeRamp(phase.start, phase.stop, epochs, base, phase.multiple, phase.budget)
+
+
+def _moving_weights(name: str, settings: SizeSettings) -> GaussianWindow | WeightPoints:
+    if name == "window":
+        if not settings.sizes:
+            raise UserError('sizes.mix is "window" but sizes.sizes is empty; give the sizes, such as [16, 24, 32]')
+        return GaussianWindow(settings.sizes, settings.spread, settings.even)
+    return WeightPoints(tuple((point.at, _by_size("points", point.weights)) for point in settings.points))
 
 
 def _mixture(name: str, settings: SizeSettings, base: int) -> SizeMix:
@@ -180,9 +244,12 @@ def _mixture(name: str, settings: SizeSettings, base: int) -> SizeMix:
             raise UserError(
                 'sizes.mix is "custom" but sizes.weights is empty; give shares such as {16 = 0.2, 32 = 0.8}'
             )
-        try:
-            weights = {int(size): float(share) for size, share in settings.weights.items()}
-        except ValueError:
-            raise UserError(f"sizes.weights is {settings.weights}; expected whole pixels = share") from None
-        return SizeMix.custom(weights, base, settings.budget)
+        return SizeMix(_by_size("weights", settings.weights), base, settings.budget)
     return SizeMix.named(name, base)
+
+
+def _by_size(name: str, weights: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    try:
+        return tuple({int(size): float(share) for size, share in weights.items()}.items())
+    except ValueError:
+        raise UserError(f"sizes.{name} is {weights}; expected whole pixels = share") from None

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchvision.transforms import v2
 
 import anysize.tasks
+from anysize.data.augment.by_size import mixing_at
 from anysize.data.loader import LoadedBatch
 from anysize.registry import Registry
 from anysize.tasks.records import Note, Shown, Summary
@@ -85,6 +86,26 @@ def sample_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Ten
     return lambda images, targets: (images, targets) if mixer is None else tuple(mixer(images, targets))
 
 
+def mixer_by_size(
+    mixup: float, cutmix: float, num_classes: int, by_size: Mapping[str, Any], by_epoch: Mapping[str, Any]
+) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
+    """A `sample_mixer` that takes the epoch, too, and whose alphas follow the tables of `augment` (`augment_at`).
+
+    >>> mix = mixer_by_size(0.0, 0.0, 3, {"mixup": ((2, 0.0), (4, 0.2))}, {})
+    >>> mix(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]), 0)[1].tolist()
+    [0, 2]
+    """
+    mixers: dict[tuple[float, float], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
+
+    def mix(images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), min(images.shape[-2:]), epoch)
+        if alphas not in mixers:
+            mixers[alphas] = sample_mixer(*alphas, num_classes)
+        return mixers[alphas](images, targets)
+
+    return mix
+
+
 class Task(Protocol):
     """Training, evaluation, reports and `predict` ask this of a task, which is built from class names and options."""
 
@@ -98,8 +119,8 @@ class Task(Protocol):
     settings: ClassVar[tuple[str, ...]]
     """The recipe's settings it takes, such as "task.label_smoothing"; the last part is the name of the option."""
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix the samples of a training batch among themselves (mixup, cutmix); draws from torch's generator."""
+    def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Mix the samples of a training batch of `epoch` (mixup, cutmix); draws from torch's generator."""
         ...
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Between, Forward, Mean, Outputs, averaged, loss_with_auxiliary, sample_mixer
+from anysize.tasks.base import TASKS, Between, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
 from anysize.tasks.between import softmax_divergence
 from anysize.tasks.records import Judged, Note, Shown, Summary
 
@@ -33,7 +33,7 @@ class Classification:
         classes: their names.
         label_smoothing: share of each target spread evenly over all classes (torch's definition: the true class keeps
             1 - e + e / classes). Applies to mixed targets too.
-        mixup, cutmix: as of `sample_mixer`.
+        mixup, cutmix, by_size, by_epoch: as of `mixer_by_size`.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training. 0.4 is that of
             DARTS and of Inception v3, 0.3 that of GoogLeNet's paper.
 
@@ -51,6 +51,8 @@ class Classification:
         "task.auxiliary_weight",
         "augment.mixup",
         "augment.cutmix",
+        "augment.by_size",
+        "augment.by_epoch",
     )
 
     def __init__(
@@ -60,15 +62,17 @@ class Classification:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         auxiliary_weight: float = 0.4,
+        by_size: Mapping[str, Any] | None = None,
+        by_epoch: Mapping[str, Any] | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.num_classes = num_classes = len(self.classes)
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
-        self._mix = sample_mixer(mixup, cutmix, num_classes)
+        self._mix = mixer_by_size(mixup, cutmix, num_classes, by_size or {}, by_epoch or {})
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._mix(images, targets)
+    def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        return self._mix(images, targets, epoch)
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         def cross_entropy(logits: Tensor) -> Tensor:

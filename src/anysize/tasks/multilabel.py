@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from anysize.data.augment.by_size import MIXING
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
-from anysize.tasks.base import TASKS, Between, Forward, Outputs, averaged, loss_with_auxiliary, sample_mixer
+from anysize.tasks.base import TASKS, Between, Forward, Outputs, averaged, loss_with_auxiliary, mixer_by_size
 from anysize.tasks.between import binary_divergence
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
@@ -71,7 +72,8 @@ class MultiLabel:
         loss: "bce" (also if empty) or "asymmetric".
         gamma_negative, gamma_positive, clip: of the asymmetric loss.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training.
-        mixup, cutmix: as of `sample_mixer`; labels become shares between 0 and 1, in one row.
+        mixup, cutmix, by_size, by_epoch: as of `mixer_by_size`; where something is mixed, labels become shares between
+            0 and 1, in one row.
 
     Raises:
         UserError: another loss, or options of the asymmetric loss with another one.
@@ -93,6 +95,8 @@ class MultiLabel:
         "task.auxiliary_weight",
         "augment.mixup",
         "augment.cutmix",
+        "augment.by_size",
+        "augment.by_epoch",
     )
 
     def __init__(
@@ -105,9 +109,13 @@ class MultiLabel:
         auxiliary_weight: float = 0.4,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        by_size: Mapping[str, Any] | None = None,
+        by_epoch: Mapping[str, Any] | None = None,
     ) -> None:
         self.classes = tuple(classes)
-        self._mix = sample_mixer(mixup, cutmix, len(self.classes)) if mixup or cutmix else None
+        mixed = mixup or cutmix or any(name in (by_size or {}) for name in MIXING)
+        mixer = mixer_by_size(mixup, cutmix, len(self.classes), by_size or {}, by_epoch or {})
+        self._mix = mixer if mixed else None
         self.auxiliary_weight = auxiliary_weight
         self._loss: Callable[[Tensor, Tensor], Tensor] = binary_cross_entropy
         options = (gamma_negative, gamma_positive, clip)
@@ -121,10 +129,10 @@ class MultiLabel:
                 'which has none of them; set task.loss = "asymmetric", or leave them out'
             )
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
         if self._mix is None:
             return images, targets
-        images, shares = self._mix(images, targets.amax(1))
+        images, shares = self._mix(images, targets.amax(1), epoch)
         return images, shares[:, None]
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:

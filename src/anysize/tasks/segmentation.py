@@ -126,7 +126,7 @@ class Segmentation:
             base=base,
         )
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
         return images, targets
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from anysize.data.augment.square import resize
 from anysize.models.blocks.auxiliary import logits_of
+from anysize.sizes.shapes import Extent
 from anysize.tasks.base import Outputs, main_logits
 from anysize.tasks.between import smooth_l1
 from anysize.training.gradients import ControlVariables
@@ -178,9 +179,11 @@ def distill_weight(parts: Parts, state: TrainState) -> float:
     return float(value_at(schedule, epoch))
 
 
-def passes_of_size(parts: Parts, state: TrainState, size: int) -> Callable[[Tensor], Outputs]:
+def passes_of_size(parts: Parts, state: TrainState, size: Extent) -> Callable[[Tensor], Outputs]:
     """A function of images as they are loaded that computes all that a step of this size computes of them, to try
     whether there is room for it."""
+
+    assert isinstance(size, int)
 
     def compute(images: Tensor) -> Outputs:
         batch = at_own_size(parts, images, images.new_zeros(len(images)), size)

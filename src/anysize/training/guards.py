@@ -64,7 +64,7 @@ def diverged(
 
 
 @contextlib.contextmanager
-def out_of_memory_says(size: int, samples: int, copies: int, chunks: int) -> Iterator[None]:
+def out_of_memory_says(size: str, samples: int, copies: int, chunks: int) -> Iterator[None]:
     """Turn running out of memory into a message that names the shape that did not fit.
 
     Raises:
@@ -78,7 +78,7 @@ def out_of_memory_says(size: int, samples: int, copies: int, chunks: int) -> Ite
         reason = (str(error) or type(error).__name__).splitlines()[0]
         short = OutOfMemory(
             f"out of memory in the largest step of this run: {counted(samples, 'sample')} x {counted(copies, 'copy')} "
-            f"at {size} px in "
+            f"at {size} in "
             f"{counted(chunks, 'chunk')} ({reason}); raise training.chunks, set training.micro_batches to auto, or "
             "lower "
             "training.batch_size"

@@ -10,6 +10,7 @@ from typing import overload
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Measurements, count_steps
+from anysize.sizes.shapes import Extent
 from anysize.training.settings import TrainingSettings
 
 _MOST_EPOCHS = 10**9
@@ -56,7 +57,7 @@ class RunLength:
     """
 
     plan: BatchPlan
-    image_flops: Callable[[int], int]
+    image_flops: Callable[[Extent], int]
     epochs: int
     equal_flops: bool
     steps: Repeated
@@ -85,32 +86,32 @@ class RunLength:
 
 
 @functools.lru_cache(maxsize=2)
-def _cumulative(plan: BatchPlan, image_flops: Callable[[int], int], epoch: int, adapt_copies: int = 0) -> list[int]:
+def _cumulative(plan: BatchPlan, image_flops: Callable[[Extent], int], epoch: int, adapt_copies: int = 0) -> list[int]:
     """FLOPs before each step of an epoch, and of the whole epoch."""
     measurements = Measurements(adapt_copies)
     for span in plan.spans(epoch if adapt_copies else 0):
         measurements.skip(plan.counts(span.start), len(span))
     spent = (
-        (1 + measurements.passes(part)) * samples * part.copies * image_flops(part.size)
+        (1 + measurements.passes(part)) * samples * part.copies * image_flops(part.extent)
         for part, samples in plan.step_parts(epoch)
     )
     return list(itertools.accumulate(spent, initial=0))
 
 
 @functools.lru_cache(maxsize=2)
-def _flops_before(plan: BatchPlan, image_flops: Callable[[int], int], epoch: int, adapt_copies: int = 0) -> int:
+def _flops_before(plan: BatchPlan, image_flops: Callable[[Extent], int], epoch: int, adapt_copies: int = 0) -> int:
     """FLOPs of all epochs before this one."""
     trained = count_steps(plan, epoch, adapt_copies=adapt_copies)
-    return sum((n * part.copies + measured) * image_flops(part.size) for part, (_, n, measured) in trained.items())
+    return sum((n * part.copies + measured) * image_flops(part.extent) for part, (_, n, measured) in trained.items())
 
 
 def run_length(
     plan: BatchPlan,
     settings: TrainingSettings,
     base: int,
-    flops: Callable[[int], int],
+    flops: Callable[[Extent], int],
     adapt_copies: int = 0,
-    beside: Callable[[int], int] | None = None,
+    beside: Callable[[Extent], int] | None = None,
 ) -> RunLength:
     """Work out the length of a run before it starts: in time by phases of sizes, not by epochs.
 
@@ -118,7 +119,7 @@ def run_length(
         plan: its batches.
         settings: epochs, and whether FLOPs count instead.
         base: image size (pixels) of the epochs that FLOPs are counted in.
-        flops: FLOPs of one image of a size.
+        flops: FLOPs of one image of a size, or of a height and width.
         adapt_copies: as of the optimizer: what it measures is part of the cost, at the base size, too.
         beside: FLOPs of what is computed of an image of a size beside its own pass; the epochs that FLOPs are counted
             in have none, so that a run with a teacher makes fewer steps for the same FLOPs.
@@ -130,7 +131,7 @@ def run_length(
     own = flops
     if beside:
 
-        def flops(size: int) -> int:
+        def flops(size: Extent) -> int:
             return own(size) + beside(size)
 
     def length(epochs: int, last: int | None = None) -> RunLength:

@@ -3,7 +3,7 @@
     measure the largest step, so that too little memory shows at once
     for epoch in the epochs left:
         for batch in loader(plan.batches(epoch)[steps done:]):      # batch.size, batch.copies, batch.indices
-            apply(regime(progress))                                 # lr, momentum, ...: a pure function
+            apply(regime(progress, batch.size))                     # lr, momentum, ...: a pure function
             train_step(batch)                                       # step.py; waits for nothing
             now and then: look at losses and failures of some steps ago, and write them down
             save, beside the next steps, when it is time or asked   # any process's wish is everybody's
@@ -35,6 +35,7 @@ from anysize.stopping import Interrupted, StopRequest, StopWaiting
 from anysize.training.best import is_best, keep_best
 from anysize.training.checkpoint.store import LAST, PREVIOUS
 from anysize.training.guards import Diverged, diverged, way_on
+from anysize.training.lr_by_size import lr_factors
 from anysize.training.memory import fit_into_memory
 from anysize.training.parts import Parts
 from anysize.training.recorder import Failure
@@ -114,6 +115,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
     done, steps = progress.step_in_epoch, parts.length.steps[progress.epoch]
     batches = parts.plan.batches(progress.epoch)[done:steps]
     seeds = step_seeds(training.seed, progress.step, len(batches), parts.world.rank)
+    factors = lr_factors(state.optimizer.settings, parts.plan.sizes(progress.epoch), parts.plan.batch_size)
     start_epoch(parts, state)
     every = training.checkpoint_steps if training.checkpoint_minutes else 1
     parts.loader.waiting.take()  # that of a calibration, which loads the same images
@@ -122,7 +124,7 @@ def train_epoch(parts: Parts, state: TrainState, stop: StopRequest) -> None:
         if batch is None:
             continue
         regime_epoch = parts.length.regime_epoch(progress.epoch, progress.step_in_epoch)
-        progress.lr = float(state.optimizer.apply(regime_epoch)["lr"])
+        progress.lr = float(state.optimizer.apply(regime_epoch, factors[batch.size])["lr"])
         progress.step_in_epoch = done + number
         train_step(parts, state, batch, next(seeds))
         own = len(batch.images)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anysize.registry import UserError, counted, did_you_mean
 from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
 from anysize.training.decay import parameter_groups
+from anysize.training.lr_by_size import check_lr_by_size
 from anysize.training.regime import FLOAT32_MAX, constant, is_schedule, shorten, to_data, value_at
 from anysize.training.settings import OptimizerSettings
 
@@ -60,6 +61,7 @@ class RegimeOptimizer:
                     f"default {to_data(default) if is_schedule(default) else default}"
                 )
         check_batch_rule(settings, names)
+        check_lr_by_size(settings)
         _check_warm_up(settings)
         if not self.parameters:
             raise UserError("the model has no parameters to train; expected at least one that requires a gradient")
@@ -90,9 +92,12 @@ class RegimeOptimizer:
                 raise UserError(f"the optimizer refuses its settings at epoch {epoch:g}: {error}") from None
         self.name = ""
 
-    def apply(self, epoch: float) -> dict[str, Any]:
-        """Set the optimizer to what the regime says at `epoch` epochs of progress; return it."""
-        name, values = regime_at(self.settings, epoch, self.batch_size)
+    def apply(self, epoch: float, factor: float = 1.0) -> dict[str, Any]:
+        """Set the optimizer to what the regime says at `epoch` epochs of progress; return it.
+
+        `factor` is that of the learning rate at the size of the step (`lr_by_size`).
+        """
+        name, values = regime_at(self.settings, epoch, self.batch_size, factor)
         self.warming_up = progress(self.settings, epoch) < self.settings.warmup_epochs
         if name != self.name:
             self._switch(name, values)
@@ -192,11 +197,13 @@ def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
     return dataclasses.replace(settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, **schedules)
 
 
-def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) -> tuple[str, dict[str, Any]]:
+def regime_at(
+    settings: OptimizerSettings, epoch: float, batch_size: int = 0, factor: float = 1.0
+) -> tuple[str, dict[str, Any]]:
     """The optimizer's name and its hyper-parameters at `epoch` epochs of progress: a pure function.
 
     Where the settings say for which batch they are written, lr and momentum are scaled to the run's `batch_size` (over
-    all processes; 0: the same) by their rule: see `batch_rule`.
+    all processes; 0: the same) by their rule: see `batch_rule`. lr is then multiplied by `factor`.
 
     >>> regime_at(OptimizerSettings(warmup_epochs=4.0), 1.0)[1]["lr"]
     0.025
@@ -215,7 +222,7 @@ def regime_at(settings: OptimizerSettings, epoch: float, batch_size: int = 0) ->
         done = epoch / settings.warmup_epochs if settings.warmup_method == "linear" else 0.0
         values["lr"] *= start + (1 - start) * done
     lr, values["momentum"] = scale_to_batch(settings, values["lr"], values["momentum"], batch_size)
-    values["lr"] = min(lr, FLOAT32_MAX)
+    values["lr"] = min(lr * factor, FLOAT32_MAX)
     name = values["name"]
     return name, {key: values[key] for key in OPTIMIZERS[name][1]}
 

@@ -65,7 +65,8 @@ class Recorder:
         self.images = 0
         """Images that `sums` are over."""
         self.count = 0
-        """Images of this process in the epoch."""
+        """Images of this process in the epoch, and in the main one those of all before a resume within it."""
+        self._resumed = 0  # of these the ones before the resume
         self._rows: list[dict[str, Any]] = []
         self._since = 0  # images of this process since the last row
         self._window: list[float] = []  # the sums since then, as far as the host knows
@@ -179,10 +180,15 @@ class Recorder:
         """A metric over the epoch, as far as the host knows."""
         return self.sums[name] / self.images if self.images else math.nan
 
+    @property
+    def count_of_all(self) -> int:
+        """Images of all processes in the epoch, as the main one knows them: the others take as many as it does."""
+        return self._resumed + (self.count - self._resumed) * self._world.size
+
     def start_epoch(self) -> None:
         """Forget the sums."""
         self._totals[0] = 0.0
-        self.count = 0
+        self.count = self._resumed = 0
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready sums; call `drain` before."""
@@ -198,6 +204,7 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the sums that `state_dict` returned; those of all processes go on in the main one."""
         self._names, self.count = tuple(state["sums"]), state["images"] * self._world.main
+        self._resumed = self.count
         sums = [*state["sums"].values()]
         window = state.get("since_row", {"images": 0, "sums": [0.0] * len(sums)})  # older checkpoints have none
         self._since = window["images"] * self._world.main

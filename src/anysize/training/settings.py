@@ -32,6 +32,18 @@ class OptimizerSettings:
         choices=("none", "linear", "sqrt", "momentum"),
     )
     lr: Schedule = setting(constant(0.1), "learning rate (by epoch)", low=0, high=FLOAT32_MAX)
+    lr_by_batch: str = setting(
+        "none",
+        "how the learning rate of a step follows the batch of its image size, against that of the base size: linear, "
+        "sqrt: with its square root, none: not at all",
+        choices=("none", "linear", "sqrt"),
+    )
+    lr_by_size: dict[str, float] = setting(
+        {},
+        "size in pixels = multiple of the learning rate in steps of that size, interpolated between sizes",
+        low=0,
+        high=1e6,
+    )
     head_lr: float = setting(
         1.0,
         "learning rate of the head, as a multiple of lr: of the last linear layer, or of what makes a segmentation of "

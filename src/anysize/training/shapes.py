@@ -13,6 +13,7 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.second_size import SecondSize
+from anysize.sizes.shapes import Extent, in_pixels, pixels_of, sides_of
 from anysize.tasks.base import Outputs
 from anysize.training.gradients import chunk_slices
 from anysize.training.guards import out_of_memory_says
@@ -24,16 +25,17 @@ _ALONE = SecondSize(0)  # each step computes its own pass alone
 
 def distinct_shapes(
     plan: BatchPlan, length: RunLength, chunks: Callable[[int], int]
-) -> dict[tuple[int, int], tuple[int, int]]:
+) -> dict[tuple[int, Extent], tuple[int, int]]:
     """Input shapes of a run: (images in a chunk, size) with the (samples, copies) of their batch.
 
-    `chunks` tells the number of chunks of a batch of so many images.
+    The size of images that are not square is their height and width. `chunks` tells the number of chunks of a batch of
+    so many images.
     """
     first: dict[tuple[SizeBatch, ...], int] = {}
     for span in plan.spans(len(length.steps)):
         first.setdefault(plan.sizes(span.start), span.start)
     return {
-        (piece.stop - piece.start, batch.size): (len(batch.indices), batch.copies)
+        (piece.stop - piece.start, batch.aspect.extent(batch.size)): (len(batch.indices), batch.copies)
         for epoch in first.values()
         for batch in plan.batches(epoch)
         for piece in chunk_slices(batch.images, chunks(batch.images))
@@ -65,7 +67,7 @@ def try_largest_step(
     memory_format: torch.memory_format,
     chunks: Callable[[int], int],
     second: SecondSize = _ALONE,
-    all_passes: Callable[[int], Callable[..., Outputs]] | None = None,
+    all_passes: Callable[[Extent], Callable[..., Outputs]] | None = None,
 ) -> None:
     """One forward and backward at the largest shape, so that running out of memory happens before the first epoch.
 
@@ -79,25 +81,39 @@ def try_largest_step(
     """
     shapes = distinct_shapes(plan, length, chunks)
     check_smallest_steps(model, shapes, training, channels)
-    largest = [max(shapes, key=lambda shape: shape[0] * shape[1] ** 2)]
+    largest = [max(shapes, key=pixels_in)]
     if second:
-        largest.append(max(shapes, key=lambda shape: shape[0] * second.loaded(shape[1]) ** 2))
+        largest.append(max(shapes, key=lambda shape: pixels_in((shape[0], as_loaded(second, shape[1])))))
     model.train()
     for images, size in dict.fromkeys(largest):
         samples, copies = shapes[images, size]
-        side, compute = second.loaded(size), all_passes(size) if all_passes else forward
-        with unchanged_buffers(model), out_of_memory_says(size, samples, copies, chunks(samples * copies)):
-            black_pass(compute, (images, channels, side, side), device, autocast, memory_format)
+        sides, compute = sides_of(as_loaded(second, size)), all_passes(size) if all_passes else forward
+        with unchanged_buffers(model), out_of_memory_says(in_pixels(size), samples, copies, chunks(samples * copies)):
+            black_pass(compute, (images, channels, *sides), device, autocast, memory_format)
+
+
+def as_loaded(second: SecondSize, size: Extent) -> Extent:
+    """The size at which the images of a step of this size are loaded; those that are not square have no second one."""
+    return second.loaded(size) if isinstance(size, int) else size
+
+
+def pixels_in(shape: tuple[int, Extent]) -> int:
+    """Pixels of so many images of a size.
+
+    >>> pixels_in((2, 10)), pixels_in((3, (4, 5)))
+    (200, 60)
+    """
+    return shape[0] * pixels_of(shape[1])
 
 
 def check_smallest_steps(
-    model: nn.Module, shapes: dict[tuple[int, int], tuple[int, int]], training: TrainingSettings, channels: int
+    model: nn.Module, shapes: dict[tuple[int, Extent], tuple[int, int]], training: TrainingSettings, channels: int
 ) -> None:
     """Raise a `UserError` if a forward pass of the run has one image where the model's norms need two.
 
     `shapes` are those of `distinct_shapes`.
     """
-    for size in sorted({size for images, size in shapes if images == 1}):
+    for size in sorted({size for images, size in shapes if images == 1}, key=pixels_of):
         if not needs_two_images(model, size, channels):
             continue
         samples, copies = shapes[1, size]
@@ -110,8 +126,8 @@ def check_smallest_steps(
         else:
             what, remedy = "a batch is one image", "give a training.batch_size of 2 or more"
         raise UserError(
-            f"{type(model).__name__} cannot train on one image of {size} pixels a step, since batch norm sees one "
-            f"value a channel in it, and {what}: {remedy}, or set model.norm to frozen_batch or group"
+            f"{type(model).__name__} cannot train on one image of {in_pixels(size, 'pixels')} a step, since batch norm "
+            f"sees one value a channel in it, and {what}: {remedy}, or set model.norm to frozen_batch or group"
         )
 
 
@@ -133,7 +149,7 @@ def compiled(
     if not training.compile:
         return model
     shapes = set(distinct_shapes(plan, length, lambda images: training.chunks))
-    shapes |= {(images, second.size) for images, size in shapes if second.at_both(size)}
+    shapes |= {(images, second.size) for images, size in shapes if isinstance(size, int) and second.at_both(size)}
     if len(shapes) > training.compile_shapes:
         raise UserError(
             f"this run has {len(shapes)} distinct input shapes and training.compile would compile the model for each; "

@@ -83,7 +83,7 @@ def gradients(
     seed_generators(seed, parts.device)
     images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
     targets = batch.targets.to(parts.device, non_blocking=True)
-    images, targets = parts.task.mix(images, targets)
+    images, targets = parts.task.mix(images, targets, state.progress.epoch)
     both = at_own_size(parts, images, targets, batch.size)
     images, targets, larger = both
     epoch, step = state.progress.epoch, state.progress.step_in_epoch

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from typing import Any
 
 from anysize.training.parts import Parts
@@ -43,7 +44,7 @@ def show(parts: Parts, state: TrainState, size: int) -> None:
         loss=recorder.last.get("loss", math.nan),
         metrics={name: functools.partial(recorder.mean, name) for name in recorder.last if name not in _NOT_SHOWN},
         lr=progress.lr,
-        images_per_second=lambda: recorder.count * parts.world.size / max(progress.epoch_seconds, 1e-9),
+        images_per_second=lambda: recorder.count_of_all / max(progress.epoch_seconds, 1e-9),
         waiting=lambda: share_waited(progress, progress.epoch_waiting),
         seconds_left=lambda: (parts.length.flops - spent()) * progress.seconds / max(spent(), 1),
     )
@@ -80,7 +81,9 @@ def tell_steps(parts: Parts, state: TrainState, *, now: bool = False) -> None:
 def epoch_row(parts: Parts, state: TrainState) -> dict[str, Any]:
     """The row of `metrics.csv` for the epoch that was just trained."""
     progress, recorder = state.progress, state.recorder
-    samples = {part.size: samples for part, _, samples in parts.plan.counts(progress.epoch)}
+    samples = Counter[int]()
+    for part, _, of_part in parts.plan.counts(progress.epoch):
+        samples[part.size] += of_part
     return {
         "epoch": progress.epoch + 1,
         "step": progress.step,

@@ -1,6 +1,8 @@
 """Packs hold what was packed: files to the byte, levels, targets of every kind; and give it back."""
 
+import errno
 import filecmp
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -70,6 +72,16 @@ def test_in_full_images_targets_and_names_are_those_of_the_files(root: Path, pac
     assert same(tmp_path / "out/validation", root / "val")
     with pytest.raises(UserError, match="is there already"):
         unpack(pack, tmp_path / "out")
+
+
+def test_what_was_unpacked_in_part_is_not_taken_for_all(pack: Path, tmp_path: Path) -> None:
+    def full(done: int, total: int) -> None:
+        if done == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"out cannot be written \(No space left .*\), and nothing of it is left"):
+        unpack(pack, tmp_path / "out", on_image=full)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

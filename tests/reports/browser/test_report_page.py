@@ -103,6 +103,38 @@ def test_the_keyboard_reaches_contents_choices_and_what_scrolls(open_report: Ope
     assert page.evaluate("document.activeElement.id") == "content"
 
 
+def test_keys_tell_the_values_of_a_figure_zoom_it_and_hide_its_lines(open_report: Open) -> None:
+    opened = open_report()
+    page, metrics = opened.page, pd.read_csv(opened.run / run_files.METRICS)
+    told, span = page.locator("output.told").first, "() => { const x = Bokeh.documents[0].roots()[0].x_range;"
+    span += " return x.end - x.start; }"
+    page.get_by_role("radio", name="by epoch").focus()
+    page.keyboard.press("Tab")
+    assert "1 training, 2 validation" in (told.text_content() or "")
+    whole = page.evaluate(span)
+
+    def press(key: str, text: str) -> None:
+        page.keyboard.press(key)
+        page.wait_for_function("([el, text]) => el.textContent.includes(text)", arg=[told.element_handle(), text])
+
+    training, validation = (f"{metrics[f'{split}_loss'][1]:.4g}" for split in ("train", "validation"))
+    press("ArrowRight", "epoch 1: ")
+    press("ArrowRight", f"epoch 2: training {training}, validation {validation}")
+    page.keyboard.press("+")
+    page.wait_for_function(f"whole => ({span})() < .6 * whole", arg=whole)
+    page.keyboard.press("2")
+    page.wait_for_function("el => !el.textContent.includes('validation')", arg=told.element_handle())
+    visible = "() => Bokeh.documents[0].roots()[0].renderers.map(each => each.visible)"
+    assert page.evaluate(visible) == [True, True, False, False]
+    page.keyboard.press("2")
+    press("0", "Keys: ")
+    assert page.evaluate(span) == pytest.approx(whole)
+    assert page.evaluate(visible) == [True] * 4
+    page.keyboard.press("Tab")
+    assert told.text_content() == ""
+    assert opened.complaints == []
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_it_is_readable_at_any_width_in_both_schemes(open_report: Open, scheme: str, width: int) -> None:
     page = open_report(width, color_scheme=scheme, bypass_csp=True).page
@@ -119,6 +151,8 @@ def test_on_paper_it_is_light_and_no_figure_is_cut(open_report: Open) -> None:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.locator("nav").is_hidden()
+    assert page.locator("details pre").is_visible()  # the whole recipe
+    assert page.locator(".card:has(.tall)").first.evaluate("el => getComputedStyle(el).breakInside") == "auto"
     card = page.locator(".cards > .card").first
     assert card.evaluate("el => getComputedStyle(el).breakInside") == "avoid"
     assert card.evaluate("el => getComputedStyle(el).backgroundColor") == "rgb(255, 255, 255)"
@@ -127,6 +161,7 @@ def test_on_paper_it_is_light_and_no_figure_is_cut(open_report: Open) -> None:
     assert max(page.locator("figure.drawn:visible").evaluate_all(wide)) <= 661
     page.emulate_media(media="screen")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
     assert page.locator("figure.drawn").evaluate_all("all => all.every(el => !el.style.zoom)")
 
 

@@ -106,14 +106,15 @@ def check(name: str = "", /, *settings: Settings, fix: str = "", near: int = 0, 
     too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
     missing = {path: reason for split in splits for path, reason in split.missing.items()}
     for found, what, remedy in (
-        (damaged, "damaged", "remove them"),
-        (too_large, "too large", "raise data.max_pixels, remove them"),
-        (missing, "missing", "add them"),
+        (damaged, "damaged", DATASETS[name].mending),
+        (too_large, "too large", "raise data.max_pixels, remove {them}"),
+        (missing, "missing", "add {them}"),
     ):
         for path, reason in found.items():
             tell(f"{what}: {path}: {reason}")
         if found:
-            tell(f"{counted(len(found), f'{what} file')}: {remedy}, or train with --data.on_bad_image skip")
+            first = remedy.format(them="it" if len(found) == 1 else "them")
+            tell(f"{counted(len(found), f'{what} file')}: {first}, or train with --data.on_bad_image skip")
     if smallest:
         for path in (path for split in splits for path in split.too_small):
             tell(f"too small: {path}")

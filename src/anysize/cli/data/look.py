@@ -37,6 +37,7 @@ def show(
     from anysize.experiment.samples import recipe_for_data, training_samples
     from anysize.reports.console import progress
     from anysize.reports.data_page import write_data_page
+    from anysize.sizes.shapes import in_pixels
     from anysize.tasks.base import task_class
 
     recipe = recipe_for_data(recipe_name, overrides)
@@ -52,7 +53,8 @@ def show(
             on_image=lambda doing, done, total: say(f"{doing} {done:,} of {counted(total, 'image')}"),
         )
         write_data_page(path, f"{recipe_name}: what the network sees", statistics, found)
-    sizes, shown = ", ".join(str(each.size) for each in found.by_size), max(len(each.samples) for each in found.by_size)
+    sizes = ", ".join(in_pixels(each.size, "").rstrip() for each in found.by_size)
+    shown = max(len(each.samples) for each in found.by_size)
     tell(f"{counted(shown, 'training image')} of each size ({sizes} px)")
     say_written([str(path)])
 

@@ -4,6 +4,7 @@ Training follows DeepLab's protocol as ELASTIC's authors use it (arXiv 1812.0526
 the batch's size, a random crop, a flip. Evaluation keeps the whole image, and the mask at its own size.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -39,7 +40,7 @@ class JointTransform(Transform):
 
 
 class JointTrainTransform(Augmentation, JointTransform):
-    """Random augmentation of an image and its mask.
+    """Random augmentation of an image and its mask. S x S stands for a batch's height and width where it has others.
 
     With `crop = "rescale"` an image of H x W pixels is scaled by a factor, log-uniform in `augment.rescale`, times
     S / own_size, padded to at least S x S, half on both sides, with the mean colour and 255, and cropped at random to
@@ -66,7 +67,7 @@ class JointTrainTransform(Augmentation, JointTransform):
         if self.augment.crop == "random-resized":
             return self._need_of_boxes(shape, batch)
         factors = uniform(self.seed, batch.epoch, *batch.sample_keys(), Stream.RESCALE).tolist()
-        resized = [self._resized(*shape, batch.size, factor) for factor in factors]
+        resized = [self._resized(*shape, batch, factor) for factor in factors]
         return min(1.0, max(max(height / shape[0], width / shape[1]) for height, width in resized))
 
     def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
@@ -80,10 +81,10 @@ class JointTrainTransform(Augmentation, JointTransform):
         for number, (*corner, factor, flip) in enumerate(draws.T.tolist()):
             if boxes:
                 part = boxes[number].moved(shape, (image.shape[1], image.shape[2]))
-                view = self._cut_out(picture, part, batch.size)
-                view_labels = self._cut_out(labels, part.moved((image.shape[1], image.shape[2]), shape), batch.size)
+                view = self._cut_out(picture, part, batch.sides)
+                view_labels = self._cut_out(labels, part.moved((image.shape[1], image.shape[2]), shape), batch.sides)
             else:
-                place = self._place(*shape, batch.size, factor, *corner)
+                place = self._place(*shape, batch, factor, *corner)
                 view, view_labels = place(picture), place(labels)
             if flip < self.augment.flip:
                 view, view_labels = F.horizontal_flip(view), F.horizontal_flip(view_labels)
@@ -91,30 +92,30 @@ class JointTrainTransform(Augmentation, JointTransform):
             masks.append(view_labels.as_subclass(Tensor)[0])
         pixels = _stack(images).permute(0, 3, 1, 2)  # channels last in memory
         pixels = self._operate(pixels, batch)
-        return Sample(pixels, _stack(masks), np.array([0, 0, batch.size, batch.size]))
+        return Sample(pixels, _stack(masks), np.array([0, 0, *batch.sides]))
 
-    def _cut_out(self, picture: Tensor, part: Box, size: int) -> Tensor:
-        return geometry.resized_crop(picture, *part, size=size, preprocessing=self.preprocessing)
+    def _cut_out(self, picture: Tensor, part: Box, sides: tuple[int, int]) -> Tensor:
+        return geometry.resized_crop(picture, *part, sides=sides, preprocessing=self.preprocessing)
 
-    def _resized(self, height: int, width: int, size: int, factor: float) -> tuple[int, int]:
+    def _resized(self, height: int, width: int, batch: Batch, factor: float) -> tuple[int, int]:
         """Height and width to which an image, in full of this height and width, is resized; `factor` from [0, 1)."""
         if self.augment.crop == "none":
-            return geometry.eval_size(height, width, size, self.preprocessing)
+            return geometry.eval_size(height, width, batch.size, self.preprocessing, batch.sides)
         low, high = self.augment.rescale
-        scale = low * (high / low) ** factor * size / self.preprocessing.own_size
+        scale = low * (high / low) ** factor * batch.size / self.preprocessing.own_size
         return geometry.scaled_size(height, width, scale)
 
     def _place(
-        self, height: int, width: int, size: int, factor: float, top: float, left: float
+        self, height: int, width: int, batch: Batch, factor: float, top: float, left: float
     ) -> Callable[[Tensor], Tensor]:
-        """The function that takes a copy's square out of image or mask; `factor`, `top`, `left` come from [0, 1)."""
-        resized = self._resized(height, width, size, factor)
+        """The function that takes a copy's part out of image or mask; `factor`, `top`, `left` come from [0, 1)."""
+        resized, (high, wide) = self._resized(height, width, batch, factor), batch.sides
         if self.augment.crop == "none":
-            corner = geometry.middle(resized[0], size), geometry.middle(resized[1], size)
+            corner = geometry.middle(resized[0], high), geometry.middle(resized[1], wide)
         else:
-            corner = geometry.random_start(resized[0], size, top), geometry.random_start(resized[1], size, left)
+            corner = geometry.random_start(resized[0], high, top), geometry.random_start(resized[1], wide, left)
         return functools.partial(
-            geometry.resize_into_frame, resized=resized, frame=(*corner, size, size), preprocessing=self.preprocessing,
+            geometry.resize_into_frame, resized=resized, frame=(*corner, high, wide), preprocessing=self.preprocessing,
             interpolation=self.augment.rescale_interpolation,
         )  # fmt: skip
 
@@ -122,9 +123,9 @@ class JointTrainTransform(Augmentation, JointTransform):
 class JointEvalTransform(JointTransform):
     """Deterministic preprocessing of an image whose mask keeps its own size.
 
-    With resize "pad" the image is scaled by S / own_size, so at the base size not at all, and stands in the middle of
-    a canvas of the mean colour, at least S x S. With "stretch" it is resized to S x S. Another mode would cut parts of
-    the image off, and is a `UserError`.
+    With `own` a batch has the shape of its images, which fill it. Otherwise, with resize "pad" the image is scaled by S
+    / own_size, so at the base size not at all, and stands in the middle of a canvas of the mean colour, at least S x S.
+    With "stretch" it is resized to S x S. Another mode would cut parts of the image off, and is a `UserError`.
 
     >>> transform = JointEvalTransform(Preprocessing(8, resize="stretch"))
     >>> image, mask = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
@@ -133,14 +134,15 @@ class JointEvalTransform(JointTransform):
     (torch.Size([1, 3, 6, 6]), torch.Size([1, 9, 7]), [0, 0, 6, 6])
     """
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing, own: bool = False) -> None:
         _check_resize(preprocessing)
-        self.preprocessing = preprocessing
+        self.preprocessing = dataclasses.replace(preprocessing, resize="stretch") if own else preprocessing
 
     def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """(C, H, W) to its canvas (1, C, h, w); the mask as it is, (1, H, W)."""
-        height, width = geometry.eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing)
-        canvas = geometry.canvas_size(height, width, batch.size)
+        height, width = geometry.eval_size(image.shape[1], image.shape[2], batch.size, self.preprocessing, batch.sides)
+        stretched = self.preprocessing.resize == "stretch"
+        canvas = (height, width) if stretched else geometry.canvas_size(height, width, batch.size)
         top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
         frame = (-top, -left, *canvas)
         pixels = geometry.resize_into_frame(tv_tensors.Image(image), (height, width), frame, self.preprocessing)

@@ -30,14 +30,18 @@ def mean_colour(preprocessing: Preprocessing) -> list[int]:
     return [round(255 * value) for value in preprocessing.mean]
 
 
-def eval_size(height: int, width: int, size: int, preprocessing: Preprocessing) -> tuple[int, int]:
+def eval_size(
+    height: int, width: int, size: int, preprocessing: Preprocessing, sides: tuple[int, int] | None = None
+) -> tuple[int, int]:
     """Height and width of an image in evaluation at `size` pixels, without padding.
+
+    Where it is stretched it gets these `sides`, by default those of a square.
 
     >>> eval_size(375, 500, 1026, Preprocessing(513, resize="stretch"))
     (1026, 1026)
     """
     if preprocessing.resize == "stretch":
-        return size, size
+        return sides or (size, size)
     return scaled_size(height, width, size / preprocessing.own_size)
 
 
@@ -76,11 +80,12 @@ def resize_into_frame(
 
 
 def resized_crop(
-    picture: Tensor, top: int, left: int, height: int, width: int, size: int, preprocessing: Preprocessing
-) -> Tensor:
-    """A part of a tv_tensor (C, H, W) resized to `size` x `size`."""
+    picture: Tensor, top: int, left: int, height: int, width: int, sides: tuple[int, int],
+    preprocessing: Preprocessing,
+) -> Tensor:  # fmt: skip
+    """A part of a tv_tensor (C, H, W) resized to `sides` (height, width)."""
     part = F.crop(picture, top, left, height, width)
-    resized: Tensor = F.resize(part, [size, size], _mode(picture, preprocessing.interpolation), antialias=True)
+    resized: Tensor = F.resize(part, list(sides), _mode(picture, preprocessing.interpolation), antialias=True)
     return resized
 
 

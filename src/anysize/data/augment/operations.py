@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from anysize.data.augment.by_size import is_scheduled
 from anysize.data.augment.transform import Transform
 from anysize.data.random import Stream, normal, seeded
 from anysize.data.settings import AugmentSettings
@@ -92,18 +93,24 @@ class Augmentation(Transform):
         The boxes that were drawn last are kept: `need` and `sample` ask for the same.
         """
         indices, copies = batch.sample_keys()
-        drawn = (batch.epoch, shape, indices.tobytes(), copies.tobytes())
+        ratio = batch.aspect.ratio
+        drawn = (batch.epoch, shape, ratio, indices.tobytes(), copies.tobytes())
         if self._drawn[0] != drawn:
             picture, boxes = torch.empty(1).expand(1, *shape), []
+            draw = self._random_resized
+            if ratio != 1:  # as much wider or higher than the batch's images as it is than squares otherwise
+                low, high = self.augment.ratio
+                draw = v2.RandomResizedCrop(1, self.augment.scale, (low * ratio, high * ratio))
             for index, copy in zip(indices.tolist(), copies.tolist(), strict=True):
                 with seeded(self.seed, batch.epoch, index, copy, Stream.RANDOM_RESIZED):
-                    boxes.append(Box(**self._random_resized.make_params([picture])))
+                    boxes.append(Box(**draw.make_params([picture])))
             self._drawn = drawn, boxes
         return self._drawn[1]
 
     def _need_of_boxes(self, shape: tuple[int, int], batch: Batch) -> float:
         """The `need` of crop = random-resized."""
-        return min(1.0, max(batch.size / min(box.height, box.width) for box in self._boxes(shape, batch)))
+        high, wide = batch.sides
+        return min(1.0, max(max(high / box.height, wide / box.width) for box in self._boxes(shape, batch)))
 
     def _operate(self, views: Views, batch: Batch) -> Views:
         """AutoAugment or its like and colour jitter of the views of a batch, (N, C, S, S) or PIL images."""
@@ -121,6 +128,7 @@ class Augmentation(Transform):
 
 
 def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
+    assert not is_scheduled(augment), "to be settled with `augment_at`: see `scheduled.train_transform`"
     assert augment.crop != "auto", "to be settled with `resolve_augment`"
     assert augment.flip >= 0, "to be settled with `resolve_augment`"
     for name in ("scale", "ratio", "rescale"):

@@ -15,13 +15,14 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from anysize.data.augment.operations import Augmentation
-from anysize.data.augment.square import Picture, as_tensor, needed_scale, resize, take, to_square
+from anysize.data.augment.square import Picture, as_tensor, check_shape, needed_scale, resize, take, to_square
 from anysize.data.augment.transform import PlainTransform
 from anysize.data.random import Stream, seeded, uniform, uniform_of_few
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
+from anysize.sizes.shapes import SQUARE, Aspect
 
 _FEW = 8  # views of a file, as a rule
 
@@ -60,10 +61,20 @@ class TrainTransform(Augmentation, PlainTransform):
         if self.augment.crop == "random-resized":
             return self._need_of_boxes(shape, batch)
         if self.augment.crop == "none":
-            return needed_scale(shape, batch.size, self.preprocessing)
+            return needed_scale(shape, batch.aspect.extent(batch.size), self.preprocessing)
         return min(1.0, self.preprocessing.image_size / min(shape))  # pad: of the image at the base size
 
+    def check(self, aspect: Aspect) -> None:
+        if self.augment.crop == "none":
+            check_shape(self.preprocessing, aspect)
+        if aspect != SQUARE and self.augment.crop == "pad":
+            raise UserError(
+                "augment.crop is pad, which cuts squares of the base size; for other shapes (sizes.shape, "
+                "sizes.aspect_ratios) set it to random-resized or none"
+            )
+
     def image(self, image: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Tensor:
+        self.check(batch.aspect)
         stored = stored or (image.shape[1], image.shape[2])
         picture = image if self.at_once else F.to_pil_image(image)
         if self.augment.crop == "pad":
@@ -74,6 +85,7 @@ class TrainTransform(Augmentation, PlainTransform):
 
     def batch(self, images: Tensor, batch: Batch) -> Tensor:
         assert self.at_once
+        self.check(batch.aspect)
         return self._augment(images, batch.indices, batch, (images.shape[1], images.shape[2]))
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
@@ -95,7 +107,7 @@ class TrainTransform(Augmentation, PlainTransform):
         return uniform(self.seed, batch.epoch, *batch.sample_keys(), np.array([[Stream.TOP], [Stream.LEFT]]))
 
     def _augment(self, images: Tensor, rows: np.ndarray, batch: Batch, stored: tuple[int, int]) -> Tensor:
-        """The samples of a batch, which are the images at `rows` of (N, H, W, C), to uint8 (copies * B, C, S, S).
+        """The samples of a batch, which are the images at `rows` of (N, H, W, C), to uint8 (copies * B, C, H, W).
 
         `stored` is the height and width that the images have in full.
         """
@@ -105,7 +117,8 @@ class TrainTransform(Augmentation, PlainTransform):
             pixels = self._pad_crop(images, rows, top, left, flip)
             pixels = resize(pixels, (batch.size, batch.size), self.preprocessing.interpolation)
         elif self.augment.crop == "none":
-            pixels = to_square(take(images, rows).permute(0, 3, 1, 2), batch.size, self.preprocessing, stored)
+            extent = batch.aspect.extent(batch.size)
+            pixels = to_square(take(images, rows).permute(0, 3, 1, 2), extent, self.preprocessing, stored)
             pixels = torch.where(torch.from_numpy(flip).to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
         else:
             pixels = self._resized_crops(images, rows, flip, batch, stored)
@@ -122,7 +135,7 @@ class TrainTransform(Augmentation, PlainTransform):
         for row, flipped, box in zip(rows.tolist(), flip.tolist(), self._boxes(stored, batch), strict=True):
             top, left, height, width = box.moved(stored, (images.shape[1], images.shape[2]))
             part = images[row, top : top + height, left : left + width].contiguous().permute(2, 0, 1)
-            view = resize(part, (batch.size, batch.size), self.preprocessing.interpolation)
+            view = resize(part, batch.sides, self.preprocessing.interpolation)
             views.append((F.horizontal_flip(view) if flipped else view).permute(1, 2, 0))
         return torch.stack(views).permute(0, 3, 1, 2)
 
@@ -135,9 +148,10 @@ class TrainTransform(Augmentation, PlainTransform):
             padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *self._places(batch))
             views = [F.crop(padded, *corner, base, base) for corner in zip(*corners, strict=True)]
         elif self.augment.crop == "none":
-            views = [to_square(view, batch.size, self.preprocessing, stored) for view in views]
+            extent = batch.aspect.extent(batch.size)
+            views = [to_square(view, extent, self.preprocessing, stored) for view in views]
         else:
-            mode, side = InterpolationMode(self.preprocessing.interpolation), [batch.size, batch.size]
+            mode, side = InterpolationMode(self.preprocessing.interpolation), list(batch.sides)
             boxes = [box.moved(stored, (picture.height, picture.width)) for box in self._boxes(stored, batch)]
             views = [F.resized_crop(view, *box, side, mode) for view, box in zip(views, boxes, strict=True)]
         views = [F.horizontal_flip(view) if flipped else view for view, flipped in zip(views, flip, strict=True)]
@@ -190,10 +204,10 @@ class TrainTransform(Augmentation, PlainTransform):
         """One square hole at a random centre, clipped by the border, filled with 0: the mean (arXiv 1708.04552)."""
         side = max(1, round(self.augment.cutout * batch.size / self.preprocessing.image_size))
         covered = []
-        for stream in (Stream.CUTOUT_TOP, Stream.CUTOUT_LEFT):
-            centre = (uniform(self.seed, batch.epoch, *batch.sample_keys(), stream) * batch.size).astype(np.int64)
+        for stream, length in zip((Stream.CUTOUT_TOP, Stream.CUTOUT_LEFT), batch.sides, strict=True):
+            centre = (uniform(self.seed, batch.epoch, *batch.sample_keys(), stream) * length).astype(np.int64)
             start = (centre - side // 2)[:, None]
-            covered.append((np.arange(batch.size) >= start) & (np.arange(batch.size) < start + side))
+            covered.append((np.arange(length) >= start) & (np.arange(length) < start + side))
         hole = torch.from_numpy(covered[0][:, None, :, None] & covered[1][:, None, None, :])
         values.masked_fill_(hole.to(values.device), 0.0)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anysize.preprocessing import Preprocessing
 from anysize.sizes.batch_plan import Batch
+from anysize.sizes.shapes import Aspect
 
 
 class Sample(NamedTuple):
@@ -45,6 +46,9 @@ class Transform(abc.ABC):
     def views(self, batch: Batch) -> int:
         """Images that come of one sample: augmented copies, or crops; by default one."""
         return 1
+
+    def check(self, aspect: Aspect) -> None:  # noqa: B027
+        """Raise a `UserError` where images of this aspect ratio cannot be made; by default all can."""
 
     def need(self, shape: tuple[int, int], batch: Batch) -> float:
         """The scale of an image of this height and width, at most 1, at which each view still gets a pixel for a pixel.

@@ -7,10 +7,8 @@
 ['validation_000001', 'validation_000002']
 """
 
-import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,6 +17,7 @@ from anysize.data.catalog import DATASETS
 from anysize.data.dataset import Split
 from anysize.data.export.coco_writer import write_coco
 from anysize.data.export.voc_writer import write_voc
+from anysize.data.new_folder import new_folder
 from anysize.data.scenes.compose import Scene, compose
 from anysize.data.sets.fashion_mnist import CLASSES
 from anysize.data.sets.scenes import COUNTS
@@ -61,7 +60,7 @@ def export_dataset(
             yield compose(split, index)
             on_image(next(done), total)
 
-    with _new_folder(folder) as beside:
+    with new_folder(folder) as beside:
         for split in counts:
             if format == "coco":
                 write_coco(beside, split, scenes(split), CLASSES, polygons=polygons)
@@ -80,19 +79,3 @@ def _check(name: str, format: Format, images: int, polygons: bool) -> None:
         raise UserError(f"--images is {images}; expected how many images of each split to write, or 0 for all")
     if polygons and format != "coco":
         raise UserError(f"--polygons is for the format coco; {format} has masks: leave it out")
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its name when the block ends well, and is removed otherwise."""
-    if folder.exists():
-        raise UserError(f"{folder} is there already; name a new folder, or remove it first")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        beside.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -22,6 +22,7 @@ from anysize.data.left_out import LeftOut, warn
 from anysize.data.pictures import BadImage
 from anysize.data.settings import DataSettings
 from anysize.data.source import VOID, FileSource
+from anysize.machine import usable_cores
 from anysize.registry import UserError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def _by_stem(folder: Path, endings: tuple[str, ...], kind: str, left_out: LeftOu
 def _numbers(masks: Sequence[str], _changed: int, max_pixels: int) -> list[int]:
     """The class numbers in the masks, but for 255; damaged ones are left to the policy when they are loaded."""
     logger.info("no %s: reading %s training masks for the largest class number", _CLASSES, f"{len(masks):,}")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = sorted(set().union(*pool.map(functools.partial(_numbers_in, max_pixels=max_pixels), masks)) - {VOID})
     numbers = some_of(list(map(str, found)))
     lacking = len({*range(1, max(found, default=0))} - {*found})  # the background may be missing

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import anysize.data.kinds
 from anysize.data.augment.plain import TrainTransform
+from anysize.data.augment.scheduled import train_transform
 from anysize.data.augment.square import EvalTransform
 from anysize.data.augment.transform import Transform
 from anysize.data.dataset import DataSet, DatasetInfo
@@ -45,11 +46,14 @@ class TargetKind(abc.ABC):
 
     def train_transform(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int) -> Transform:
         """Augmentation. Raises a `UserError` for settings that do not fit."""
-        return TrainTransform(preprocessing, augment, seed)
+        return train_transform(TrainTransform, preprocessing, augment, seed)
 
-    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int) -> Transform:
-        """Preprocessing for evaluation in so many crops, or augmented copies. Raises a `UserError` as above."""
-        return EvalTransform(preprocessing, crops)
+    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int, own: bool = False) -> Transform:
+        """Preprocessing for evaluation in so many crops, or augmented copies, or with `own` at an image's own shape.
+
+        Raises a `UserError` as above.
+        """
+        return EvalTransform(preprocessing, crops, own)
 
     def first(self, source: Source, limit: int) -> Source:
         """The first `limit` images; 0: all."""

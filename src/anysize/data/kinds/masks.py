@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from anysize.data.augment.joint import JointEvalTransform, JointTrainTransform
+from anysize.data.augment.scheduled import train_transform
 from anysize.data.augment.transform import Transform
 from anysize.data.dataset import DataSet, DatasetInfo
 from anysize.data.doubts import Doubts, of_masks
@@ -35,16 +36,16 @@ class Masks(TargetKind):
         return dataclasses.replace(info, image_size=info.mask_size or info.image_size, crop="rescale", resize="pad")
 
     def train_transform(self, preprocessing: Preprocessing, augment: AugmentSettings, seed: int) -> Transform:
-        return JointTrainTransform(preprocessing, augment, seed)
+        return train_transform(JointTrainTransform, preprocessing, augment, seed)
 
-    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int) -> Transform:
+    def eval_transform(self, preprocessing: Preprocessing, crops: int, copies: int, own: bool = False) -> Transform:
         for key, value in (("crops", crops), ("copies", copies)):
             if value != 1:
                 raise UserError(
                     f"evaluation.{key} is {value}, but the outputs for images with masks are not averaged over {key}; "
                     "expected 1: evaluation.scales and evaluation.flip average over scales and mirrored images"
                 )
-        return JointEvalTransform(preprocessing)
+        return JointEvalTransform(preprocessing, own)
 
     def target_of(self, batch: LoadedBatch, row: int) -> Tensor:
         """The mask without its padding."""

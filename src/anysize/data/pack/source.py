@@ -105,6 +105,14 @@ class PackSource(FileSource):
         height, width = int(row["height"]), int(row["width"])
         return (height, width) if largest == pack.ORIGINAL else pack.level_size(height, width, largest)
 
+    def shapes(self) -> np.ndarray:
+        rows, largest = self.index.rows[self.rows], self.manifest.levels[0]
+        stored = np.stack([rows["height"], rows["width"]], 1).astype(np.int64)
+        if largest == pack.ORIGINAL:
+            return stored
+        shorter = stored.min(1, keepdims=True)
+        return np.where(shorter <= largest, stored, -(-stored * largest // shorter))
+
     def decode(self, index: int) -> np.ndarray:
         """An image in full: uint8 (H, W, C). Raises `BadImage`."""
         return self._pixels(self._row(index), 0)

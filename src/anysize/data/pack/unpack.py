@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from anysize.data.formats.names import is_file_name
+from anysize.data.new_folder import new_folder
 from anysize.data.pack.format import ORIGINAL, Manifest, read_manifest
 from anysize.data.pack.remote import fetch_manifest
 from anysize.data.pack.source import PackMasks, PackSource
@@ -33,7 +34,8 @@ def unpack(
 ) -> tuple[Manifest, dict[str, str]]:
     """Write the images of all splits into a new folder; the manifest, and the images that could not be and why.
 
-    `pack` is a folder or an address. `on_image` is called with the number of images that were written, and of all.
+    `pack` is a folder or an address. The new folder takes its name once it is whole. `on_image` is called with the
+    number of images that were written, and of all.
 
     Raises:
         UserError: there is no pack; the folder is there already, or cannot be written; a name is none of a file; a
@@ -46,10 +48,9 @@ def unpack(
     sources = {split: PackSource(kept, manifest, split, settings, storage) for split in manifest.splits}
     total, done = sum(map(len, sources.values())), 0
     bad: dict[str, str] = {}
-    try:
-        folder.mkdir(parents=True)
+    with new_folder(folder) as beside:
         for split, source in sources.items():
-            writer = _Writer(folder, split, source)
+            writer = _Writer(beside, split, source)
             for index in range(len(source)):
                 if index % _AHEAD == 0:
                     source.ahead(range(index, min(index + _AHEAD, len(source))))
@@ -59,10 +60,6 @@ def unpack(
                     bad[source.describe(index)] = str(error)
                 on_image(done := done + 1, total)
             writer.finish()
-    except FileExistsError as error:
-        raise UserError(f"{error.filename} is there already; name a new folder") from error
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
     return manifest, bad
 
 

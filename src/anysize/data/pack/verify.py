@@ -1,7 +1,6 @@
 """Whether all files of a pack are what they were when it was made: `anysize data check pack --data.root PACK`."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from anysize.data.pack.shards import Shards
 from anysize.data.pack.source import PackSource
 from anysize.data.pack.storage import Storage
 from anysize.data.pictures import BadImage
+from anysize.machine import usable_cores
 from anysize.registry import UserError, counted, some_of
 
 
@@ -43,7 +43,7 @@ def damaged_files(
             reason = what_is_wrong(folder / split / name, expected)
         return reason and f"it {reason}{_changed_images(folder, storage, manifest, split, name)}"
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for done, ((split, name), reason) in enumerate(zip(files, pool.map(look, files), strict=True), 1):
             if reason:
                 found[f"{storage.url if storage else folder}/{split}/{name}"] = reason

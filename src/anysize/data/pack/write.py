@@ -26,6 +26,7 @@ from anysize.data.pack.parts import Part, new_shards
 from anysize.data.pictures import BadImage
 from anysize.data.source import FileSource, Source
 from anysize.files import is_left_over, read_regular, remove, replacing
+from anysize.machine import usable_cores
 from anysize.registry import UserError, counted
 
 MIB = 2**20
@@ -213,7 +214,7 @@ class _Packing:
     def _encoded(self, source: Source, start: int) -> Generator[tuple[int, Encoded | BadImage], None, None]:
         """The images from `start` on in order, made by threads a few ahead."""
         how = self.manifest.columns, self.manifest.pixels, self.manifest.quality
-        threads = os.cpu_count() or 1
+        threads = usable_cores()
         pool = ThreadPoolExecutor(threads)
         waiting: collections.deque[tuple[int, Future[Encoded | BadImage]]] = collections.deque()
         try:

@@ -31,6 +31,7 @@ class Pack(DataSet):
     offers = ("class", "labels", "masks")
     levels = True
     chunks = True
+    mending = "copy the pack again, pack again"
 
     def info(self, settings: DataSettings) -> DatasetInfo:
         """What is usual for the data set that was packed; reads the manifest where root is set."""

@@ -17,14 +17,16 @@ from anysize.models.blocks.auxiliary import logits_of
 from anysize.models.measure.meta import device_of, try_on_meta
 from anysize.models.surgery.recompute import computed_once
 from anysize.sizes.cost import Flops
+from anysize.sizes.shapes import Extent, sides_of
 
 IMAGES = 2
 """Images that a model is measured with: batch norm refuses a single value a channel."""
 
 
-def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: bool = True) -> Flops:
+def count_flops(model: nn.Module, size: Extent, channels: int = 3, *, backward: bool = True) -> Flops:
     """FLOPs of one image (channels, size, size) through `model` in training; the backward pass is measured, too.
 
+    A `size` of two numbers is height and width.
     With `backward=False` those of the forward pass in evaluation, in which auxiliary classifiers are left out.
     Activations that `checkpoint_segments` lets a model compute a second time are counted once.
 
@@ -36,7 +38,7 @@ def count_flops(model: nn.Module, size: int, channels: int = 3, *, backward: boo
         probe.train(backward)
         mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
         with computed_once(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-            output = probe(torch.zeros(IMAGES, channels, size, size, device=device_of(probe)))
+            output = probe(torch.zeros(IMAGES, channels, *sides_of(size), device=device_of(probe)))
             forward = counter.get_total_flops()
             if backward:
                 torch.autograd.backward([part.sum() for part in logits_of(output)])

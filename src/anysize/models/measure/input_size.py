@@ -9,6 +9,7 @@ from anysize.machine import is_short
 from anysize.models.measure.meta import device_of, meta_copy
 from anysize.norms.synchronised import each_alone
 from anysize.registry import UserError, counted
+from anysize.sizes.shapes import Extent, in_pixels, sides_of
 
 
 def smallest_size(model: nn.Module, in_channels: int = 3, largest: int = 1024) -> int:
@@ -27,10 +28,11 @@ def smallest_size(model: nn.Module, in_channels: int = 3, largest: int = 1024) -
     return _search(model, in_channels, largest=largest)[1]
 
 
-def check_size(model: nn.Module, size: int, in_channels: int = 3, *, training: bool = False) -> None:
+def check_size(model: nn.Module, size: Extent, in_channels: int = 3, *, training: bool = False) -> None:
     """Do nothing if `model` takes images (N, in_channels, size, size), otherwise say why it does not.
 
-    Asks it in evaluation, or with `training` in training, where an auxiliary classifier may take large images alone.
+    Asks it in evaluation, or with `training` in training, where an auxiliary classifier may take large images alone. A
+    `size` of two numbers is height and width.
 
     Raises:
         UserError: with torch's reason and the smallest size that the model takes.
@@ -44,18 +46,19 @@ def check_size(model: nn.Module, size: int, in_channels: int = 3, *, training: b
     refused = _refusal(meta_copy(model).train(training), size, in_channels)
     if refused is None:
         return
+    named = in_pixels(size, "pixels")
     if isinstance(refused, UserError):  # of a module of ours: it says what to do, and may take one size alone
-        raise UserError(f"model {type(model).__name__} cannot take images of {size} pixels: {refused}")
+        raise UserError(f"model {type(model).__name__} cannot take images of {named}: {refused}")
     probe, smallest = _search(model, in_channels, training)
     reason = _refusal(probe, size, in_channels)
     if reason is not None:
         raise UserError(
-            f"model {type(model).__name__} cannot take images of {size} pixels: {_first_line(reason)}; "
+            f"model {type(model).__name__} cannot take images of {named}: {_first_line(reason)}; "
             f"the smallest it takes is {smallest}"
         )
 
 
-def needs_two_images(model: nn.Module, size: int, in_channels: int = 3) -> bool:
+def needs_two_images(model: nn.Module, size: Extent, in_channels: int = 3) -> bool:
     """Whether `model` trains on two images (in_channels, size, size) a step and not on one.
 
     Batch norm of one value a channel, as behind a global average, has no deviation. Asked on the meta device where the
@@ -96,10 +99,10 @@ def _search(model: nn.Module, in_channels: int, training: bool = False, largest:
     )
 
 
-def _refusal(model: nn.Module, size: int, in_channels: int, images: int = 2) -> Exception | None:
+def _refusal(model: nn.Module, size: Extent, in_channels: int, images: int = 2) -> Exception | None:
     try:
         with torch.no_grad(), each_alone():
-            model(torch.zeros(images, in_channels, size, size, device=device_of(model)))
+            model(torch.zeros(images, in_channels, *sides_of(size), device=device_of(model)))
     except Exception as error:  # whatever a model says to a size that it cannot take
         if is_short(error):
             raise

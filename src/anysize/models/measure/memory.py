@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from anysize.models.measure.flops import IMAGES
 from anysize.models.measure.meta import meta_copy
 from anysize.sizes.mix import SizeBatch
+from anysize.sizes.shapes import Extent, sides_of
 
 
-def activation_bytes(model: nn.Module, size: int, channels: int = 3) -> int:
+def activation_bytes(model: nn.Module, size: Extent, channels: int = 3) -> int:
     """Bytes that one image leaves in memory between forward and backward, the image itself included.
 
     Counts each storage that autograd saves once, parameters and buffers not. In the model's own precision: automatic
@@ -28,7 +29,7 @@ def activation_bytes(model: nn.Module, size: int, channels: int = 3) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        output = model(torch.empty(IMAGES, channels, size, size, device="meta"))
+        output = model(torch.empty(IMAGES, channels, *sides_of(size), device="meta"))
     bytes_saved = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in kept)
     del output
     return bytes_saved // IMAGES
@@ -40,7 +41,7 @@ def estimate_memory(
     channels: int = 3,
     *,
     optimizer_slots: int = 1,
-    image_bytes: Callable[[int], int] | None = None,
+    image_bytes: Callable[[Extent], int] | None = None,
 ) -> int:
     """Bytes that training takes at least: weights, gradients, optimizer, and the activations of the largest step.
 
@@ -60,5 +61,5 @@ def estimate_memory(
     weights = sum(parameter.nbytes for parameter in model.parameters())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     image = image_bytes or (lambda size: activation_bytes(model, size, channels))
-    step = max(batch.batch_size * batch.copies * image(batch.size) for batch in batches)
+    step = max(batch.batch_size * batch.copies * image(batch.extent) for batch in batches)
     return weights + trained * (1 + optimizer_slots) + step

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from anysize.sizes.shapes import Extent, sides_of
+
 PIECE = 0.05
 """Seconds: a call that takes less is timed several times in a row."""
 
@@ -20,14 +22,14 @@ def wait_for(device: torch.device) -> Callable[[], object]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
-def latency_of(model: nn.Module, channels: int, size: int, device: torch.device, repeats: int = 7) -> float:
+def latency_of(model: nn.Module, channels: int, size: Extent, device: torch.device, repeats: int = 7) -> float:
     """Seconds in which a model in evaluation answers one image of a size by itself: the median of several times.
 
     >>> latency_of(nn.Flatten(), channels=1, size=8, device=torch.device("cpu")) > 0
     True
     """
     modes = [(module, module.training) for module in model.modules()]
-    images = torch.zeros(1, channels, size, size, device=device)
+    images = torch.zeros(1, channels, *sides_of(size), device=device)
     model.eval()
     try:
         with torch.inference_mode():
