@@ -35,6 +35,7 @@ TINY = {
     "training.batch_size": 16,
     "training.validate_every": 1,
     "evaluation.calibration_images": 100,
+    "evaluation.calibration_strength": "full",
     "optimizer.lr": 0.05,
     "optimizer.warmup_epochs": 0,
 }
@@ -53,6 +54,7 @@ TINY_SCENES = {
     "optimizer.momentum": 0.9,
     "optimizer.warmup_epochs": 0,
     "evaluation.calibration_images": 16,
+    "evaluation.calibration_strength": "full",
     "evaluation.pictures": 5,
 }
 SMALL_NETWORKS = {

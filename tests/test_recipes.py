@@ -440,3 +440,10 @@ def test_any_batch_of_the_batch_size_recipe_is_comparable():
     assert costs == pytest.approx([50_000] * 3, rel=0.005)
     assert values[0] == pytest.approx(values[2])
     assert values[1] == pytest.approx(values[2])
+
+
+def test_recipes_of_mix_and_match_take_all_of_a_calibration_as_the_paper_does() -> None:
+    names = [name for name in recipe_names() if name.startswith("mixsize/")]
+    assert len(names) > 5
+    assert {load_recipe(name).evaluation.calibration_strength for name in names} == {"full"}
+    assert load_recipe("quickstart").evaluation.calibration_strength == "chosen"

@@ -33,6 +33,7 @@ from anysize.quantize.settings import QuantizeSettings
 from anysize.recipes import file_label, leading_comment, merge, read_files, recipe_path
 from anysize.recipes.values import allowed_numbers, build_settings, check_value, from_text, plain, to_toml, type_hints
 from anysize.registry import UserError, did_you_mean
+from anysize.renamed import by_names_now, name_now
 from anysize.reports.settings import TrackingSettings
 from anysize.sizes.settings import SizeSettings
 from anysize.tasks.settings import TaskSettings
@@ -88,7 +89,7 @@ def override(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     0.01
     """
     trust.consent(overrides.get("model.name"))
-    for key, value in overrides.items():
+    for key, value in _by_names_now(overrides).items():
         recipe = _replace(recipe, key.split("."), value, key)
     return recipe
 
@@ -107,7 +108,7 @@ def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
     >>> from_dict(to_dict(Recipe()), "state.json") == Recipe()
     True
     """
-    recipe: Recipe = build_settings(Recipe, tree, source)
+    recipe: Recipe = build_settings(Recipe, by_names_now(tree, source), source)
     return recipe
 
 
@@ -135,7 +136,7 @@ def origins(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
     >>> told["sizes.mix"], told["sizes.base"], told["sizes.sizes"], told["training.epochs"]
     ('mixsize/imagenet-resnet50', 'mixsize/imagenet-base', 'default', 'override')
     """
-    files, given = read_files(name), dict(overrides or {})
+    files, given = read_files(name), _by_names_now(overrides or {})
     changed: dict[str, Any] = {}
     for key in given:
         section, field = key.replace("-", "_").split(".")[:2]
@@ -252,6 +253,11 @@ def _of_builder(files: Mapping[Path, dict[str, Any]], overrides: Mapping[str, An
         section, field = str(key).replace("-", "_").split(".")[:2]
         found.setdefault(section, {})[field] = to_dict(recipe)[section][field]
     return name, found
+
+
+def _by_names_now(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides whose settings have their names of now."""
+    return {name_now(key): value for key, value in overrides.items()}
 
 
 def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:

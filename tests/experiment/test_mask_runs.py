@@ -67,6 +67,7 @@ def make(folder: Path) -> Make:
             "training.batch_size": 4,
             "optimizer.warmup_epochs": 0,
             "evaluation.calibration_images": 8,
+            "evaluation.calibration_strength": "full",
             "evaluation.pictures": 0,
         }
         settings.update({key.replace("__", "."): value for key, value in changes.items()})

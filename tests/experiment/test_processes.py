@@ -46,6 +46,10 @@ def build(num_classes, in_channels, task="segmentation"):
 
 AWARE = {"quantize__aware": True, "quantize__observer_epochs": 1}
 STANDING = {"quantize__statistics_epochs": 0, "optimizer__lr": 0.0, "optimizer__weight_decay": 0.0}
+WHITENED = {
+    "model__name": "airbench94", "model__options": {"widths": [8, 8, 8]}, "optimizer__name": "muon",
+    "optimizer__filter_norm": True,
+}  # fmt: skip
 NO_DROPOUT = {"depth": 8, "widths": [8, 8, 16]}
 
 
@@ -191,6 +195,9 @@ def runs(
         ("saved by the clock of one", tiny(**small, training__checkpoint_minutes=5), root / "clock"),
         ("unprepared", tiny(**small), root / "unprepared"),
         ("early", tiny(**{**small, **early, "training__epochs": 4}), root / "early"),
+        ("whitened", tiny(**{**small, **WHITENED}), root / "whitened"),
+        ("stopped whitened", tiny(**{**small, **WHITENED}), root / "whitened-stopped"),
+        ("whitened ended", tiny(**{**small, **WHITENED}), root / "whitened-stopped"),
     ]
     return root, in_two_processes(root, jobs)
 
@@ -260,6 +267,19 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits_in_each_process(runs: An
     assert rows[0][["step", "images"]].values.tolist() == [[1, 16], [5, 80]]
     one, other = (found["whole", rank]["weights"]["bn1.running_mean"] for rank in range(2))
     assert (one != other).any()
+
+
+def test_first_weights_from_images_and_muons_steps_are_the_same_in_both(runs: Any) -> None:
+    """Process 0 looks at the images. A run that goes on has the bits of one that was never stopped."""
+    _, found = runs
+    one, other = (found["whitened", rank]["weights"] for rank in range(2))
+    trained = [name for name in one if "running" not in name and "num_batches" not in name]
+    assert all((one[name] == other[name]).all() for name in trained)
+    assert (one["whiten.weight"][:4] == -one["whiten.weight"][4:]).all()
+    for rank in range(2):
+        assert found["stopped whitened", rank]["error"].startswith("Interrupted")
+        ended = found["whitened ended", rank]["weights"]
+        assert all((found["whitened", rank]["weights"][name] == ended[name]).all() for name in ended)
 
 
 def test_both_end_early_at_the_same_epoch(runs: Any) -> None:

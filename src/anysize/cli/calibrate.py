@@ -15,6 +15,9 @@ def command(
 ) -> None:
     """Write a copy of a run's checkpoint with its norms calibrated for an image size.
 
+    Of the calibration is taken what is better on held-out images: all, a part, or nothing, which is told. With
+    --evaluation.calibration_strength full all of it is.
+
     Args:
         run: the run folder
         size: image size in pixels
@@ -28,6 +31,7 @@ def command(
     from anysize.experiment.calibrate import calibrate
     from anysize.reports.console import progress
 
+    told: list[str] = []
     with progress("calibrating") as say:
         folder = calibrate(
             run,
@@ -37,5 +41,6 @@ def command(
             out=out or None,
             overrides=overrides,
             on_progress=say,
+            on_choice=lambda choice: told.append(str(choice)),
         )
-    tell(f"{folder} is calibrated for {size} px")
+    tell(f"{folder} is calibrated for {size} px: {told[0]}")

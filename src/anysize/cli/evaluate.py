@@ -30,7 +30,8 @@ def command(
             or pt2 file
         sizes: START:STOP:STEP (STOP included) or a list 16,24,32; by default from half to one and a half times the
             base, of a recipe's published weights the size they are for
-        calibrate: also evaluate with the norms calibrated for each size
+        calibrate: also evaluate with the norms calibrated for each size, as far as that is better on held-out images;
+            wholly with --evaluation.calibration_strength full
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images
         checkpoint: last: as training ended; best: as validated best (best-2 and so on where training.keep_best keeps
             more); calibrated-SIZE: a copy written by `anysize calibrate`
@@ -77,13 +78,15 @@ def command(
     say_written(table.attrs["written"])
     if not is_exported(run) and not runtime and len(table.attrs["written"]) == 2:  # what is read here is whole
         others = [what for what, rows in Run.read(run_folder(run)).other_evaluations.items() if len(rows)]
+        copies = {*table["checkpoint"]} - {checkpoint}  # shown above
+        others = [what for what in others if what.partition(",")[0] not in copies]
         if others:
             more = f" and {len(others) - _OTHERS} more" if len(others) > _OTHERS else ""
             tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others[:_OTHERS])}{more}")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table.assign(seconds=seconds_of(table)), budget, metric)
-        how = "calibrated" if row["calibrated"] else "as trained"
+        how = "calibrated" if row["calibrated"] else "as trained" if row["checkpoint"] == checkpoint else "adapted"
         tell(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
             f"{show('flops', row['flops'])} and {1000 * row['seconds']:.2f} ms an image"

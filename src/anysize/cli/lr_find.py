@@ -52,7 +52,7 @@ def command(
     curve, rows = found.curve, found.rows()
     last = show("lr", curve.rates[-1])
     ended = {
-        "whole": f"The loss has not diverged up to the last learning rate, {last}.",
+        "whole": f"The test went on to its last learning rate, {last}: the loss has not grown fourfold before.",
         "diverged": f"The loss diverges at {last}, where the test ended.",
         "not finite": f"The loss is not finite any more above {last}, where the test ended.",
     }[curve.ended]

@@ -70,7 +70,7 @@ def command(
     from anysize.stopping import Interrupted, TimeOver
 
     if fast_dev_run:
-        given = {"--out": out, "--repeat": repeat, "--max-hours": max_hours, "--resume": resume != "last"}
+        given = {"--out or --run": out, "--repeat": repeat, "--max-hours": max_hours, "--resume": resume != "last"}
         if named := [name for name, value in given.items() if value]:
             raise UserError(f"--fast-dev-run keeps nothing, and goes on with nothing; leave {' and '.join(named)} out")
         if told := try_out(recipe, overrides):

@@ -33,7 +33,8 @@ class SplitCheck:
     `too_large` each of more pixels than `data.max_pixels`, which was not decoded. `missing` are files that lists,
     annotations or other files ask for, and masks without images; `too_small` are images below `smallest` pixels.
     `turned` images carry an EXIF rotation or reflection; `left_out` is what lies beside the images; `doubts` says
-    from what nothing can be learnt. `prints` tell the undamaged images apart (`anysize.data.copies`).
+    from what nothing can be learnt. `prints` tell the undamaged images apart (`anysize.data.copies`). `empty` are
+    folders of classes without an image.
     """
 
     split: str
@@ -50,6 +51,7 @@ class SplitCheck:
     left_out: LeftOut
     doubts: Doubts
     prints: Prints
+    empty: tuple[str, ...] = ()
 
 
 def check_dataset(
@@ -182,6 +184,7 @@ class _Checked:
             source.left_out,
             doubts,
             Prints(split, source, indices.astype(np.int64), digests, alike, classes),
+            source.empty,
         )
 
 

@@ -66,6 +66,8 @@ class Source(abc.ABC):
     """
 
     channels: int
+    empty: tuple[str, ...] = ()
+    """Class folders without an image, which are refused but by those who look at all images."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from anysize.machine import lost_worker, plainly, shared_room, usable_cores
+from anysize.machine import lost_worker, of_lost_worker, plainly, shared_room, usable_cores
 from anysize.registry import UserError
 
 _T = TypeVar("_T")
@@ -87,7 +87,7 @@ def delivered(loader: DataLoader[_T | UserError]) -> Iterator[_T]:
     Raises:
         UserError: its workers cannot be started, cannot deliver, or are gone; or what they hand over is one.
     """
-    with plainly("loading images"), _starting(loader.num_workers):
+    with plainly("loading images"), _starting(loader.num_workers), _anew(loader):
         for item in loader:
             if isinstance(item, UserError):
                 raise item
@@ -113,6 +113,21 @@ def _starting(workers: int) -> Iterator[None]:
         reason = str(error).partition(". ")[0]  # torch goes on with remedies in code
         raise UserError(
             f"{workers} processes that load images cannot be started or heard ({reason}): {_remedy(reason, error)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _anew(loader: DataLoader[Any]) -> Iterator[None]:
+    """Say what it may mean that a worker which was started anew, and runs the program's script again, is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        context: Any = loader.multiprocessing_context
+        if not context or context.get_start_method() == "fork" or not (lost := of_lost_worker(error)):
+            raise
+        raise UserError(
+            f"{lost}; where this comes at once: images from object storage are loaded by processes that each run the "
+            'script of the program from its beginning, so that what it does belongs under `if __name__ == "__main__":`'
         ) from error
 
 

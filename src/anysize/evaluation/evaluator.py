@@ -14,10 +14,14 @@ from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.source import Source
 from anysize.evaluation.evaluate import evaluate_batches, share_of
+from anysize.evaluation.judging import Judge
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.shapes import EvaluatedShape
 from anysize.models.measure.input_size import needs_two_images
+from anysize.norms.by_size.model import fixed_norm_size, norm_sizes
 from anysize.norms.calibration import calibrated, has_running_statistics
+from anysize.norms.choice import FULL, NONE, Choice, choose
+from anysize.norms.strength import Statistics, having_statistics, statistics
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import Batch, BatchPlan
@@ -57,6 +61,8 @@ class Evaluator:
     """The processes that share the images of an evaluation, and those of a calibration."""
     say: Callable[[str], None] = lambda text: None
     """Told how far an evaluation or a calibration is, at each batch."""
+    labelled: bool = True
+    """Whether the images to calibrate with have their targets, which then judge the calibration."""
     shape: EvaluatedShape = dataclasses.field(default_factory=EvaluatedShape)
     """The shape that images are shown in."""
 
@@ -83,9 +89,12 @@ class Evaluator:
         """Training images at `size`, two a batch at least, as many in all as the settings say.
 
         They have the shapes that images are evaluated in. A batch of one image is left out where `model` has norms that
-        it tells nothing.
+        it tells nothing, and so are the images that judge the calibration.
         """
-        length = len(self.loader.source)
+        numbers = np.arange(len(self.loader.source))
+        if self.settings.calibration_strength == "chosen":
+            numbers = np.setdiff1d(numbers, self.judging_images)
+        length = len(numbers)
         plan = BatchPlan(
             length,
             SizeSchedule.constant(SizeMix.fixed(size)),
@@ -100,7 +109,7 @@ class Evaluator:
             left = wanted - sum(map(_length, batches))
             if left < 1:
                 break
-            batches.append(dataclasses.replace(batch, indices=batch.indices[:left]))
+            batches.append(dataclasses.replace(batch, indices=numbers[batch.indices[:left]]))
         if self.shape.own:
             chosen = np.concatenate([batch.indices for batch in batches])
             found = self.shape.batches(self.loader.source.subset(chosen), size, max(2, self.batch_size(size)))
@@ -111,28 +120,87 @@ class Evaluator:
             return several
         return batches
 
-    def fits(self, plan: BatchPlan, epochs: int) -> bool:
-        """Whether statistics of training are those of the base size: otherwise they want calibration.
+    def calibration_count(self, model: nn.Module, size: int) -> int:
+        """How many images calibrate `model` for `size`."""
+        return sum(map(_length, self.calibration_batches(model, size)))
+
+    def fits(self, model: nn.Module, plan: BatchPlan, epochs: int) -> bool:
+        """Whether statistics of training are those of the base size, or of each: otherwise they want calibration.
 
         Those of a few shapes are not those of each image's own, and squares not those of another shape.
         """
         alike = not self.shape.own and plan.shapes == self.shape.of_all
-        return plan.schedule.sizes(epochs) == {self.preprocessing.image_size} and alike
+        return alike and (bool(norm_sizes(model)) or plan.schedule.sizes(epochs) == {self.preprocessing.image_size})
 
     @contextlib.contextmanager
-    def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[bool]:
-        """Within this context `model` has statistics of images at `size`, then its own again.
+    def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[Choice]:
+        """Within this context `model` has statistics of images at `size`, as the settings say, then its own again.
 
-        Yields whether it was calibrated: a model without running statistics is left as it is.
+        Yields what was taken of the calibration, which is true where that is anything. A model without running
+        statistics is left as it is. Where the settings leave the choice to held-out images it takes three to five
+        passes over them; without labels also a calibration for the size of training and two passes there. A model with
+        norms by size has plain ones meanwhile, those for `size`.
         """
+        with fixed_norm_size(model, size), self._calibrated(model, size, stop) as choice:
+            yield choice
+
+    @contextlib.contextmanager
+    def _calibrated(self, model: nn.Module, size: int, stop: StopRequest | None) -> Iterator[Choice]:
         if not has_running_statistics(model):
-            yield False
+            yield Choice(*NONE, {})
             return
+        if self.settings.calibration_strength == "chosen" and not len(self.judging_images):
+            few = counted(len(self.loader.source), "image")
+            yield Choice(*NONE, statistics(model), criterion=f"{few} to calibrate with, too few to judge by")
+            return
+        measured = self._measured(model, size, stop)
+        if self.settings.calibration_strength == "chosen":
+            choice = self._chosen(model, size, measured, stop)
+        else:
+            choice = Choice(*FULL, measured)
+        with having_statistics(model, choice.statistics):
+            yield choice
+
+    def _measured(self, model: nn.Module, size: int, stop: StopRequest | None) -> Statistics:
+        """The statistics of the full calibration for `size`."""
         batches = share_of(self.calibration_batches(model, size), self.world)
         whole = self.loader.load(batches, in_full=True)  # a figure does not depend on how training reads its images
         loaded = self._told(whole, batches, f"calibrating at {size} px", stop)
         with calibrated(model, loaded, world=self.world, describe=self.loader.source.describe):
-            yield True
+            return statistics(model)
+
+    def _chosen(self, model: nn.Module, size: int, measured: Statistics, stop: StopRequest | None) -> Choice:
+        told = functools.partial(self._told, stop=stop)
+        judge = Judge(
+            self.task,
+            self.judging_loader,
+            functools.partial(self.batches_of, self.judging_loader.source),
+            self.device,
+            self.world,
+            lambda loaded, batches, at: told(loaded, batches, f"judging the calibration at {at} px"),
+        )
+        if self.labelled:
+            how = f"{'top1' if self.task.best == 'top1' else 'score'} of held-out images"  # mAP has none by image
+            return choose(model, measured, judge.by_labels(model, size), criterion=how)
+        own = self.preprocessing.own_size
+        at_own = measured if size == own else self._measured(model, own, stop)
+        decided = judge.decisions(model, own, [statistics(model), at_own])
+        how = f"agreement with {own} px"
+        return choose(model, measured, judge.by_agreement(model, size, decided), criterion=how)
+
+    @functools.cached_property
+    def judging_images(self) -> np.ndarray:
+        """The training images, by their numbers, that judge a calibration and are held out from it."""
+        length = len(self.loader.source)
+        held = min(self.settings.judging_images, length // 4)
+        return np.sort(np.random.default_rng(self.seed).permutation(length)[:held])
+
+    @functools.cached_property
+    def judging_loader(self) -> PlanLoader:
+        """Loads these images as in evaluation."""
+        source = self.loader.source.subset(self.judging_images)
+        transform = self.kind.eval_transform(self.preprocessing, 1, 1, self.shape.own)
+        return PlanLoader(source, transform, device=self.device, workers=self.workers)
 
     @functools.cached_property
     def loader(self) -> PlanLoader:

@@ -16,10 +16,24 @@ class EvaluationSettings:
     averaged: bool = setting(True, "use the averaged weights where the run keeps some (training.average_steps)")
     calibrate: bool = setting(
         True,
-        "validation during training calibrates a copy of the model where the run mixes sizes; false: never",
+        "validation during training calibrates a copy of the model where the run mixes sizes, unless "
+        "model.norm_by_size keeps norms for them; false: never",
     )
     calibration_images: int = setting(
         4096, "training images that calibrate the norms for a size; 0: all", low=0, high=10**9
+    )
+    calibration_strength: str = setting(
+        "chosen",
+        "how much of a calibration is taken: chosen: by size and by part of the network, what is better on held-out "
+        "training images than the network as it is, or nothing; full: all of it, as the paper does",
+        choices=("chosen", "full"),
+    )
+    judging_images: int = setting(
+        2048,
+        "training images, held out from those that calibrate, that choose how much of a calibration is taken; at most "
+        "a quarter of all",
+        low=2,
+        high=10**7,
     )
     copies: int = setting(
         1, "augmented copies of each image whose outputs are averaged; 1: the image as it is", low=1, high=1000
@@ -28,7 +42,14 @@ class EvaluationSettings:
     scales: tuple[float, ...] = setting(
         (1.0,), "scales of each image whose outputs are averaged (segmentation)", low=0.01, high=100
     )
-    flip: bool = setting(False, "average with the outputs for the mirrored image (segmentation)")
+    flip: bool = setting(False, "average with the outputs for the mirrored image")
+    translate: int = setting(
+        0,
+        "average, half and half, with the mean outputs for the image moved by so many pixels up and to the left, and "
+        "down and to the right (classification, multilabel); 0: none",
+        low=0,
+        high=LARGEST_BASE,
+    )
     window: int = setting(
         0,
         "side in pixels, at the base size, of the windows that large images are cut into; 0: whole (segmentation)",

@@ -47,7 +47,7 @@ def assemble(
     evaluator.validation = first_batches(evaluator, training.limit_validation)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits = not recipe.evaluation.calibrate or evaluator.fits(plan, len(prepared.length.steps))
+    fits = not recipe.evaluation.calibrate or evaluator.fits(model, plan, len(prepared.length.steps))
     each = training.statistics == "each" and world.size > 1
     measure = evaluator.alone() if each else evaluator
 
@@ -56,12 +56,14 @@ def assemble(
             stack.enter_context(one_model(evaluated, world, training.statistics))
             if each:
                 stack.enter_context(world.together())
-            calibrated = False if fits else stack.enter_context(measure.calibrated(evaluated, base, stop))
+            taken = None if fits else stack.enter_context(measure.calibrated(evaluated, base, stop))
             metrics = _metrics(measure.evaluate(evaluated, base, stop).values)
             tensors = model_tensors(evaluated)
         if each:
             metrics = dict(zip(metrics, (total / world.size for total in world.sum([*metrics.values()])), strict=True))
-        return Validation(metrics, tensors, base, calibrated)
+        if taken is not None and taken.criterion:
+            log.message(f"calibration for {base} px: {taken}")
+        return Validation(metrics, tensors, base, bool(taken))
 
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     optimizer = RegimeOptimizer(model, regime, plan.total_batch)
@@ -76,7 +78,13 @@ def assemble(
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
         description=build.describe(
-            recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity, prepared.weights
+            recipe,
+            data.preprocessing,
+            len(data.train),
+            plan.parts,
+            prepared.identity,
+            prepared.weights,
+            prepared.norm_sizes,
         ),
         log=log,
         describe=data.train.describe,

@@ -19,6 +19,8 @@ from anysize.experiment.loaded import (
 )
 from anysize.experiment.targets import build_evaluator
 from anysize.machine import plainly
+from anysize.models.spec import ModelSpec
+from anysize.norms.choice import Choice
 from anysize.registry import UserError
 from anysize.reports import run_files
 from anysize.training.checkpoint.files import (
@@ -38,8 +40,13 @@ def calibrate(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
+    on_choice: Callable[[Choice], None] | None = None,
 ) -> Path:
     """Write a copy of a run's checkpoint whose norms are calibrated for an image size; returns its folder.
+
+    How much of the calibration is taken is chosen on held-out images, unless `evaluation.calibration_strength` is
+    "full"; the state of the copy tells it under `calibrated`: `strength`, `part` of the norms, and the mean score of
+    everything that was tried.
 
     Args:
         run: the run folder.
@@ -49,6 +56,7 @@ def calibrate(
         out: where to; by default `checkpoints/calibrated-SIZE` in the run, which other verbs then take by that name.
         overrides: settings of the recipe to replace.
         on_progress: called at each batch with words on how far the calibration is.
+        on_choice: called with what was taken of the calibration.
 
     Raises:
         UserError: not a run, a size that the network cannot take, or a network without running statistics.
@@ -68,13 +76,16 @@ def calibrate(
     loader = functools.partial(calibration_loader, loaded, preprocessing, calibration)
     nothing = image_files(loaded.recipe, preprocessing, [])  # to validate on
     evaluator = build_evaluator(loaded.recipe, preprocessing, nothing, loader, loaded.device)
-    evaluator.say = on_progress or evaluator.say
+    evaluator.say, evaluator.labelled = on_progress or evaluator.say, calibration is None
     state = {key: value for key, value in loaded.checkpoint.state.items() if key not in ("files", "format")}
     preprocessing = dataclasses.replace(
         loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size
     )
     state["preprocessing"] = preprocessing.to_dict()
-    state["calibrated"] = {"size": size, "from": checkpoint}
-    with evaluator.calibrated(loaded.model, size):
+    state["model"] = ModelSpec.from_dict(state["model"]).fix_norm_size(size).to_dict()
+    with evaluator.calibrated(loaded.model, size) as taken:
+        state["calibrated"] = {"size": size, "from": checkpoint, **taken.to_dict()}
         write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
+    if on_choice:
+        on_choice(taken)
     return folder

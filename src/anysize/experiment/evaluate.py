@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 import pandas as pd
+from torch import nn
 
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
@@ -20,6 +21,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.shapes import EvaluatedShape
 from anysize.evaluation.sizes import parse_extents, parse_sizes
+from anysize.experiment.adapt import adapted_copy, adapted_name
 from anysize.experiment.exported import evaluation_files, flops_of
 from anysize.experiment.identity import identity_of, then_and_now
 from anysize.experiment.loaded import (
@@ -37,6 +39,8 @@ from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
 from anysize.models.measure.timing import latency_of
 from anysize.norms.calibration import has_running_statistics
+from anysize.norms.choice import Choice
+from anysize.norms.strength import having_statistics
 from anysize.recipe import Recipe, differences, load_recipe
 from anysize.registry import UserError, did_you_mean
 from anysize.reports import run_files
@@ -46,7 +50,7 @@ from anysize.reports.image_predictions import write_confusion, write_image_predi
 from anysize.reports.run_files import add_rows
 from anysize.sizes.shapes import Aspect, Extent, sides_of
 from anysize.tasks.base import task_class
-from anysize.tasks.records import Judged, Table
+from anysize.tasks.records import Judged, Summary, Table
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +96,9 @@ def evaluate(
         sizes: pixels, as `range(16, 49, 4)`, `"16:48:4"`, `"16,32"` or, HEIGHTxWIDTH, `"192x256"`; by default the
             training sizes and their neighbours, from half to one and a half times the base; of published weights the
             size they are for.
-        calibrate: also evaluate with the statistics of the norms calibrated for each size. Where there are no images
-            to calibrate with, the log says so, and the model is evaluated as trained alone.
+        calibrate: also evaluate with the statistics of the norms calibrated for each size, as far as that is better on
+            held-out images, or wholly where `evaluation.calibration_strength` is "full". Where there are no images to
+            calibrate with, the log says so, and the model is evaluated as trained alone.
         calibration: a folder of any pictures, without labels, that calibrate in place of the training images; these
             are then not needed.
         checkpoint: "last" has the running statistics of training ("as trained"); "best" was calibrated for the base
@@ -110,7 +115,9 @@ def evaluate(
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
         time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
-        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward).
+        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward), and
+        `prepared_flops`, what the calibration took. A size that `anysize.adapt` has adapted this checkpoint to has a
+        row of that copy, too, first in the table, with what the adapting took.
         `attrs["written"]` has the files that it
         went into: one that cannot be written is warned of, and the table is returned.
 
@@ -169,40 +176,62 @@ def _evaluate(
 ) -> pd.DataFrame:
     model, base = loaded.model, loaded.preprocessing.image_size
     flops = functools.cache(flops_of(loaded))
+    # Calibration changes no time: both rows of a size have one, and a report with one figure of it.
+    time = functools.cache(lambda usual: latency_of(model, loaded.preprocessing.channels, usual, loaded.device))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
+    adapted: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
+    choices: dict[int, Choice] = {}
     confusion: Table = {}
+    summary = Summary({})
     nearest = min(wanted, key=lambda each: (abs(each.size - base), each.size))
     told = {**made, "settings": nearest.settings, "size": nearest.size, "calibrated": calibrate}
 
-    def add(each: _Wanted, calibrated: bool) -> None:
-        key = {**made, "settings": each.settings, "size": each.size, "calibrated": calibrated}
-        summary = each.evaluator.evaluate(model, each.size, judged=judged if key == told else None)
+    def add(each: _Wanted, taken: Choice | None) -> None:
+        nonlocal summary
+        key = {**made, "settings": each.settings, "size": each.size, "calibrated": taken is not None}
+        if taken is None or taken:  # else it is the network as it is, which has just been measured
+            summary = each.evaluator.evaluate(model, each.size, judged=judged if each is nearest else None)
         if key == told:
             confusion.update(summary.confusion)
-        row = {**key, **summary.values, "flops": _mean_flops(flops, each.extents)}
+        how = {} if taken is None else taken.to_row()
+        row = {**key, **how, **summary.values, "flops": _mean_flops(flops, each.extents)}
         if latency and evaluator.world.main:
-            usual = max(each.extents, key=lambda extent: each.extents[extent])
-            row["latency"] = latency_of(model, loaded.preprocessing.channels, usual, loaded.device)
+            row["latency"] = time(max(each.extents, key=lambda extent: each.extents[extent]))
         rows.append(row)
         details.extend({**key, **row} for row in table_rows(summary.tables))
         if on_row:
             on_row(rows[-1])
 
     for each in wanted:
-        add(each, False)
+        add(each, None)
         if calibrate:
-            with each.evaluator.calibrated(model, each.size):
-                add(each, True)
+            with each.evaluator.calibrated(model, each.size) as choice:
+                add(each, choice)
+            if each.evaluator is evaluator:
+                choices[each.size] = choice
+            rows[-1]["prepared_flops"] = _calibration_flops(each, model, choice, flops)
+        if not isinstance(model, RuntimeModel) and (copy := adapted_copy(loaded, made["checkpoint"], each.size)):
+            values = each.evaluator.evaluate(copy.model, each.size).values
+            spent = copy.checkpoint.state["adapted"]["flops"]
+            of_copy = {"checkpoint": adapted_name(each.size), "settings": each.settings, "size": each.size}
+            of_copy |= {"calibrated": False, **values, "flops": rows[-1]["flops"], "prepared_flops": spent}
+            adapted.append({**made, **of_copy})
+    rows = [*adapted, *rows]  # what was asked for is the latest
     table = pd.DataFrame(rows)
     table.attrs["written"] = []
     files, own = evaluation_files(loaded), not isinstance(model, RuntimeModel)  # a runtime's have no report
-    if own:
-        with evaluator.calibrated(model, base) if calibrate else contextlib.nullcontext(False) as calibrated:
-            if evaluator.world.main and made["split"] == "validation":
+    if own and evaluator.settings.pictures and made["split"] == "validation":
+        with contextlib.ExitStack() as stack:
+            if base in choices:
+                stack.enter_context(having_statistics(model, choices[base].statistics))
+            elif calibrate:
+                choices[base] = stack.enter_context(evaluator.calibrated(model, base))
+            if evaluator.world.main:
                 known = judged if nearest.size == base and nearest.evaluator is evaluator else None
-                picture_predictions(loaded.folder, evaluator, model, base, calibrated=calibrated, judged=known)
+                taken = bool(choices.get(base))
+                picture_predictions(loaded.folder, evaluator, model, base, calibrated=taken, judged=known)
     if evaluator.world.main:
         named = by_name(judged, evaluator.validation, loaded.recipe.data.root)
         writes: dict[str, Callable[[Path], object]] = {
@@ -244,6 +273,17 @@ def _mean_flops(flops: Callable[[Extent], int | None], extents: Mapping[Extent, 
     found = {extent: flops(extent) for extent in extents}
     total = sum(count * (found[extent] or 0) for extent, count in extents.items())
     return None if None in found.values() else round(total / sum(extents.values()))
+
+
+def _calibration_flops(wanted: _Wanted, model: nn.Module, choice: Choice, flops: Callable[[Extent], int | None]) -> int:
+    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it."""
+    evaluator, here = wanted.evaluator, _mean_flops(flops, wanted.extents) or 0
+    taken = (evaluator.calibration_count(model, wanted.size) + choice.images * len(choice.scores)) * here
+    if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
+        own = evaluator.preprocessing.own_size
+        again = evaluator.calibration_count(model, own) if own != wanted.size else 0
+        taken += (again + 2 * choice.images) * (flops(own) or 0)
+    return taken
 
 
 def by_name(judged: Mapping[int, Judged], source: Source, root: str) -> dict[str, Judged]:

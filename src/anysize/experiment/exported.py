@@ -19,8 +19,7 @@ from anysize.models.measure.flops import count_flops
 from anysize.models.measure.meta import build_on_meta
 from anysize.models.spec import ModelSpec
 from anysize.preprocessing import Preprocessing
-from anysize.recipe import Recipe, override, to_dict
-from anysize.recipes.values import build_settings
+from anysize.recipe import Recipe, from_dict, override, to_dict
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
 from anysize.sizes.shapes import Extent
@@ -121,7 +120,7 @@ def _use_of(contents: Contents, overrides: Mapping[str, Any], size: int | None) 
         recipe = override(Recipe(), {"task.name": "segmentation" if contents.maps else "classification", **fixed})
         recipe = override(recipe, overrides)
         return recipe, _given(contents, recipe, size)
-    recipe = build_settings(Recipe, described.recipe, str(contents.path))
+    recipe = from_dict(described.recipe, str(contents.path))
     recipe = override(recipe, {"task.name": described.task, **fixed})
     recipe = override(recipe, overrides)
     preprocessing = resized_as_set(described.preprocessing, recipe.data)

@@ -15,6 +15,7 @@ from anysize.experiment.order import order_in_words
 from anysize.experiment.second_passes import beside_of, check_size_weights, second_size
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
+from anysize.norms.by_size.model import norm_by_size
 from anysize.preprocessing import Preprocessing
 from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
@@ -57,6 +58,8 @@ class Prepared:
     """Of the images, as `identity_of` tells it."""
     weights: str
     """The digest of the first weights, as `digest_of_weights` tells it."""
+    norm_sizes: list[int]
+    """The image sizes that the model keeps norms for; empty: its norms are plain."""
 
 
 def prepare(
@@ -87,7 +90,8 @@ def prepare(
     if recipe.model.weights and resumed:
         own_input = Preprocessing.from_dict(resumed["preprocessing"])
     elif recipe.model.weights:
-        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
+        base = build.base_size(recipe)
+        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options, size=base)
         own_input = weights.preprocessing
     sources = sources or open_sources(recipe)
     data = build.build_data(recipe, own_input, sources["train"])
@@ -108,7 +112,14 @@ def prepare(
     length = run_length(plan, training, base, lambda size: flops(size).total, adapt, beside_of(second, flops))
     build.check_phases(plan.schedule, len(length.steps))
     check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))
+    norm_sizes = build.training_sizes(plan, len(length.steps)) if recipe.model.norm_by_size else []
+    if norm_sizes:
+        norm_by_size(model, norm_sizes, recipe.model.norm_by_size_affine)
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
+    if len(norm_sizes) == 1:
+        notes.append(
+            f"all images of the run are at {norm_sizes[0]} px, so that model.norm_by_size keeps one norm as without it"
+        )
     if weights and (lr := too_fast_for_weights(stretch(recipe.optimizer, recipe.training.epochs), plan.total_batch)):
         notes.insert(
             0,
@@ -146,6 +157,7 @@ def prepare(
         second,
         identity or {},
         resumed.get("weights", "") or digest,
+        norm_sizes,
     )
 
 

@@ -95,6 +95,11 @@ def _check_together(recipe: Recipe, model: nn.Module) -> None:
             "training.consistency goes backward through two sizes at once, for which the control variables of online "
             "norms have no common unit; use training.distill or training.both_sizes"
         )
+    if training.consistency and recipe.model.norm_by_size and recipe.model.checkpoint_segments:
+        raise UserError(
+            "training.consistency goes backward through two sizes at once, and model.checkpoint_segments would compute "
+            "the first with the norms of the second (model.norm_by_size); leave one of them out"
+        )
 
 
 def check_size_weights(settings: OptimizerSettings, schedule: SizeSchedule, epochs: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from anysize.files import read_text
 from anysize.models import trust
 from anysize.registry import UserError, did_you_mean
+from anysize.renamed import by_names_now
 
 _ROOT = Path(__file__).parent
 _MOST_BYTES = 1 << 24  # of a recipe file
@@ -105,7 +106,7 @@ def read_files(name: str) -> dict[Path, dict[str, Any]]:
             raise UserError(
                 f"{path}: its values are nested too deeply, or have too many digits; expected a recipe"
             ) from None
-        found[path] = tree
+        found[path] = tree = by_names_now(tree, str(path))
         if not path.is_relative_to(_ROOT):
             trust.found(tree.get("model"), path)
         if "extends" not in tree:

@@ -54,9 +54,9 @@ def lr_page(name: str, rows: Sequence[Mapping[str, Any]], suggestion: float | No
     lowest = min(rows, key=lambda row: row["smoothed"])["lr"]
     sizes = ", ".join(f"{size}" for size in sorted({row["size"] for row in rows}))
     numbers = [
-        ("suggestion", "-" if suggestion is None else show("lr", suggestion), "where the loss falls fastest"),
-        ("lowest loss", show("lr", lowest), "more than this is too much"),
-        ("in the recipe", show("lr", given), "the largest of optimizer.lr"),
+        ("suggested rate", "-" if suggestion is None else show("lr", suggestion), "where the loss falls fastest"),
+        ("highest useful rate", show("lr", lowest), "where the loss is lowest; more is too much"),
+        ("rate in the recipe", show("lr", given), "the largest of optimizer.lr"),
         ("steps", f"{len(rows):,}", f"at {sizes} px"),
     ]
     note = f"{ended} The dashed line is the suggestion." if suggestion is not None else ended

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from anysize.files import read_text
 from anysize.forms import Form, Unfit, each, either, fields, number, one_of, optional, series, table, text
 from anysize.registry import in_a_line
+from anysize.renamed import name_now
 
 T = TypeVar("T")
 
@@ -100,7 +101,12 @@ STEPS = Columns(
     ("sizes",),
     grows=True,
 )  # fmt: skip
-EVALUATION = Columns({"size": _SIZE, "calibrated": _TRUTH}, {"latency": number(0)}, _MADE, ("calibrated",))
+EVALUATION = Columns(
+    {"size": _SIZE, "calibrated": _TRUTH},
+    {"latency": number(0), "prepared_flops": number(0), "strength": number(0, 1), "part": number(0, 1)},
+    (*_MADE, "choice"),
+    ("calibrated",),
+)
 EVALUATION_TABLES = Columns(
     {"size": _SIZE, "calibrated": _TRUTH, **_TABLE}, texts=(*_MADE, "table", "row", "column"), truths=("calibrated",)
 )
@@ -215,7 +221,7 @@ def flat_settings(recipe: str) -> dict[str, Any]:
     Raises:
         ValueError, RecursionError: it is no TOML.
     """
-    flat = _flatten(tomllib.loads(recipe))
+    flat = {name_now(name, say=False): value for name, value in _flatten(tomllib.loads(recipe)).items()}
     fitting = {}
     for name, value in flat.items():
         try:

@@ -51,12 +51,14 @@ nav a { display: inline-block; padding: 3px 0; }
 .drawn .at { position: absolute; width: 1px; background: #3d4550; pointer-events: none; }
 .told { display: block; color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 /* A shadow at the edge behind which there is more: the covers move with what scrolls, the shadows stay. */
-.scroll { overflow-x: auto; background: linear-gradient(to right, var(--paper) 12px, transparent) left,
-  linear-gradient(to left, var(--paper) 12px, transparent) right,
-  linear-gradient(to right, var(--shade), transparent) left, linear-gradient(to left, var(--shade), transparent) right;
-  background-attachment: local, local, scroll, scroll; background-repeat: no-repeat;
-  background-size: 40px 100%, 40px 100%, 14px 100%, 14px 100%; }
-.tall { max-height: 520px; overflow-y: auto; }
+.scroll { --covers: linear-gradient(to right, var(--paper) 12px, transparent) left / 40px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 12px, transparent) right / 40px 100% no-repeat local;
+  --shadows: linear-gradient(to right, var(--shade), transparent) left / 14px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / 14px 100% no-repeat scroll;
+  overflow-x: auto; background: var(--covers), var(--shadows); }
+.tall { max-height: 520px; overflow-y: auto;
+  background: var(--covers), linear-gradient(to top, var(--paper) 12px, transparent) bottom / 100% 40px no-repeat local,
+  var(--shadows), linear-gradient(to top, var(--shade), transparent) bottom / 100% 14px no-repeat scroll; }
 .tall th { position: sticky; top: 0; background: var(--paper); }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 18px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -109,7 +111,7 @@ pre { margin: 0; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monos
   .narrow { grid-template-columns: repeat(3, 1fr); }
   .tile, .card:not(:has(.tall, pre)), h3, tr, .drawn { break-inside: avoid; }
   details.card { break-inside: auto; }
-  h2, h3, .note:first-child, thead { break-after: avoid; }
+  h2, h3, .note:first-child, .note:has(+ .cards), .note:has(+ .legend), .legend, thead { break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .scroll, .tall { max-height: none; overflow: visible; background: none; }
   .tall th { position: static; }

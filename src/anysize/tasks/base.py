@@ -98,7 +98,7 @@ def mixer_by_size(
     mixers: dict[tuple[float, float], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
 
     def mix(images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), min(images.shape[-2:]), epoch)
+        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), math.isqrt(images[0, 0].numel()), epoch)
         if alphas not in mixers:
             mixers[alphas] = sample_mixer(*alphas, num_classes)
         return mixers[alphas](images, targets)
@@ -159,6 +159,10 @@ class Task(Protocol):
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         """The output, float32, for each image of a batch: (classes,), or (classes, H, W) at the image's own size."""
+        ...
+
+    def decide(self, output: Tensor) -> Tensor:
+        """What an output decides of its image: a class (), its labels (classes,), or the class of each pixel (H, W)."""
         ...
 
     def show(self, output: Tensor, target: Tensor) -> Shown:

@@ -1,5 +1,6 @@
 """Multi-label classification: any number of classes an image, binary cross-entropy, mAP and F1, also by object size."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from anysize.tasks.base import TASKS, Between, Forward, Outputs, averaged, loss_
 from anysize.tasks.between import binary_divergence
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
+from anysize.tasks.views import with_views
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
 _TINY = 1e-12
@@ -97,6 +99,8 @@ class MultiLabel:
         "augment.cutmix",
         "augment.by_size",
         "augment.by_epoch",
+        "evaluation.flip",
+        "evaluation.translate",
     )
 
     def __init__(
@@ -111,12 +115,15 @@ class MultiLabel:
         cutmix: float = 0.0,
         by_size: Mapping[str, Any] | None = None,
         by_epoch: Mapping[str, Any] | None = None,
+        flip: bool = False,
+        translate: int = 0,
     ) -> None:
         self.classes = tuple(classes)
         mixed = mixup or cutmix or any(name in (by_size or {}) for name in MIXING)
         mixer = mixer_by_size(mixup, cutmix, len(self.classes), by_size or {}, by_epoch or {})
         self._mix = mixer if mixed else None
         self.auxiliary_weight = auxiliary_weight
+        self._views = functools.partial(with_views, flip=flip, translate=translate)
         self._loss: Callable[[Tensor, Tensor], Tensor] = binary_cross_entropy
         options = (gamma_negative, gamma_positive, clip)
         if loss == "asymmetric":
@@ -160,7 +167,7 @@ class MultiLabel:
     def measure(
         self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
     ) -> None:
-        outputs = averaged(forward, batch)
+        outputs = averaged(self._views(forward), batch)
         targets = batch.targets[: len(outputs)]
         metrics.update(outputs, targets)
         if note:
@@ -182,7 +189,10 @@ class MultiLabel:
         return Summary(values | {"loss": float(metrics["loss"].compute())}, tables)
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
-        return iter(averaged(forward, batch))
+        return iter(averaged(self._views(forward), batch))
+
+    def decide(self, output: Tensor) -> Tensor:
+        return output > 0
 
     def show(self, output: Tensor, target: Tensor) -> Shown:
         """The labels that are predicted or true, the most probable first.

@@ -201,6 +201,9 @@ class Segmentation:
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
         return self._predict(forward, batch)
 
+    def decide(self, output: Tensor) -> Tensor:
+        return output.argmax(0).byte()
+
     def show(self, output: Tensor, target: Tensor) -> Shown:
         """Truth and prediction in `distinct_colors`, and the IoU of each class in this image, the highest first.
 

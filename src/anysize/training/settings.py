@@ -11,7 +11,7 @@ from anysize.training.regime import FLOAT32_MAX, Schedule, constant
 class OptimizerSettings:
     """The `[optimizer]` section of a recipe. Each setting marked (by epoch) is a number or a list of points."""
 
-    name: Schedule = setting(constant("sgd"), "sgd, adam, adamw or rmsprop (by epoch)")
+    name: Schedule = setting(constant("sgd"), "sgd, adam, adamw, rmsprop or muon (by epoch)")
     epochs: int = setting(
         0,
         "epochs that the lists of points are written for; they stretch to training.epochs; 0: no stretching",
@@ -58,14 +58,35 @@ class OptimizerSettings:
         low=0.01,
         high=1,
     )
+    trained_until: dict[str, float] = setting(
+        {},
+        "parts of the network that are trained in the first epochs alone, as {name = epochs} of modules or parameters: "
+        "a factor of their learning rate falls from 1 linearly to 0 there",
+        low=1e-6,
+        high=10**6,
+    )
     freeze: tuple[str, ...] = setting(
         (),
         "parts of the network whose weights stay as they are, such as conv1,bn1,layer1: names of modules or "
         "parameters, or patterns of parameters with *; norms in them go on normalising by the batch",
     )
-    momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)", low=0, high=1)
+    momentum: Schedule = setting(constant(0.9), "momentum of sgd, rmsprop and muon (by epoch)", low=0, high=1)
+    other_lr: float = setting(
+        1.0,
+        "muon: learning rate of what is no matrix of the network's inside, such as biases, as a multiple of lr; sgd "
+        "moves that, and the head with head_lr times lr",
+        low=0,
+        high=FLOAT32_MAX,
+    )
+    other_momentum: float = setting(0.9, "muon: momentum of what sgd moves", low=0, high=1)
+    newton_schulz_steps: int = setting(
+        5, "muon: steps of the iteration, in bfloat16, that makes a gradient orthogonal", low=1, high=50
+    )
+    filter_norm: bool = setting(
+        False, "muon: scale each filter bank and matrix to the norm sqrt(outputs) before each step"
+    )
     weight_decay: Schedule = setting(
-        constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)", low=0, high=FLOAT32_MAX
+        constant(1e-4), "weight decay: L2, decoupled for adamw and muon (by epoch)", low=0, high=FLOAT32_MAX
     )
     decay_on: str = setting(
         "weights",
@@ -88,7 +109,7 @@ class OptimizerSettings:
         low=0,
         high=FLOAT32_MAX,
     )
-    nesterov: bool = setting(False, "Nesterov momentum (sgd)")
+    nesterov: bool = setting(False, "Nesterov momentum (sgd, muon)")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)", low=0, high=1)
     alpha: float = setting(0.99, "smoothing constant (rmsprop)", low=0, high=1)
     eps: float = setting(1e-8, "added to the denominator (adam, adamw, rmsprop)", low=0, high=1000)

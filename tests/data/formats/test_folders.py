@@ -189,6 +189,12 @@ def test_an_empty_class_is_named(tmp_path: Path):
     (root / "train/emu/notes.txt").write_text("no image")
     with pytest.raises(UserError, match=rf"class 'emu' has no image in {root}/train/emu; expected .*\.jpg .*\.png"):
         load_dataset(settings(root), "train")
+    (root / "val/emu").mkdir()
+    (root / "train/dog/000.jpg").write_text("no image")
+    checked = {each.split: each for each in check_dataset(settings(root))}  # names it, and all else that it finds
+    assert checked["train"].empty == (f"{root}/train/emu",)
+    assert checked["validation"].counts == {"cat": 6, "dog": 6, "emu": 0}
+    assert [*checked["train"].damaged] == [f"{root}/train/dog/000.jpg"]
 
 
 def test_validation_must_have_the_classes_of_training(tmp_path: Path):

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import shutil
 import sys
 import tarfile
 import time
@@ -377,6 +378,10 @@ def test_packed_and_sparse_archives_and_what_is_no_image_are_refused(tmp_path: P
         (tmp_path / "train.tar").rename(tmp_path / kind / f"train.tar.{kind}")
         with pytest.raises(UserError, match=rf"train\.tar\.{kind} is packed, so that no image"):
             opened("train", root=str(tmp_path / kind))
+    shutil.make_archive(str(tmp_path / "zip" / "train"), "zip", root / "train")
+    for place in (tmp_path / "zip", tmp_path / "zip/train.zip"):
+        with pytest.raises(UserError, match=r"train\.zip is a zip archive, and only tar archives .*: unpack it"):
+            opened("train", root=str(place))
     with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         info = member("cat/a.png", **{"GNU.sparse.map": "0,1,5,1", "GNU.sparse.size": "6"})
         info.size = 2

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,12 @@ import torch
 from image_files import write_folder
 from object_storage import Failing, failing, put
 from packs import flip_byte, opened, pack_folder
+from torch.utils.data import DataLoader, Dataset
 
 from anysize.data.catalog import load_dataset
 from anysize.data.pack.storage import Storage, Wanted, cache_folder
 from anysize.data.pack.verify import damaged_files
+from anysize.data.source import Source
 from anysize.registry import UserError
 
 
@@ -174,3 +177,47 @@ def test_addresses_that_are_refused_show_no_password(url: str) -> None:
     with pytest.raises(UserError, match=r"data\.root is") as error:
         load_dataset(opened(url), "train")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_script_without_its_guard_is_told_of_it(pack: Path, tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(
+        f"""
+from anysize.data.augment.square import EvalTransform
+from anysize.data.catalog import load_dataset
+from anysize.data.loader import PlanLoader, sequential_batches
+from anysize.data.settings import DataSettings
+from anysize.preprocessing import Preprocessing
+
+source = load_dataset(DataSettings(name="pack", root="file://{pack}"), "train")
+loader = PlanLoader(source, EvalTransform(Preprocessing(16), 1), workers=1)
+list(loader.load(sequential_batches(len(source), 16, 4)))
+"""
+    )
+    environment = {**os.environ, "ANYSIZE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert 'what it does belongs under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+def test_a_process_that_was_forked_is_told_how_to_start(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYSIZE_CACHE", str(tmp_path))
+    source = load_dataset(opened(f"file://{pack}"), "train")
+    loader = DataLoader(_Own(source), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=60)
+    with pytest.raises(UserError, match=r'forked from the one that opened it: .*multiprocessing_context="spawn"'):
+        next(iter(loader))
+
+
+class _Own(Dataset[torch.Tensor]):
+    """A data set as somebody writes it, who has a loader of his own."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.source.read(7 - index)[0]

@@ -102,6 +102,11 @@ def check(name: str = "", /, *settings: Settings, fix: str = "", near: int = 0, 
     for kind, doubts in other_doubts(recipe.data, targets).items():
         for text in doubts.of_split("train"):
             tell(f"warning: {kind}: {text}")
+    empty = [folder for split in splits for folder in split.empty]
+    for folder in empty:
+        tell(f"empty: {folder} holds no image")
+    if empty:
+        tell(f"{counted(len(empty), 'empty class')}: add images, or remove {'it' if len(empty) == 1 else 'them'}")
     damaged = {path: reason for split in splits for path, reason in split.damaged.items()}
     too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
     missing = {path: reason for split in splits for path, reason in split.missing.items()}
@@ -126,7 +131,7 @@ def check(name: str = "", /, *settings: Settings, fix: str = "", near: int = 0, 
         count = write_list(fix, recipe.data, splits, copies, alike, too_small=bool(smallest))
         use = f"leave them out with --data.exclude {fix}" if count else "there is nothing that it leaves out"
         tell(f"{fix} is written and lists {counted(count, 'file')}; {use}")
-    if damaged or too_large or missing or splits[0].doubts.nothing:
+    if damaged or too_large or missing or empty or splits[0].doubts.nothing:
         sys.exit(1)
 
 

@@ -14,6 +14,7 @@ from anysize.data.augment.transform import PlainTransform, Sample, Transform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.sizes.batch_plan import Batch
+from anysize.sizes.shapes import Aspect
 
 _KEPT = 64  # transforms: sizes of an epoch and a few epochs
 
@@ -53,6 +54,9 @@ class _Scheduled(Transform):
 
     def views(self, batch: Batch) -> int:
         return batch.copies
+
+    def check(self, aspect: Aspect) -> None:
+        self.transform(self.preprocessing.image_size, 0).check(aspect)  # as the crop says, alone
 
     def need(self, shape: tuple[int, int], batch: Batch) -> float:
         scale: float = self._of(batch).need(shape, batch)

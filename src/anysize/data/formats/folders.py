@@ -45,8 +45,10 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
     files = place.files(below, left_out)
     _check_classes(folder, below, warned=splits.whole and split == "train")
     groups = [splits.hold_out(found, split) if part else found for found in files]
+    empty = [str(folder / name) for name, found in zip(chosen, files, strict=True) if not found]
+    looked_at = settings.on_bad_image == "list"
     for name, found, own in zip(chosen, files, groups, strict=True):
-        if not own:
+        if not own and not (looked_at and not found and len(empty) < len(chosen)):
             there = f"; left out: {left_out}" if left_out else ""
             others = [repr(each) for each, files_of in zip(chosen, files, strict=True) if each != name and not files_of]
             so_are = f", nor have {some_of(others)}" if others and not found else ""
@@ -56,6 +58,7 @@ def list_images(root: Path, settings: DataSettings, split: Split, expected: str)
             )
     targets = np.repeat(np.arange(len(groups), dtype=np.int64), [len(own) for own in groups])
     source = place.source(groups, targets, chosen, settings, split)
+    source.empty = tuple(empty)
     if not part or split == "train":  # two parts of one folder leave out the same: it is told once
         source.left_out = left_out
     return source

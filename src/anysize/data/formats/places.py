@@ -28,7 +28,7 @@ from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.registry import UserError
 
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _PUBLISHED: dict[Split, str] = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 
 

@@ -27,7 +27,7 @@ from anysize.registry import UserError, printable
 BLOCKS = "blocks"
 """The folder in `cache_folder` for what is kept of shards (`anysize.data.pack.kept`)."""
 
-_T = TypeVar("_T")
+_S, _T = TypeVar("_S"), TypeVar("_T")
 _SCHEMES = ("s3", "gs", "az", "https", "http", "file")
 _PARALLEL = 32  # requests under way in a process: a server takes some 20 ms for each, however small
 _NEAR = 128 * 2**10  # bytes between two ranges that are cheaper read than asked for apart: a millisecond at 1 Gbit/s
@@ -125,7 +125,7 @@ class Storage:
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """The bytes of each of some files; -1 where there is none."""
-        return list(self._pool.map(self.size, names))
+        return list(self._side_by_side(self.size, names))
 
     def whole(self, name: str, most: int) -> bytes | None:
         """The bytes of a small file, None where there is none. An `OSError` where it has more than `most`."""
@@ -154,12 +154,21 @@ class Storage:
         for i in sorted(range(len(wanted)), key=lambda i: wanted[i]):
             by_name.setdefault(wanted[i].name, []).append(i)
         parts = list(by_name.items())
-        found = self._pool.map(lambda part: self._ranges(part[0], [wanted[i] for i in part[1]]), parts)
+        found = self._side_by_side(lambda part: self._ranges(part[0], [wanted[i] for i in part[1]]), parts)
         data: list[Any] = [b""] * len(wanted)
         for (_, places), got in zip(parts, found, strict=True):
             for place, piece in zip(places, got, strict=True):
                 data[place] = piece
         return data
+
+    def _side_by_side(self, action: Callable[[_S], _T], items: Sequence[_S]) -> Iterator[_T]:
+        """What an action gives for each item; threads run it, of which a forked process has none."""
+        if self._pid != os.getpid():
+            raise UserError(
+                f"{self.url} cannot be read in this process, which was forked from the one that opened it: start "
+                'workers anew (a DataLoader with multiprocessing_context="spawn"), or take none'
+            )
+        return self._pool.map(action, items)
 
     def _ranges(self, name: str, wanted: Sequence[Wanted]) -> list[Any]:
         """Ranges of one file, which are not empty."""
@@ -176,7 +185,6 @@ class Storage:
 
     def _trying(self, what: str, action: Callable[[], _T], missing: _T) -> _T:
         """What an action gives; `missing` where there is no such file, or none so long."""
-        assert self._pid == os.getpid(), "obstore does not survive a fork"
         began, pause = time.monotonic(), 0.1
         while True:
             try:

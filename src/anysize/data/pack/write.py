@@ -164,8 +164,8 @@ class _Packing:
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error.strerror or error}): {counted(self.safe, 'image')} of "
-                f"{self.total:,} are packed; make room, or whatever it is, and give the same command again, which "
-                "goes on from there"
+                f"{self.total:,} are packed; make room, or put right what else is said there, and give the same "
+                "command again, which goes on from there"
             ) from error
 
     def _whole(self, folder: Path, source: Source) -> Iterator[Part]:

@@ -206,6 +206,11 @@ def _check_plain(path: str, file: io.BufferedReader) -> None:
     """Refuse a packed archive, in which no file can be read without all that are before it."""
     begin = file.read(8)
     file.seek(0)
+    if begin.startswith(b"PK"):
+        raise UserError(
+            f"{path} is a zip archive, and only tar archives are read in place: unpack it (unzip {path} -d FOLDER) and "
+            "give the folder"
+        )
     for magic, command in _PACKED.items():
         if begin.startswith(magic):
             raise UserError(

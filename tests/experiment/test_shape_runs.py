@@ -1,0 +1,162 @@
+"""Runs on images that are not square: trained in groups of their shapes, resumed, evaluated at their own shape."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from gloo_group import in_group
+from image_files import smooth_image, write_folder
+from interruption import stopped_after
+from PIL import Image
+
+from anysize.experiment.evaluate import evaluate
+from anysize.experiment.planning import plan
+from anysize.experiment.predict import predict
+from anysize.experiment.train import train
+from anysize.recipe import Recipe, load_recipe
+from anysize.registry import UserError
+from anysize.reports import html
+from anysize.stopping import Interrupted
+
+SHAPES = [(40, 54), (54, 40), (44, 44), (41, 55)]
+Make = Callable[..., Recipe]
+
+pytestmark = pytest.mark.slow
+
+
+def settings_of(root: Path) -> dict[str, Any]:
+    return {
+        "data.root": str(root), "data.workers": 0, "data.mean": [0.5] * 3, "data.std": [0.25] * 3,
+        "model.name": "cifar_resnet", "model.options": {"depth": 8, "widths": [8, 8, 8], "dropout": 0.1},
+        "model.weights": "",
+        "sizes.mix": "custom", "sizes.weights": {"24": 0.5, "32": 0.5}, "sizes.base": 32,
+        "sizes.aspect_ratios": [0.75, 1.0, 1.333], "sizes.multiple": 4,
+        "training.epochs": 2, "training.batch_size": 3, "training.equal_flops": False, "training.precision": "float32",
+        "training.validate_every": 1, "optimizer.lr": 0.05, "optimizer.warmup_epochs": 0, "training.drop_last": False,
+        "evaluation.calibration_images": 12, "evaluation.pictures": 2,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    return write_folder(root, 9, size=lambda i: SHAPES[i % len(SHAPES)], ending="png")
+
+
+@pytest.fixture(scope="module")
+def make(folder: Path) -> Make:
+    def recipe(**changes: Any) -> Recipe:
+        given = {key.replace("__", "."): value for key, value in changes.items()}
+        return load_recipe("folder", {**settings_of(folder), **given})
+
+    return recipe
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "write_report", lambda folder: None)
+
+
+@pytest.fixture(scope="module")
+def run(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(make(), run=tmp_path_factory.mktemp("run"))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "checkpoints/last/model.safetensors")
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run: Path, make: Make, tmp_path: Path) -> None:
+    with stopped_after(9), pytest.raises(Interrupted):
+        train(make(), run=tmp_path / "stopped")
+    train(make(data__workers=2), run=tmp_path / "stopped")
+    resumed = weights(tmp_path / "stopped")
+    assert all(torch.equal(value, resumed[name]) for name, value in weights(run).items())
+
+
+def test_each_image_is_evaluated_once_at_its_own_shape(run: Path, folder: Path) -> None:
+    table = evaluate(run, "32,24x40", calibrate=True)
+    assert list(table["images"]) == [18] * 4
+    assert list(table["calibrated"]) == [False, True] * 2
+    assert list(table["size"]) == [32, 32, 31, 31]
+    assert "shape=24x40" in table["settings"][2]
+    square = evaluate(run, "32", calibrate=False, overrides={"evaluation.shape": "square"})
+    assert square["settings"][0] != table["settings"][0]
+    assert table["flops"][0] != square["flops"][0] == pytest.approx(table["flops"][0], rel=0.1)
+    answers = pd.read_csv(run / "predictions.csv")
+    assert len(answers) == 18
+    said = predict(run, folder / "val", size=32)
+    assert list(said["file"]) == sorted(said["file"])
+    for row in predict(run, said["file"][4:5], size=32).to_dict("records"):  # alone as among others
+        of_all = said[said["file"] == row["file"]].iloc[0]
+        assert all(of_all[name] == pytest.approx(value, rel=1e-4) for name, value in row.items() if "p(" in name)
+
+
+def test_the_plan_knows_the_shapes(make: Make) -> None:
+    cost = plan(make()).cost
+    assert {part.extent for part in cost.sizes} == {(36, 28), 32, (28, 36), (28, 20), 24, (20, 28)}
+    assert cost.samples == 2 * 18
+    assert plan(make(), images=36).cost.samples == 2 * 36
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes__shape": "32x48"}, "sizes.shape is 32x48 and sizes.aspect_ratios .* leave one of them out"),
+        ({"sizes__shape": "32x48", "sizes__aspect_ratios": []}, "sizes.base is 32 and sizes.shape 32x48, which has as"),
+        ({"sizes__aspect_ratios": []}, "sizes.multiple is 4, and all images are square; set sizes.shape"),
+        ({"augment__crop": "pad"}, "augment.crop is pad, which cuts squares of the base size"),
+        ({"optimizer__adapt_copies": 4}, "optimizer.adapt_copies measures gradients every so many steps"),
+        ({"evaluation__crops": "5"}, "evaluation.crops is 5, but at their own shape"),
+        ({"model__name": "alexnet", "model__options": {}}, "cannot take images of .* the smallest it takes is 63"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    make: Make, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(make(**changes), run=tmp_path)
+
+
+def in_two(rank: int, root: Path) -> torch.Tensor:
+    train(load_recipe("folder", settings_of(root / "images")), run=root / "run")
+    return torch.cat([value.flatten().double() for value in weights(root / "run").values()])
+
+
+def test_two_processes_train_the_same_shapes(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(folder)
+    one, other = in_group(2, functools.partial(in_two, root=tmp_path), tmp_path)
+    assert torch.equal(one, other)
+    metrics = pd.read_csv(tmp_path / "run/metrics.csv")
+    assert list(metrics["images"]) == [18, 36]
+
+
+def test_masks_in_groups_and_at_their_own_shape(tmp_path: Path) -> None:
+    for split, count in (("train", 8), ("validation", 5)):
+        for i in range(count):
+            height, width = SHAPES[i % len(SHAPES)]
+            for name in ("images", "masks"):
+                (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            smooth_image(i, height, width).save(tmp_path / split / "images" / f"{i}.png")
+            mask = Image.new("L", (width, height), 0)
+            mask.paste(1, (5, 5, 20, 25))
+            mask.save(tmp_path / split / "masks" / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("background\none\n")
+    network = {
+        "layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 2, "stem": 8, "aspp_width": 8,
+        "aspp_rates": [1, 2, 3],
+    }  # fmt: skip
+    recipe = load_recipe("quickstart-segmentation", {
+        **settings_of(tmp_path), "data.name": "folder-masks", "model.name": "elastic_resnext", "model.options": network,
+        "training.epochs": 1, "data.mean": [0.5] * 3, "evaluation.shape": "own",
+    })  # fmt: skip
+    run = train(recipe, run=tmp_path / "run")
+    table = evaluate(run, "32", calibrate=True)
+    assert list(table["images"]) == [5, 5]
+    padded = evaluate(run, "32", calibrate=False, overrides={"evaluation.shape": "auto"})
+    assert padded["mean_iou"][0] != table["mean_iou"][0]
