@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "accuracy_by_setting": "anysize.reports.by_setting",
+    "adapt": "anysize.experiment.adapt",
     "BatchPlan": "anysize.sizes.batch_plan",
     "PlanSampler": "anysize.sizes.sampler",
     "SampleKey": "anysize.sizes.batch_plan",
@@ -53,6 +54,8 @@ _WHERE = {
     "export_run": "anysize.experiment.export",
     "fast_dev_run": "anysize.experiment.dev_run",
     "find_batch": "anysize.experiment.find_batch",
+    "fix_norm_size": "anysize.norms.by_size.model",
+    "fixed_norm_size": "anysize.norms.by_size.model",
     "fold_batch_norm": "anysize.models.surgery.fold",
     "grad_cam": "anysize.evaluation.grad_cam",
     "import_checkpoint": "anysize.experiment.importing",
@@ -62,6 +65,7 @@ _WHERE = {
     "load_run": "anysize.experiment.loaded",
     "lr_find": "anysize.experiment.lr_find",
     "load_weights": "anysize.experiment.weights",
+    "norm_by_size": "anysize.norms.by_size.model",
     "open_runtime": "anysize.export.runtimes",
     "plan": "anysize.experiment.planning",
     "predict": "anysize.experiment.predict",
@@ -82,6 +86,7 @@ if TYPE_CHECKING:
     from anysize.data.mixed import MixedSizeLoader as MixedSizeLoader
     from anysize.evaluation.grad_cam import grad_cam as grad_cam
     from anysize.evaluation.scale_policy import scale_policy as scale_policy
+    from anysize.experiment.adapt import adapt as adapt
     from anysize.experiment.calibrate import calibrate as calibrate
     from anysize.experiment.dev_run import fast_dev_run as fast_dev_run
     from anysize.experiment.evaluate import evaluate as evaluate
@@ -114,6 +119,9 @@ if TYPE_CHECKING:
     from anysize.models.surgery.fold import fold_batch_norm as fold_batch_norm
     from anysize.models.surgery.recompute import checkpoint_segments as checkpoint_segments
     from anysize.models.trust import trusting_code as trusting_code
+    from anysize.norms.by_size.model import fix_norm_size as fix_norm_size
+    from anysize.norms.by_size.model import fixed_norm_size as fixed_norm_size
+    from anysize.norms.by_size.model import norm_by_size as norm_by_size
     from anysize.norms.calibration import calibrate_batch_norm as calibrate_batch_norm
     from anysize.norms.calibration import calibrated as calibrated
     from anysize.norms.convert.model import convert_norms as convert_norms

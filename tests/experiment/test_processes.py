@@ -46,6 +46,10 @@ def build(num_classes, in_channels, task="segmentation"):
 
 AWARE = {"quantize__aware": True, "quantize__observer_epochs": 1}
 STANDING = {"quantize__statistics_epochs": 0, "optimizer__lr": 0.0, "optimizer__weight_decay": 0.0}
+WHITENED = {
+    "model__name": "airbench94", "model__options": {"widths": [8, 8, 8]}, "optimizer__name": "muon",
+    "optimizer__filter_norm": True,
+}  # fmt: skip
 NO_DROPOUT = {"depth": 8, "widths": [8, 8, 16]}
 
 
@@ -153,6 +157,10 @@ def runs(
     of_one = tiny(**{**small, **plain, "training__batch_size": 16})
     with stopped_after(2), pytest.raises(Interrupted):
         train(of_one, run=root / "of-one")
+    halves = {  # whose batches are as many samples for one process as for two
+        "sizes__mix": "custom", "sizes__weights": {"14": 0.5, "28": 0.5}, "optimizer__weigh_sizes": "variance",
+    }  # fmt: skip
+    taught = {"training__distill": "larger", "training__both_sizes": True, "training__chunks": 2}
     early = {"training__early_stopping": 1, "training__early_stopping_delta": 1.0, "training__keep_best": 2}
     uneven = {"data__limit": 37, "training__chunks": 7, "training__copies": 2, "optimizer__adapt_copies": 1}
     jobs = [
@@ -163,6 +171,12 @@ def runs(
         ),
         ("plain", tiny(**{**small, **plain, "data__limit": 75}, training__chunks=3), root / "plain"),
         ("pixels", tiny_scenes("segmentation", **pixels, training__batch_size=4, training__chunks=2), root / "pixels"),
+        ("taught", tiny(**{**small, **plain, **halves}, **taught), root / "taught"),
+        (
+            "taught pixels",
+            tiny_scenes("segmentation", **pixels, **taught, training__batch_size=4, training__consistency=0.5),
+            root / "taught pixels",
+        ),
         ("whole", tiny(**small, **averaged), root / "whole"),
         ("stopped", tiny(**small, **averaged), root / "stopped"),
         ("ended", tiny(**small, **averaged), root / "stopped"),
@@ -181,6 +195,9 @@ def runs(
         ("saved by the clock of one", tiny(**small, training__checkpoint_minutes=5), root / "clock"),
         ("unprepared", tiny(**small), root / "unprepared"),
         ("early", tiny(**{**small, **early, "training__epochs": 4}), root / "early"),
+        ("whitened", tiny(**{**small, **WHITENED}), root / "whitened"),
+        ("stopped whitened", tiny(**{**small, **WHITENED}), root / "whitened-stopped"),
+        ("whitened ended", tiny(**{**small, **WHITENED}), root / "whitened-stopped"),
     ]
     return root, in_two_processes(root, jobs)
 
@@ -203,11 +220,14 @@ def test_both_train_the_same_and_one_writes(runs: Any) -> None:
     assert '"total_batch": 16' in (root / "trained/environment.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["plain", "pixels"])
+@pytest.mark.parametrize("name", ["plain", "pixels", "taught", "taught pixels"])
 def test_two_processes_compute_what_one_does_with_their_batches(
     runs: Any, tiny: Make, tiny_scenes: Make, tmp_path: Path, name: str
 ) -> None:
-    """A network without norms: uneven chunks and void pixels weigh in the global batch what they have of it."""
+    """A network without norms: uneven chunks and void pixels weigh in the global batch what they have of it.
+
+    So do the samples that are taught, and trained at two sizes, with one exchange of gradients for both.
+    """
     root, found = runs
     assert "error" not in found[name, 0]
     recipe = load_recipe(str(root / name / "recipe.toml"), {})
@@ -247,6 +267,19 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits_in_each_process(runs: An
     assert rows[0][["step", "images"]].values.tolist() == [[1, 16], [5, 80]]
     one, other = (found["whole", rank]["weights"]["bn1.running_mean"] for rank in range(2))
     assert (one != other).any()
+
+
+def test_first_weights_from_images_and_muons_steps_are_the_same_in_both(runs: Any) -> None:
+    """Process 0 looks at the images. A run that goes on has the bits of one that was never stopped."""
+    _, found = runs
+    one, other = (found["whitened", rank]["weights"] for rank in range(2))
+    trained = [name for name in one if "running" not in name and "num_batches" not in name]
+    assert all((one[name] == other[name]).all() for name in trained)
+    assert (one["whiten.weight"][:4] == -one["whiten.weight"][4:]).all()
+    for rank in range(2):
+        assert found["stopped whitened", rank]["error"].startswith("Interrupted")
+        ended = found["whitened ended", rank]["weights"]
+        assert all((found["whitened", rank]["weights"][name] == ended[name]).all() for name in ended)
 
 
 def test_both_end_early_at_the_same_epoch(runs: Any) -> None:

@@ -78,13 +78,15 @@ def command(
     say_written(table.attrs["written"])
     if not is_exported(run) and not runtime and len(table.attrs["written"]) == 2:  # what is read here is whole
         others = [what for what, rows in Run.read(run_folder(run)).other_evaluations.items() if len(rows)]
+        copies = {*table["checkpoint"]} - {checkpoint}  # shown above
+        others = [what for what in others if what.partition(",")[0] not in copies]
         if others:
             more = f" and {len(others) - _OTHERS} more" if len(others) > _OTHERS else ""
             tell(f"evaluation.csv keeps the rows of earlier evaluations, too: {'; '.join(others[:_OTHERS])}{more}")
     if budget:
         metric = evaluation_metrics(table)[0]
         row = best_for_budget(table.assign(seconds=seconds_of(table)), budget, metric)
-        how = "calibrated" if row["calibrated"] else "as trained"
+        how = "calibrated" if row["calibrated"] else "as trained" if row["checkpoint"] == checkpoint else "adapted"
         tell(
             f"best for {budget}: {row['size']} px {how}, {label(metric)} {show(metric, row[metric])}, "
             f"{show('flops', row['flops'])} and {1000 * row['seconds']:.2f} ms an image"

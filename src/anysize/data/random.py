@@ -40,6 +40,8 @@ class Stream(enum.IntEnum):
     STEP = 10
     RESCALE = 11
     RANDOM_ERASING = 12
+    BRIGHTNESS = 13
+    CONTRAST = 14
 
 
 def random_bits(seed: Keys, epoch: Keys, index: Keys, copy: Keys, stream: Keys) -> npt.NDArray[np.uint64]:

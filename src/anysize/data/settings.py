@@ -147,7 +147,10 @@ class AugmentSettings:
         "auto: as is usual for the data set",
         choices=("auto", "pad", "random-resized", "rescale", "none"),
     )
-    padding: int = setting(4, "pixels of black on each side for crop = pad", low=0, high=1024)
+    padding: int = setting(4, "pixels on each side for crop = pad", low=0, high=1024)
+    padding_mode: str = setting(
+        "black", "what they are: black, or the image mirrored at its border", choices=("black", "reflect")
+    )
     scale: tuple[float, float] = setting(
         (0.08, 1.0), "share of the image's area for crop = random-resized", low=1e-6, high=1
     )
@@ -164,6 +167,11 @@ class AugmentSettings:
     flip: float = setting(
         -1.0, "probability of a horizontal flip; -1: as is usual for the data set", low=0, high=1, besides=-1
     )
+    flip_alternates: bool = setting(
+        False,
+        "after the first epoch each image is mirrored in every other epoch alone, so that two epochs show both: flip "
+        "then is the share that the first epoch mirrors",
+    )
     autoaugment: str = setting(
         "",
         "random operations on pixels: AutoAugment's published sub-policies for cifar10, imagenet or svhn, or "
@@ -176,6 +184,12 @@ class AugmentSettings:
         0.0, "strength of brightness, contrast and saturation jitter (0.4 is usual)", low=0, high=10
     )
     lighting: float = setting(0.0, "standard deviation of AlexNet's PCA lighting noise (0.1 is usual)", low=0, high=10)
+    brightness: float = setting(
+        0.0, "each image's normalised values are shifted by a random number of at most this", low=0, high=10
+    )
+    contrast: float = setting(
+        0.0, "and multiplied by a random factor that differs from 1 by at most this", low=0, high=1
+    )
     cutout: int = setting(
         0, "side in pixels, at the base size, of a square hole filled with the mean; 0: none", low=0, high=LARGEST_BASE
     )

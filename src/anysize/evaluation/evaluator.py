@@ -18,6 +18,7 @@ from anysize.evaluation.judging import Judge
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.shapes import EvaluatedShape
 from anysize.models.measure.input_size import needs_two_images
+from anysize.norms.by_size.model import fixed_norm_size, norm_sizes
 from anysize.norms.calibration import calibrated, has_running_statistics
 from anysize.norms.choice import FULL, NONE, Choice, choose
 from anysize.norms.strength import Statistics, having_statistics, statistics
@@ -119,13 +120,17 @@ class Evaluator:
             return several
         return batches
 
-    def fits(self, plan: BatchPlan, epochs: int) -> bool:
-        """Whether statistics of training are those of the base size: otherwise they want calibration.
+    def calibration_count(self, model: nn.Module, size: int) -> int:
+        """How many images calibrate `model` for `size`."""
+        return sum(map(_length, self.calibration_batches(model, size)))
+
+    def fits(self, model: nn.Module, plan: BatchPlan, epochs: int) -> bool:
+        """Whether statistics of training are those of the base size, or of each: otherwise they want calibration.
 
         Those of a few shapes are not those of each image's own, and squares not those of another shape.
         """
         alike = not self.shape.own and plan.shapes == self.shape.of_all
-        return plan.schedule.sizes(epochs) == {self.preprocessing.image_size} and alike
+        return alike and (bool(norm_sizes(model)) or plan.schedule.sizes(epochs) == {self.preprocessing.image_size})
 
     @contextlib.contextmanager
     def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[Choice]:
@@ -133,8 +138,14 @@ class Evaluator:
 
         Yields what was taken of the calibration, which is true where that is anything. A model without running
         statistics is left as it is. Where the settings leave the choice to held-out images it takes three to five
-        passes over them; without labels also a calibration for the size of training and two passes there.
+        passes over them; without labels also a calibration for the size of training and two passes there. A model with
+        norms by size has plain ones meanwhile, those for `size`.
         """
+        with fixed_norm_size(model, size), self._calibrated(model, size, stop) as choice:
+            yield choice
+
+    @contextlib.contextmanager
+    def _calibrated(self, model: nn.Module, size: int, stop: StopRequest | None) -> Iterator[Choice]:
         if not has_running_statistics(model):
             yield Choice(*NONE, {})
             return

@@ -16,7 +16,8 @@ class EvaluationSettings:
     averaged: bool = setting(True, "use the averaged weights where the run keeps some (training.average_steps)")
     calibrate: bool = setting(
         True,
-        "validation during training calibrates a copy of the model where the run mixes sizes; false: never",
+        "validation during training calibrates a copy of the model where the run mixes sizes, unless "
+        "model.norm_by_size keeps norms for them; false: never",
     )
     calibration_images: int = setting(
         4096, "training images that calibrate the norms for a size; 0: all", low=0, high=10**9
@@ -41,7 +42,14 @@ class EvaluationSettings:
     scales: tuple[float, ...] = setting(
         (1.0,), "scales of each image whose outputs are averaged (segmentation)", low=0.01, high=100
     )
-    flip: bool = setting(False, "average with the outputs for the mirrored image (segmentation)")
+    flip: bool = setting(False, "average with the outputs for the mirrored image")
+    translate: int = setting(
+        0,
+        "average, half and half, with the mean outputs for the image moved by so many pixels up and to the left, and "
+        "down and to the right (classification, multilabel); 0: none",
+        low=0,
+        high=LARGEST_BASE,
+    )
     window: int = setting(
         0,
         "side in pixels, at the base size, of the windows that large images are cut into; 0: whole (segmentation)",

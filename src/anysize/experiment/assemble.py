@@ -47,7 +47,7 @@ def assemble(
     evaluator.validation = first_batches(evaluator, training.limit_validation)
     base, model = data.preprocessing.image_size, prepared.model
 
-    fits = not recipe.evaluation.calibrate or evaluator.fits(plan, len(prepared.length.steps))
+    fits = not recipe.evaluation.calibrate or evaluator.fits(model, plan, len(prepared.length.steps))
     each = training.statistics == "each" and world.size > 1
     measure = evaluator.alone() if each else evaluator
 
@@ -68,7 +68,7 @@ def assemble(
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     optimizer = RegimeOptimizer(model, regime, plan.total_batch)
     parts = Parts(
-        forward=compiled(model, plan, prepared.length, training),
+        forward=compiled(model, plan, prepared.length, training, prepared.second),
         no_sync=contextlib.nullcontext,
         task=evaluator.task,
         plan=plan,
@@ -78,7 +78,13 @@ def assemble(
         validate=validate,
         checkpoints=folder / run_files.CHECKPOINTS,
         description=build.describe(
-            recipe, data.preprocessing, len(data.train), plan.parts, prepared.identity, prepared.weights
+            recipe,
+            data.preprocessing,
+            len(data.train),
+            plan.parts,
+            prepared.identity,
+            prepared.weights,
+            prepared.norm_sizes,
         ),
         log=log,
         describe=data.train.describe,
@@ -87,6 +93,7 @@ def assemble(
         world=world,
         writer=writer,
         quantize=recipe.quantize,
+        second=prepared.second,
     )
     return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 
@@ -100,8 +107,13 @@ def replicated(parts: Parts, prepared: Prepared) -> Parts:
     preprocessing = prepared.data.preprocessing
     unused = has_unused_parameters(model, preprocessing.channels, preprocessing.image_size, parts.device)
     unused = world.agree(unused or training.find_unused_parameters)  # chance may leave out a part in one process alone
+    if unused and training.consistency:
+        raise UserError(
+            "training.consistency goes backward through two passes at once, in which some parameters of this model "
+            "have no gradient; where several processes train, use training.both_sizes or training.distill instead"
+        )
     replica = replicate(model, parts.device, find_unused=unused)
-    forward = compiled(replica, parts.plan, parts.length, training)
+    forward = compiled(replica, parts.plan, parts.length, training, parts.second)
     return dataclasses.replace(parts, forward=forward, no_sync=replica.no_sync)
 
 

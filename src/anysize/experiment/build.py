@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
 from anysize.models.surgery.narrow import make_narrow_safe
 from anysize.models.surgery.recompute import checkpoint_segments
+from anysize.norms.by_size.model import check_norm_by_size
+from anysize.norms.by_size.norm import side
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, to_dict
@@ -99,7 +101,8 @@ def build_data(recipe: Recipe, weights_want: Preprocessing | None = None, opened
     source = ready(opened, recipe.data) if opened else open_split(recipe, "train")
     preprocessing = build_preprocessing(recipe.data, info_of(recipe), base_size(recipe), source.classes)
     preprocessing = feed_alike(preprocessing, weights_want, recipe.data)
-    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend)
+    trained = recipe.sizes.trained_base
+    preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, trained_size=trained)
     return Data(source, preprocessing, train_transform(recipe, preprocessing))
 
 
@@ -126,8 +129,13 @@ def feed_alike(data: Preprocessing, weights: Preprocessing | None, settings: Dat
 
 
 def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights | None = None) -> nn.Module:
-    """The model with the data's classes and channels; its first weights follow from the seed where none are given."""
+    """The model with the data's classes and channels; its first weights follow from the seed where none are given.
+
+    Its norms are plain: `norm_by_size` is done once it is known which sizes occur, and checked here.
+    """
     _check_aware(recipe)
+    if recipe.model.norm_by_size_affine and not recipe.model.norm_by_size:
+        raise UserError("model.norm_by_size_affine is set without model.norm_by_size; set that, or leave this out")
     torch.manual_seed(recipe.training.seed)
     spec = model_spec(recipe, preprocessing)
     model = start_from(spec, weights, partial=recipe.model.partial_weights) if weights else spec.build()
@@ -142,6 +150,8 @@ def build_model(recipe: Recipe, preprocessing: Preprocessing, weights: Weights |
                 "model.checkpoint_segments to 0"
             )
         checkpoint_segments(model, recipe.model.checkpoint_segments)
+    if recipe.model.norm_by_size:
+        check_norm_by_size(model, affine=recipe.model.norm_by_size_affine)
     return model
 
 
@@ -152,6 +162,11 @@ def _check_aware(recipe: Recipe) -> None:
             if getattr(recipe.quantize, field.name) != field.default:
                 raise UserError(f"quantize.{field.name} is set without quantize.aware; set that, or leave this out")
         return
+    if recipe.model.norm_by_size:
+        raise UserError(
+            "model.norm_by_size does not go with quantize.aware, whose integers are for one set of statistics: leave "
+            "one of them out, or quantize the trained run (anysize quantize)"
+        )
     for name, value in (
         ("training.compile", recipe.training.compile), ("model.checkpoint_segments", recipe.model.checkpoint_segments),
     ):  # fmt: skip
@@ -274,16 +289,25 @@ def check_phases(schedule: SizeSchedule, epochs: int) -> None:
             )
 
 
-def model_spec(recipe: Recipe, preprocessing: Preprocessing) -> ModelSpec:
-    """The model of a recipe for the classes, channels and image size of its data."""
+def model_spec(recipe: Recipe, preprocessing: Preprocessing, sizes: Sequence[int] = ()) -> ModelSpec:
+    """The model of a recipe for the classes, channels and image size of its data.
+
+    `sizes` are those that it trains at, which `training_sizes` tells; without them its norms are plain.
+    """
     return ModelSpec.from_settings(
         recipe.model,
         recipe.quantize.options,
+        sizes,
         num_classes=len(preprocessing.classes),
         in_channels=preprocessing.channels,
         task=recipe.task.name,
         image_size=preprocessing.image_size,
     )
+
+
+def training_sizes(plan: BatchPlan, epochs: int) -> list[int]:
+    """The image sizes of a run, each once, as norms by size tell them apart; ascending."""
+    return sorted({side(size) for size in plan.schedule.sizes(epochs)})
 
 
 def describe(
@@ -293,16 +317,17 @@ def describe(
     batches_a_step: int,
     data: Mapping[str, Any],
     weights: str = "",
+    sizes: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The description that every checkpoint carries, enough to rebuild the model and feed it rightly.
 
     `batches_a_step` of training.batch_size are the total batch of the run, which stands when it goes on. `data` is
-    the identity of its images (`anysize.experiment.identity`), `weights` a digest of its first weights; what decodes
-    the images is kept where that tells in pixels.
+    the identity of its images (`anysize.experiment.identity`), `weights` a digest of its first weights, `sizes` those
+    that it trains at; what decodes the images is kept where that tells in pixels.
     """
     return {
         "recipe": to_dict(recipe),
-        "model": model_spec(recipe, preprocessing).to_dict(),
+        "model": model_spec(recipe, preprocessing, sizes).to_dict(),
         "task": recipe.task.name,
         "images": images,
         "data": dict(data),

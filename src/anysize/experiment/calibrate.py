@@ -19,6 +19,7 @@ from anysize.experiment.loaded import (
 )
 from anysize.experiment.targets import build_evaluator
 from anysize.machine import plainly
+from anysize.models.spec import ModelSpec
 from anysize.norms.choice import Choice
 from anysize.registry import UserError
 from anysize.reports import run_files
@@ -81,6 +82,7 @@ def calibrate(
         loaded.preprocessing, image_size=size, trained_size=loaded.preprocessing.own_size
     )
     state["preprocessing"] = preprocessing.to_dict()
+    state["model"] = ModelSpec.from_dict(state["model"]).fix_norm_size(size).to_dict()
     with evaluator.calibrated(loaded.model, size) as taken:
         state["calibrated"] = {"size": size, "from": checkpoint, **taken.to_dict()}
         write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 import pandas as pd
+from torch import nn
 
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
@@ -20,6 +21,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
 from anysize.evaluation.shapes import EvaluatedShape
 from anysize.evaluation.sizes import parse_extents, parse_sizes
+from anysize.experiment.adapt import adapted_copy, adapted_name
 from anysize.experiment.exported import evaluation_files, flops_of
 from anysize.experiment.identity import identity_of, then_and_now
 from anysize.experiment.loaded import (
@@ -36,6 +38,7 @@ from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
 from anysize.models.measure.timing import latency_of
+from anysize.norms.by_size.model import fixed_norm_size
 from anysize.norms.calibration import has_running_statistics
 from anysize.norms.choice import Choice
 from anysize.norms.strength import having_statistics
@@ -113,7 +116,9 @@ def evaluate(
     Returns:
         A row a size, as trained and (where `calibrate`) calibrated: `checkpoint`, `split`, `settings` (those of test
         time that are not as usual, or not the run's), `size`, `calibrated`, the task's metrics (such as top1, top5,
-        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward).
+        loss), `images`, `images_per_second`, `latency` (seconds, where measured), `flops` (of one image forward), and
+        `prepared_flops`, what the calibration took. A size that `anysize.adapt` has adapted this checkpoint to has a
+        row of that copy, too, first in the table, with what the adapting took.
         `attrs["written"]` has the files that it
         went into: one that cannot be written is warned of, and the table is returned.
 
@@ -176,6 +181,7 @@ def _evaluate(
     time = functools.cache(lambda usual: latency_of(model, loaded.preprocessing.channels, usual, loaded.device))
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
+    adapted: list[dict[str, Any]] = []
     judged: dict[int, Judged] = {}
     choices: dict[int, Choice] = {}
     confusion: Table = {}
@@ -206,12 +212,21 @@ def _evaluate(
                 add(each, choice)
             if each.evaluator is evaluator:
                 choices[each.size] = choice
+            rows[-1]["prepared_flops"] = _calibration_flops(each, model, choice, flops)
+        if not isinstance(model, RuntimeModel) and (copy := adapted_copy(loaded, made["checkpoint"], each.size)):
+            values = each.evaluator.evaluate(copy.model, each.size).values
+            spent = copy.checkpoint.state["adapted"]["flops"]
+            of_copy = {"checkpoint": adapted_name(each.size), "settings": each.settings, "size": each.size}
+            of_copy |= {"calibrated": False, **values, "flops": rows[-1]["flops"], "prepared_flops": spent}
+            adapted.append({**made, **of_copy})
+    rows = [*adapted, *rows]  # what was asked for is the latest
     table = pd.DataFrame(rows)
     table.attrs["written"] = []
     files, own = evaluation_files(loaded), not isinstance(model, RuntimeModel)  # a runtime's have no report
     if own and evaluator.settings.pictures and made["split"] == "validation":
         with contextlib.ExitStack() as stack:
             if base in choices:
+                stack.enter_context(fixed_norm_size(model, base))
                 stack.enter_context(having_statistics(model, choices[base].statistics))
             elif calibrate:
                 choices[base] = stack.enter_context(evaluator.calibrated(model, base))
@@ -260,6 +275,17 @@ def _mean_flops(flops: Callable[[Extent], int | None], extents: Mapping[Extent, 
     found = {extent: flops(extent) for extent in extents}
     total = sum(count * (found[extent] or 0) for extent, count in extents.items())
     return None if None in found.values() else round(total / sum(extents.values()))
+
+
+def _calibration_flops(wanted: _Wanted, model: nn.Module, choice: Choice, flops: Callable[[Extent], int | None]) -> int:
+    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it."""
+    evaluator, here = wanted.evaluator, _mean_flops(flops, wanted.extents) or 0
+    taken = (evaluator.calibration_count(model, wanted.size) + choice.images * len(choice.scores)) * here
+    if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
+        own = evaluator.preprocessing.own_size
+        again = evaluator.calibration_count(model, own) if own != wanted.size else 0
+        taken += (again + 2 * choice.images) * (flops(own) or 0)
+    return taken
 
 
 def by_name(judged: Mapping[int, Judged], source: Source, root: str) -> dict[str, Judged]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
-from anysize.experiment.loaded import load_run
+from anysize.experiment.loaded import at_norm_size, load_run
 from anysize.experiment.named import named_spec
 from anysize.export.check import Exported
 from anysize.export.description import Description
@@ -42,7 +42,8 @@ def export_run(
         out: the file; by default `export/model.onnx` in the run, or MODEL.onnx.
         format: "onnx", or "pt2" for `torch.export.load`.
         checkpoint: of a run: "last", "best", "previous", or the name of a calibrated copy.
-        size: pixels that the model is traced at, and checked around; None: the base size. The file takes any.
+        size: pixels that the model is traced at, and checked around; None: the base size. The file takes any. Of norms
+            by size it has those for this size.
         uint8_input: the file takes pixels, resized and cropped, and normalises them itself.
         overrides: settings of the recipe to replace; of [model] for a named model.
 
@@ -66,6 +67,7 @@ def export_run(
         (size,) = parse_sizes([size])
     if Path(source).is_dir():
         loaded = load_run(source, checkpoint, overrides)
+        loaded = at_norm_size(loaded, size or loaded.preprocessing.image_size, "in the file")
         model, described = loaded.model, description_of(loaded)
         path = Path(out).expanduser() if out else loaded.folder / "export" / f"model.{format}"
         if not out:

@@ -27,6 +27,7 @@ from anysize.export.module import RuntimeModel
 from anysize.models import trust
 from anysize.models.measure.input_size import check_size
 from anysize.models.spec import ModelSpec
+from anysize.norms.by_size.model import fix_norm_size
 from anysize.norms.calibration import has_running_statistics
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
@@ -111,7 +112,7 @@ def load_run(
     names = renamed(preprocessing.classes, recipe.data)
     preprocessing = dataclasses.replace(preprocessing, backend=recipe.augment.backend, classes=names)
     spec = ModelSpec.from_dict(loaded.state["model"])
-    wanted = ModelSpec.from_settings(recipe.model).settings
+    wanted = ModelSpec.from_settings(recipe.model, sizes=spec.norm_sizes or [1]).settings  # the sizes are none of them
     for key, held in spec.settings.items():
         if held != wanted[key]:
             raise UserError(
@@ -130,7 +131,23 @@ def load_run(
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     run_of_torch = LoadedRun(folder, recipe, model.to(device).eval(), preprocessing, loaded, device)
-    return in_runtime(run_of_torch, runtime, threads) if runtime else run_of_torch
+    if not runtime:
+        return run_of_torch
+    return in_runtime(at_norm_size(run_of_torch, preprocessing.image_size, f"in {runtime}"), runtime, threads)
+
+
+def at_norm_size(loaded: LoadedRun, size: int, where: str) -> LoadedRun:
+    """The run with plain norms, those for `size` where its model keeps norms by size; the log says so."""
+    state = loaded.checkpoint.state
+    spec = ModelSpec.from_dict(state["model"])
+    if not spec.norm_sizes:
+        return loaded
+    logger.warning(
+        "%s keeps norms for %s px; %s are those for %d px, at any image size",
+        loaded.folder, ", ".join(map(str, spec.norm_sizes)), where, size,
+    )  # fmt: skip
+    fixed = dataclasses.replace(loaded.checkpoint, state={**state, "model": spec.fix_norm_size(size).to_dict()})
+    return dataclasses.replace(loaded, model=fix_norm_size(loaded.model, size), checkpoint=fixed)
 
 
 def check_takes(loaded: LoadedRun, size: int, extents: Iterable[Extent] = ()) -> None:

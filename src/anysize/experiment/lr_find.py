@@ -17,6 +17,7 @@ from rich.console import Console
 
 from anysize.data.loader import LoadedBatch
 from anysize.experiment.assemble import assemble
+from anysize.experiment.first_images import start_from_images
 from anysize.experiment.prepare import prepare, settle_precision
 from anysize.experiment.run_folder import warnings_into
 from anysize.experiment.together import resolve
@@ -99,6 +100,7 @@ def lr_find(
         log = stack.enter_context(_Shown(Path(), 1, console))
         stack.enter_context(warnings_into(log))
         prepared = settle_precision(prepare(tested))
+        start_from_images(prepared)
         parts, state, _ = assemble(prepared, Path(), log, stack.enter_context(CheckpointWriter()))
         fit_into_memory(parts, state)
         batches, rates = _endless(parts, state), sweep(low, high, steps)
@@ -157,7 +159,7 @@ def _endless(parts: Parts, state: TrainState) -> Iterator[tuple[LoadedBatch, int
         state.progress.epoch = epoch
         start_epoch(parts, state)
         seeds = step_seeds(parts.training.seed, state.progress.step, len(batches), 0)
-        for batch, seed in zip(parts.loader.load(batches), seeds, strict=False):
+        for batch, seed in zip(parts.load(batches), seeds, strict=False):
             state.progress.step_in_epoch = batch.step
             images, channels = len(batch.images), parts.loader.source.channels
             chunks = min(state.micro_batches.chunks(images), images)

@@ -12,13 +12,16 @@ from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
+from anysize.experiment.second_passes import beside_of, check_size_weights, second_size
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
+from anysize.norms.by_size.model import norm_by_size
 from anysize.preprocessing import Preprocessing
 from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.second_size import SecondSize
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, with_remedy
@@ -50,10 +53,13 @@ class Prepared:
     length: RunLength
     notes: list[str]
     """Sentences on where the first weights came from, and on what is not as usual."""
+    second: SecondSize
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
     weights: str
     """The digest of the first weights, as `digest_of_weights` tells it."""
+    norm_sizes: list[int]
+    """The image sizes that the model keeps norms for; empty: its norms are plain."""
 
 
 def prepare(
@@ -84,7 +90,8 @@ def prepare(
     if recipe.model.weights and resumed:
         own_input = Preprocessing.from_dict(resumed["preprocessing"])
     elif recipe.model.weights:
-        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
+        base = build.base_size(recipe)
+        weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options, size=base)
         own_input = weights.preprocessing
     sources = sources or open_sources(recipe)
     data = build.build_data(recipe, own_input, sources["train"])
@@ -101,9 +108,18 @@ def prepare(
         check_reached(model, data.preprocessing.image_size, data.preprocessing.channels)
     flops = build.flops_by_size(model, data.preprocessing.channels)
     base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
-    length = run_length(plan, training, base, lambda size: flops(size).total, adapt)
+    second = second_size(recipe, plan.schedule, base, model)
+    length = run_length(plan, training, base, lambda size: flops(size).total, adapt, beside_of(second, flops))
     build.check_phases(plan.schedule, len(length.steps))
+    check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))
+    norm_sizes = build.training_sizes(plan, len(length.steps)) if recipe.model.norm_by_size else []
+    if norm_sizes:
+        norm_by_size(model, norm_sizes, recipe.model.norm_by_size_affine)
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
+    if len(norm_sizes) == 1:
+        notes.append(
+            f"all images of the run are at {norm_sizes[0]} px, so that model.norm_by_size keeps one norm as without it"
+        )
     if weights and (lr := too_fast_for_weights(stretch(recipe.optimizer, recipe.training.epochs), plan.total_batch)):
         notes.insert(
             0,
@@ -138,8 +154,10 @@ def prepare(
         plan,
         length,
         notes,
+        second,
         identity or {},
         resumed.get("weights", "") or digest,
+        norm_sizes,
     )
 
 

@@ -18,7 +18,14 @@ from anysize.evaluation.finite import check_all_finite, images_not_finite
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
 from anysize.experiment.image_files import image_files, images_in
-from anysize.experiment.loaded import LoadedRun, check_classes, class_names, load_run, make_evaluator
+from anysize.experiment.loaded import (
+    LoadedRun,
+    at_norm_size,
+    check_classes,
+    class_names,
+    load_run,
+    make_evaluator,
+)
 from anysize.experiment.published import run_folder
 from anysize.experiment.targets import build_task, eval_transform, evaluated_shape, open_split
 from anysize.export.check import Exported
@@ -114,6 +121,7 @@ def quantize_run(
         raise UserError(f"checkpoint {checkpoint!r} of {run} is quantized already; name one in float with --checkpoint")
     base = loaded.preprocessing.image_size
     wanted = parse_sizes([base] if sizes is None else [sizes] if isinstance(sizes, int) else sizes)
+    loaded = at_norm_size(loaded, wanted[0] if len(set(wanted)) == 1 else base, "in int8")
     for size in wanted:
         check_size(loaded.model, size, loaded.preprocessing.channels)
     for title, number in (("batches", calibration_batches), ("batch size", calibration_batch_size)):

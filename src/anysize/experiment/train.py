@@ -13,6 +13,7 @@ from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.scale_policy import has_scales
 from anysize.experiment import build
 from anysize.experiment.assemble import assemble, replicated, write_report_of
+from anysize.experiment.first_images import start_from_images
 from anysize.experiment.identity import check_same_data, check_same_decoder, folder_for, identity_of
 from anysize.experiment.introduce import introduce
 from anysize.experiment.prepare import prepare, resumed_state, settle_precision
@@ -154,6 +155,8 @@ def train(
             log.epochs = len(prepared.length.steps)
         check_alike(world, resolved, prepared.data.train)
         prepared = settle_precision(prepared)
+        if not resumed:
+            start_from_images(prepared)
         with world.together():
             saves = resolved.training
             writer = CheckpointWriter(
@@ -224,7 +227,7 @@ def _write_results(folder: Path, evaluator: Evaluator, parts: Parts, model: torc
     from anysize.reports.policy_report import write_scale_policy
 
     base = evaluator.preprocessing.image_size
-    fits = not evaluator.settings.calibrate or evaluator.fits(parts.plan, len(parts.length.steps))
+    fits = not evaluator.settings.calibrate or evaluator.fits(model, parts.plan, len(parts.length.steps))
     if not (folder / run_files.PREDICTIONS).exists():
         with contextlib.nullcontext() if fits else evaluator.calibrated(model, base) as taken:
             picture_predictions(folder, evaluator, model, base, calibrated=bool(taken))

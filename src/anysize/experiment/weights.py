@@ -19,10 +19,11 @@ from anysize.models.spec import ModelSpec
 from anysize.models.weights import FitReport, find_head, fit_state_dict, fit_tensors, read_foreign
 from anysize.models.weights.heads import find_first_convolution
 from anysize.models.weights.published import DEFAULT, pretrained_weights, published_preprocessing
+from anysize.norms.by_size.model import fix_norm_size
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
 from anysize.reports import run_files
-from anysize.training.checkpoint.files import DamagedCheckpoint, read_checkpoint
+from anysize.training.checkpoint.files import DamagedCheckpoint, load_model, read_checkpoint
 from anysize.training.checkpoint.store import find_checkpoint, with_another
 
 _WEIGHTS_NAME = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")  # torchvision's: IMAGENET1K_V2
@@ -42,13 +43,14 @@ class Weights:
     classes: tuple[str, ...] = ()
 
 
-def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None) -> Weights:
+def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | None = None, *, size: int = 0) -> Weights:
     """Read weights for the model `name`, built with `options`.
 
     Args:
         source: a run folder (its best checkpoint, else its last), a checkpoint folder, a file of another program's,
             "pretrained", or the name of torchvision's weights, such as "IMAGENET1K_V1".
         name, options: of the model, which published weights are looked up by.
+        size: pixels: of norms by size those for this size; 0: for the base size of the weights.
 
     Raises:
         UserError: there is no such thing, it is damaged or wants to run code, or it cannot be downloaded.
@@ -58,7 +60,7 @@ def find_weights(source: str | Path, name: str, options: Mapping[str, Any] | Non
         found = pretrained_weights(name, str(source), options)
         return Weights(found.tensors, found.preprocessing, found.source, [f"weights: {found.source}"])
     if path.is_dir():
-        return _ours(checkpoint_folder(path))
+        return _ours(checkpoint_folder(path), size)
     if not path.exists():
         raise UserError(
             f"weights are {str(source)!r}, and there is no such file or folder; expected a run folder, a checkpoint "
@@ -219,7 +221,7 @@ def check_same_weights(state: Mapping[str, Any], source: str, digest: str) -> No
         )
 
 
-def _ours(folder: Path) -> Weights:
+def _ours(folder: Path, size: int) -> Weights:
     try:
         checkpoint = read_checkpoint(folder, "model", "preprocessing")
     except DamagedCheckpoint as error:
@@ -229,4 +231,16 @@ def _ours(folder: Path) -> Weights:
         raise UserError(f"{folder} holds int8 weights, which are not trained further; start from the float weights")
     note = f"weights: {folder}, a checkpoint of {spec.name} with {spec.num_classes} classes"
     preprocessing = Preprocessing.from_dict(checkpoint.state["preprocessing"])
-    return Weights(checkpoint.weights, preprocessing, str(folder), [note], preprocessing.classes)
+    tensors = checkpoint.weights
+    if spec.norm_sizes:
+        size = size or preprocessing.image_size
+        note += f"; of its norms by size those for {size} px"
+        tensors = _plain(spec, tensors, size, folder)
+    return Weights(tensors, preprocessing, str(folder), [note], preprocessing.classes)
+
+
+def _plain(spec: ModelSpec, tensors: Mapping[str, Tensor], size: int, folder: Path) -> Mapping[str, Tensor]:
+    """The weights of a model with norms by size as those of one with plain norms, which are those for `size`."""
+    model = spec.build()
+    load_model(model, tensors, folder)
+    return fix_norm_size(model, size).state_dict()

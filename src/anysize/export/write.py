@@ -25,6 +25,7 @@ from anysize.models.surgery.onnx_words import writing_onnx
 from anysize.models.surgery.quantization.aware import is_aware
 from anysize.models.surgery.quantization.fake import is_quantized
 from anysize.models.surgery.same_padding import padded_for_export
+from anysize.norms.by_size.model import refuse_norm_by_size
 from anysize.registry import UserError
 from anysize.reports.run_files import check_writable
 
@@ -127,6 +128,7 @@ def _prepared(
     model: nn.Module, description: Description, uint8_input: bool
 ) -> tuple[nn.Module, Description, torch.Tensor]:
     check_is_model("export", model)
+    refuse_norm_by_size(model, "an exported file")
     if is_aware(model):
         raise UserError(
             f"{type(model).__name__} was trained for int8 and holds its weights in float still; `anysize quantize` "

@@ -45,6 +45,12 @@ class ModelSettings:
         "options of the norm, such as --model.norm_options.num_groups 8; skip: patterns of names or classes of modules "
         "whose norms stay as they are; image_size: for layer_elementwise, where it is not the base size",
     )
+    norm_by_size: bool = setting(
+        False,
+        "a norm for each training size: running statistics of its own, in evaluation those between two sizes for sizes "
+        "between them; validation then calibrates nothing",
+    )
+    norm_by_size_affine: bool = setting(False, "with norm_by_size: weights and biases by size, too")
     checkpoint_segments: int = setting(
         0,
         "activation checkpointing: cut each stage of the model into this many segments and compute their activations "

@@ -25,6 +25,7 @@ from anysize.models.surgery.quantization.fake import expect_integers
 from anysize.models.surgery.quantization.prepare import prepare
 from anysize.models.weights.fitting import fit_state_dict
 from anysize.models.weights.published import DEFAULT, pretrained_weights
+from anysize.norms.by_size.model import fix_norm_size, norm_by_size
 from anysize.norms.convert.model import convert_norms
 from anysize.norms.factory import check_options
 from anysize.registry import Registry, UserError, counted
@@ -83,14 +84,17 @@ class ModelSpec:
 
     @classmethod
     def from_settings(
-        cls, settings: ModelSettings, aware: Mapping[str, Any] | None = None, **of_data: Any
+        cls, settings: ModelSettings, aware: Mapping[str, Any] | None = None, sizes: Sequence[int] = (), **of_data: Any
     ) -> "ModelSpec":
         """The model that `[model]` of a recipe asks for; `of_data` are classes, channels, task and image size.
 
-        `aware` are the options of `quantize_aware` where it is trained for int8.
+        `aware` are the options of `quantize_aware` where it is trained for int8, `sizes` those of training, by which
+        norms are kept where the settings say so; without them they are plain.
         """
         spec = cls(settings.name, options=settings.options, **of_data)
         spec = spec.elasticize(settings.elasticize).swap_norms(settings.norm, settings.norm_options)
+        if settings.norm_by_size and sizes:
+            spec = spec.norm_by_size(sizes, affine=settings.norm_by_size_affine)
         return spec if aware is None else spec.quantize_aware(**aware)
 
     def elasticize(self, stages: str | Sequence[str]) -> "ModelSpec":
@@ -104,6 +108,20 @@ class ModelSpec:
         if norm_options:
             raise UserError(f"norm_options {dict(norm_options)} are given without a norm; name it with norm")
         return self
+
+    def norm_by_size(self, sizes: Sequence[int], *, affine: bool = False) -> "ModelSpec":
+        """This model with a norm for each of these image sizes (pixels), as `anysize.norm_by_size` makes them."""
+        return self._then(Change("norm_by_size", {"sizes": [*sizes], "affine": affine}))
+
+    def fix_norm_size(self, size: int) -> "ModelSpec":
+        """This model with plain norms again, those for one image size; a model with plain norms: as it is."""
+        return self._then(Change("fix_norm_size", {"size": size})) if self.norm_sizes else self
+
+    @property
+    def norm_sizes(self) -> list[int]:
+        """The image sizes that the model keeps norms for; empty: its norms are plain."""
+        done = {change.name: change.options for change in self.changes}
+        return [] if "fix_norm_size" in done else done.get("norm_by_size", {}).get("sizes", [])
 
     def without_relu6(self) -> "ModelSpec":
         """This model with ReLU where it has ReLU6, as torchvision quantizes its networks."""
@@ -141,6 +159,8 @@ class ModelSpec:
             "options": self.options,
             "elasticize": done.get("elasticize", {}).get("stages", ""),
             **done.get("norms", {"norm": "", "norm_options": {}}),
+            "norm_by_size": "norm_by_size" in done,
+            "norm_by_size_affine": done.get("norm_by_size", {}).get("affine", False),
         }
 
     @property
@@ -192,6 +212,16 @@ def _swap_norms(model: nn.Module, spec: ModelSpec, norm: str, norm_options: Mapp
         convert_norms(model, norm, in_channels=spec.in_channels, **norm_options)
     except UserError as error:
         raise UserError(f"model {spec.name!r} with norm {norm!r}: {error}") from None
+
+
+@CHANGES.register("norm_by_size")
+def _norm_by_size(model: nn.Module, spec: ModelSpec, sizes: Sequence[int], affine: bool = False) -> None:
+    norm_by_size(model, sizes, affine)
+
+
+@CHANGES.register("fix_norm_size")
+def _fix_norm_size(model: nn.Module, spec: ModelSpec, size: int) -> None:
+    fix_norm_size(model, size)
 
 
 @CHANGES.register("relu6_to_relu")

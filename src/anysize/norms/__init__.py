@@ -4,6 +4,7 @@
     factory       norms by name: `create_norm`
     convert/      another norm in any model: `convert_norms`
     layers        norms that torch does not have
+    by_size/      a norm for each image size: `norm_by_size`
     synchronised  batch norm over the batches of all processes
     running       which norms keep running statistics, and where
     pooling       the same, pooled over the processes

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils import _pytree as pytree
 
+from anysize.norms.by_size.model import fixed_at_first
 from anysize.norms.online.backends import statistics_dtype
 from anysize.norms.running import is_online, is_synchronised, running_norms, statistics_of
 from anysize.registry import NotFinite, UserError, some_of
@@ -59,6 +60,8 @@ def calibrate_batch_norm(
     (biased) variance as `m` and `var`, and its control variables stay. A norm that no image reaches keeps its
     statistics.
 
+    A model of `norm_by_size` gets plain norms, those for the size of the first images: what is measured holds for them.
+
     Several processes share the work: each gives `world` and its own part of the batches, as many as it has, of none up.
     What their norms saw is pooled once at the end, and all processes end up with the statistics that one process with
     all the batches would have, up to rounding. Synchronised norms normalise by the process's own batch meanwhile, with
@@ -85,12 +88,19 @@ def calibrate_batch_norm(
     >>> norm.running_mean.item(), norm.running_var.item()
     (3.5, 6.0)
     """
+    if max_images is not None and max_images < 1 and has_running_statistics(model):
+        raise UserError(f"max_images is {max_images}; expected at least 1, or None for all images")
+    world = world or World()
+    with fixed_at_first(model, batches, _images, world, keep=True) as all_batches:
+        return _calibrate(model, all_batches, max_images, world, describe)
+
+
+def _calibrate(
+    model: nn.Module, batches: Iterable[Any], max_images: int | None, world: World, describe: Callable[[int], str]
+) -> int:
     norms = running_norms(model)
     if not norms:
         return 0
-    if max_images is not None and max_images < 1:
-        raise UserError(f"max_images is {max_images}; expected at least 1, or None for all images")
-    world = world or World()
     pools = {name: _Pool(isinstance(norm, _InstanceNorm), is_online(norm)) for name, norm in norms.items()}
     used = 0
     unsound: list[int] = []
@@ -145,8 +155,11 @@ def calibrated(
     ...     print(norm.running_mean)
     tensor([5.])
     """
-    with _restored(running_norms(model)):
-        yield calibrate_batch_norm(model, batches, max_images, world, describe)
+    with (
+        fixed_at_first(model, batches, _images, world or World(), keep=False) as all_batches,
+        _restored(running_norms(model)),
+    ):
+        yield calibrate_batch_norm(model, all_batches, max_images, world, describe)
 
 
 @dataclasses.dataclass

@@ -25,6 +25,7 @@ EVALUATION_FACTS = (
     "images_per_second",
     "latency",
     "flops",
+    "prepared_flops",
 )
 
 _FRACTION = re.compile(
@@ -36,6 +37,7 @@ _LABELS = {
     "lr": "learning rate",
     "images_per_second": "images/s",
     "flops": "FLOPs",
+    "prepared_flops": "FLOPs to get there",
     "error": "top-1 error",
     "train": "training",
     "map": "mAP",
@@ -170,7 +172,7 @@ def show(column: str, value: float | None) -> str:
     metric = split_of(column)[1]
     if is_fraction(column):
         return f"{100 * value:.1f}%"
-    if metric == "flops":
+    if metric in ("flops", "prepared_flops"):
         divisor, unit = unit_of("flops", value)
         value /= divisor
         few = value < 999.5 and divisor > 1  # else the exponent would be written

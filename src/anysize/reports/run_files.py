@@ -27,10 +27,11 @@ images were waited for), `sizes` (JSON: size -> share of the epoch's images), an
 steps since the row before `sizes`, `loss` and the task's other metrics, `gradient_norm`, `images_per_second` and
 `waiting`.
 `evaluation.csv` has `checkpoint`, `split`, `settings` (those of test time that are not as usual, or not the run's),
-`size`, `calibrated`, `images`, `images_per_second`, `flops` (of one image forward), where it was measured `latency`
-(seconds of one image alone), and the task's metrics. `scale_policy.csv` has `block`, `label` (empty: all images),
-`images`, `size`, and over these images mean and standard deviation of `low_share`, the part of a block's output that
-comes from half resolution. Metrics such as top-1 are fractions in files and percentages on screen.
+`size`, `calibrated`, `images`, `images_per_second`, `flops` (of one image forward), `prepared_flops` (what calibrating
+or adapting took), where it was measured `latency` (seconds of one image alone), and the task's metrics.
+`scale_policy.csv` has `block`, `label` (empty: all images), `images`, `size`, and over these images mean and standard
+deviation of `low_share`, the part of a block's output that comes from half resolution. Metrics such as top-1 are
+fractions in files and percentages on screen.
 
 But for the recipe and the checkpoints these files stand beside a run: one that cannot be written is said, and the run
 goes on (`go_on_without`). One that rows are to be added to and that is no table is kept as NAME.damaged.

@@ -103,7 +103,7 @@ STEPS = Columns(
 )  # fmt: skip
 EVALUATION = Columns(
     {"size": _SIZE, "calibrated": _TRUTH},
-    {"latency": number(0), "strength": number(0, 1), "part": number(0, 1)},
+    {"latency": number(0), "prepared_flops": number(0), "strength": number(0, 1), "part": number(0, 1)},
     (*_MADE, "choice"),
     ("calibrated",),
 )

@@ -11,7 +11,7 @@ from anysize.reports.console import fits
 from anysize.reports.setting_values import show_setting
 from anysize.reports.text_table import TextTable
 
-AS_TRAINED, CALIBRATED = "as trained", "calibrated"
+AS_TRAINED, CALIBRATED, ADAPTED = "as trained", "calibrated", "adapted"
 
 
 def evaluation_metrics(evaluation: pd.DataFrame) -> list[str]:
@@ -27,6 +27,8 @@ def evaluation_metrics(evaluation: pd.DataFrame) -> list[str]:
 def by_size(evaluation: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column of an evaluation: a row a size (ascending), a column each for `as trained` and `calibrated`, if there.
 
+    Rows of copies that were adapted to their size, beside those of another checkpoint, stand in a column `adapted`.
+
     >>> frame = pd.DataFrame({"size": [32, 16, 16], "calibrated": [False, False, True], "top1": [0.9, 0.5, 0.7]})
     >>> by_size(frame, "top1").loc[16].to_dict()
     {'as trained': 0.5, 'calibrated': 0.7}
@@ -34,7 +36,10 @@ def by_size(evaluation: pd.DataFrame, column: str) -> pd.DataFrame:
     if column not in evaluation:
         return pd.DataFrame()
     how = evaluation["calibrated"].map({False: AS_TRAINED, True: CALIBRATED})
-    return evaluation.assign(how=how).pivot_table(index="size", columns="how", values=column, sort=True)
+    if "checkpoint" in evaluation and evaluation["checkpoint"].nunique() > 1:
+        how = how.mask(evaluation["checkpoint"].astype(str).str.startswith("adapted-"), ADAPTED)
+    table = evaluation.assign(how=how).pivot_table(index="size", columns="how", values=column, sort=True)
+    return table[[each for each in (AS_TRAINED, CALIBRATED, ADAPTED) if each in table]]
 
 
 def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> TextTable:
@@ -52,7 +57,10 @@ def evaluation_table(evaluation: pd.DataFrame, *, all_twice: bool = False) -> Te
         if name == metrics[0] or (all_twice and name in metrics):
             columns += [(f"{label(name)}\n{how}", name, values[how]) for how in values]
         else:
-            columns.append((label(name), name, values.iloc[:, -1]))
+            columns.append((label(name), name, values.drop(columns=ADAPTED, errors="ignore").iloc[:, -1]))
+    costs = by_size(evaluation, "prepared_flops")
+    if ADAPTED in costs:
+        columns += [(f"FLOPs,\n{how}", "prepared_flops", costs[how]) for how in costs if how != AS_TRAINED]
     sizes = sorted(evaluation["size"].unique())
     others = ", ".join(label(metric) for metric in metrics[1:])
     caption = f"{others}: calibrated" if others and evaluation["calibrated"].any() and not all_twice else ""

@@ -53,6 +53,13 @@ class SizeSettings:
         choices=("fixed", "uniform", "custom", *MOVING, *NAMED),
     )
     base: int = setting(0, "base image size in pixels; 0: the data set's own", low=0, high=LARGEST_BASE)
+    trained_base: int = setting(
+        0,
+        "the base size that model.weights were trained around, where this run adapts them to another one: with "
+        "data.resize crop-or-pad and pad, images are then shown as the weights know them; 0: sizes.base",
+        low=0,
+        high=LARGEST_BASE,
+    )
     sizes: tuple[int, ...] = setting((), "image sizes for mix = uniform and window", low=1, high=LARGEST_BASE)
     weights: dict[str, float] = setting({}, "size = share of the images, for mix = custom", low=1e-6, high=1e6)
     points: tuple[WeightPoint, ...] = setting(

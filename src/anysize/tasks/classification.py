@@ -1,5 +1,6 @@
 """Classification: one class an image, cross-entropy, top-1 and top-5 accuracy."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,8 +13,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.base import TASKS, Between, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.between import softmax_divergence
 from anysize.tasks.records import Judged, Note, Shown, Summary
+from anysize.tasks.views import with_views
 
 _SHOWN = 5  # classes with the highest probabilities
 
@@ -35,6 +38,7 @@ class Classification:
         mixup, cutmix, by_size, by_epoch: as of `mixer_by_size`.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training. 0.4 is that of
             DARTS and of Inception v3, 0.3 that of GoogLeNet's paper.
+        flip, translate: the views of an image in evaluation, as of `with_views`.
 
     >>> task = Classification(["cat", "dog", "fish"])
     >>> round(task.loss(torch.zeros(2, 3), torch.tensor([0, 2])).item(), 4)
@@ -52,6 +56,8 @@ class Classification:
         "augment.cutmix",
         "augment.by_size",
         "augment.by_epoch",
+        "evaluation.flip",
+        "evaluation.translate",
     )
 
     def __init__(
@@ -63,12 +69,15 @@ class Classification:
         auxiliary_weight: float = 0.4,
         by_size: Mapping[str, Any] | None = None,
         by_epoch: Mapping[str, Any] | None = None,
+        flip: bool = False,
+        translate: int = 0,
     ) -> None:
         self.classes = tuple(classes)
         self.num_classes = num_classes = len(self.classes)
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
         self._mix = mixer_by_size(mixup, cutmix, num_classes, by_size or {}, by_epoch or {})
+        self._views = functools.partial(with_views, flip=flip, translate=translate)
 
     def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
         return self._mix(images, targets, epoch)
@@ -78,6 +87,12 @@ class Classification:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
         return loss_with_auxiliary(cross_entropy, outputs, self.auxiliary_weight)
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return softmax_divergence(student, teacher, temperature)
+
+    def compare(self, between: Between, one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        return between(one, other).mean()
 
     def weight(self, targets: Tensor) -> Tensor:
         return torch.full((), len(targets), device=targets.device)
@@ -99,7 +114,7 @@ class Classification:
     def measure(
         self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
     ) -> None:
-        outputs = averaged(forward, batch)
+        outputs = averaged(self._views(forward), batch)
         targets = batch.targets[: len(outputs)]
         metrics.update(outputs, targets)
         if note:
@@ -114,7 +129,7 @@ class Classification:
         return Summary({name: float(value) for name, value in metrics.compute().items()})
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
-        return iter(averaged(forward, batch))
+        return iter(averaged(self._views(forward), batch))
 
     def decide(self, output: Tensor) -> Tensor:
         return output.argmax()

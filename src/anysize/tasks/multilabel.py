@@ -1,5 +1,6 @@
 """Multi-label classification: any number of classes an image, binary cross-entropy, mAP and F1, also by object size."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,9 +14,11 @@ from torchmetrics import MetricCollection
 from anysize.data.augment.by_size import MIXING
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
-from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.base import TASKS, Between, Forward, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.between import binary_divergence
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
+from anysize.tasks.views import with_views
 
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _CLIP = 4.0, 0.0, 0.05
 _TINY = 1e-12
@@ -96,6 +99,8 @@ class MultiLabel:
         "augment.cutmix",
         "augment.by_size",
         "augment.by_epoch",
+        "evaluation.flip",
+        "evaluation.translate",
     )
 
     def __init__(
@@ -110,12 +115,15 @@ class MultiLabel:
         cutmix: float = 0.0,
         by_size: Mapping[str, Any] | None = None,
         by_epoch: Mapping[str, Any] | None = None,
+        flip: bool = False,
+        translate: int = 0,
     ) -> None:
         self.classes = tuple(classes)
         mixed = mixup or cutmix or any(name in (by_size or {}) for name in MIXING)
         mixer = mixer_by_size(mixup, cutmix, len(self.classes), by_size or {}, by_epoch or {})
         self._mix = mixer if mixed else None
         self.auxiliary_weight = auxiliary_weight
+        self._views = functools.partial(with_views, flip=flip, translate=translate)
         self._loss: Callable[[Tensor, Tensor], Tensor] = binary_cross_entropy
         options = (gamma_negative, gamma_positive, clip)
         if loss == "asymmetric":
@@ -138,6 +146,12 @@ class MultiLabel:
         true = targets.amax(1)
         return loss_with_auxiliary(lambda logits: self._loss(logits, true), outputs, self.auxiliary_weight)
 
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return binary_divergence(student, teacher, temperature)
+
+    def compare(self, between: Between, one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        return between(one, other).mean()
+
     def weight(self, targets: Tensor) -> Tensor:
         return torch.full((), len(targets), device=targets.device)
 
@@ -153,7 +167,7 @@ class MultiLabel:
     def measure(
         self, metrics: MetricCollection, forward: Forward, batch: LoadedBatch, note: Note | None = None
     ) -> None:
-        outputs = averaged(forward, batch)
+        outputs = averaged(self._views(forward), batch)
         targets = batch.targets[: len(outputs)]
         metrics.update(outputs, targets)
         if note:
@@ -175,7 +189,7 @@ class MultiLabel:
         return Summary(values | {"loss": float(metrics["loss"].compute())}, tables)
 
     def predictions(self, forward: Forward, batch: LoadedBatch) -> Iterator[Tensor]:
-        return iter(averaged(forward, batch))
+        return iter(averaged(self._views(forward), batch))
 
     def decide(self, output: Tensor) -> Tensor:
         return output > 0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anysize.models.surgery.quantization.quantizers import ValueQuantizer
+from anysize.norms.by_size.norm import newly_trained
 
 
 class AveragedWeights:
@@ -16,7 +17,8 @@ class AveragedWeights:
 
     `torch.optim.swa_utils` averages; its `AveragedModel` asks a counter on the host in every update, which a step may
     not. Integers, such as counts of batches, are copied, and so are ranges of values that are rounded: an end of one
-    that was not seen yet is infinite, and all that follows from the two ends belongs together.
+    that was not seen yet is infinite, and all that follows from the two ends belongs together. What norms by size have
+    of a size that is trained at for the first time is copied, too.
 
     Args:
         model: whose weights are averaged; the copy starts with them.
@@ -44,6 +46,7 @@ class AveragedWeights:
         """Follow `model` after its step number `step`, if it is time; with `restart` become equal to it."""
         if step % self.every:
             return
+        first = newly_trained(self.model, model)
         pairs = [(own, new.detach()) for own, new in zip(_tensors(self.model), _tensors(model), strict=True)]
         floating = [] if restart else [pair for pair in pairs if self._is_averaged(pair[0])]
         if floating:
@@ -51,6 +54,8 @@ class AveragedWeights:
         for own, new in pairs:
             if restart or not self._is_averaged(own):
                 own.copy_(new)
+        for own, new in first:
+            own.copy_(new)
 
     def _is_averaged(self, own: Tensor) -> bool:
         return own.is_floating_point() and id(own) not in self._copied

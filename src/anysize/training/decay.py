@@ -1,7 +1,7 @@
 """The optimizer's groups of parameters: how strongly each decays, how fast it learns, and which are left alone."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,35 +14,70 @@ from anysize.training.settings import OptimizerSettings
 _STAGES = 4
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, matrices: bool = False) -> list[dict[str, Any]]:
     """The trainable parameters by their weight decay, and by their learning rate where not all have the same.
 
-    Each group has its `params`, its `decay` (None: that of the regime) and `multiple`, the factor of its learning rate.
+    Each group has its `params`, its `decay` (None: that of the regime), `multiple`, the factor of its learning rate,
+    and `until`, the epoch at which it is no longer trained (0: to the end). With `matrices` it tells, too, whether it
+    is one of filters and matrices before the head (`matrix`); the others learn `other_lr` times as fast.
 
     Raises:
-        UserError: `head_lr` for a model without a head, or a custom weight decay for a parameter that is not there.
+        UserError: `head_lr` for a model without a head, `trained_until` or a custom weight decay for what is not there,
+            or no matrix where some are wanted.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     >>> [(group["decay"], len(group["params"])) for group in parameter_groups(model, OptimizerSettings())]
     [(None, 2), (0.0, 4)]
     """
     head: set[str] = set()
-    if settings.head_lr != 1:
+    if settings.head_lr != 1 or matrices:
         parameters = dict(model.named_parameters())
         head = {name for name in head_parameters(model) if parameters[name].requires_grad}
-        if not head:
+        if not head and settings.head_lr != 1:
             raise UserError(
                 f"optimizer.head_lr is {settings.head_lr:g}, and {type(model).__name__} has no head that is trained: "
                 "expected a last linear layer, or children named in its attribute head_modules; or leave it at 1"
             )
     decays, depths = weight_decays(model, settings), stage_depths(model) if settings.layer_decay != 1 else {}
-    groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
+    until = _trained_until(model, settings.trained_until)
+    inside = _matrices(model) - head if matrices else set()
+    groups: dict[tuple[float | None, float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name in decays:
-            multiple = settings.head_lr if name in head else 1.0
-            key = (decays[name], multiple * settings.layer_decay ** depths.get(name, 0))
+            other = settings.other_lr if matrices and name not in inside else 1.0
+            multiple = settings.head_lr if name in head else other
+            multiple *= settings.layer_decay ** depths.get(name, 0)
+            key = (decays[name], multiple, until.get(name, 0.0), name in inside)
             groups.setdefault(key, []).append(parameter)
-    return [{"params": params, "decay": decay, "multiple": multiple} for (decay, multiple), params in groups.items()]
+    if matrices and not any(matrix for *_, matrix in groups):
+        raise UserError(
+            f"optimizer.name is muon, and {type(model).__name__} has no filters or matrices before its head that are "
+            "trained; expected some, or sgd, adam or adamw"
+        )
+    return [
+        {"params": params, "decay": decay, "multiple": multiple, "until": end, **({"matrix": it} if matrices else {})}
+        for (decay, multiple, end, it), params in groups.items()
+    ]
+
+
+def _matrices(model: nn.Module) -> set[str]:
+    """The names of filters and matrices: parameters of two dimensions or more that are not a norm's."""
+    in_norms = _in_norms(model)
+    return {name for name, value in model.named_parameters() if value.ndim > 1 and id(value) not in in_norms}
+
+
+def _in_norms(model: nn.Module) -> set[int]:
+    """The parameters of norms, by identity: a shared parameter has one name, and norms are found by theirs."""
+    return {id(p) for module in model.modules() if recognise(module) for p in module.parameters(recurse=False)}
+
+
+def _trained_until(model: nn.Module, ends: Mapping[str, float]) -> dict[str, float]:
+    """The epoch at which parameters, by name, are no longer trained; see `optimizer.trained_until`."""
+    found: dict[str, float] = {}
+    for part, end in ends.items():
+        names = parameters_of(model, part, "trained_until")
+        found |= dict.fromkeys(names, end)
+    return found
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
@@ -61,16 +96,24 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for part in parts:
-        found = [name for name in parameters if name == part or name.startswith(f"{part}.")]
-        found = found or fnmatch.filter(parameters, part)
-        if not found:
-            known = {name.rpartition(".")[0] for name in parameters} | {name.partition(".")[0] for name in parameters}
-            raise UserError(
-                f"optimizer.freeze has {part!r}, and the model has no part of this name with weights: "
-                f"{did_you_mean(part, known - {''})}"
-            )
-        for name in found:
+        for name in parameters_of(model, part, "freeze"):
             parameters[name].requires_grad_(False)
+
+
+def parameters_of(model: nn.Module, part: str, setting: str) -> list[str]:
+    """The names of the parameters of a part of `model`: a module, a parameter, or a pattern with *.
+
+    Raises a `UserError`, which names the setting of [optimizer], for a part that is not there.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    found = [name for name in names if name == part or name.startswith(f"{part}.")] or fnmatch.filter(names, part)
+    if not found:
+        known = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
+        raise UserError(
+            f"optimizer.{setting} has {part!r}, and the model has no part of this name with weights: "
+            f"{did_you_mean(part, known - {''})}"
+        )
+    return found
 
 
 def stage_depths(model: nn.Module) -> dict[str, int]:
@@ -128,8 +171,7 @@ def weight_decays(model: nn.Module, settings: OptimizerSettings) -> dict[str, fl
     names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     custom = settings.custom_weight_decay
     _check_custom(custom, names)
-    # By identity: a shared parameter has one name here, and norms are found by theirs.
-    in_norms = {id(p) for module in model.modules() if recognise(module) for p in module.parameters(recurse=False)}
+    in_norms = _in_norms(model)
     decays: dict[str, float | None] = {}
     for name, parameter in names.items():
         last = name.rpartition(".")[2]

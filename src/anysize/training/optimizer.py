@@ -12,6 +12,7 @@ from anysize.registry import UserError, counted, did_you_mean
 from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
 from anysize.training.decay import parameter_groups
 from anysize.training.lr_by_size import check_lr_by_size
+from anysize.training.muon import MUON, MuonAndSgd
 from anysize.training.regime import FLOAT32_MAX, constant, is_schedule, shorten, to_data, value_at
 from anysize.training.settings import OptimizerSettings
 
@@ -20,6 +21,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
     "adam": (torch.optim.Adam, ("lr", "betas", "eps", "weight_decay")),
     "adamw": (torch.optim.AdamW, ("lr", "betas", "eps", "weight_decay")),
     "rmsprop": (torch.optim.RMSprop, ("lr", "momentum", "alpha", "eps", "weight_decay")),
+    "muon": (MuonAndSgd, MUON),
 }
 
 FUSED = ("sgd", "adam", "adamw")
@@ -46,14 +48,19 @@ class RegimeOptimizer:
         self.settings = settings
         self.batch_size = batch_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._groups = parameter_groups(model, settings)
-        self._names = {id(p): name for name, p in model.named_parameters()}
         names = {str(point.value) for point in settings.name}
+        self._groups = parameter_groups(model, settings, matrices="muon" in names)
+        self._names = {id(p): name for name, p in model.named_parameters()}
         for name in names:
             if name not in OPTIMIZERS:
                 raise UserError(f"unknown optimizer {name!r}: {did_you_mean(name, OPTIMIZERS)}")
-        used = {key for name in names for key in OPTIMIZERS[name][1]}
-        for key in ("momentum", "nesterov", "betas", "alpha", "eps"):
+        if "muon" in names and len(names) > 1:
+            raise UserError(
+                "optimizer.name changes between muon and another one, and muon's groups of parameters have learning "
+                "rates that are not for others; name muon alone"
+            )
+        used = {key for name in names for key in OPTIMIZERS[name][1]} | ({"other_lr"} if "muon" in names else set())
+        for key in ("momentum", "nesterov", "betas", "alpha", "eps", "other_lr", *MUON[4:]):
             value, default = getattr(settings, key), getattr(OptimizerSettings(), key)
             if key not in used and value not in (default, constant(0.0)):
                 raise UserError(
@@ -70,6 +77,11 @@ class RegimeOptimizer:
         self.torch: torch.optim.Optimizer
         self._check_every_point()
         self.apply(0.0)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters that are trained."""
+        return [self._names[id(parameter)] for parameter in self.parameters]
 
     def _check_every_point(self) -> None:
         """Let torch look at the settings of every phase before the first step."""
@@ -102,6 +114,8 @@ class RegimeOptimizer:
                 group["weight_decay"] = group["decay"]
             if group["multiple"] != 1:
                 group["lr"] = min(group["lr"] * group["multiple"], FLOAT32_MAX)
+            if group["until"]:
+                group["lr"] *= max(0.0, 1 - progress(self.settings, epoch) / group["until"])
         # torch makes this state in the first step alone: rmsprop's only if momentum began above 0, and fused sgd's
         # without values if that step is skipped.
         if name in ("sgd", "rmsprop") and values["momentum"] > 0:
@@ -189,7 +203,10 @@ def stretch(settings: OptimizerSettings, epochs: int) -> OptimizerSettings:
     schedules: dict[str, Any] = {
         key: shorten(value, ratio) for key, value in vars(settings).items() if is_schedule(value)
     }
-    return dataclasses.replace(settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, **schedules)
+    until = {name: value * ratio for name, value in settings.trained_until.items()}
+    return dataclasses.replace(
+        settings, epochs=epochs, warmup_epochs=settings.warmup_epochs * ratio, trained_until=until, **schedules
+    )
 
 
 def regime_at(

@@ -3,6 +3,7 @@
 import dataclasses
 
 from anysize.registry import setting
+from anysize.sizes.second_size import TEACHERS
 from anysize.training.regime import FLOAT32_MAX, Schedule, constant
 
 
@@ -10,7 +11,7 @@ from anysize.training.regime import FLOAT32_MAX, Schedule, constant
 class OptimizerSettings:
     """The `[optimizer]` section of a recipe. Each setting marked (by epoch) is a number or a list of points."""
 
-    name: Schedule = setting(constant("sgd"), "sgd, adam, adamw or rmsprop (by epoch)")
+    name: Schedule = setting(constant("sgd"), "sgd, adam, adamw, rmsprop or muon (by epoch)")
     epochs: int = setting(
         0,
         "epochs that the lists of points are written for; they stretch to training.epochs; 0: no stretching",
@@ -57,14 +58,35 @@ class OptimizerSettings:
         low=0.01,
         high=1,
     )
+    trained_until: dict[str, float] = setting(
+        {},
+        "parts of the network that are trained in the first epochs alone, as {name = epochs} of modules or parameters: "
+        "a factor of their learning rate falls from 1 linearly to 0 there",
+        low=1e-6,
+        high=10**6,
+    )
     freeze: tuple[str, ...] = setting(
         (),
         "parts of the network whose weights stay as they are, such as conv1,bn1,layer1: names of modules or "
         "parameters, or patterns of parameters with *; norms in them go on normalising by the batch",
     )
-    momentum: Schedule = setting(constant(0.9), "momentum of sgd and rmsprop (by epoch)", low=0, high=1)
+    momentum: Schedule = setting(constant(0.9), "momentum of sgd, rmsprop and muon (by epoch)", low=0, high=1)
+    other_lr: float = setting(
+        1.0,
+        "muon: learning rate of what is no matrix of the network's inside, such as biases, as a multiple of lr; sgd "
+        "moves that, and the head with head_lr times lr",
+        low=0,
+        high=FLOAT32_MAX,
+    )
+    other_momentum: float = setting(0.9, "muon: momentum of what sgd moves", low=0, high=1)
+    newton_schulz_steps: int = setting(
+        5, "muon: steps of the iteration, in bfloat16, that makes a gradient orthogonal", low=1, high=50
+    )
+    filter_norm: bool = setting(
+        False, "muon: scale each filter bank and matrix to the norm sqrt(outputs) before each step"
+    )
     weight_decay: Schedule = setting(
-        constant(1e-4), "weight decay: L2, decoupled for adamw (by epoch)", low=0, high=FLOAT32_MAX
+        constant(1e-4), "weight decay: L2, decoupled for adamw and muon (by epoch)", low=0, high=FLOAT32_MAX
     )
     decay_on: str = setting(
         "weights",
@@ -87,7 +109,7 @@ class OptimizerSettings:
         low=0,
         high=FLOAT32_MAX,
     )
-    nesterov: bool = setting(False, "Nesterov momentum (sgd)")
+    nesterov: bool = setting(False, "Nesterov momentum (sgd, muon)")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the moment averages (adam, adamw)", low=0, high=1)
     alpha: float = setting(0.99, "smoothing constant (rmsprop)", low=0, high=1)
     eps: float = setting(1e-8, "added to the denominator (adam, adamw, rmsprop)", low=0, high=1000)
@@ -110,6 +132,20 @@ class OptimizerSettings:
         "scale each gradient to the moving average of its global norm, with this momentum (0.9 in Mix & Match); 0: off",
         low=0,
         high=0.9999,
+    )
+    size_weights: dict[str, float] = setting(
+        {},
+        "size = factor of the gradients of steps at this size, behind clipping and smoothing; sizes that are not named "
+        "have 1",
+        low=1e-6,
+        high=1e6,
+    )
+    weigh_sizes: str = setting(
+        "",
+        "variance: weigh the gradients of each size, behind clipping and smoothing, by the inverse of their measured "
+        "variance, with a mean of 1 over the steps of an epoch; keeps a running mean of the gradient for each size; "
+        "empty: off",
+        choices=("", "variance"),
     )
     clip_norm: float = setting(0.0, "clip the global norm of the gradient to this; 0: off", low=0, high=FLOAT32_MAX)
     adapt_copies: int = setting(
@@ -218,6 +254,44 @@ class TrainingSettings:
         "minutes that a process waits for the others, to meet them and in a step, before it gives up",
         low=0.05,
         high=10**6,
+    )
+    distill: str = setting(
+        "",
+        "who teaches besides the targets: larger: the network itself, at second_size, teaches the samples of smaller "
+        "steps; averaged: the averaged weights (average_steps), at the step's own size; averaged-larger: these at "
+        "second_size, or at the step's own size where that is larger; empty: nobody",
+        choices=TEACHERS,
+    )
+    distill_weight: Schedule = setting(
+        constant(1.0), "factor of the teacher's loss, beside the task's own (by epoch)", low=0, high=FLOAT32_MAX
+    )
+    distill_temperature: float = setting(
+        1.0,
+        "temperature that the logits of both are divided by before they are compared; the loss is multiplied by its "
+        "square",
+        low=0.01,
+        high=1000,
+    )
+    second_size: str = setting(
+        "base",
+        "the larger size at which the samples of smaller steps are computed, too: base: the base size; largest: the "
+        "largest of the run",
+        choices=("base", "largest"),
+    )
+    both_sizes: bool = setting(
+        False, "train the samples of steps below second_size at that size, too: the loss is the mean of both"
+    )
+    consistency: float = setting(
+        0.0,
+        "factor of a loss by how far the logits of a sample at the step's own size and at second_size lie apart, whose "
+        "gradient goes through both; 0: off",
+        low=0,
+        high=FLOAT32_MAX,
+    )
+    consistency_loss: str = setting(
+        "divergence",
+        "divergence: the mean of both Kullback-Leibler divergences; smooth-l1: of the logits (ResFormer)",
+        choices=("divergence", "smooth-l1"),
     )
     log_every: int = setting(
         10,

@@ -41,6 +41,7 @@ def stored(side: int = 32, channels: int = 3, width: int = 0) -> torch.Tensor:
         AugmentSettings(crop="none", flip=0.5),
         AugmentSettings(crop="random-resized", flip=0.5),
         AugmentSettings(crop="pad", flip=0.5, autoaugment="cifar10", color_jitter=0.4),
+        AugmentSettings(crop="pad", flip=0.5, flip_alternates=True, padding=2, padding_mode="reflect"),
     ],
 )
 def test_a_batch_equals_its_images_one_by_one(
@@ -70,6 +71,65 @@ def test_pad_crop_is_pad_crop_flip_then_resize():
                 flips += 1
             assert torch.equal(pixels[copy, place], resize(image, (24, 24)))
     assert 0 < flips < 12
+
+
+def test_reflected_padding_mirrors_the_image_at_its_border():
+    augment = AugmentSettings(crop="pad", flip=0.0, padding=3, padding_mode="reflect")
+    transform, images = TrainTransform(RGB, augment, seed=1), stored()
+    batch = Batch(0, 32, 1, np.arange(12))
+    pixels = transform.batch(images, batch)
+    for index in range(12):
+        top, left = (int(uniform(1, 0, np.array([index]), 0, stream)[0] * 7) for stream in (Stream.TOP, Stream.LEFT))
+        padded = F.pad(images[index].permute(2, 0, 1), [3], padding_mode="reflect")
+        assert torch.equal(pixels[index], padded[:, top : top + 32, left : left + 32])
+
+
+def test_flips_alternate_after_a_random_first_half():
+    """Each image is mirrored in one of two epochs that follow each other; which, its seed and number alone say."""
+    augment = AugmentSettings(crop="none", flip=0.5, flip_alternates=True)
+    images = torch.arange(32, dtype=torch.uint8)[None, None, :, None].expand(400, 32, 32, 3).contiguous()
+
+    def mirrored(epoch: int, indices: np.ndarray, seed: int = 3) -> np.ndarray:
+        pixels = TrainTransform(RGB, augment, seed).batch(images, Batch(epoch, 32, 1, indices))
+        return (pixels[:, 0, 0, 0] > pixels[:, 0, 0, 31]).numpy()
+
+    everything = np.arange(400)
+    first = mirrored(0, everything)
+    assert 150 < first.sum() < 250
+    for epoch in range(1, 5):
+        assert (mirrored(epoch, everything) == (first if epoch % 2 == 0 else ~first)).all()
+    assert (mirrored(2, everything[::-1])[::-1] == first).all()
+    assert (mirrored(2, everything[7:9]) == first[7:9]).all()
+    assert (mirrored(0, everything, seed=4) != first).any()
+
+
+def test_brightness_and_contrast_are_one_of_each_an_image():
+    augment = AugmentSettings(crop="none", flip=0.0, brightness=0.2, contrast=0.1)
+    transform, batch = TrainTransform(RGB, augment), Batch(0, 4, 1, np.arange(5000))
+    pixels = torch.randint(256, (5000, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, values = normalize(pixels, RGB), transform.finish(pixels, batch)
+    low, high = (plain.flatten(1)[:, place] for place in (0, 1))
+    apart = (low - high).abs() > 0.5
+    factor = ((values.flatten(1)[:, 0] - values.flatten(1)[:, 1]) / (low - high))[apart]
+    shift = values.flatten(1)[apart, 0] / factor - low[apart]
+    for found, middle, width in ((factor, 1.0, 0.1), (shift, 0.0, 0.2)):
+        assert (found - middle).abs().max() < width * 1.001
+        assert (found - middle).abs().max() > width * 0.99
+        assert abs((found - middle).mean()) < width * 0.05
+    torch.testing.assert_close(values[apart], (plain[apart] + shift[:, None, None, None]) * factor[:, None, None, None])
+
+
+@pytest.mark.parametrize(
+    ("augment", "said"),
+    [
+        (AugmentSettings(crop="none", flip=0.5, padding_mode="reflect"), "which pads nothing by"),
+        (AugmentSettings(crop="pad", flip=0.5, padding=32, padding_mode="reflect"), "no more than 31 pixels"),
+        (AugmentSettings(crop="pad", flip=0.0, flip_alternates=True), "set flip to a share between 0 and 1"),
+    ],
+)
+def test_new_settings_say_what_does_not_fit(augment: AugmentSettings, said: str):
+    with pytest.raises(UserError, match=said):
+        TrainTransform(RGB, augment)
 
 
 def test_crops_reach_every_offset_and_half_are_flipped():

@@ -72,13 +72,13 @@ class JointTrainTransform(Augmentation, JointTransform):
 
     def sample(self, image: Tensor, target: Tensor, batch: Batch, stored: tuple[int, int] | None = None) -> Sample:
         """(C, H, W) and (H, W) to `batch.copies` pairs of S x S pixels."""
-        streams = [Stream.TOP, Stream.LEFT, Stream.RESCALE, Stream.FLIP]
+        streams = [Stream.TOP, Stream.LEFT, Stream.RESCALE]
         draws = uniform(self.seed, batch.epoch, *batch.sample_keys(), np.array(streams)[:, None])
         picture, labels = tv_tensors.Image(image), tv_tensors.Mask(target[None])
         shape = (target.shape[0], target.shape[1])
         boxes = self._boxes(shape, batch) if self.augment.crop == "random-resized" else []
         images, masks = [], []
-        for number, (*corner, factor, flip) in enumerate(draws.T.tolist()):
+        for number, ((*corner, factor), flipped) in enumerate(zip(draws.T.tolist(), self._flips(batch), strict=True)):
             if boxes:
                 part = boxes[number].moved(shape, (image.shape[1], image.shape[2]))
                 view = self._cut_out(picture, part, batch.sides)
@@ -86,7 +86,7 @@ class JointTrainTransform(Augmentation, JointTransform):
             else:
                 place = self._place(*shape, batch, factor, *corner)
                 view, view_labels = place(picture), place(labels)
-            if flip < self.augment.flip:
+            if flipped:
                 view, view_labels = F.horizontal_flip(view), F.horizontal_flip(view_labels)
             images.append(view.as_subclass(Tensor).permute(1, 2, 0))
             masks.append(view_labels.as_subclass(Tensor)[0])

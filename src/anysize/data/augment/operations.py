@@ -12,12 +12,13 @@ from torchvision.transforms import v2
 
 from anysize.data.augment.by_size import is_scheduled
 from anysize.data.augment.transform import Transform
-from anysize.data.random import Stream, normal, seeded
+from anysize.data.random import Stream, normal, seeded, uniform, uniform_of_few
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 
+_FEW = 8  # views of a file, as a rule
 _GREY = 128  # AutoAugment fills with it, as the authors' code does
 # Principal components of ImageNet's colours (Krizhevsky et al., 2012; values as published with fb.resnet.torch).
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
@@ -76,16 +77,33 @@ class Augmentation(Transform):
         return batch.copies
 
     def finish(self, pixels: Tensor, batch: Batch) -> Tensor:
-        """Normalise, then lighting: noise along the principal components of ImageNet's colours.
+        """Normalise, then brightness, contrast and lighting.
 
-        The noise is defined for values in [0, 1]; `augment.lighting` is its standard deviation.
+        Lighting is noise along the principal components of ImageNet's colours, which is defined for values in [0, 1];
+        `augment.lighting` is its standard deviation.
         """
         values = super().finish(pixels, batch)
+        if self.augment.brightness or self.augment.contrast:
+            self._change_light(values, batch)
         if self.augment.lighting:
             alpha = self.augment.lighting * normal(self.seed, batch.epoch, *batch.sample_keys(), 3)
             shift = (alpha * _EIGENVALUES) @ _EIGENVECTORS.T / np.array(self.preprocessing.std)
             values += torch.from_numpy(shift).to(values)[:, :, None, None]
         return values
+
+    def _flips(self, batch: Batch) -> np.ndarray:
+        """Of each view whether it is mirrored; with flip_alternates by the draw of the first epoch, then in turn."""
+        draw = uniform_of_few if batch.images <= _FEW else uniform
+        alternates = self.augment.flip_alternates
+        drawn = draw(self.seed, 0 if alternates else batch.epoch, *batch.sample_keys(), Stream.FLIP)
+        return np.asarray((drawn < self.augment.flip) ^ (alternates and batch.epoch % 2 == 1))
+
+    def _change_light(self, values: Tensor, batch: Batch) -> None:
+        """Shift the values of each view by at most +- brightness, then multiply them by 1 +- at most contrast."""
+        streams = np.array([[Stream.BRIGHTNESS], [Stream.CONTRAST]])
+        draws = 2 * uniform(self.seed, batch.epoch, *batch.sample_keys(), streams) - 1
+        shift, factor = (torch.from_numpy(each).to(values)[:, None, None, None] for each in draws)
+        values.add_(shift * self.augment.brightness).mul_(1 + factor * self.augment.contrast)
 
     def _boxes(self, shape: tuple[int, int], batch: Batch) -> list[Box]:
         """Of each view the part that crop = random-resized takes of an image of this height and width.
@@ -149,6 +167,21 @@ def _check(preprocessing: Preprocessing, augment: AugmentSettings) -> None:
                 f"augment.{name} is {value}, but augment.autoaugment is {augment.autoaugment!r}, which has none; "
                 f"remove it, or choose {policy}"
             )
+    if augment.padding_mode != "black" and augment.crop != "pad":
+        raise UserError(
+            f"augment.padding_mode is {augment.padding_mode}, and augment.crop {augment.crop}, which pads nothing by "
+            "it; remove it, or set crop to pad"
+        )
+    if augment.padding_mode == "reflect" and augment.padding >= preprocessing.image_size:
+        raise UserError(
+            f"augment.padding is {augment.padding} and augment.padding_mode reflect, but images of "
+            f"{preprocessing.image_size} px have no more than {preprocessing.image_size - 1} pixels to mirror; lower it"
+        )
+    if augment.flip_alternates and augment.flip in (0, 1):
+        raise UserError(
+            f"augment.flip_alternates is set and augment.flip {augment.flip:g}, so that all images are mirrored in the "
+            "same epochs; set flip to a share between 0 and 1, such as 0.5"
+        )
     on_tensors = {"augmix"} if augment.backend == "pil" else {"randaugment", "trivialaugment", "augmix"}
     if augment.autoaugment in on_tensors and preprocessing.interpolation not in ("nearest", "bilinear"):
         or_pil = "" if augment.autoaugment == "augmix" else ", or augment.backend to pil"

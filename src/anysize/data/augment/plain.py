@@ -17,14 +17,12 @@ from torchvision.transforms.v2 import functional as F
 from anysize.data.augment.operations import Augmentation
 from anysize.data.augment.square import Picture, as_tensor, check_shape, needed_scale, resize, take, to_square
 from anysize.data.augment.transform import PlainTransform
-from anysize.data.random import Stream, seeded, uniform, uniform_of_few
+from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import Batch
 from anysize.sizes.shapes import SQUARE, Aspect
-
-_FEW = 8  # views of a file, as a rule
 
 
 class TrainTransform(Augmentation, PlainTransform):
@@ -97,11 +95,6 @@ class TrainTransform(Augmentation, PlainTransform):
             self._erase(values, batch)
         return values
 
-    def _flips(self, batch: Batch) -> np.ndarray:
-        """Of each view whether it is mirrored."""
-        draw = uniform_of_few if batch.images <= _FEW else uniform
-        return np.asarray(draw(self.seed, batch.epoch, *batch.sample_keys(), Stream.FLIP) < self.augment.flip)
-
     def _places(self, batch: Batch) -> np.ndarray:
         """Of each view where between its first row and its last, and column, a crop lies: (2, N) from 0 to 1."""
         return uniform(self.seed, batch.epoch, *batch.sample_keys(), np.array([[Stream.TOP], [Stream.LEFT]]))
@@ -145,7 +138,9 @@ class TrainTransform(Augmentation, PlainTransform):
         views = [picture] * batch.copies
         if self.augment.crop == "pad":
             base, padding = self.preprocessing.image_size, self.augment.padding
-            padded, corners = F.pad(picture, [padding]), self._corners(*F.get_size(picture), *self._places(batch))
+            mode = "reflect" if self.augment.padding_mode == "reflect" else "constant"
+            padded = F.pad(picture, [padding], padding_mode=mode)
+            corners = self._corners(*F.get_size(picture), *self._places(batch))
             views = [F.crop(padded, *corner, base, base) for corner in zip(*corners, strict=True)]
         elif self.augment.crop == "none":
             extent = batch.aspect.extent(batch.size)
@@ -167,7 +162,7 @@ class TrainTransform(Augmentation, PlainTransform):
     def _pad_crop(
         self, images: Tensor, rows: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray
     ) -> Tensor:
-        """Random crop of the base size after zero padding, then the flip: uint8 (B, C, base, base).
+        """Random crop of the base size after padding, then the flip: uint8 (B, C, base, base).
 
         `top` and `left`, from 0 to 1, say where the crop lies between the first place and the last.
 
@@ -187,6 +182,8 @@ class TrainTransform(Augmentation, PlainTransform):
         inner = padded[:, padding : padding + height, padding : padding + width]
         inner[:flipped] = chosen[:flipped].flip(2)
         inner[flipped:] = chosen[flipped:]
+        if self.augment.padding_mode == "reflect":
+            _reflect(padded, padding)
 
         position = np.argsort(order)[:, None]
         start = (position * high + top[:, None] + np.arange(base)) * wide + left[:, None]  # pixels, (B, base)
@@ -219,3 +216,12 @@ class TrainTransform(Augmentation, PlainTransform):
             if draw < self.augment.random_erasing:  # else the generator is left alone, which saves most of the time
                 with seeded(*key, index, copy, Stream.RANDOM_ERASING):
                     self._erasing(view)
+
+
+def _reflect(padded: Tensor, padding: int) -> None:
+    """Fill the borders of images (N, H, W, C) with what lies inside, mirrored at the first pixel and the last."""
+    for side in (padded.transpose(1, 2), padded):  # columns of the rows there are, then rows whole
+        last = side.shape[1] - 1 - padding
+        for far in range(1, padding + 1):
+            side[:, padding - far] = side[:, padding + far]
+            side[:, last + far] = side[:, last - far]

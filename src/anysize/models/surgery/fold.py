@@ -37,6 +37,7 @@ from anysize.models.surgery.fold_layers import (
     split_fused,
     takes_vectors,
 )
+from anysize.norms.by_size.model import refuse_norm_by_size
 from anysize.norms.convert.recognise import recognise
 from anysize.registry import UserError
 
@@ -64,6 +65,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     ['Conv2d', 'ReLU']
     """
     check_is_model("fold_batch_norm", model)
+    refuse_norm_by_size(model, "folding")
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     copied = copy.deepcopy(model).eval()
     graph, folder = _fold(copied)
@@ -86,6 +88,7 @@ def fold_in_place(model: nn.Module) -> dict[str, str]:
     >>> fold_in_place(model), model[1]
     ({'1': 'before'}, Identity())
     """
+    refuse_norm_by_size(model, "folding")
     model.eval()
     try:
         _, folder = _fold(model)

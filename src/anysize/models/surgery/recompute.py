@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from anysize.models.checks import check_is_model
+from anysize.norms.by_size.norm import places_of, set_places
 from anysize.norms.online.norm import online_norms
 from anysize.registry import UserError
 
@@ -197,14 +198,20 @@ def _recompute(forward: Callable[..., Any], modules: Sequence[nn.Module], args: 
 class _StatisticsAside:
     """A context in which a forward pass updates copies of the buffers; online norms know that they recompute.
 
+    Norms by size are set to the size of the first pass.
+
     With `retain_graph` each backward pass enters the same one.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = modules
+        self.places = places_of(modules)
+        self.since = self.places
         self.before: list[list[tuple[nn.Module, dict[str, Tensor | None]]]] = []
 
     def __enter__(self) -> None:
+        self.since = places_of(self.modules)
+        set_places(self.places)
         online = {norm.norm for module in self.modules for _, norm in online_norms(module)}
         owners = [owner for module in self.modules for owner in module.modules() if owner._buffers]
         self.before.append([(owner, dict(owner._buffers)) for owner in owners if owner not in online])
@@ -212,5 +219,6 @@ class _StatisticsAside:
             owner._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
 
     def __exit__(self, *error: object) -> None:
+        set_places(self.since)
         for owner, buffers in self.before.pop():
             owner._buffers.update(buffers)

@@ -3,7 +3,7 @@
 `last` is where training is, `previous` the save before it, `previous-2` the one before that where so many are kept,
 `best` the best validation, with the weights and statistics that were validated, `best-2` the one behind it where so
 many are kept. A copy that was calibrated for a size
-lies beside them.
+lies beside them, and one that was adapted to a size.
 """
 
 import contextlib
