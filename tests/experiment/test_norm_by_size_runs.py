@@ -125,5 +125,5 @@ def test_two_processes_train_one_model(tmp_path: Path, tiny: Make) -> None:
     own = [replicas[f"{rank}/model/bn1.at_16.running_mean"] for rank in range(2)]
     assert not torch.equal(*own)
     torch.testing.assert_close(model["bn1.at_16.running_mean"], (own[0] + own[1]) / 2)
-    assert model["norm_steps"].sum() == 8
+    assert model["norm_steps"].sum() == 4  # of two epochs, batches of 32
     assert not torch.equal(model["bn1.at_16.weight"], model["bn1.at_28.weight"])
