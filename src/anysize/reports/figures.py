@@ -143,7 +143,9 @@ def sizes_figure(x: str, ends: Sequence[int], sizes: Sequence[dict[int, float]])
     found = sorted({size for bar in sizes for size in bar})
     colors = interp_palette(_SIZE_COLORS, len(found)) if len(found) > 1 else (COLORS[0],) * len(found)
     names = [f"{size} px" for size in found]
-    columns = {name: [100 * at.get(size, 0.0) for at in sizes] for name, size in zip(names, found, strict=True)}
+    columns: dict[str, Any] = {
+        name: [100 * at.get(size, 0.0) for at in sizes] for name, size in zip(names, found, strict=True)
+    }
     last = np.asarray(ends, dtype=float)
     first = np.concatenate([[min(1.0, last[0])], last[:-1] + 1])
     # Many bars touch and are drawn with an outline, or the seams between them would show as stripes.
