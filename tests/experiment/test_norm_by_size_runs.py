@@ -121,7 +121,7 @@ def _trained(recipe: Recipe, folder: Path, rank: int) -> dict[str, Any]:
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path, tiny: Make) -> None:
     recipe = tiny(**BY_SIZE, model__norm_by_size_affine=True)
-    model, replicas = in_group(2, functools.partial(_trained, recipe, tmp_path), tmp_path)
+    model, replicas = in_group(2, functools.partial(_trained, recipe, tmp_path), tmp_path, seconds=600)
     own = [replicas[f"{rank}/model/bn1.at_16.running_mean"] for rank in range(2)]
     assert not torch.equal(*own)
     torch.testing.assert_close(model["bn1.at_16.running_mean"], (own[0] + own[1]) / 2)

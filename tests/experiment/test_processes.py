@@ -157,6 +157,10 @@ def runs(
     of_one = tiny(**{**small, **plain, "training__batch_size": 16})
     with stopped_after(2), pytest.raises(Interrupted):
         train(of_one, run=root / "of-one")
+    halves = {  # whose batches are as many samples for one process as for two
+        "sizes__mix": "custom", "sizes__weights": {"14": 0.5, "28": 0.5}, "optimizer__weigh_sizes": "variance",
+    }  # fmt: skip
+    taught = {"training__distill": "larger", "training__both_sizes": True, "training__chunks": 2}
     early = {"training__early_stopping": 1, "training__early_stopping_delta": 1.0, "training__keep_best": 2}
     uneven = {"data__limit": 37, "training__chunks": 7, "training__copies": 2, "optimizer__adapt_copies": 1}
     jobs = [
@@ -167,6 +171,12 @@ def runs(
         ),
         ("plain", tiny(**{**small, **plain, "data__limit": 75}, training__chunks=3), root / "plain"),
         ("pixels", tiny_scenes("segmentation", **pixels, training__batch_size=4, training__chunks=2), root / "pixels"),
+        ("taught", tiny(**{**small, **plain, **halves}, **taught), root / "taught"),
+        (
+            "taught pixels",
+            tiny_scenes("segmentation", **pixels, **taught, training__batch_size=4, training__consistency=0.5),
+            root / "taught pixels",
+        ),
         ("whole", tiny(**small, **averaged), root / "whole"),
         ("stopped", tiny(**small, **averaged), root / "stopped"),
         ("ended", tiny(**small, **averaged), root / "stopped"),
@@ -210,11 +220,14 @@ def test_both_train_the_same_and_one_writes(runs: Any) -> None:
     assert '"total_batch": 16' in (root / "trained/environment.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["plain", "pixels"])
+@pytest.mark.parametrize("name", ["plain", "pixels", "taught", "taught pixels"])
 def test_two_processes_compute_what_one_does_with_their_batches(
     runs: Any, tiny: Make, tiny_scenes: Make, tmp_path: Path, name: str
 ) -> None:
-    """A network without norms: uneven chunks and void pixels weigh in the global batch what they have of it."""
+    """A network without norms: uneven chunks and void pixels weigh in the global batch what they have of it.
+
+    So do the samples that are taught, and trained at two sizes, with one exchange of gradients for both.
+    """
     root, found = runs
     assert "error" not in found[name, 0]
     recipe = load_recipe(str(root / name / "recipe.toml"), {})

@@ -38,7 +38,7 @@ def settings_of(root: Path) -> dict[str, Any]:
         "sizes.aspect_ratios": [0.75, 1.0, 1.333], "sizes.multiple": 4,
         "training.epochs": 2, "training.batch_size": 3, "training.equal_flops": False, "training.precision": "float32",
         "training.validate_every": 1, "optimizer.lr": 0.05, "optimizer.warmup_epochs": 0, "training.drop_last": False,
-        "evaluation.calibration_images": 12, "evaluation.pictures": 2,
+        "evaluation.calibration_images": 12, "evaluation.calibration_strength": "full", "evaluation.pictures": 2,
     }  # fmt: skip
 
 
@@ -107,7 +107,10 @@ def test_the_plan_knows_the_shapes(make: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sizes__shape": "32x48"}, "sizes.shape is 32x48 and sizes.aspect_ratios .* leave one of them out"),
+        (
+            {"sizes__shape": "32x48", "sizes__base": 0},
+            "sizes.shape is 32x48 and sizes.aspect_ratios .* leave one of them out",
+        ),
         ({"sizes__shape": "32x48", "sizes__aspect_ratios": []}, "sizes.base is 32 and sizes.shape 32x48, which has as"),
         ({"sizes__aspect_ratios": []}, "sizes.multiple is 4, and all images are square; set sizes.shape"),
         ({"augment__crop": "pad"}, "augment.crop is pad, which cuts squares of the base size"),
@@ -151,8 +154,9 @@ def test_masks_in_groups_and_at_their_own_shape(tmp_path: Path) -> None:
         "layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "cardinality": 2, "stem": 8, "aspp_width": 8,
         "aspp_rates": [1, 2, 3],
     }  # fmt: skip
+    base = load_recipe("quickstart-segmentation")
     recipe = load_recipe("quickstart-segmentation", {
-        **settings_of(tmp_path), "data.name": "folder-masks", "model.name": "elastic_resnext", "model.options": network,
+        **settings_of(tmp_path), "data.name": "folder-masks", "model.name": base.model.name, "model.options": network,
         "training.epochs": 1, "data.mean": [0.5] * 3, "evaluation.shape": "own",
     })  # fmt: skip
     run = train(recipe, run=tmp_path / "run")

@@ -48,6 +48,12 @@ def test_what_is_counted_is_what_python_asks_for() -> None:
         {"optimizer__name": "rmsprop", "optimizer__clip_norm": 0.1, "training__average_steps": 2},
         {"optimizer__gradient_smoothing": 0.9, "optimizer__adapt_copies": 2, "sizes__mix": "D+"},
         {"model__elasticize": "auto"},
+        {
+            "training__distill": "larger",
+            "training__both_sizes": True,
+            "training__consistency": 0.5,
+            "optimizer__weigh_sizes": "variance",
+        },
     ],
 )
 def test_a_step_asks_the_device_for_nothing(

@@ -41,6 +41,11 @@ def command(recipe: str, /, *settings: Settings, images: int = 0, devices: int =
     )
     if cost.measured_flops:
         print(f"{cost.measured_flops / result.flops:.1%} of the FLOPs measure gradients of copies (adapt_copies)")
+    if cost.beside_flops:
+        print(
+            f"{cost.beside_flops / result.flops:.1%} of the FLOPs are for teachers and samples at a second size "
+            "(distill, both_sizes, consistency)"
+        )
     if devices > 1:
         print(
             f"{devices} devices: {counted(result.total_batch, 'sample')} a step at {result.base} px, "

@@ -68,7 +68,7 @@ def assemble(
     regime = stretch(recipe.optimizer, recipe.training.epochs)
     optimizer = RegimeOptimizer(model, regime, plan.total_batch)
     parts = Parts(
-        forward=compiled(model, plan, prepared.length, training),
+        forward=compiled(model, plan, prepared.length, training, prepared.second),
         no_sync=contextlib.nullcontext,
         task=evaluator.task,
         plan=plan,
@@ -93,6 +93,7 @@ def assemble(
         world=world,
         writer=writer,
         quantize=recipe.quantize,
+        second=prepared.second,
     )
     return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 
@@ -106,8 +107,13 @@ def replicated(parts: Parts, prepared: Prepared) -> Parts:
     preprocessing = prepared.data.preprocessing
     unused = has_unused_parameters(model, preprocessing.channels, preprocessing.image_size, parts.device)
     unused = world.agree(unused or training.find_unused_parameters)  # chance may leave out a part in one process alone
+    if unused and training.consistency:
+        raise UserError(
+            "training.consistency goes backward through two passes at once, in which some parameters of this model "
+            "have no gradient; where several processes train, use training.both_sizes or training.distill instead"
+        )
     replica = replicate(model, parts.device, find_unused=unused)
-    forward = compiled(replica, parts.plan, parts.length, training)
+    forward = compiled(replica, parts.plan, parts.length, training, parts.second)
     return dataclasses.replace(parts, forward=forward, no_sync=replica.no_sync)
 
 

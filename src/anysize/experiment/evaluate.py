@@ -38,6 +38,7 @@ from anysize.experiment.together import joined_for
 from anysize.export.look import is_exported
 from anysize.export.module import RuntimeModel
 from anysize.models.measure.timing import latency_of
+from anysize.norms.by_size.model import fixed_norm_size
 from anysize.norms.calibration import has_running_statistics
 from anysize.norms.choice import Choice
 from anysize.norms.strength import having_statistics
@@ -225,6 +226,7 @@ def _evaluate(
     if own and evaluator.settings.pictures and made["split"] == "validation":
         with contextlib.ExitStack() as stack:
             if base in choices:
+                stack.enter_context(fixed_norm_size(model, base))
                 stack.enter_context(having_statistics(model, choices[base].statistics))
             elif calibrate:
                 choices[base] = stack.enter_context(evaluator.calibrated(model, base))

@@ -17,6 +17,7 @@ import torch
 
 from anysize.experiment import build
 from anysize.experiment.planning import data_of, model_on_meta, optimizer_slots, parts_of_steps
+from anysize.experiment.second_passes import computes_more
 from anysize.experiment.together import resolve
 from anysize.machine import free_memory, plainly
 from anysize.models.measure.largest_batch import black_pass, fits_into_memory, give_back, largest_that_fits
@@ -83,6 +84,11 @@ def find_batch(
         raise UserError(
             "a phase of sizes has a batch_size of its own, which the largest training.batch_size says nothing about; "
             "leave it out"
+        )
+    if computes_more(resolved.training):
+        raise UserError(
+            "the steps of this recipe compute more of their samples than one pass (training.distill, both_sizes or "
+            "consistency), which a search for the largest batch does not try; leave these out"
         )
     device = pick_device(resolved.training.device)
     check_precision(resolved.training.precision, device)

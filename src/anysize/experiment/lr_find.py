@@ -159,7 +159,7 @@ def _endless(parts: Parts, state: TrainState) -> Iterator[tuple[LoadedBatch, int
         state.progress.epoch = epoch
         start_epoch(parts, state)
         seeds = step_seeds(parts.training.seed, state.progress.step, len(batches), 0)
-        for batch, seed in zip(parts.loader.load(batches), seeds, strict=False):
+        for batch, seed in zip(parts.load(batches), seeds, strict=False):
             state.progress.step_in_epoch = batch.step
             images, channels = len(batch.images), parts.loader.source.channels
             chunks = min(state.micro_batches.chunks(images), images)

@@ -11,6 +11,7 @@ from anysize.data.catalog import build_preprocessing
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
+from anysize.experiment.second_passes import beside_of, check_size_weights, image_bytes, second_size
 from anysize.experiment.targets import build_task, info_of, open_split, train_transform
 from anysize.machine import plainly
 from anysize.models.measure.memory import estimate_memory
@@ -101,13 +102,20 @@ def plan(
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     adapt = resolved.optimizer.adapt_copies
-    run = run_length(batches, resolved.training, base, lambda size: flops(size).total, adapt)
+    second = second_size(resolved, batches.schedule, base, model)
+    beside = beside_of(second, flops)
+    run = run_length(batches, resolved.training, base, lambda size: flops(size).total, adapt, beside)
     build.check_phases(batches.schedule, len(run.steps))
+    check_size_weights(resolved.optimizer, batches.schedule, len(run.steps))
     cost = plan_cost(
-        batches, len(run.steps), flops, base, resolved.training.epochs, last_steps=run.steps[-1], adapt_copies=adapt
-    )
+        batches, len(run.steps), flops, base, resolved.training.epochs,
+        last_steps=run.steps[-1], adapt_copies=adapt, beside=beside,
+    )  # fmt: skip
     parts = parts_of_steps(batches, len(run.steps), resolved.training.chunks)
-    memory = estimate_memory(model, parts, preprocessing.channels, optimizer_slots=optimizer_slots(resolved))
+    memory = estimate_memory(
+        model, parts, preprocessing.channels, optimizer_slots=optimizer_slots(resolved),
+        image_bytes=image_bytes(resolved, model, preprocessing.channels, second),
+    )  # fmt: skip
     return RunCost(
         length=length,
         epochs=len(run.steps),

@@ -12,6 +12,7 @@ from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
 from anysize.experiment import build
 from anysize.experiment.order import order_in_words
+from anysize.experiment.second_passes import beside_of, check_size_weights, second_size
 from anysize.experiment.targets import open_sources
 from anysize.experiment.weights import describe_input, find_weights, for_classes
 from anysize.norms.by_size.model import norm_by_size
@@ -20,6 +21,7 @@ from anysize.quantize.aware import check_reached
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.second_size import SecondSize
 from anysize.training.allocator import keep_freed_memory
 from anysize.training.checkpoint.files import DamagedCheckpoint, read_state
 from anysize.training.checkpoint.store import checkpoint_to_resume, with_remedy
@@ -51,6 +53,7 @@ class Prepared:
     length: RunLength
     notes: list[str]
     """Sentences on where the first weights came from, and on what is not as usual."""
+    second: SecondSize
     identity: Mapping[str, Any]
     """Of the images, as `identity_of` tells it."""
     weights: str
@@ -105,8 +108,10 @@ def prepare(
         check_reached(model, data.preprocessing.image_size, data.preprocessing.channels)
     flops = build.flops_by_size(model, data.preprocessing.channels)
     base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
-    length = run_length(plan, training, base, lambda size: flops(size).total, adapt)
+    second = second_size(recipe, plan.schedule, base, model)
+    length = run_length(plan, training, base, lambda size: flops(size).total, adapt, beside_of(second, flops))
     build.check_phases(plan.schedule, len(length.steps))
+    check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))
     norm_sizes = build.training_sizes(plan, len(length.steps)) if recipe.model.norm_by_size else []
     if norm_sizes:
         norm_by_size(model, norm_sizes, recipe.model.norm_by_size_affine)
@@ -149,6 +154,7 @@ def prepare(
         plan,
         length,
         notes,
+        second,
         identity or {},
         resumed.get("weights", "") or digest,
         norm_sizes,

@@ -35,6 +35,7 @@ class SizeCost:
     """The part of a run at one size, with one batch size and number of copies, over all processes.
 
     `measured` images are those that went through the network to measure gradients of copies, each pass counted.
+    `beside` are the FLOPs of what is computed of each trained image beside its own pass, as `SecondSize` tells it.
     """
 
     size: int
@@ -45,6 +46,7 @@ class SizeCost:
     flops: Flops
     measured: int = 0
     aspect: Aspect = SQUARE
+    beside: int = 0
 
     @property
     def extent(self) -> Extent:
@@ -58,18 +60,23 @@ class SizeCost:
 
     @property
     def forward_flops(self) -> int:
-        """FLOPs of all forward passes at this size."""
+        """FLOPs of all forward passes at this size, but those beside."""
         return (self.images + self.measured) * self.flops.forward
 
     @property
     def backward_flops(self) -> int:
-        """FLOPs of all backward passes at this size."""
+        """FLOPs of all backward passes at this size, but those beside."""
         return (self.images + self.measured) * self.flops.backward
 
     @property
     def total_flops(self) -> int:
-        """FLOPs of all passes at this size."""
-        return (self.images + self.measured) * self.flops.total
+        """FLOPs of all passes of the samples at this size, those beside their own among them."""
+        return (self.images + self.measured) * self.flops.total + self.beside_flops
+
+    @property
+    def beside_flops(self) -> int:
+        """FLOPs of what is computed of the samples at this size beside their own passes."""
+        return self.images * self.beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +105,11 @@ class PlanCost:
     def measured_flops(self) -> int:
         """FLOPs of the run that measure gradients of copies."""
         return sum(part.measured * part.flops.total for part in self.sizes)
+
+    @property
+    def beside_flops(self) -> int:
+        """FLOPs of the run that its samples take beside their own passes: teachers, and a second size."""
+        return sum(part.beside_flops for part in self.sizes)
 
     @property
     def total_flops(self) -> int:
@@ -157,6 +169,7 @@ def plan_cost(
     *,
     last_steps: int | None = None,
     adapt_copies: int = 0,
+    beside: Callable[[Extent], int] = lambda extent: 0,
 ) -> PlanCost:
     """Cost of `epochs` epochs of `plan`, without listing a batch.
 
@@ -169,6 +182,8 @@ def plan_cost(
         base_epochs: its length; 0: the same.
         last_steps: steps of the last epoch, which equal_flops cuts; None: all.
         adapt_copies: gradients of copies are measured every so many steps of a size, as `Measurements` says; 0: never.
+        beside: FLOPs of what is computed of an image of a size beside its own pass, as `SecondSize.flops` tells them;
+            the run to compare with has none.
 
     Raises:
         UserError: as `BatchPlan`.
@@ -184,15 +199,23 @@ def plan_cost(
     base_parts = count_steps(plan.at_size(base), base_epochs or epochs, None, adapt_copies)
     by_size = {extent: flops(extent) for extent in {part.extent for part in (*parts, *base_parts)}}
 
-    def costs(counts: Counts) -> tuple[SizeCost, ...]:
+    def costs(counts: Counts, beside: Callable[[Extent], int]) -> tuple[SizeCost, ...]:
         return tuple(
             SizeCost(
-                part.size, part.batch_size, part.copies, steps, samples, by_size[part.extent], measured, part.aspect
+                part.size,
+                part.batch_size,
+                part.copies,
+                steps,
+                samples,
+                by_size[part.extent],
+                measured,
+                part.aspect,
+                beside(part.extent),
             )
             for part, (steps, samples, measured) in counts.items()
         )
 
-    return PlanCost(costs(parts), costs(base_parts)[0])
+    return PlanCost(costs(parts, beside), costs(base_parts, lambda extent: 0)[0])
 
 
 Counts = dict[SizeBatch, tuple[int, int, int]]

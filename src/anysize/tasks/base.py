@@ -22,6 +22,9 @@ from anysize.tasks.records import Note, Shown, Summary
 Outputs = Tensor | tuple[Tensor, ...]
 """The outputs of a model: logits, or in training a tuple of the logits and those of its auxiliary classifiers."""
 
+Between = Callable[[Tensor, Tensor], Tensor]
+"""How far two logits (N, K, ...) lie apart: (N, ...)."""
+
 Forward = Callable[[Tensor], Outputs]
 """A model in evaluation: images (N, C, H, W) to outputs."""
 
@@ -122,6 +125,14 @@ class Task(Protocol):
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The training loss of a batch: a scalar, a mean over its images or pixels; auxiliary classifiers count."""
+        ...
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        """Kullback-Leibler divergence of what logits (N, K, ...) predict from what a teacher's do: (N, ...)."""
+        ...
+
+    def compare(self, between: Between, one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        """How far two logits of a batch lie apart: a scalar, the mean over the images or pixels that `loss` is over."""
         ...
 
     def weight(self, targets: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.base import TASKS, Between, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.between import softmax_divergence
 from anysize.tasks.records import Judged, Note, Shown, Summary
 from anysize.tasks.views import with_views
 
@@ -86,6 +87,12 @@ class Classification:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
         return loss_with_auxiliary(cross_entropy, outputs, self.auxiliary_weight)
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return softmax_divergence(student, teacher, temperature)
+
+    def compare(self, between: Between, one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        return between(one, other).mean()
 
     def weight(self, targets: Tensor) -> Tensor:
         return torch.full((), len(targets), device=targets.device)

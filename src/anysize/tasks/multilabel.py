@@ -14,7 +14,8 @@ from torchmetrics import MetricCollection
 from anysize.data.augment.by_size import MIXING
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
-from anysize.tasks.base import TASKS, Forward, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.base import TASKS, Between, Forward, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.tasks.between import binary_divergence
 from anysize.tasks.label_metrics import ALL_LABELS, OVERALL, LabelMetrics, MeanBinaryCrossEntropy
 from anysize.tasks.records import OBJECT_SIZES, Judged, Note, Shown, Summary
 from anysize.tasks.views import with_views
@@ -144,6 +145,12 @@ class MultiLabel:
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         true = targets.amax(1)
         return loss_with_auxiliary(lambda logits: self._loss(logits, true), outputs, self.auxiliary_weight)
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return binary_divergence(student, teacher, temperature)
+
+    def compare(self, between: Between, one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        return between(one, other).mean()
 
     def weight(self, targets: Tensor) -> Tensor:
         return torch.full((), len(targets), device=targets.device)

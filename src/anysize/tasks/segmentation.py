@@ -18,7 +18,8 @@ from anysize.data.palette import colorize, distinct_colors, legend, legend_of, o
 from anysize.data.source import VOID
 from anysize.registry import UserError
 from anysize.tasks import dense_inference
-from anysize.tasks.base import TASKS, Forward, Mean, Outputs, loss_with_auxiliary
+from anysize.tasks.base import TASKS, Between, Forward, Mean, Outputs, loss_with_auxiliary
+from anysize.tasks.between import softmax_divergence
 from anysize.tasks.confusion import (
     MaskConfusion,
     class_accuracy,
@@ -130,6 +131,15 @@ class Segmentation:
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         return loss_with_auxiliary(lambda logits: pixel_cross_entropy(logits, targets), outputs, self.auxiliary_weight)
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return softmax_divergence(student, teacher, temperature)
+
+    def compare(self, between: Between, one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        """Both are brought to the size of the targets, whose void pixels count nowhere."""
+        one, other = (dense_inference.match_size(each.float(), targets.shape[-2:]) for each in (one, other))
+        valid = targets != VOID
+        return torch.where(valid, between(one, other), 0.0).sum() / valid.sum().clamp(min=1)
 
     def weight(self, targets: Tensor) -> Tensor:
         return (targets != VOID).sum()

@@ -52,7 +52,8 @@ class RunLength:
 
     With equal_flops a run ends at the step that comes nearest to the FLOPs of `epochs` epochs at the base size, and the
     regime's epochs count those, so that runs at different sizes spend the same and see the same learning rates. What
-    optimizer.adapt_copies computes to measure gradients is spent, too.
+    optimizer.adapt_copies computes to measure gradients is spent, too, and what is computed of an image beside its own
+    pass (training.distill): `image_flops` are all of an image of a size.
     """
 
     plan: BatchPlan
@@ -105,7 +106,12 @@ def _flops_before(plan: BatchPlan, image_flops: Callable[[Extent], int], epoch: 
 
 
 def run_length(
-    plan: BatchPlan, settings: TrainingSettings, base: int, flops: Callable[[Extent], int], adapt_copies: int = 0
+    plan: BatchPlan,
+    settings: TrainingSettings,
+    base: int,
+    flops: Callable[[Extent], int],
+    adapt_copies: int = 0,
+    beside: Callable[[Extent], int] | None = None,
 ) -> RunLength:
     """Work out the length of a run before it starts: in time by phases of sizes, not by epochs.
 
@@ -115,10 +121,18 @@ def run_length(
         base: image size (pixels) of the epochs that FLOPs are counted in.
         flops: FLOPs of one image of a size, or of a height and width.
         adapt_copies: as of the optimizer: what it measures is part of the cost, at the base size, too.
+        beside: FLOPs of what is computed of an image of a size beside its own pass; the epochs that FLOPs are counted
+            in have none, so that a run with a teacher makes fewer steps for the same FLOPs.
 
     Raises:
         UserError: as `count_steps` and `BatchPlan`; FLOPs that are enough for more than 10^9 epochs.
     """
+
+    own = flops
+    if beside:
+
+        def flops(size: Extent) -> int:
+            return own(size) + beside(size)
 
     def length(epochs: int, last: int | None = None) -> RunLength:
         rows = [(plan.steps(span.start), len(span)) for span in plan.spans(epochs)]
@@ -128,7 +142,7 @@ def run_length(
 
     if not settings.equal_flops:
         return length(settings.epochs)
-    target = _flops_before(plan.at_size(base), flops, settings.epochs, adapt_copies)
+    target = _flops_before(plan.at_size(base), own, settings.epochs, adapt_copies)
 
     def enough(epochs: int) -> bool:
         return _flops_before(plan, flops, epochs, adapt_copies) >= target

@@ -184,6 +184,8 @@ def interrupt(parts: Parts, state: TrainState, stop: StopRequest) -> NoReturn:
 def start_epoch(parts: Parts, state: TrainState) -> None:
     """Let the model train; where it is trained for int8, what moves in it follows from the epoch alone."""
     state.model.train()
+    if state.averaged and parts.second.teacher.startswith("averaged"):
+        state.averaged.model.train()  # a validation has left it in evaluation
     if parts.quantize.aware:
         if statistics_stand(parts.quantize, state.progress.epoch):
             share_statistics(state.model, parts.world, parts.training.statistics)
@@ -205,7 +207,7 @@ def whole_batches(
     load at all ends all of them, before that batch; so does a signal while it is waited for.
     """
     ahead: collections.deque[tuple[LoadedBatch | None, Callable[[], Sequence[bool]]]] = collections.deque()
-    loaded, following = parts.loader.load(batches), None
+    loaded, following = parts.load(batches), None
     errors: list[Exception] = []
     done = state.progress.step_in_epoch
 

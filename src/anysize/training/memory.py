@@ -5,6 +5,7 @@ torch's "can't allocate memory" on a CPU. Linux promises a process more memory t
 it; where that happens, nothing is caught.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from anysize.machine import is_out_of_memory
 from anysize.models.measure.largest_batch import give_back
 from anysize.norms.synchronised import each_alone
+from anysize.training.distill import passes_of_size
 from anysize.training.guards import MEMORY_ERRORS, OutOfMemory
 from anysize.training.parts import Parts
 from anysize.training.shapes import try_largest_step
@@ -35,7 +37,8 @@ def fit_into_memory(parts: Parts, state: TrainState) -> None:
                 try_largest_step(
                     state.model, parts.forward, parts.autocast, parts.plan, parts.length, parts.training,
                     channels=parts.loader.source.channels, device=parts.device, memory_format=parts.memory_format,
-                    chunks=micro.chunks,
+                    chunks=micro.chunks, second=parts.second,
+                    all_passes=functools.partial(passes_of_size, parts, state) if parts.second else None,
                 )  # fmt: skip
             except OutOfMemory as error:
                 if not micro.auto:

@@ -78,6 +78,11 @@ class RegimeOptimizer:
         self._check_every_point()
         self.apply(0.0)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters that are trained."""
+        return [self._names[id(parameter)] for parameter in self.parameters]
+
     def _check_every_point(self) -> None:
         """Let torch look at the settings of every phase before the first step."""
         schedules = {key: value for key, value in vars(self.settings).items() if is_schedule(value)}

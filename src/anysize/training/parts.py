@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.waiting import WaitingWatch
 from anysize.quantize.settings import QuantizeSettings
 from anysize.reports.run_log import RunLog
-from anysize.sizes.batch_plan import BatchPlan
+from anysize.sizes.batch_plan import Batch, BatchPlan
+from anysize.sizes.second_size import SecondSize
 from anysize.stopping import StopRequest
 from anysize.tasks.base import Outputs, Task
 from anysize.training.averaging import AveragedWeights, average_decay
@@ -25,7 +26,8 @@ from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
-from anysize.training.settings import TrainingSettings
+from anysize.training.settings import OptimizerSettings, TrainingSettings
+from anysize.training.size_weights import GivenWeights, SizeWeights, VarianceWeights
 from anysize.training.state import TrainState
 from anysize.world import World, autocast
 
@@ -46,7 +48,8 @@ class Parts:
 
     `forward` is the model as a step calls it, compiled where the recipe says so; within `no_sync` gradients stay those
     of this process. `checkpoints` is their folder, and `description` what each of them says of itself; `writer` writes
-    them. `describe` names a sample of the training set. `watch` finds whether images are waited for too long.
+    them. `describe` names a sample of the training set. `watch` finds whether images are waited for too long. `second`
+    is what is computed of the samples of a step beside its own pass.
     """
 
     forward: Callable[..., Outputs]
@@ -67,6 +70,20 @@ class Parts:
     writer: CheckpointWriter = dataclasses.field(default_factory=CheckpointWriter)
     quantize: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
     watch: WaitingWatch = dataclasses.field(default_factory=WaitingWatch)
+    second: SecondSize = dataclasses.field(default_factory=lambda: SecondSize(0))
+
+    def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
+        """The batches, each with the size of its step; its images are at the second size where they are needed so."""
+        if not self.second:
+            yield from self.loader.load(batches)
+            return
+        wanted = [dataclasses.replace(batch, size=self.second.loaded(batch.size)) for batch in batches]
+        for loaded in self.loader.load(wanted):
+            yield dataclasses.replace(loaded, size=batches[loaded.step].size)
+
+    def steps_by_size(self, epoch: int) -> Mapping[int, int]:
+        """Steps of an epoch by their size."""
+        return _steps_by_size(self.plan, epoch)
 
     def images_of_all(self, epoch: int, step: int, own: int) -> int:
         """Images that all processes train in a step of an epoch, of which this one trains `own`."""
@@ -96,6 +113,22 @@ def _images_of_steps(plan: BatchPlan, epoch: int) -> list[int]:
     return [images for _, images in plan.step_images(epoch)]
 
 
+@functools.lru_cache(maxsize=2)
+def _steps_by_size(plan: BatchPlan, epoch: int) -> dict[int, int]:
+    steps: dict[int, int] = {}
+    for part, count, _ in plan.counts(epoch):
+        steps[part.size] = steps.get(part.size, 0) + count
+    return steps
+
+
+def size_weights(settings: OptimizerSettings, optimizer: RegimeOptimizer, device: torch.device) -> SizeWeights | None:
+    """The weights of gradients by size that the settings ask for; None: all alike."""
+    if settings.weigh_sizes:
+        return VarianceWeights(optimizer.names, device)
+    given = {int(size): weight for size, weight in settings.size_weights.items()}
+    return GivenWeights(given) if given else None
+
+
 def new_state(
     model: nn.Module,
     optimizer: RegimeOptimizer,
@@ -122,5 +155,6 @@ def new_state(
         recorder=Recorder(device, training.log_every, world),
         micro_batches=MicroBatches(model, training.chunks, auto=training.micro_batches == "auto"),
         averaged=averaged,
+        size_weights=size_weights(optimizer.settings, optimizer, device),
         replicas=Replicas(models, control, world, training.statistics),
     )

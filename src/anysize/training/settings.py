@@ -3,6 +3,7 @@
 import dataclasses
 
 from anysize.registry import setting
+from anysize.sizes.second_size import TEACHERS
 from anysize.training.regime import FLOAT32_MAX, Schedule, constant
 
 
@@ -132,6 +133,20 @@ class OptimizerSettings:
         low=0,
         high=0.9999,
     )
+    size_weights: dict[str, float] = setting(
+        {},
+        "size = factor of the gradients of steps at this size, behind clipping and smoothing; sizes that are not named "
+        "have 1",
+        low=1e-6,
+        high=1e6,
+    )
+    weigh_sizes: str = setting(
+        "",
+        "variance: weigh the gradients of each size, behind clipping and smoothing, by the inverse of their measured "
+        "variance, with a mean of 1 over the steps of an epoch; keeps a running mean of the gradient for each size; "
+        "empty: off",
+        choices=("", "variance"),
+    )
     clip_norm: float = setting(0.0, "clip the global norm of the gradient to this; 0: off", low=0, high=FLOAT32_MAX)
     adapt_copies: int = setting(
         0,
@@ -239,6 +254,44 @@ class TrainingSettings:
         "minutes that a process waits for the others, to meet them and in a step, before it gives up",
         low=0.05,
         high=10**6,
+    )
+    distill: str = setting(
+        "",
+        "who teaches besides the targets: larger: the network itself, at second_size, teaches the samples of smaller "
+        "steps; averaged: the averaged weights (average_steps), at the step's own size; averaged-larger: these at "
+        "second_size, or at the step's own size where that is larger; empty: nobody",
+        choices=TEACHERS,
+    )
+    distill_weight: Schedule = setting(
+        constant(1.0), "factor of the teacher's loss, beside the task's own (by epoch)", low=0, high=FLOAT32_MAX
+    )
+    distill_temperature: float = setting(
+        1.0,
+        "temperature that the logits of both are divided by before they are compared; the loss is multiplied by its "
+        "square",
+        low=0.01,
+        high=1000,
+    )
+    second_size: str = setting(
+        "base",
+        "the larger size at which the samples of smaller steps are computed, too: base: the base size; largest: the "
+        "largest of the run",
+        choices=("base", "largest"),
+    )
+    both_sizes: bool = setting(
+        False, "train the samples of steps below second_size at that size, too: the loss is the mean of both"
+    )
+    consistency: float = setting(
+        0.0,
+        "factor of a loss by how far the logits of a sample at the step's own size and at second_size lie apart, whose "
+        "gradient goes through both; 0: off",
+        low=0,
+        high=FLOAT32_MAX,
+    )
+    consistency_loss: str = setting(
+        "divergence",
+        "divergence: the mean of both Kullback-Leibler divergences; smooth-l1: of the logits (ResFormer)",
+        choices=("divergence", "smooth-l1"),
     )
     log_every: int = setting(
         10,

@@ -12,12 +12,15 @@ from anysize.models.measure.largest_batch import black_pass
 from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
+from anysize.sizes.second_size import SecondSize
 from anysize.sizes.shapes import Extent, in_pixels, pixels_of, sides_of
 from anysize.tasks.base import Outputs
 from anysize.training.gradients import chunk_slices
 from anysize.training.guards import out_of_memory_says
 from anysize.training.length import RunLength
 from anysize.training.settings import TrainingSettings
+
+_ALONE = SecondSize(0)  # each step computes its own pass alone
 
 
 def distinct_shapes(
@@ -63,10 +66,14 @@ def try_largest_step(
     device: torch.device,
     memory_format: torch.memory_format,
     chunks: Callable[[int], int],
+    second: SecondSize = _ALONE,
+    all_passes: Callable[[Extent], Callable[..., Outputs]] | None = None,
 ) -> None:
     """One forward and backward at the largest shape, so that running out of memory happens before the first epoch.
 
-    `chunks` tells the number of chunks of a batch of so many images. Leaves gradients, to be thrown away.
+    `chunks` tells the number of chunks of a batch of so many images. Where a step computes more of its samples than its
+    own pass, `second` says so, and `all_passes` gives all it computes of images, by its size: then the shape that is
+    largest as it is loaded is tried, too. Leaves gradients, to be thrown away.
 
     Raises:
         OutOfMemory: names the shape.
@@ -74,11 +81,20 @@ def try_largest_step(
     """
     shapes = distinct_shapes(plan, length, chunks)
     check_smallest_steps(model, shapes, training, channels)
-    images, size = max(shapes, key=pixels_in)
+    largest = [max(shapes, key=pixels_in)]
+    if second:
+        largest.append(max(shapes, key=lambda shape: pixels_in((shape[0], as_loaded(second, shape[1])))))
     model.train()
-    samples, copies = shapes[images, size]
-    with unchanged_buffers(model), out_of_memory_says(in_pixels(size), samples, copies, chunks(samples * copies)):
-        black_pass(forward, (images, channels, *sides_of(size)), device, autocast, memory_format)
+    for images, size in dict.fromkeys(largest):
+        samples, copies = shapes[images, size]
+        sides, compute = sides_of(as_loaded(second, size)), all_passes(size) if all_passes else forward
+        with unchanged_buffers(model), out_of_memory_says(in_pixels(size), samples, copies, chunks(samples * copies)):
+            black_pass(compute, (images, channels, *sides), device, autocast, memory_format)
+
+
+def as_loaded(second: SecondSize, size: Extent) -> Extent:
+    """The size at which the images of a step of this size are loaded; those that are not square have no second one."""
+    return second.loaded(size) if isinstance(size, int) else size
 
 
 def pixels_in(shape: tuple[int, Extent]) -> int:
@@ -123,7 +139,7 @@ def too_few_images(model: nn.Module, images: int, size: int, chunks: int, channe
 
 
 def compiled(
-    model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings
+    model: nn.Module, plan: BatchPlan, length: RunLength, training: TrainingSettings, second: SecondSize = _ALONE
 ) -> Callable[..., Outputs]:
     """The model as the loop calls it: compiled, once for each shape, if the recipe says so.
 
@@ -132,7 +148,8 @@ def compiled(
     """
     if not training.compile:
         return model
-    shapes = distinct_shapes(plan, length, lambda images: training.chunks)
+    shapes = set(distinct_shapes(plan, length, lambda images: training.chunks))
+    shapes |= {(images, second.size) for images, size in shapes if isinstance(size, int) and second.at_both(size)}
     if len(shapes) > training.compile_shapes:
         raise UserError(
             f"this run has {len(shapes)} distinct input shapes and training.compile would compile the model for each; "

@@ -30,6 +30,7 @@ from anysize.training.micro_batches import MicroBatches
 from anysize.training.optimizer import RegimeOptimizer
 from anysize.training.recorder import Recorder
 from anysize.training.replicas import Replicas
+from anysize.training.size_weights import SizeWeights, VarianceWeights
 from anysize.training.step_rows import StepRows
 
 
@@ -83,7 +84,7 @@ class TrainState:
     `copies` the adaptive scaling of copies, `control` the control variables of online norms, `recorder` the sums of the
     epoch, `history` the rows of the epochs before, `rows` the beginning of the next row of `steps.csv`, `replicas` the
     buffers of all processes' models, `micro_batches` the number of parts of a batch, `averaged` the averaged weights
-    (None: off).
+    (None: off), `size_weights` the weights of gradients by image size (None: off).
     """
 
     model: nn.Module
@@ -96,6 +97,7 @@ class TrainState:
     replicas: Replicas
     micro_batches: MicroBatches
     averaged: AveragedWeights | None = None
+    size_weights: SizeWeights | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     history: History = dataclasses.field(default_factory=History)
     rows: StepRows = dataclasses.field(default_factory=StepRows)
@@ -110,6 +112,7 @@ class TrainState:
             "smoothing": self.smoothing,
             "copies": self.copies,
             "control": self.control,
+            "size_weights": self.size_weights if isinstance(self.size_weights, VarianceWeights) else None,
             "recorder": self.recorder,
             "micro_batches": self.micro_batches if self.micro_batches.auto else None,
             "progress": self.progress,

@@ -2,9 +2,10 @@
 
     seed; mix the samples among themselves
     for each chunk: forward, loss, backward            # the loss of a chunk weighs what it has of the global batch
+                    (with a teacher, or at two sizes: distill.py)
     the gradients of all processes are added up          # by DistributedDataParallel, during the last backward
     is the loss finite, is the gradient?               # on the device: a truth that the host does not ask for
-    clip, smooth, step where it is; averaged weights follow
+    clip, smooth, weigh by size, step where it is; averaged weights follow
     add the metrics up                                 # on the device, too
 
 A step that is not finite leaves the weights as they are, and so does every step after it, until the host learns of it
@@ -12,6 +13,8 @@ at one of the next log points and stops the run.
 """
 
 import contextlib
+import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from torch import Tensor
 from anysize.data.loader import LoadedBatch
 from anysize.quantize.aware import share_ranges
 from anysize.tasks.base import main_logits
+from anysize.training.distill import Batches, at_own_size, taught_loss
 from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, scale_gradients
 from anysize.training.memory import within_memory
 from anysize.training.parts import Parts
@@ -52,6 +56,9 @@ def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -
         fine = state.recorder.check(step, loss, norm, sound.all())
     if settings.clip_norm or state.smoothing:
         scale_gradients(optimizer.parameters, gradient_factor(state, norm, fine))
+    if state.size_weights:
+        steps = parts.steps_by_size(state.progress.epoch)
+        state.size_weights.apply(optimizer.parameters, batch.size, steps, fine)
     optimizer.step(fine)
     if scaler.is_enabled():
         state.control.keep(control, finite)
@@ -77,6 +84,8 @@ def gradients(
     images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
     targets = batch.targets.to(parts.device, non_blocking=True)
     images, targets = parts.task.mix(images, targets, state.progress.epoch)
+    both = at_own_size(parts, images, targets, batch.size)
+    images, targets, larger = both
     epoch, step = state.progress.epoch, state.progress.step_in_epoch
     fewest = parts.fewest_images(epoch, step, batch)
     factor = state.copies.factor(
@@ -86,9 +95,10 @@ def gradients(
     )
     state.optimizer.torch.zero_grad(set_to_none=True)
     whole = parts.images_of_all(epoch, step, len(images))
-    state.control.follow(scale * factor / (whole * batch.size**2))
+    share = 0.5 if larger and parts.training.both_sizes else 1.0
+    state.control.follow(scale * factor * share / (whole * batch.size**2))
     control = state.control.copies() if state.scaler.is_enabled() else []
-    return *backward(parts, state, images, targets, factor, fewest), control
+    return *backward(parts, state, images, targets, factor, fewest, larger=larger), control
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -123,47 +133,77 @@ def backward(
     fewest: int,
     *,
     alone: bool = False,
+    larger: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[tuple[str, ...], Tensor, Tensor]:
     """Forward and backward in chunks, adding to the gradients.
 
     There are as many chunks as for `fewest` images, the same number in all processes. The loss of each is multiplied by
-    `factor` and by its share in the batch of all processes, or, if `alone`, in that of this one.
+    `factor` and by its share in the batch of all processes, or, if `alone`, in that of this one. `larger` are the same
+    images and their targets at the second size, where they are computed there, too.
 
     Returns:
         Names of the metrics of a step, their means (M,) over the batch of this process, and the loss: of the first
         chunk whose loss is not finite, or of the last.
     """
+    both = Batches(images, targets, larger)
     pieces = chunk_slices(len(images), min(state.micro_batches.chunks(fewest), fewest))
-    share_of_own = share_of_all = None
-    if len(pieces) > 1 or parts.world.size > 1:
-        weights = torch.stack([parts.task.weight(targets[piece]) for piece in pieces])
-        everyone = weights.sum()
-        if not alone:
-            parts.world.add(everyone)
-        share_of_own, share_of_all = (
-            weights.to(state.recorder.dtype) / whole.clamp(min=1) for whole in (weights.sum(), everyone)
-        )
+    share_of_own, share_of_all = shares(parts, state, targets, pieces, alone=alone)
+    share_of_larger = share_of_all
+    if larger and larger[1] is not targets:
+        _, share_of_larger = shares(parts, state, larger[1], pieces, alone=alone)
     means: Tensor | None = None
     seen: Tensor | None = None
+
+    def weighed(loss: Tensor, share: Tensor | None) -> Tensor:
+        if share is not None:
+            return loss * (share * factor).to(loss.dtype)
+        return loss * factor.to(loss.dtype) if isinstance(factor, Tensor) else loss
+
+    def descend(*losses: Tensor, by: Sequence[Tensor | None]) -> None:
+        total = functools.reduce(torch.add, (weighed(*each) for each in zip(losses, by, strict=True)))
+        torch.autograd.backward(state.scaler.scale(total))
+
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1 and not alone
-        with contextlib.nullcontext() if last else parts.no_sync(), parts.autocast():
-            outputs = parts.forward(images[piece])
-            loss = parts.task.loss(outputs, targets[piece])
-        metrics = {"loss": loss, **parts.task.step_metrics(main_logits(outputs).detach(), targets[piece])}
+        synchronised = contextlib.nullcontext() if last else parts.no_sync()
+        of_all, of_larger = (None if each is None else each[number] for each in (share_of_all, share_of_larger))
+        joint: tuple[Tensor, ...] = ()
+        if parts.second:
+            logits, loss, told, joint = taught_loss(
+                parts, state, both.at(piece), synchronised, functools.partial(descend, by=(of_larger,))
+            )
+        else:
+            with synchronised, parts.autocast():
+                outputs = parts.forward(images[piece])
+                loss = parts.task.loss(outputs, targets[piece])
+            logits, told = main_logits(outputs).detach(), {"loss": loss}
+        metrics = {**told, **parts.task.step_metrics(logits, targets[piece])}
         values = torch.stack([value.detach().float() for value in metrics.values()]).to(state.recorder.dtype)
         if share_of_own is not None:
             values = values * share_of_own[number]
         means = values if means is None else means + values
         seen = loss.detach() if seen is None else torch.where(seen.isfinite(), loss.detach(), seen)
-        if share_of_all is not None:
-            loss = loss * (share_of_all[number] * factor).to(loss.dtype)
-        elif isinstance(factor, Tensor):
-            loss = loss * factor.to(loss.dtype)
-        torch.autograd.backward(state.scaler.scale(loss))
+        descend(loss, *joint, by=(of_all, of_larger)[: 1 + len(joint)])
     assert means is not None
     assert seen is not None
     return tuple(metrics), means, seen
+
+
+def shares(
+    parts: Parts, state: TrainState, targets: Tensor, pieces: list[slice], *, alone: bool
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The shares of chunks in the batch of this process, and in that of all, by what their losses are the means over.
+
+    None where there is one chunk in one process. If `alone` the second are those of the first.
+    """
+    if len(pieces) == 1 and parts.world.size == 1:
+        return None, None
+    weights = torch.stack([parts.task.weight(targets[piece]) for piece in pieces])
+    everyone = weights.sum()
+    if not alone:
+        parts.world.add(everyone)
+    of_own, of_all = (weights.to(state.recorder.dtype) / whole.clamp(min=1) for whole in (weights.sum(), everyone))
+    return of_own, of_all
 
 
 def measure_copies(

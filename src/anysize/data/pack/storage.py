@@ -27,7 +27,8 @@ from anysize.registry import UserError, printable
 BLOCKS = "blocks"
 """The folder in `cache_folder` for what is kept of shards (`anysize.data.pack.kept`)."""
 
-_S, _T = TypeVar("_S"), TypeVar("_T")
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 _SCHEMES = ("s3", "gs", "az", "https", "http", "file")
 _PARALLEL = 32  # requests under way in a process: a server takes some 20 ms for each, however small
 _NEAR = 128 * 2**10  # bytes between two ranges that are cheaper read than asked for apart: a millisecond at 1 Gbit/s
