@@ -1,5 +1,6 @@
 """`anysize compare RUN...`."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -57,10 +58,11 @@ def command(
     read = read_runs(runs, legend, untrained=setting)
     compared = Comparison.of(read, together=group, defaults=defaults)
     unwritten, written = [], []
-    for path, write in (
-        (out, lambda: write_comparison(compared, out, columns=columns or (), x=x, colors=colors, **options)),
-        (csv, lambda: write_comparison_table(compared, csv)),
-    ):
+    writes: dict[str, Callable[[], object]] = {
+        out: lambda: write_comparison(compared, out, columns=columns or (), x=x, colors=colors, **options),
+        csv: lambda: write_comparison_table(compared, csv),
+    }
+    for path, write in writes.items():
         try:
             if path:
                 write()

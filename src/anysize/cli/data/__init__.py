@@ -111,7 +111,7 @@ def check(name: str = "", /, *settings: Settings, fix: str = "", near: int = 0, 
     too_large = {path: reason for split in splits for path, reason in split.too_large.items()}
     missing = {path: reason for split in splits for path, reason in split.missing.items()}
     for found, what, remedy in (
-        (damaged, "damaged", DATASETS[name].mending),
+        (damaged, "damaged", DATASETS[name]().mending),
         (too_large, "too large", "raise data.max_pixels, remove {them}"),
         (missing, "missing", "add {them}"),
     ):

@@ -184,10 +184,11 @@ def side(size: Any) -> int:
     >>> side(32), side((24, 32))
     (32, 28)
     """
-    sides = list(size) if isinstance(size, Sequence) else [size]
+    sides: list[float] = list(size) if isinstance(size, Sequence) else [size]
     if not sides or not all(isinstance(each, (int, float)) and each > 0 for each in sides):
         raise UserError(f"a size is {size!r}; expected pixels, or (height, width), above 0")
-    return round(math.prod(sides) ** (1 / len(sides)))
+    exact: float = math.prod(sides) ** (1 / len(sides))
+    return round(exact)
 
 
 def copied(norm: nn.Module, *, same_parameters: bool) -> nn.Module:
