@@ -154,10 +154,9 @@ def origins(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
 def explain(name: str) -> str:
     """A recipe as TOML text: its comment, then every value, and behind it where it is from, or `default`.
 
-    >>> print(explain("mixsize/imagenet-resnet50").split("[sizes]")[1].split("weights")[0].strip())
+    >>> print(explain("mixsize/imagenet-resnet50").split("[sizes]")[1].split("trained_base")[0].strip())
     mix = "D+"                            # mixsize/imagenet-resnet50
     base = 224                            # mixsize/imagenet-base
-    sizes = []                            # default
     """
     comments = {path: leading_comment(path) for path in reversed(read_files(name))}
     own = recipe_path(name)

@@ -27,7 +27,8 @@ def run(tmp_path: Path, image_folder: Path) -> Path:
     torch.manual_seed(3)
     torch.save(create_model("cifar_resnet", 3, **NETWORK).state_dict(), tmp_path / "model.pth")
     options = {f"model.options.{key}": value for key, value in NETWORK.items()}
-    overrides = {**options, "data.name": "folder", "data.root": str(image_folder), **NO_WORKERS}
+    given = {"data.name": "folder", "data.root": str(image_folder), "evaluation.calibration_strength": "full"}
+    overrides = {**options, **given, **NO_WORKERS}
     return anysize.import_checkpoint(tmp_path / "model.pth", "cifar_resnet", out=tmp_path / "run", overrides=overrides)
 
 

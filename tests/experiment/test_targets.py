@@ -87,7 +87,6 @@ def test_crops_and_copies_are_refused_for_masks(changes: dict[str, object]) -> N
     [
         ("classification", "task__loss", "asymmetric", "multilabel"),
         ("classification", "task__clip", 0.1, "multilabel"),
-        ("classification", "evaluation__flip", True, "segmentation"),
         ("classification", "data__areas", (16.0, 64.0), "segmentation"),
         ("multilabel", "task__label_smoothing", 0.1, "classification"),
         ("multilabel", "evaluation__scales", (0.5, 1.0), "segmentation"),

@@ -141,7 +141,8 @@ def test_evaluation_writes_its_figures_its_tables_and_a_report_with_both(copied:
     table = evaluate(run, [32, 48])
     assert list(table["size"]) == [32, 32, 48, 48]
     assert list(table["calibrated"]) == [False, True, False, True]
-    assert list(table.columns[5:]) == [*VALUES[task], "images", "images_per_second", "flops"]
+    rest = ["images", "images_per_second", "flops", "strength", "part", "prepared_flops"]
+    assert list(table.columns[5:]) == [*VALUES[task], *rest]
     assert (table["images"] == 24).all()
     pd.testing.assert_frame_equal(pd.read_csv(run / "evaluation.csv"), table)
     last = pd.read_csv(run / "metrics.csv").iloc[-1]
