@@ -150,6 +150,7 @@ def agreement(run: Path, world: World) -> list[float]:
         return [*choice.scores.values()]
 
 
+@pytest.mark.slow
 def test_two_processes_choose_alike_and_as_one(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, pictures = make_evaluator(load_run(run, "last")).validation, tmp_path / "pictures"
     pictures.mkdir()

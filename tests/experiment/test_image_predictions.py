@@ -17,6 +17,7 @@ from anysize.reports.image_predictions import read_confusion, read_image_predict
 from anysize.reports.predictions import read_predictions
 
 
+@pytest.mark.slow
 def test_the_figures_of_classes_follow_from_the_rows_of_images(
     image_folder: Path, tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:

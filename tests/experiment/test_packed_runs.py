@@ -59,6 +59,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_pack_that_was_moved_and_with_no_other(root: Path, pack: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(pack, tmp_path / "moved")
     whole = train(recipe_of(pack), run=tmp_path / "whole")

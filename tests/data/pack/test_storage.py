@@ -68,6 +68,7 @@ def test_a_folder_by_its_address(pack: Path, tmp_path: Path, monkeypatch: pytest
     assert damaged_files(next((tmp_path / "packs").iterdir()), storage=storage) == {}
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_for_a_while_gives_the_same_bits(
     pack: Path, bucket: tuple[Any, int], server: Failing
 ) -> None:
@@ -128,6 +129,7 @@ def test_near_ranges_are_one_request(pack: Path, bucket: tuple[Any, int], server
     assert server.requests == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_for_good_is_one_sentence(pack: Path, bucket: tuple[Any, int], server: Failing) -> None:
     source = load_dataset(opened(put(bucket[0], pack, "down"), stream_limit=1), "train")
     server.how = "down"
