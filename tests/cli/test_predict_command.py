@@ -81,8 +81,8 @@ def test_settings_come_after_the_images(
     assert not plain.equals(flipped)
     with pytest.raises(UserError, match=r"evaluation\.flipp"):
         command(run, images, "--out", tmp_path / "wrong", "--evaluation.flipp", "true")
-    with pytest.raises(UserError, match=r"evaluation\.flip is set, but the task 'multilabel' does not use it"):
-        command(trained_scenes("multilabel"), images, "--out", tmp_path / "wrong", "--evaluation.flip", "true")
+    with pytest.raises(UserError, match=r"evaluation\.scales is set, but the task 'multilabel' does not use it"):
+        command(trained_scenes("multilabel"), images, "--out", tmp_path / "wrong", "--evaluation.scales", "0.5,1")
 
 
 @pytest.mark.slow
