@@ -68,7 +68,7 @@ from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import FileSource
 from anysize.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from harness import compare, print_environment, report
 
 HEIGHT, WIDTH, BATCH = 375, 500, 32

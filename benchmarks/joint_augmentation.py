@@ -36,7 +36,7 @@ from torchvision.transforms import functional as F1
 from anysize.data.augment.joint import JointTrainTransform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from harness import compare, print_environment, report
 
 COUNT, HEIGHT, WIDTH, SIDE, VOID = 32, 375, 500, 512, 255

@@ -45,7 +45,8 @@ from anysize.data.settings import DataSettings
 from anysize.data.source import FileSource
 from anysize.experiment.packing import pack_dataset
 from anysize.preprocessing import Preprocessing
-from anysize.sizes.batch_plan import Batch, BatchPlan
+from anysize.sizes.batch import Batch
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from harness import compare, in_fresh_process, memory_of, print_environment, report

@@ -18,7 +18,7 @@ _WHERE = {
     "adapt": "anysize.experiment.adapt",
     "BatchPlan": "anysize.sizes.batch_plan",
     "PlanSampler": "anysize.sizes.sampler",
-    "SampleKey": "anysize.sizes.batch_plan",
+    "SampleKey": "anysize.sizes.batch",
     "Shapes": "anysize.sizes.shapes",
     "SizeMix": "anysize.sizes.mix",
     "GaussianWindow": "anysize.sizes.moving",
@@ -137,8 +137,8 @@ if TYPE_CHECKING:
     from anysize.recipe import load_recipe as load_recipe
     from anysize.registry import UserError as UserError
     from anysize.reports.by_setting import accuracy_by_setting as accuracy_by_setting
+    from anysize.sizes.batch import SampleKey as SampleKey
     from anysize.sizes.batch_plan import BatchPlan as BatchPlan
-    from anysize.sizes.batch_plan import SampleKey as SampleKey
     from anysize.sizes.mix import SizeMix as SizeMix
     from anysize.sizes.moving import GaussianWindow as GaussianWindow
     from anysize.sizes.moving import MovingMix as MovingMix

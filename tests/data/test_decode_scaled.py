@@ -22,7 +22,7 @@ from anysize.data.pictures import BadImage, TooLarge
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import FileSource
 from anysize.preprocessing import Preprocessing
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 HEIGHT, WIDTH = 203, 310
 

@@ -17,7 +17,8 @@ from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import ArraySource, FileSource, Source
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch, BatchPlan
+from anysize.sizes.batch import Batch
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 

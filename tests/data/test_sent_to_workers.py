@@ -31,7 +31,7 @@ from anysize.data.kinds.base import create_kind
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import FileTargets, Source
 from anysize.preprocessing import Preprocessing
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 Made = tuple[DataSettings, str]
 

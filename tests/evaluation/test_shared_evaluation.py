@@ -12,7 +12,7 @@ from gloo_group import in_group
 
 from anysize.data.loader import LoadedBatch, sequential_batches
 from anysize.evaluation.evaluate import evaluate_batches, share_of
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.tasks.base import create_task
 from anysize.tasks.records import Judged
 from anysize.world import World

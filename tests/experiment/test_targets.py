@@ -18,7 +18,7 @@ from anysize.experiment.targets import build_task, eval_transform, info_of, kind
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 Make = Callable[..., Recipe]
 RECIPES = {

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch, BatchPlan, SampleKey
+from anysize.sizes.batch import Batch, SampleKey
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import BUDGETS, SizeMix
 from anysize.sizes.moving import GaussianWindow, MovingMix, WeightPoints
 from anysize.sizes.sampler import PlanSampler

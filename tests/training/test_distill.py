@@ -23,7 +23,7 @@ from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.second_size import SecondSize
 from anysize.stopping import Interrupted
 from anysize.tasks.base import create_task

@@ -24,7 +24,7 @@ from anysize.data.source import ArraySource, FileSource, Source
 from anysize.data.waiting import Waiting
 from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import SQUARE, Aspect
 
 

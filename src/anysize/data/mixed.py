@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as F
 from anysize.data.random import Stream, seeded
 from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import BatchPlan, SampleKey
+from anysize.sizes.batch import SampleKey
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.sampler import PlanSampler
 from anysize.sizes.schedule import SizeSchedule

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from anysize.data.loader import LoadedBatch
 from anysize.evaluation.finite import check_all_finite, images_not_finite, is_finite
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.tasks.base import Outputs, Task, main_logits
 from anysize.tasks.records import Judged, Summary
 from anysize.world import World

@@ -24,7 +24,8 @@ from anysize.norms.choice import FULL, NONE, Choice, choose
 from anysize.norms.strength import Statistics, having_statistics, statistics
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError, counted
-from anysize.sizes.batch_plan import Batch, BatchPlan
+from anysize.sizes.batch import Batch
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.schedule import SizeSchedule
 from anysize.stopping import StopRequest, StopWaiting

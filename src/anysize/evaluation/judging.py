@@ -18,7 +18,7 @@ from anysize.evaluation.evaluate import evaluate_batches, evaluating, on_device,
 from anysize.evaluation.finite import is_finite
 from anysize.norms.strength import Statistics, having_statistics
 from anysize.registry import NotFinite
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.tasks.base import Task
 from anysize.tasks.records import Judged
 from anysize.world import World

@@ -5,7 +5,7 @@ import dataclasses
 from anysize.data.image_shapes import image_shapes
 from anysize.data.loader import own_shape_batches, sequential_batches
 from anysize.data.source import Source
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import SQUARE, Aspect, Extent, Shapes
 
 

@@ -42,7 +42,7 @@ from anysize.quantize.aware import fixed_from_aware
 from anysize.quantize.by_layer import share_of_layers, worst_first
 from anysize.registry import NotFinite, UserError, counted
 from anysize.reports import run_files
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.training.checkpoint.files import Checkpoint, model_tensors, read_state, write_checkpoint
 from anysize.training.checkpoint.store import is_own_name
 

@@ -22,7 +22,8 @@ from anysize.recipe import Recipe, load_recipe, override
 from anysize.recipes import recipe_names
 from anysize.registry import UserError, did_you_mean
 from anysize.reports.samples_page import SizeSamples, TrainingSamples, View
-from anysize.sizes.batch_plan import Batch, BatchPlan, SizeBatch
+from anysize.sizes.batch import Batch
+from anysize.sizes.batch_plan import BatchPlan, SizeBatch
 from anysize.sizes.shapes import Extent
 from anysize.tasks.base import task_for
 from anysize.training.loop import step_seeds

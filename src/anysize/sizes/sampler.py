@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from anysize.sizes.batch_plan import BatchPlan, SampleKey
+from anysize.sizes.batch import SampleKey
+from anysize.sizes.batch_plan import BatchPlan
 
 
 class PlanSampler:

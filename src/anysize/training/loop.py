@@ -30,7 +30,7 @@ from anysize.quantize.aware import set_epoch, statistics_stand
 from anysize.ranks import concerns_all
 from anysize.registry import NotFinite, UserError, counted
 from anysize.reports.improvement import without_improvement
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.stopping import Interrupted, StopRequest, StopWaiting
 from anysize.training.best import is_best, keep_best
 from anysize.training.checkpoint.store import LAST, PREVIOUS

@@ -14,7 +14,8 @@ from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.data.waiting import WaitingWatch
 from anysize.quantize.settings import QuantizeSettings
 from anysize.reports.run_log import RunLog
-from anysize.sizes.batch_plan import Batch, BatchPlan
+from anysize.sizes.batch import Batch
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.second_size import SecondSize
 from anysize.stopping import StopRequest
 from anysize.tasks.base import Outputs, Task

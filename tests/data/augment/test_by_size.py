@@ -16,7 +16,7 @@ from anysize.data.augment.scheduled import train_transform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.tasks.base import create_task
 
 PLAIN = Preprocessing(28, (0.5,) * 3, (0.25,) * 3, resize="stretch")

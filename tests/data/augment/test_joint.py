@@ -20,7 +20,7 @@ from anysize.data.random import Stream, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 RGB = Preprocessing(image_size=64, resize="pad")
 RESCALE = AugmentSettings(crop="rescale", flip=0.5)

@@ -17,7 +17,7 @@ from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 RGB = Preprocessing(image_size=32, resize="stretch")
 GREY = Preprocessing(image_size=32, mean=(0.286,), std=(0.353,), resize="stretch")

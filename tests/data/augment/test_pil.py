@@ -24,7 +24,7 @@ from anysize.data.settings import AugmentSettings
 from anysize.data.source import ArraySource
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 IMAGENET = Preprocessing(image_size=64, backend="pil")
 CIFAR = Preprocessing(image_size=32, resize="stretch", backend="pil")

@@ -14,7 +14,7 @@ from anysize.data.augment.square import EvalTransform, needed_scale
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import Aspect
 
 WIDE = Aspect(4 / 3, 8)

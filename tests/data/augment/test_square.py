@@ -10,7 +10,7 @@ from anysize.data.augment.square import EvalTransform, to_crops, to_square
 from anysize.data.augment.transform import normalize
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 IMAGENET = Preprocessing(image_size=64)
 CIFAR = Preprocessing(image_size=32, resize="stretch")

@@ -14,7 +14,7 @@ from anysize.data.loader import PlanLoader, sequential_batches
 from anysize.data.settings import AugmentSettings, DataSettings
 from anysize.data.source import Source
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 
 def write(folder: Path, names: list[str], numbers: tuple[int, ...] = (0, 1, 2)) -> None:

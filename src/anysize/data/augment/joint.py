@@ -22,7 +22,7 @@ from anysize.data.settings import AugmentSettings
 from anysize.data.source import VOID
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 
 class JointTransform(Transform):

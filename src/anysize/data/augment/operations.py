@@ -16,7 +16,7 @@ from anysize.data.random import Stream, normal, seeded, uniform, uniform_of_few
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 
 _FEW = 8  # views of a file, as a rule
 _GREY = 128  # AutoAugment fills with it, as the authors' code does

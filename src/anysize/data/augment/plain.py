@@ -21,7 +21,7 @@ from anysize.data.random import Stream, seeded, uniform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import SQUARE, Aspect
 
 

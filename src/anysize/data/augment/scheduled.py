@@ -13,7 +13,7 @@ from anysize.data.augment.operations import Augmentation
 from anysize.data.augment.transform import PlainTransform, Sample, Transform
 from anysize.data.settings import AugmentSettings
 from anysize.preprocessing import Preprocessing
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import Aspect
 
 _KEPT = 64  # transforms: sizes of an epoch and a few epochs

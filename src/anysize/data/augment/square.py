@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from anysize.data.augment.transform import PlainTransform
 from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import SQUARE, Aspect, Extent, in_pixels, sides_of
 
 Picture = TypeVar("Picture", Tensor, Image)

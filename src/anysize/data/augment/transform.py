@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anysize.preprocessing import Preprocessing
-from anysize.sizes.batch_plan import Batch
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import Aspect
 
 
