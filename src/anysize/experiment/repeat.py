@@ -26,7 +26,7 @@ from anysize.registry import NotFinite, UserError, counted, printable
 from anysize.reports import run_files, schema
 from anysize.reports.columns import HOW_VALIDATED, is_fraction, label, lower_is_better, show
 from anysize.reports.console import tolerant
-from anysize.reports.reading import read_table
+from anysize.reports.read_tables import read_table
 from anysize.reports.text_table import TextTable
 from anysize.world import World
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from anysize.files import open_regular
 from anysize.reports import schema
-from anysize.reports.reading import check_steps, table_of
+from anysize.reports.read_tables import table_of
+from anysize.reports.reading import check_steps
 from anysize.reports.schema import cells_of, say_left_out
 
 _AT_ONCE = 1 << 23  # bytes that a look reads at most: a server that reads goes on within a second

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from anysize.reports import run_files, schema
-from anysize.reports.reading import of_split, read_table
+from anysize.reports.read_tables import of_split, read_table
 from anysize.tasks.records import Judged, Table
 
 _LATEST = ("split",)  # rows of the same split are replaced

@@ -13,7 +13,7 @@ from anysize.reports import run_files, schema
 from anysize.reports.columns import label
 from anysize.reports.page import card, cards, section, table
 from anysize.reports.predictions import predictions_parts, read_predictions
-from anysize.reports.reading import read_table
+from anysize.reports.read_tables import read_table
 from anysize.reports.text_table import TextTable
 
 
