@@ -27,7 +27,7 @@ from torchvision_flags import FLAGS, expected, parse, rates
 import anysize
 from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info, resized_as_set
-from anysize.experiment import build
+from anysize.experiment import build, sizing
 from anysize.models.weights.addresses import address_at
 from anysize.models.weights.download import is_address
 from anysize.models.weights.published import published_preprocessing
@@ -102,7 +102,7 @@ def test_a_builder_with_the_regimes_of_mix_and_match_s_readme_trains_by_them(tmp
     recipe = load_recipe(str(tmp_path / "my.toml"), {"model.name": f"{tmp_path}/models.py:model"})
     rates = [regime_at(recipe.optimizer, epoch)[1] for epoch in (0, 14.9, 15)]
     assert [(at["lr"], at["weight_decay"]) for at in rates] == [(0.01, 5e-4), (0.01, 5e-4), (0.001, 0)]
-    plan = build.build_plan(recipe, 2560)
+    plan = sizing.build_plan(recipe, 2560)
     for epoch, size, batch in ((0, 128, 256), (14, 128, 256), (15, 224, 64)):
         assert {(b.size, len(b.indices)) for b in plan.batches(epoch)} == {(size, batch)}
 
@@ -137,12 +137,12 @@ def test_ours_trains_what_torchvision_s_command_says(words: list[str], nodes: in
     assert ours == pytest.approx(rates(flags), rel=1e-6)
     info = dataset_info(recipe.data)
     preprocessing = dataclasses.replace(
-        build.build_preprocessing(recipe.data, info, build.base_size(recipe)),
+        build.build_preprocessing(recipe.data, info, sizing.base_size(recipe)),
         crop_ratio=recipe.data.crop_ratio or 0.875,
     )
     assert preprocessing.resize_side(flags.val_crop_size) == flags.val_resize_size
     assert (recipe.data.interpolation or preprocessing.interpolation) == flags.interpolation
-    assert build.build_plan(recipe, 1000).schedule.sizes(flags.epochs) == {flags.train_crop_size}
+    assert sizing.build_plan(recipe, 1000).schedule.sizes(flags.epochs) == {flags.train_crop_size}
 
 
 @pytest.mark.parametrize(

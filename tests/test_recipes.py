@@ -13,7 +13,7 @@ from PIL import Image
 import anysize
 from anysize.cli import build_app, parse_settings
 from anysize.data.catalog import dataset_info
-from anysize.experiment import build
+from anysize.experiment import build, sizing
 from anysize.experiment.published import published_address
 from anysize.models.weights.published import published_preprocessing
 from anysize.preprocessing import Preprocessing
@@ -235,7 +235,7 @@ def test_online_normalizations_networks_have_the_published_parameters(name, para
         recipe = load_recipe(f"online_norm/{name}-{norm}")
         info = dataset_info(recipe.data)
         classes = [str(i) for i in range(info.num_classes)]
-        preprocessing = build.build_preprocessing(recipe.data, info, build.base_size(recipe), classes)
+        preprocessing = build.build_preprocessing(recipe.data, info, sizing.base_size(recipe), classes)
         with torch.device("meta"):
             model = build.build_model(recipe, preprocessing)
         assert sum(p.numel() for p in model.parameters()) == (without if norm == "none" else parameters)
@@ -314,7 +314,7 @@ def test_torchvision_s_int8_figures_are_those_of_its_weights(name):
     assert address.known == f"int8, {weights.name}: top-1 {figures['acc@1']} %, top-5 {figures['acc@5']} %"
     expected = published_preprocessing(recipe.model.name, file=address.file)
     size, side = weights.transforms().crop_size[0], weights.transforms().resize_size[0]
-    assert (expected.image_size, expected.resize_side(size), build.base_size(recipe)) == (size, side, size)
+    assert (expected.image_size, expected.resize_side(size), sizing.base_size(recipe)) == (size, side, size)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -329,10 +329,10 @@ def test_torchvision_s_figures_are_those_of_its_weights(name):
     assert name.removeprefix("torchvision/").removesuffix("-600") == recipe.model.name
     transform = weights.transforms()
     info = dataset_info(recipe.data)
-    preprocessing = build.build_preprocessing(recipe.data, info, build.base_size(recipe))
+    preprocessing = build.build_preprocessing(recipe.data, info, sizing.base_size(recipe))
     ratio = recipe.data.crop_ratio or preprocessing.crop_ratio
-    side = dataclasses.replace(preprocessing, crop_ratio=ratio).resize_side(build.base_size(recipe))
-    assert ([build.base_size(recipe)], [side]) == (transform.crop_size, transform.resize_size)
+    side = dataclasses.replace(preprocessing, crop_ratio=ratio).resize_side(sizing.base_size(recipe))
+    assert ([sizing.base_size(recipe)], [side]) == (transform.crop_size, transform.resize_size)
     assert transform.interpolation.value == (recipe.data.interpolation or preprocessing.interpolation)
 
 
@@ -414,9 +414,9 @@ def test_torchvision_s_experiments_follow_the_published_regime(name, epochs, tot
 )
 def test_torchvision_s_experiments_train_at_one_size_and_use_another(name, trained_at, used_at):
     recipe = load_recipe(f"torchvision/{name}")
-    plan = build.build_plan(recipe, 1000)
+    plan = sizing.build_plan(recipe, 1000)
     assert plan.schedule.sizes(recipe.training.epochs) == {trained_at}
-    assert build.base_size(recipe) == used_at
+    assert sizing.base_size(recipe) == used_at
 
 
 @pytest.mark.parametrize(("name", "auxiliary"), [("inception_v3", 1), ("googlenet", 2)])

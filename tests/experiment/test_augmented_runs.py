@@ -10,11 +10,12 @@ import pytest
 import torch
 from interruption import stopped_after
 
-from anysize.experiment.build import build_data, build_plan, feed_alike
+from anysize.experiment.build import build_data, feed_alike
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run, make_evaluator
 from anysize.experiment.planning import plan
 from anysize.experiment.predict import predict
+from anysize.experiment.sizing import build_plan
 from anysize.experiment.targets import build_evaluator
 from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing

@@ -160,7 +160,7 @@ def plans(recipe: Recipe) -> bool:
 
 def _preprocessing(recipe: Recipe) -> Any:
     from anysize.data.catalog import build_preprocessing
-    from anysize.experiment.build import base_size
+    from anysize.experiment.sizing import base_size
 
     return build_preprocessing(recipe.data, info_of(recipe), base_size(recipe))
 

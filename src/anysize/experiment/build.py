@@ -1,4 +1,4 @@
-"""A recipe's parts: data, model, task, plan."""
+"""A recipe's parts: data, model, and what each checkpoint says of them; its plan is made in `sizing`."""
 
 import dataclasses
 import functools
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,12 +15,12 @@ from anysize.data.augment.transform import Transform
 from anysize.data.catalog import build_preprocessing, resized_as_set
 from anysize.data.copies import shared_images
 from anysize.data.decode import decoder
-from anysize.data.image_shapes import image_shapes
 from anysize.data.kinds.base import TargetKind
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import DataSettings
 from anysize.data.source import Source
-from anysize.experiment.targets import info_of, open_split, ready, run_aspect, train_transform
+from anysize.experiment.sizing import base_size
+from anysize.experiment.targets import info_of, open_split, ready, train_transform
 from anysize.experiment.weights import Weights, start_from
 from anysize.models.measure.flops import count_flops
 from anysize.models.measure.input_size import check_size
@@ -29,18 +28,13 @@ from anysize.models.spec import ModelSpec
 from anysize.models.surgery.narrow import make_narrow_safe
 from anysize.models.surgery.recompute import checkpoint_segments
 from anysize.norms.by_size.model import check_norm_by_size
-from anysize.norms.by_size.norm import side
 from anysize.norms.online.norm import online_norms
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, to_dict
-from anysize.registry import UserError, counted
-from anysize.sizes.batch_plan import BatchPlan
+from anysize.registry import UserError
 from anysize.sizes.cost import Flops
-from anysize.sizes.schedule import SizeSchedule, build_schedule
-from anysize.sizes.settings import MOVING, SizeSettings
-from anysize.sizes.shapes import SQUARE, Aspect, Extent, Shapes, parse_shape
+from anysize.sizes.shapes import Extent
 from anysize.training.decay import freeze
-from anysize.world import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +67,6 @@ def check_targets(train: Source, validation: Source | None, kind: TargetKind, wa
         return
     if len(train) <= _MOST_COMPARED and (shared := shared_images(train, validation)):
         warn(shared)
-
-
-def base_size(recipe: Recipe) -> int:
-    """The base image size, decided here alone: the recipe's, else the data set's own.
-
-    Raises:
-        UserError: the recipe has a shape and a base size, or no such shape.
-    """
-    if recipe.sizes.shape:
-        _, size = Aspect.from_shape(*parse_shape(recipe.sizes.shape), recipe.sizes.multiple)
-        if recipe.sizes.base not in (0, size):
-            raise UserError(
-                f"sizes.base is {recipe.sizes.base} and sizes.shape {recipe.sizes.shape}, which has as many pixels as "
-                f"{size} x {size}; leave sizes.base out"
-            )
-        return size
-    return recipe.sizes.base or info_of(recipe).image_size
 
 
 def build_data(recipe: Recipe, weights_want: Preprocessing | None = None, opened: Source | None = None) -> Data:
@@ -177,96 +154,6 @@ def _check_aware(recipe: Recipe) -> None:
             )
 
 
-def build_shapes(recipe: Recipe, images: Source | None, length: int = 0) -> Shapes | None:
-    """The aspect ratios of a run, with the group of each training image; None: all are square.
-
-    Args:
-        recipe: with its settings of sizes.
-        images: the training images, whose headers are read where there are several ratios.
-        length: as many images as are planned for, of the same shapes; 0: those that there are.
-
-    Raises:
-        UserError: settings that exclude each other, or that say nothing.
-    """
-    settings, aspect = recipe.sizes, run_aspect(recipe.sizes)
-    if settings.multiple != SizeSettings().multiple and aspect == SQUARE and recipe.evaluation.shape != "own":
-        raise UserError(
-            f"sizes.multiple is {settings.multiple}, and all images are square; set sizes.shape, sizes.aspect_ratios, "
-            "or evaluation.shape to own, or leave it out"
-        )
-    if aspect is not None:
-        return Shapes((aspect.ratio,), aspect.multiple) if aspect != SQUARE else None
-    if recipe.optimizer.adapt_copies:
-        raise UserError(
-            "optimizer.adapt_copies measures gradients every so many steps of a size, which several shapes "
-            "(sizes.aspect_ratios) would share; leave one of the two out"
-        )
-    assert images is not None, "to be opened where images are grouped"
-    found = image_shapes(images)
-    if length and length != len(found):
-        found = found[np.arange(length) * len(found) // length]
-    return Shapes.grouped(found, settings.aspect_ratios, settings.multiple)
-
-
-def check_shapes(transform: Transform, shapes: Shapes | None) -> None:
-    """Raise a `UserError` where the augmentation cannot make images of these shapes."""
-    if shapes:
-        for group in range(len(shapes.ratios)):
-            transform.check(shapes.aspect(group))
-
-
-def build_plan(
-    recipe: Recipe,
-    length: int,
-    world: World | None = None,
-    batches_a_step: int = 0,
-    chunks: tuple[int, ...] = (),
-    shapes: Shapes | None = None,
-) -> BatchPlan:
-    """The batch plan of a recipe over `length` training samples; `batches_a_step` as `BatchPlan` takes it.
-
-    `chunks` are those that the samples lie in, for recipes that shuffle by chunks, `shapes` those of `build_shapes`.
-    """
-    training = recipe.training
-    if training.overfit_batches and training.limit_steps:
-        raise UserError(
-            "training.overfit_batches and training.limit_steps are both set, and both say how many steps an epoch has; "
-            "leave one out"
-        )
-    if training.overfit_batches and {recipe.sizes.mix, *(phase.mix for phase in recipe.sizes.phases)} & {*MOVING}:
-        raise UserError(
-            "training.overfit_batches trains the same batches in each epoch, and the weights of sizes.mix window and "
-            "points move from epoch to epoch; set sizes.mix to fixed, uniform or custom"
-        )
-    try:
-        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops)
-    except UserError as error:
-        raise UserError(f"[sizes]: {error}") from None
-    return BatchPlan(
-        length,
-        schedule,
-        batch_size=training.batch_size,
-        copies=training.copies,
-        seed=training.seed,
-        rank=world.rank if world else 0,
-        world_size=world.size if world else 1,
-        drop_last=training.drop_last,
-        batches_a_step=batches_a_step,
-        repeats=training.repeats,
-        limit_steps=training.overfit_batches or training.limit_steps,
-        same_samples=training.overfit_batches > 0,
-        chunks=chunks if recipe.data.shuffle_chunks else (),
-        chunks_together=recipe.data.shuffle_chunks or 1,
-        shapes=shapes,
-    )
-
-
-def images_of(plan: BatchPlan, epoch: int = 0) -> np.ndarray:
-    """The images (int64, sorted) that all processes train in an epoch."""
-    together = dataclasses.replace(plan, rank=0, world_size=1, batches_a_step=plan.parts)
-    return np.unique(np.concatenate([batch.indices for batch in together.batches(epoch)]))
-
-
 def flops_by_size(model: nn.Module, channels: int) -> Callable[[Extent], Flops]:
     """FLOPs of one image of a size, counted once a size; raises a `UserError` for a size the network cannot take."""
 
@@ -276,17 +163,6 @@ def flops_by_size(model: nn.Module, channels: int) -> Callable[[Extent], Flops]:
         return count_flops(model, size, channels)
 
     return flops
-
-
-def check_phases(schedule: SizeSchedule, epochs: int) -> None:
-    """Raise a `UserError` if a phase of the schedule never starts."""
-    for phase in schedule.phases:
-        if phase.epoch >= epochs:
-            raise UserError(
-                f"the size phase at epoch {phase.epoch} never starts: the run makes {counted(epochs, 'pass')} over "
-                "the images; "
-                "start it earlier (with training.equal_flops the FLOPs decide the number of passes: `anysize plan`)"
-            )
 
 
 def model_spec(recipe: Recipe, preprocessing: Preprocessing, sizes: Sequence[int] = ()) -> ModelSpec:
@@ -303,11 +179,6 @@ def model_spec(recipe: Recipe, preprocessing: Preprocessing, sizes: Sequence[int
         task=recipe.task.name,
         image_size=preprocessing.image_size,
     )
-
-
-def training_sizes(plan: BatchPlan, epochs: int) -> list[int]:
-    """The image sizes of a run, each once, as norms by size tell them apart; ascending."""
-    return sorted({side(size) for size in plan.schedule.sizes(epochs)})
 
 
 def describe(

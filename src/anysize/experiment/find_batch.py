@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from anysize.experiment import build
+from anysize.experiment import build, sizing
 from anysize.experiment.planning import data_of, model_on_meta, optimizer_slots, parts_of_steps
 from anysize.experiment.second_passes import computes_more
 from anysize.experiment.together import resolve
@@ -93,7 +93,7 @@ def find_batch(
     device = pick_device(resolved.training.device)
     check_precision(resolved.training.precision, device)
     length, preprocessing, source = data_of(resolved, images)
-    shapes = build.build_shapes(resolved, source, length)
+    shapes = sizing.build_shapes(resolved, source, length)
     parts = functools.partial(_parts, resolved, length, shapes)
 
     tried = device.type != "cpu"
@@ -119,7 +119,7 @@ def find_batch(
 def _parts(recipe: Recipe, length: int, shapes: Shapes | None, batch: int) -> set[SizeBatch]:
     """What goes through the network at once in the steps of a run with this batch; no step has more than all images."""
     changed = override(recipe, {"training.batch_size": batch, "training.limit_steps": 0, "training.overfit_batches": 0})
-    plan = build.build_plan(changed, length, World(), shapes=shapes)
+    plan = sizing.build_plan(changed, length, World(), shapes=shapes)
     chunks = recipe.training.chunks
     parts = parts_of_steps(plan, recipe.training.epochs, chunks)
     return {dataclasses.replace(part, batch_size=min(part.batch_size, -(-length // chunks))) for part in parts}

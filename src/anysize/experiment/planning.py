@@ -9,7 +9,7 @@ from torch import nn
 
 from anysize.data.catalog import build_preprocessing
 from anysize.data.source import Source
-from anysize.experiment import build
+from anysize.experiment import build, sizing
 from anysize.experiment.order import order_in_words
 from anysize.experiment.second_passes import beside_of, check_size_weights, image_bytes, second_size
 from anysize.experiment.targets import build_task, info_of, open_split, train_transform
@@ -96,16 +96,16 @@ def plan(
     chunks = source.chunks() if source and length == len(source) else ()  # of another number of images there are none
     build_task(resolved, preprocessing)  # says what of the settings is not the task's
     model = model_on_meta(resolved, preprocessing)
-    shapes = build.build_shapes(resolved, source, length)
-    build.check_shapes(train_transform(resolved, preprocessing), shapes)
-    batches = build.build_plan(resolved, length, World(0, devices), chunks=chunks, shapes=shapes)
+    shapes = sizing.build_shapes(resolved, source, length)
+    sizing.check_shapes(train_transform(resolved, preprocessing), shapes)
+    batches = sizing.build_plan(resolved, length, World(0, devices), chunks=chunks, shapes=shapes)
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     adapt = resolved.optimizer.adapt_copies
     second = second_size(resolved, batches.schedule, base, model)
     beside = beside_of(second, flops)
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total, adapt, beside)
-    build.check_phases(batches.schedule, len(run.steps))
+    sizing.check_phases(batches.schedule, len(run.steps))
     check_size_weights(resolved.optimizer, batches.schedule, len(run.steps))
     cost = plan_cost(
         batches, len(run.steps), flops, base, resolved.training.epochs,
@@ -142,7 +142,7 @@ def data_of(recipe: Recipe, images: int = 0, classes: int = 0) -> tuple[int, Pre
     if source:
         length, classes = images or len(source), len(source.classes)
     names = [str(number) for number in range(classes)]
-    return length, build_preprocessing(recipe.data, info, build.base_size(recipe), names), source
+    return length, build_preprocessing(recipe.data, info, sizing.base_size(recipe), names), source
 
 
 def model_on_meta(recipe: Recipe, preprocessing: Preprocessing) -> nn.Module:

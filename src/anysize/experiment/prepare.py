@@ -10,7 +10,7 @@ import torch
 from anysize.data.dataset import Split
 from anysize.data.left_out import LeftOut
 from anysize.data.source import Source
-from anysize.experiment import build
+from anysize.experiment import build, sizing
 from anysize.experiment.order import order_in_words
 from anysize.experiment.second_passes import beside_of, check_size_weights, second_size
 from anysize.experiment.targets import open_sources
@@ -90,7 +90,7 @@ def prepare(
     if recipe.model.weights and resumed:
         own_input = Preprocessing.from_dict(resumed["preprocessing"])
     elif recipe.model.weights:
-        base = build.base_size(recipe)
+        base = sizing.base_size(recipe)
         weights = find_weights(recipe.model.weights, recipe.model.name, recipe.model.options, size=base)
         own_input = weights.preprocessing
     sources = sources or open_sources(recipe)
@@ -99,9 +99,9 @@ def prepare(
         weights = for_classes(weights, build.model_spec(recipe, data.preprocessing), data.train.classes, recipe.data)
     model = build.build_model(recipe, data.preprocessing, weights)
     together = 0 if allow_changes else resumed.get("batches_a_step", 0)
-    shapes = build.build_shapes(recipe, data.train)
-    plan = build.build_plan(recipe, len(data.train), world, together, data.train.chunks(), shapes)
-    build.check_shapes(data.transform, shapes)
+    shapes = sizing.build_shapes(recipe, data.train)
+    plan = sizing.build_plan(recipe, len(data.train), world, together, data.train.chunks(), shapes)
+    sizing.check_shapes(data.transform, shapes)
     chunks = -(-recipe.training.chunks * plan.parts // world.size)
     training = dataclasses.replace(recipe.training, chunks=chunks)
     if recipe.quantize.aware:
@@ -110,9 +110,9 @@ def prepare(
     base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
     second = second_size(recipe, plan.schedule, base, model)
     length = run_length(plan, training, base, lambda size: flops(size).total, adapt, beside_of(second, flops))
-    build.check_phases(plan.schedule, len(length.steps))
+    sizing.check_phases(plan.schedule, len(length.steps))
     check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))
-    norm_sizes = build.training_sizes(plan, len(length.steps)) if recipe.model.norm_by_size else []
+    norm_sizes = sizing.training_sizes(plan, len(length.steps)) if recipe.model.norm_by_size else []
     if norm_sizes:
         norm_by_size(model, norm_sizes, recipe.model.norm_by_size_affine)
     notes = [*weights.notes, describe_input(weights, data.preprocessing)] if weights else []
@@ -137,7 +137,7 @@ def prepare(
     notes += order_in_words(plan, data.train)
     validation = sources["validation"]
     if count := recipe.training.overfit_batches:
-        validation = data.train.subset(build.images_of(plan))
+        validation = data.train.subset(sizing.images_of(plan))
         validation.left_out = LeftOut()  # which is told of the training images
         notes.append(
             f"every epoch trains the same {counted(min(count, plan.steps(0)), 'batch')} without augmentation, and "

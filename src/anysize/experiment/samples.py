@@ -14,7 +14,7 @@ from anysize.data.augment.transform import denormalize
 from anysize.data.catalog import DATASETS
 from anysize.data.loader import PlanLoader
 from anysize.data.spread import spread
-from anysize.experiment import build
+from anysize.experiment import build, sizing
 from anysize.experiment.loaded import recipe_of
 from anysize.experiment.targets import build_task, kind_of
 from anysize.experiment.weights import find_weights
@@ -70,7 +70,7 @@ def training_samples(recipe: Recipe, samples: int = 8) -> TrainingSamples:
     own = recipe.model.weights and find_weights(recipe.model.weights, recipe.model.name, recipe.model.options)
     # A few images are looked at: the others need not be decoded.
     data = build.build_data(override(recipe, {"data.memory_limit": 0}), own.preprocessing if own else None)
-    plan = build.build_plan(recipe, len(data.train), shapes=build.build_shapes(recipe, data.train))
+    plan = sizing.build_plan(recipe, len(data.train), shapes=sizing.build_shapes(recipe, data.train))
     seen = _Seen(recipe, data)
     firsts = sorted(
         _first_batches(plan, recipe.training.epochs), key=lambda each: (each.part.size, each.part.aspect, each.step)

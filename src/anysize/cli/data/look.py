@@ -85,8 +85,8 @@ def stats(
     from pathlib import Path
 
     from anysize.data.statistics import dataset_statistics
-    from anysize.experiment.build import base_size
     from anysize.experiment.samples import recipe_for_data
+    from anysize.experiment.sizing import base_size
     from anysize.reports.console import progress, show_table
     from anysize.reports.data_page import write_data_page
     from anysize.reports.data_statistics import class_table, split_table, statistics_lines, statistics_rows
