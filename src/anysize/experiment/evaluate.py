@@ -4,14 +4,12 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, cast, get_args
 
 import pandas as pd
-from torch import nn
 
 from anysize.data.catalog import load_dataset
 from anysize.data.dataset import MissingSplit, Split
@@ -19,9 +17,15 @@ from anysize.data.source import FileSource, Source
 from anysize.data.spread import spread
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.settings import EvaluationSettings
-from anysize.evaluation.shapes import EvaluatedShape
 from anysize.evaluation.sizes import parse_extents, parse_sizes
 from anysize.experiment.adapt import adapted_copy, adapted_name
+from anysize.experiment.evaluated_sizes import (
+    EvaluatedSize,
+    calibration_flops,
+    default_sizes,
+    evaluated_size,
+    mean_flops,
+)
 from anysize.experiment.exported import evaluation_files, flops_of
 from anysize.experiment.identity import identity_of, then_and_now
 from anysize.experiment.loaded import (
@@ -49,7 +53,7 @@ from anysize.reports.evaluation_tables import table_rows
 from anysize.reports.html import write_report
 from anysize.reports.image_predictions import write_confusion, write_image_predictions
 from anysize.reports.run_files import add_rows
-from anysize.sizes.shapes import Aspect, Extent, sides_of
+from anysize.sizes.shapes import sides_of
 from anysize.tasks.base import task_class
 from anysize.tasks.records import Judged, Summary, Table
 
@@ -147,7 +151,7 @@ def evaluate(
             evaluator.say = on_progress or evaluator.say
             told = _told_settings(loaded, calibration)
             wanted = [
-                _wanted(extent, evaluator, told)
+                evaluated_size(extent, evaluator, told)
                 for extent in given or parse_sizes([base] if of_recipe else default_sizes(base))
             ]
             for each in sorted(wanted, key=lambda each: each.size):
@@ -168,7 +172,7 @@ def evaluate(
 def _evaluate(
     loaded: LoadedRun,
     made: Mapping[str, str],
-    wanted: Sequence["_Wanted"],
+    wanted: Sequence[EvaluatedSize],
     evaluator: Evaluator,
     *,
     calibrate: bool,
@@ -189,7 +193,7 @@ def _evaluate(
     nearest = min(wanted, key=lambda each: (abs(each.size - base), each.size))
     told = {**made, "settings": nearest.settings, "size": nearest.size, "calibrated": calibrate}
 
-    def add(each: _Wanted, taken: Choice | None) -> None:
+    def add(each: EvaluatedSize, taken: Choice | None) -> None:
         nonlocal summary
         key = {**made, "settings": each.settings, "size": each.size, "calibrated": taken is not None}
         if taken is None or taken:  # else it is the network as it is, which has just been measured
@@ -197,7 +201,7 @@ def _evaluate(
         if key == told:
             confusion.update(summary.confusion)
         how = {} if taken is None else taken.to_row()
-        row = {**key, **how, **summary.values, "flops": _mean_flops(flops, each.extents)}
+        row = {**key, **how, **summary.values, "flops": mean_flops(flops, each.extents)}
         if latency and evaluator.world.main:
             row["latency"] = time(max(each.extents, key=lambda extent: each.extents[extent]))
         rows.append(row)
@@ -212,7 +216,7 @@ def _evaluate(
                 add(each, choice)
             if each.evaluator is evaluator:
                 choices[each.size] = choice
-            rows[-1]["prepared_flops"] = _calibration_flops(each, model, choice, flops)
+            rows[-1]["prepared_flops"] = calibration_flops(each, model, choice, flops)
         if not isinstance(model, RuntimeModel) and (copy := adapted_copy(loaded, made["checkpoint"], each.size)):
             values = each.evaluator.evaluate(copy.model, each.size).values
             spent = copy.checkpoint.state["adapted"]["flops"]
@@ -250,42 +254,6 @@ def _evaluate(
             shown[loaded.folder / run_files.REPORT] = lambda: write_report(loaded.folder)
         table.attrs["written"] = run_files.write_all_that_can_be(shown)
     return table
-
-
-class _Wanted(NamedTuple):
-    """A size that is evaluated at, by whom, the settings that tell its row, and how many images have which shape."""
-
-    size: int
-    evaluator: Evaluator
-    settings: str
-    extents: dict[Extent, int]
-
-
-def _wanted(extent: Extent, evaluator: Evaluator, settings: str) -> _Wanted:
-    if isinstance(extent, int):
-        return _Wanted(extent, evaluator, settings, evaluator.shape.extents(evaluator.validation, extent))
-    height, width = extent
-    aspect, size = Aspect.from_shape(height, width, math.gcd(height, width))
-    told = f"{settings} shape={height}x{width}".strip()
-    return _Wanted(size, evaluator.in_shape(EvaluatedShape(aspect=aspect)), told, {extent: len(evaluator.validation)})
-
-
-def _mean_flops(flops: Callable[[Extent], int | None], extents: Mapping[Extent, int]) -> int | None:
-    """FLOPs of one image, the mean over images of several shapes; None where they are not known."""
-    found = {extent: flops(extent) for extent in extents}
-    total = sum(count * (found[extent] or 0) for extent, count in extents.items())
-    return None if None in found.values() else round(total / sum(extents.values()))
-
-
-def _calibration_flops(wanted: _Wanted, model: nn.Module, choice: Choice, flops: Callable[[Extent], int | None]) -> int:
-    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it."""
-    evaluator, here = wanted.evaluator, _mean_flops(flops, wanted.extents) or 0
-    taken = (evaluator.calibration_count(model, wanted.size) + choice.images * len(choice.scores)) * here
-    if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
-        own = evaluator.preprocessing.own_size
-        again = evaluator.calibration_count(model, own) if own != wanted.size else 0
-        taken += (again + 2 * choice.images) * (flops(own) or 0)
-    return taken
 
 
 def by_name(judged: Mapping[int, Judged], source: Source, root: str) -> dict[str, Judged]:
@@ -349,12 +317,3 @@ def _can_calibrate(evaluator: Evaluator) -> bool:
         if evaluator.world.main:
             logger.warning("evaluated as trained alone: %s", error)
         return False
-
-
-def default_sizes(base: int) -> list[int]:
-    """Seven sizes from half to one and a half times the base, in steps of a sixth.
-
-    >>> default_sizes(28)
-    [14, 19, 23, 28, 33, 37, 42]
-    """
-    return [round(base * sixth / 6) for sixth in range(3, 10)]
