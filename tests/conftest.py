@@ -85,6 +85,17 @@ def own_findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def not_synced() -> Iterator[None]:
+    """Leaves the files of tests in the system's memory: each that is synced takes as long as a few steps, to remove too.
+
+    What follows from a sync that fails, or is not reached, is tested by those who put another function in its place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_report(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves `report.html` out, which takes longer than a tiny training, except in tests that are marked `report`."""

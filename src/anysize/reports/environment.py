@@ -1,6 +1,7 @@
 """The versions and the machine that a run was trained with, found without importing torch."""
 
 import contextlib
+import functools
 import os
 import platform
 import subprocess
@@ -38,8 +39,12 @@ def describe_environment(**extra: Any) -> dict[str, Any]:
     return {key: value for key, value in environment.items() if value} | extra
 
 
+@functools.cache
 def _revision() -> str:
-    """The git revision of a checkout of this package, with `+changes` where files were edited; else empty."""
+    """The git revision of a checkout of this package, with `+changes` where files were edited; else empty.
+
+    It is asked for once a process, which goes on with the code that it has loaded.
+    """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return ""
