@@ -22,14 +22,10 @@ def describe_environment(**extra: Any) -> dict[str, Any]:
     >>> environment["python"] == platform.python_version(), environment["world_size"], environment["cores"] > 0
     (True, 1, True)
     """
-    versions = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
     environment = {
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
-        **versions,
+        **_versions(),
         "revision": _revision(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -39,12 +35,21 @@ def describe_environment(**extra: Any) -> dict[str, Any]:
     return {key: value for key, value in environment.items() if value} | extra
 
 
+# What is cached is found once a process, which goes on with the code that it has loaded.
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
 @functools.cache
 def _revision() -> str:
-    """The git revision of a checkout of this package, with `+changes` where files were edited; else empty.
-
-    It is asked for once a process, which goes on with the code that it has loaded.
-    """
+    """The git revision of a checkout of this package, with `+changes` where files were edited; else empty."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return ""
@@ -57,6 +62,7 @@ def _revision() -> str:
     return git.stdout.strip()
 
 
+@functools.cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anysize.models.blocks.auxiliary import logits_of
+from anysize.models.measure.at_once import ShapesAtOnce
 from anysize.models.measure.meta import device_of, try_on_meta
 from anysize.models.surgery.recompute import computed_once
 from anysize.sizes.cost import Flops
@@ -37,7 +38,8 @@ def count_flops(model: nn.Module, size: Extent, channels: int = 3, *, backward: 
     def run(probe: nn.Module) -> Flops:
         probe.train(backward)
         mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-        with computed_once(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=mapping)
+        with computed_once(), counter, ShapesAtOnce():
             output = probe(torch.zeros(IMAGES, channels, *sides_of(size), device=device_of(probe)))
             forward = counter.get_total_flops()
             if backward:

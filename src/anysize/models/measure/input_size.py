@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from anysize.machine import is_short
+from anysize.models.measure.at_once import ShapesAtOnce
 from anysize.models.measure.meta import device_of, meta_copy
 from anysize.norms.synchronised import each_alone
 from anysize.registry import UserError, counted
@@ -101,7 +102,7 @@ def _search(model: nn.Module, in_channels: int, training: bool = False, largest:
 
 def _refusal(model: nn.Module, size: Extent, in_channels: int, images: int = 2) -> Exception | None:
     try:
-        with torch.no_grad(), each_alone():
+        with torch.no_grad(), each_alone(), ShapesAtOnce():
             model(torch.zeros(images, in_channels, *sides_of(size), device=device_of(model)))
     except Exception as error:  # whatever a model says to a size that it cannot take
         if is_short(error):
