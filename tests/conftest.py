@@ -87,7 +87,7 @@ def own_findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def not_synced() -> Iterator[None]:
-    """Leaves the files of tests in the system's memory: each that is synced takes as long as a few steps, to remove too.
+    """Leaves the files of tests in the system's memory: to sync one, and to remove it then, takes as long as a step.
 
     What follows from a sync that fails, or is not reached, is tested by those who put another function in its place.
     """

@@ -61,6 +61,7 @@ def on_rank(rank: int, meeting: str, jobs: list[tuple[str, Recipe, Path]], resul
         for what, recipe, run in jobs:
             with pytest.MonkeyPatch.context() as patch:
                 seen: dict[str, Any] = {}
+                patch.setattr(os, "fsync", lambda descriptor: None)  # as in the other tests
                 prepare(what, rank, patch, seen)
                 try:
                     train(recipe, run=run)

@@ -1,6 +1,7 @@
 """Several processes in one group over gloo, for tests that ask what they have in common."""
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ import torch.distributed as dist
 def in_group(size: int, job: Callable[[int], Any], folder: Path, seconds: float = 120) -> list[Any]:
     """What `job(rank)` returns in each of `size` processes; a function of a module, that returns tensors or numbers.
 
-    Starting processes takes longer than a tiny training: let one job do all that a test file looks at.
+    Starting processes takes longer than a tiny training: let one job do all that a test file looks at. They come from a
+    server that has loaded the package, once for all groups of a test process, and get the environment of this one.
     """
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_on_rank, args=(rank, size, job, folder)) for rank in range(size)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["anysize.experiment.evaluate", "anysize.experiment.train"])
+    arguments = (size, job, folder, dict(os.environ))
+    processes = [context.Process(target=_on_rank, args=(rank, *arguments)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
@@ -28,7 +32,10 @@ def in_group(size: int, job: Callable[[int], Any], folder: Path, seconds: float 
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
-def _on_rank(rank: int, size: int, job: Callable[[int], Any], folder: Path) -> None:
+def _on_rank(rank: int, size: int, job: Callable[[int], Any], folder: Path, environment: dict[str, str]) -> None:
+    os.environ.clear()  # that of the server is the first group's
+    os.environ.update(environment)
+    os.fsync = lambda fd: None  # as in the test's own process
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=size)
     try:

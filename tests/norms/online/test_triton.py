@@ -6,6 +6,7 @@ stay off for other tests. So what runs kernels does so in a process of its own.
 
 import concurrent.futures
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import re
@@ -360,11 +361,15 @@ def test_all_kernels_compile_for_a_gpu(compiled: Callable[..., None]) -> None:
     compiled(example(torch.bfloat16, channels_last=True), LS, 90)
 
 
+INPUTS = list(itertools.product((80, 90), (torch.float32, torch.float16, torch.bfloat16), (False, True)))
+EACH_ONCE = ((80, torch.float32, False), (90, torch.float16, True), (80, torch.bfloat16, False))
+
+
 @not_interpreted
-@pytest.mark.slow
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("capability", "dtype", "channels_last"),
+    [pytest.param(*each, marks=pytest.mark.slow if each in EACH_ONCE else pytest.mark.exhaustive) for each in INPUTS],
+)
 def test_all_kernels_compile_for_all_inputs(
     compiled: Callable[..., None], capability: int, dtype: torch.dtype, channels_last: bool
 ) -> None:
@@ -375,9 +380,15 @@ def test_all_kernels_compile_for_all_inputs(
 
 
 @not_interpreted
-@pytest.mark.slow
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "affine"),
+    [
+        slow(torch.float64, True),
+        slow(torch.bfloat16, False),
+        pytest.param(torch.float64, False, marks=pytest.mark.exhaustive),
+        pytest.param(torch.bfloat16, True, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_kernels_compile_where_all_integers_are_one(
     compiled: Callable[..., None], dtype: torch.dtype, affine: bool
 ) -> None:
