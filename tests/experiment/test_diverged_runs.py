@@ -40,7 +40,7 @@ def poison(checkpoint: Path, part: str, tensor: str) -> None:
     ("lr", "keep", "advised"),
     [
         ("1e9", 1, "--resume never"),  # at once: nothing is left that is older
-        ("0:0.01 2:1e12", 1, "--allow-changes --resume previous"),
+        pytest.param("0:0.01 2:1e12", 1, "--allow-changes --resume previous", marks=pytest.mark.slow),
         ("0:0.01 2:1e4", 1, "--allow-changes --resume best"),
         ("0:0.01 2:1e4", 6, r"--allow-changes --resume previous-\d"),
     ],
@@ -74,7 +74,7 @@ def sound(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tiny(**changes), run=tmp_path_factory.mktemp("sound") / "run")
 
 
-@pytest.mark.parametrize("part", ["model", "averaged", "optimizer"])
+@pytest.mark.parametrize("part", ["model", pytest.param("averaged", marks=pytest.mark.slow), "optimizer"])
 def test_a_checkpoint_that_is_not_finite_is_used_by_nothing(tiny: Make, tmp_path: Path, sound: Path, part: str) -> None:
     run = shutil.copytree(sound, tmp_path / "run")
     tensor = "fc.weight/momentum_buffer" if part == "optimizer" else "fc.weight"

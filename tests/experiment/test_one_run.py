@@ -57,11 +57,11 @@ def whole(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("happens", "why", "when"),
     [
         (move, "it was moved or deleted", 3),
-        (delete, "it was moved or deleted", 10),
-        (replace, "another one was put in its place", 3),
+        pytest.param(delete, "it was moved or deleted", 10, marks=pytest.mark.slow),
+        pytest.param(replace, "another one was put in its place", 3, marks=pytest.mark.slow),
         (replace, "another one was put in its place", 10),
         (take_over, "it was taken over by process 4242 on node7", 3),
-        (free, r"its record \.owner was removed", 3),
+        pytest.param(free, r"its record \.owner was removed", 3, marks=pytest.mark.slow),
     ],
 )  # before the third save, or in the last validation
 def test_a_folder_that_is_lost_stops_the_run_which_is_saved_beside_it_and_goes_on(

@@ -107,7 +107,7 @@ def test_stopped_at_several_steps_of_an_epoch_and_resumed_the_bits_are_the_same(
     assert_same_bits(whole, broken)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "0:sgd 1:adam"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("rmsprop", marks=pytest.mark.slow), "0:sgd 1:adam"])
 def test_resuming_keeps_every_optimizers_state(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
@@ -243,7 +243,7 @@ def test_equal_flops_spends_the_same_at_any_size(tiny: Make, tmp_path: Path) -> 
     assert max(spent.values()) - min(spent.values()) <= 2 * step
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", pytest.param("rmsprop", marks=pytest.mark.slow)])
 def test_divergence_stops_before_the_weights_are_touched(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
@@ -472,7 +472,7 @@ def test_rmsprop_takes_up_momentum_in_a_later_phase(tiny: Make, tmp_path: Path) 
     train(tiny(**changes, data__limit=60), run=tmp_path / "run")
 
 
-@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_copies_are_scaled_adaptively_and_resumed(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:

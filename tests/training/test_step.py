@@ -135,7 +135,7 @@ def test_a_step_that_does_not_count_leaves_no_trace(optimizer: str) -> None:
             assert torch.equal(value, {**expected, **other.state_dict()}[name]), name
 
 
-@pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
+@pytest.mark.parametrize("task", ["classification", pytest.param("multilabel", marks=pytest.mark.slow), "segmentation"])
 def test_a_step_on_mps_makes_nothing_in_float64(
     tiny: Make, tiny_scenes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:

@@ -57,7 +57,7 @@ NETWORKS = {
 """Small ones of each kind: rows of blocks, dense blocks, two scales, trees."""
 
 
-@pytest.mark.parametrize("segments", [1, 4])
+@pytest.mark.parametrize("segments", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_gives_the_same_bits(name, segments):
     torch.manual_seed(0)

@@ -232,9 +232,16 @@ def test_summary() -> None:
     assert str(convert_norms(model, "online", skip="4")).startswith("1 norm unchanged: OnlineNorm2d")
 
 
-@pytest.mark.parametrize("name", sorted(NORMS))
+FUSED = ("resnetv2_50", "efficientnet_b0", "regnety_002", "mobilenetv3_small_050", "densenet121")
+
+
 @pytest.mark.parametrize(
-    "model_name", ["resnetv2_50", "efficientnet_b0", "regnety_002", "mobilenetv3_small_050", "densenet121"]
+    ("model_name", "name"),
+    [  # each model with one norm, and one model with all; the others are slow
+        pytest.param(model, norm, marks=() if model == "resnetv2_50" or norm == "online" else pytest.mark.slow)
+        for model in FUSED
+        for norm in sorted(NORMS)
+    ],
 )
 def test_timm_models_with_fused_norms(model_name: str, name: str) -> None:
     timm = pytest.importorskip("timm")
