@@ -78,7 +78,7 @@ def test_single_runs_are_paired_where_both_tell_their_answers_to_the_same_images
     cells = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [row["p"] for row in cells] == ["", "100.0%", "< 0.1%", "", "", ""]
     assert [row["last validation top-1"].endswith("=") for row in cells] == [False, True, False, False, False, False]
-    assert "the same validation images (paired)" in table.caption
+    assert "the last evaluation to the same images (paired)" in table.caption
     assert {column for _, column in table.best} == {list(table.header).index("last validation top-1")}
     assert cells[0]["to the best"] == ""
 

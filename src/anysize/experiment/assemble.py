@@ -20,6 +20,7 @@ from anysize.reports.run_log import RunLog
 from anysize.stopping import StopRequest
 from anysize.training.checkpoint.files import model_tensors
 from anysize.training.checkpoint.writer import CheckpointWriter
+from anysize.training.dropout import scheduled_dropout
 from anysize.training.optimizer import RegimeOptimizer, stretch
 from anysize.training.parts import Parts, Validation, new_state
 from anysize.training.replicas import has_unused_parameters, one_model, replicate
@@ -94,6 +95,7 @@ def assemble(
         writer=writer,
         quantize=recipe.quantize,
         second=prepared.second,
+        dropout=scheduled_dropout(model, training),
     )
     return parts, new_state(model, optimizer, training, device, world, plan.total_batch), evaluator
 

@@ -29,6 +29,7 @@ from anysize.tasks.base import task_for
 from anysize.training.loop import step_seeds
 from anysize.training.step import seed_generators
 
+_AS_THEY_ARE = {"task.label_smoothing": 0.0, "task.label_smoothing_by_size": {}, "task.label_smoothing_by_epoch": {}}
 _MOST_SIZES = 16  # a ramp has many, each a few pixels larger than the one before
 
 
@@ -114,7 +115,7 @@ class _Seen:
 
     def __init__(self, recipe: Recipe, data: build.Data) -> None:
         self.recipe, self.source, self.preprocessing = recipe, data.train, data.preprocessing
-        self.kind, self.task = kind_of(recipe), build_task(recipe, data.preprocessing)
+        self.kind, self.task = kind_of(recipe), build_task(override(recipe, _AS_THEY_ARE), data.preprocessing)
         self.loader = PlanLoader(data.train, data.transform, reduced=True)
         ways = mixes(recipe.augment)
         self.mixed = f"Samples are mixed among themselves ({' or '.join(ways)})." if ways else ""

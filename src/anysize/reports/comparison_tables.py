@@ -23,7 +23,7 @@ _COST = {"epoch": "epochs", "seconds": "training time", "flops": "computation", 
 AS_GOOD = "="  # behind a value that is not told apart from the best
 _NOTES = {
     SPREAD: "Differences are held against the spread of runs that differ in their seed alone (t-test, pooled)",
-    PAIRED: "Differences are held against chance on the same validation images (paired)",
+    PAIRED: "Differences are held against chance by the answers of the last evaluation to the same images (paired)",
 }
 
 

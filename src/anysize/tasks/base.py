@@ -86,6 +86,15 @@ def sample_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Ten
     return lambda images, targets: (images, targets) if mixer is None else tuple(mixer(images, targets))
 
 
+def image_side(images: Tensor) -> int:
+    """The side in pixels of the square that has as many pixels as each of the images (N, C, H, W).
+
+    >>> image_side(torch.zeros(2, 3, 16, 25))
+    20
+    """
+    return math.isqrt(images[0, 0].numel())
+
+
 def mixer_by_size(
     mixup: float, cutmix: float, num_classes: int, by_size: Mapping[str, Any], by_epoch: Mapping[str, Any]
 ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
@@ -98,7 +107,7 @@ def mixer_by_size(
     mixers: dict[tuple[float, float], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
 
     def mix(images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), math.isqrt(images[0, 0].numel()), epoch)
+        alphas = mixing_at(mixup, cutmix, (by_size, by_epoch), image_side(images), epoch)
         if alphas not in mixers:
             mixers[alphas] = sample_mixer(*alphas, num_classes)
         return mixers[alphas](images, targets)

@@ -1,5 +1,6 @@
 """Classification: one class an image, cross-entropy, top-1 and top-5 accuracy."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,7 +14,19 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
-from anysize.tasks.base import TASKS, Between, Forward, Mean, Outputs, averaged, loss_with_auxiliary, mixer_by_size
+from anysize.registry import UserError
+from anysize.sizes.multiples import check_largest, check_places, multiple_at
+from anysize.tasks.base import (
+    TASKS,
+    Between,
+    Forward,
+    Mean,
+    Outputs,
+    averaged,
+    image_side,
+    loss_with_auxiliary,
+    mixer_by_size,
+)
 from anysize.tasks.between import softmax_divergence
 from anysize.tasks.records import Judged, Note, Shown, Summary
 from anysize.tasks.views import with_views
@@ -28,6 +41,36 @@ class MeanCrossEntropy(Mean):
         super().update(F.cross_entropy(outputs.float(), targets, reduction="none"))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Smoothing:
+    """The label smoothing of a step; where no table says otherwise it is a constant, which the loss knows."""
+
+    value: float
+    by_size: Mapping[str, float]
+    by_epoch: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        tables = {"task.label_smoothing_by_size": self.by_size, "task.label_smoothing_by_epoch": self.by_epoch}
+        for (name, table), unit in zip(tables.items(), ("pixels", "epochs"), strict=True):
+            check_places(name, table, unit)
+            if table and not self.value:
+                raise UserError(f"{name} multiplies task.label_smoothing, which is 0; set that, or leave the table out")
+        check_largest("task.label_smoothing", self.value, tables, 1.0)
+
+    @property
+    def constant(self) -> float:
+        """What the loss spreads evenly of the targets as they are."""
+        return 0.0 if self.by_size or self.by_epoch else self.value
+
+    def __call__(self, targets: Tensor, classes: int, size: int, epoch: int) -> Tensor:
+        """The targets (N) or (N, classes) of a step, smoothed (N, classes) where tables say how much."""
+        if self.constant == self.value:
+            return targets
+        share = self.value * multiple_at(self.by_size, size) * multiple_at(self.by_epoch, epoch)
+        shares = F.one_hot(targets, classes).float() if targets.ndim == 1 else targets
+        return shares * (1 - share) + share / classes
+
+
 class Classification:
     """Logits (N, classes) against class indices (N,).
 
@@ -35,6 +78,7 @@ class Classification:
         classes: their names.
         label_smoothing: share of each target spread evenly over all classes (torch's definition: the true class keeps
             1 - e + e / classes). Applies to mixed targets too.
+        label_smoothing_by_size, label_smoothing_by_epoch: multiples of it at sizes and epochs (`multiple_at`).
         mixup, cutmix, by_size, by_epoch: as of `mixer_by_size`.
         auxiliary_weight: of the loss of each auxiliary classifier, in models that have some in training. 0.4 is that of
             DARTS and of Inception v3, 0.3 that of GoogLeNet's paper.
@@ -51,6 +95,8 @@ class Classification:
     targets: ClassVar[str] = "class"
     settings: ClassVar[tuple[str, ...]] = (
         "task.label_smoothing",
+        "task.label_smoothing_by_size",
+        "task.label_smoothing_by_epoch",
         "task.auxiliary_weight",
         "augment.mixup",
         "augment.cutmix",
@@ -71,20 +117,23 @@ class Classification:
         by_epoch: Mapping[str, Any] | None = None,
         flip: bool = False,
         translate: int = 0,
+        label_smoothing_by_size: Mapping[str, float] | None = None,
+        label_smoothing_by_epoch: Mapping[str, float] | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.num_classes = num_classes = len(self.classes)
-        self.label_smoothing = label_smoothing
+        self._smoothing = _Smoothing(label_smoothing, label_smoothing_by_size or {}, label_smoothing_by_epoch or {})
         self.auxiliary_weight = auxiliary_weight
         self._mix = mixer_by_size(mixup, cutmix, num_classes, by_size or {}, by_epoch or {})
         self._views = functools.partial(with_views, flip=flip, translate=translate)
 
     def mix(self, images: Tensor, targets: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        return self._mix(images, targets, epoch)
+        images, targets = self._mix(images, targets, epoch)
+        return images, self._smoothing(targets, self.num_classes, image_side(images), epoch)
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         def cross_entropy(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, targets, label_smoothing=self._smoothing.constant)
 
         return loss_with_auxiliary(cross_entropy, outputs, self.auxiliary_weight)
 

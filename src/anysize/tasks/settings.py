@@ -21,6 +21,18 @@ class TaskSettings:
         0.05, "probability below which a negative costs nothing in the asymmetric loss", low=0, high=1
     )
     label_smoothing: float = setting(0.0, "share of the target spread evenly over all classes", low=0, high=0.999)
+    label_smoothing_by_size: dict[str, float] = setting(
+        {},
+        "size in pixels = multiple of label_smoothing in steps of that size, interpolated between sizes",
+        low=0,
+        high=1e6,
+    )
+    label_smoothing_by_epoch: dict[str, float] = setting(
+        {},
+        "epoch (pass over the images, from 0) = multiple of label_smoothing, interpolated between epochs",
+        low=0,
+        high=1e6,
+    )
     auxiliary_weight: float = setting(
         0.4, "weight of the loss of each auxiliary classifier, in models that have some in training", low=0, high=1000
     )

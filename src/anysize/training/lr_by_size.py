@@ -8,10 +8,8 @@ the rate follow the batch of the size, by the rules that hold for the batch of a
 import math
 from collections.abc import Iterable
 
-import numpy as np
-
-from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch
+from anysize.sizes.multiples import multiple_at
 from anysize.training.settings import OptimizerSettings
 
 
@@ -31,10 +29,7 @@ def lr_factor(settings: OptimizerSettings, size: int, batch_ratio: float = 1.0) 
     0.75
     """
     factor = {"none": 1.0, "linear": batch_ratio, "sqrt": math.sqrt(batch_ratio)}[settings.lr_by_batch]
-    if settings.lr_by_size:
-        sizes, multiples = zip(*sorted(_whole(settings.lr_by_size).items()), strict=True)
-        factor *= float(np.interp(size, sizes, multiples))
-    return factor
+    return factor * multiple_at(settings.lr_by_size, size)
 
 
 def lr_factors(settings: OptimizerSettings, parts: Iterable[SizeBatch], batch_size: int) -> dict[int, float]:
@@ -46,15 +41,3 @@ def lr_factors(settings: OptimizerSettings, parts: Iterable[SizeBatch], batch_si
     {28: 1.0, 14: 4.0}
     """
     return {part.size: lr_factor(settings, part.size, part.batch_size / batch_size) for part in parts}
-
-
-def check_lr_by_size(settings: OptimizerSettings) -> None:
-    """Raise a `UserError` for a table whose keys are no sizes."""
-    _whole(settings.lr_by_size)
-
-
-def _whole(table: dict[str, float]) -> dict[int, float]:
-    try:
-        return {int(size): multiple for size, multiple in table.items()}
-    except ValueError:
-        raise UserError(f"optimizer.lr_by_size is {table}; expected whole pixels = multiple") from None

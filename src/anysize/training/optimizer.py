@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from anysize.registry import UserError, counted, did_you_mean
+from anysize.sizes.multiples import check_places
 from anysize.training.batch_rule import check_batch_rule, is_scaled, scale_to_batch, why_not_scaled
 from anysize.training.decay import parameter_groups
-from anysize.training.lr_by_size import check_lr_by_size
 from anysize.training.muon import MUON, MuonAndSgd
 from anysize.training.regime import FLOAT32_MAX, constant, is_schedule, shorten, to_data, value_at
 from anysize.training.settings import OptimizerSettings
@@ -68,7 +68,7 @@ class RegimeOptimizer:
                     f"default {to_data(default) if is_schedule(default) else default}"
                 )
         check_batch_rule(settings, names)
-        check_lr_by_size(settings)
+        check_places("optimizer.lr_by_size", settings.lr_by_size, "pixels")
         _check_warm_up(settings)
         if not self.parameters:
             raise UserError("the model has no parameters to train; expected at least one that requires a gradient")

@@ -21,6 +21,7 @@ from anysize.stopping import StopRequest
 from anysize.tasks.base import Outputs, Task
 from anysize.training.averaging import AveragedWeights, average_decay
 from anysize.training.checkpoint.writer import CheckpointWriter
+from anysize.training.dropout import ScheduledDropout
 from anysize.training.gradients import AdaptiveCopies, ControlVariables, GradientSmoothing
 from anysize.training.length import RunLength
 from anysize.training.micro_batches import MicroBatches
@@ -50,7 +51,8 @@ class Parts:
     `forward` is the model as a step calls it, compiled where the recipe says so; within `no_sync` gradients stay those
     of this process. `checkpoints` is their folder, and `description` what each of them says of itself; `writer` writes
     them. `describe` names a sample of the training set. `watch` finds whether images are waited for too long. `second`
-    is what is computed of the samples of a step beside its own pass.
+    is what is computed of the samples of a step beside its own pass, and `dropout` what lets that of the model follow
+    size and epoch.
     """
 
     forward: Callable[..., Outputs]
@@ -72,6 +74,7 @@ class Parts:
     quantize: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
     watch: WaitingWatch = dataclasses.field(default_factory=WaitingWatch)
     second: SecondSize = dataclasses.field(default_factory=lambda: SecondSize(0))
+    dropout: ScheduledDropout | None = None
 
     def load(self, batches: Sequence[Batch]) -> Iterator[LoadedBatch]:
         """The batches, each with the size of its step; its images are at the second size where they are needed so."""

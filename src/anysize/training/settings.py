@@ -222,6 +222,20 @@ class TrainingSettings:
     compile_shapes: int = setting(
         12, "refuse to compile a run with more distinct input shapes than this", low=1, high=10**6
     )
+    dropout_by_size: dict[str, float] = setting(
+        {},
+        "size in pixels = multiple of the model's dropout and stochastic depth in steps of that size, interpolated "
+        "between sizes",
+        low=0,
+        high=1e6,
+    )
+    dropout_by_epoch: dict[str, float] = setting(
+        {},
+        "epoch (pass over the images, from 0) = multiple of the model's dropout and stochastic depth, interpolated "
+        "between epochs",
+        low=0,
+        high=1e6,
+    )
     average_steps: int = setting(
         0,
         "steps between two updates of averaged weights (exponential moving average), which validation, the best "

@@ -36,6 +36,8 @@ def train_step(parts: Parts, state: TrainState, batch: LoadedBatch, seed: int) -
     optimizer, settings, scaler = state.optimizer, state.optimizer.settings, state.scaler
     scale = loss_scale(state)
     step = state.progress.step + 1
+    if parts.dropout:
+        parts.dropout.apply(batch.size, state.progress.epoch)
 
     names, metrics, loss, control = within_memory(
         parts, state, len(batch.images), lambda: gradients(parts, state, batch, seed, scale)
