@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 
 
-class ShapesAtOnce(TorchDispatchMode):
+class ShapesAtOnce(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, results on the meta device have the same shapes, and are there sooner.
 
     >>> norm = torch.nn.BatchNorm2d(3, device="meta")
@@ -22,6 +22,9 @@ class ShapesAtOnce(TorchDispatchMode):
     ...     norm(torch.zeros(2, 3, 4, 5, device="meta")).shape
     torch.Size([2, 3, 4, 5])
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
