@@ -35,7 +35,7 @@ from anysize.recipes.values import allowed_numbers, build_settings, check_value,
 from anysize.registry import UserError, did_you_mean
 from anysize.renamed import by_names_now, name_now
 from anysize.reports.settings import TrackingSettings
-from anysize.sizes.settings import SizeSettings
+from anysize.sizes.settings import TAKERS, SizeSettings
 from anysize.tasks.settings import TaskSettings
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
@@ -78,20 +78,45 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     for path, own in files.items():
         build_settings(Recipe, own, str(path))  # by itself, so that a message names the right file
     _, builders = _of_builder(files, overrides or {})
-    tree = functools.reduce(merge, files.values(), builders)
+    tree = functools.reduce(_merge_file, files.values(), builders)
     return override(build_settings(Recipe, tree, str(path)), overrides or {})
 
 
 def override(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """A copy of `recipe` with the fields named `section.field` replaced.
 
+    Another mixture of sizes drops what describes the one before it.
+
     >>> override(Recipe(), {"optimizer.lr": "0:0.1 5:0.01"}).optimizer.lr[1].value
     0.01
+    >>> uniform = override(Recipe(), {"sizes.mix": "uniform", "sizes.sizes": "14,28"})
+    >>> override(uniform, {"sizes.mix": "B+"}).sizes.sizes, override(uniform, {"sizes.mix": "window"}).sizes.sizes
+    ((), (14, 28))
     """
     trust.consent(overrides.get("model.name"))
-    for key, value in _by_names_now(overrides).items():
+    before, given = recipe.sizes.mix, _by_names_now(overrides)
+    for key, value in given.items():
         recipe = _replace(recipe, key.split("."), value, key)
-    return recipe
+    sizes, default = recipe.sizes, SizeSettings()
+    stale = _stale(before, {sizes.mix, *(phase.mix for phase in sizes.phases)})
+    stale -= {key.split(".")[1] for key in given if key.startswith("sizes.")}
+    return dataclasses.replace(
+        recipe, sizes=dataclasses.replace(sizes, **{name: getattr(default, name) for name in stale})
+    )
+
+
+def _stale(before: str, mixes: set[str]) -> set[str]:
+    """The settings of sizes that describe the mixture `before` and none of those that there are now."""
+    return {name for name, takers in TAKERS.items() if before in takers and mixes.isdisjoint(takers)}
+
+
+def _merge_file(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a file over those that it extends; another mixture of sizes drops what describes theirs."""
+    merged = merge(base, own)
+    before, sizes = base.get("sizes", {}).get("mix", ""), merged.get("sizes", {})
+    mixes = {each.get("mix", "") for each in (sizes, *sizes.get("phases", []))}
+    stale = _stale(before, mixes) - {*own.get("sizes", {})}
+    return {**merged, "sizes": {key: value for key, value in sizes.items() if key not in stale}} if sizes else merged
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -189,7 +214,7 @@ def documented_settings() -> list[tuple[str, Any, str, str]]:
 def settings_near(word: str) -> list[str]:
     """The settings that have a word like this in their name.
 
-    >>> settings_near("smothing")
+    >>> settings_near("smothing")[:2]
     ['optimizer.gradient_smoothing', 'task.label_smoothing']
     """
     words = {name: re.split(r"[._]", name) for name, *_ in documented_settings()}

@@ -124,7 +124,7 @@ def test_a_plan_is_printed(anysize: Anysize) -> None:
         (["train", "quickstart", "--model", "resnet18"], "did you mean 'model.name'?"),
         (["train", "quickstart", "--training.device", "cpux"], "'cpux', which cannot be used: there is no such kind"),
         (["train", "."], "train folder --data.root ."),
-        (["settings", "smothing"], "did you mean 'optimizer.gradient_smoothing' or 'task.label_smoothing'?"),
+        (["settings", "smothing"], "did you mean 'optimizer.gradient_smoothing' or 'task.label_smoothing'"),
         (["settings", "zzz"], "no setting has 'zzz' in its name or description"),
         (["recipes", "zzz"], "no recipe has 'zzz' in its name or title"),
         (["train", "quickstart", "--siez", "3"], "--siez: unknown setting: settings have a section"),

@@ -75,7 +75,7 @@ def find_batch(
     Raises:
         UserError: a bad recipe, or not even one sample fits; a phase of sizes has a batch of its own.
 
-    >>> found = find_batch("quickstart", {"training.device": "cpu"}, images=50)
+    >>> found = find_batch("quickstart-fixed", {"training.device": "cpu"}, images=50)
     >>> found.batch_size, found.size, found.all_images
     (50, 28, True)
     """

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
 from anysize.sizes.moving import GaussianWindow, MovingMix, WeightPoints, pixels_a_sample
-from anysize.sizes.settings import MOVING, PhaseSettings, SizeSettings
+from anysize.sizes.settings import MOVING, TAKERS, PhaseSettings, SizeSettings
 
 _MOST_EPOCHS = 10**9  # of a run, at most
 
@@ -197,9 +197,8 @@ def _to_the_end(before: list[SizePhase], start: int, moving: MovingMix, target: 
 def _check_used(settings: SizeSettings) -> None:
     """Raise a `UserError` for settings that no mixture of the schedule uses."""
     mixes = {settings.mix, *(phase.mix for phase in settings.phases)}
-    for name, takers in (("sizes", ("uniform", "window")), ("points", ("points",)), ("spread", ("window",)),
-                         ("even", ("window",))):  # fmt: skip
-        if getattr(settings, name) != getattr(SizeSettings(), name) and mixes.isdisjoint(takers):
+    for name, takers in TAKERS.items():
+        if name != "weights" and getattr(settings, name) != getattr(SizeSettings(), name) and mixes.isdisjoint(takers):
             raise UserError(
                 f"sizes.{name} is given, but sizes.mix is {settings.mix!r}, which does not use it; set sizes.mix to "
                 f"{' or '.join(takers)}"

@@ -7,6 +7,14 @@ from anysize.sizes.mix import BUDGETS, LARGEST_BASE, NAMED
 from anysize.sizes.shapes import MOST_RATIOS
 
 MOVING = ("window", "points")  # mixtures whose weights move with the epochs
+TAKERS = {
+    "sizes": ("uniform", "window"),
+    "weights": ("custom",),
+    "points": ("points",),
+    "spread": ("window",),
+    "even": ("window",),
+}
+"""Which mixtures take a setting that is not for all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
