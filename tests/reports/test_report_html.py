@@ -11,9 +11,10 @@ import pytest
 from made_up_run import write_made_up_run
 
 from anysize.registry import UserError
-from anysize.reports.html import write_report
+from anysize.reports.html import _mixture, write_report
 from anysize.reports.log_reading import LogFacts, read_log
 from anysize.reports.page import card, choice
+from anysize.reports.reading import Run
 
 MakeRun = Callable[..., Path]
 
@@ -145,6 +146,13 @@ def test_what_a_screen_reader_and_a_keyboard_need(make_run: MakeRun, evaluation:
     (said,) = re.findall(r'<figure class="drawn" aria-label="(top-1 error [^"]*)">', source)
     assert said.startswith("top-1 error (%) by epoch; training: 45.83 at 1, 19.44 at 5; validation: ")
     assert re.findall(r'class="scroll[^>]*" tabindex="0" role="group" aria-label="[^"]+"', source)
+
+
+@pytest.mark.parametrize(("mix", "told"), [("points", "14, 28 px"), ("custom", "14, 28 px"), ("B+", "B+")])
+def test_a_mixture_of_ones_own_is_told_by_its_sizes(mix: str, told: str) -> None:
+    metrics = pd.DataFrame({"epoch": [1, 2], "sizes": ['{"14": 1.0}', '{"14": 0.5, "28": 0.5}']})
+    run = Run(Path(), "a run", metrics, *[pd.DataFrame()] * 3, f"sizes.mix = '{mix}'", {})
+    assert _mixture(run) == [told]
 
 
 def test_pieces_of_which_one_is_seen() -> None:

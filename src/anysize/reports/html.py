@@ -22,6 +22,7 @@ from anysize.reports.tables import evaluation_metrics, evaluation_table
 from anysize.reports.text_table import TextTable
 
 _FEW = 12
+_OWN_SIZES = ("custom", "uniform", "window", "points")
 
 
 def write_report(folder: str | Path) -> Path:
@@ -39,10 +40,10 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _mixture(run: Run) -> list[str]:
-    """The name of the size mixture; the sizes of one that has none."""
+    """The sizes of a mixture of one's own; the name of one that the paper names."""
     mix = str(run.settings.get("sizes.mix", ""))
     sizes = sorted({size for epoch in run.sizes for size in epoch})
-    if mix == "custom" and 0 < len(sizes) <= _FEW:
+    if mix in _OWN_SIZES and 0 < len(sizes) <= _FEW:
         return [f"{', '.join(map(str, sizes))} px"]
     return [mix] if mix else []
 
