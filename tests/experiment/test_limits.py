@@ -91,7 +91,7 @@ def test_dev_run_goes_through_all_and_keeps_nothing(
     (tmp_path / "temporary").mkdir()
     done = anysize("train", "quickstart", "--fast-dev-run", "--model.name", "resnet8", "--data.limit", "200")
     assert done.returncode == 0, done.stderr
-    assert "fast dev run: 3 steps at 14, 21, 28 px, validation, checkpoints" in done.stdout
+    assert "fast dev run: 12 steps at 14, 21, 28 px, validation, checkpoints" in done.stdout
     assert "report.html" not in done.stdout  # which is gone by then
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
     refused = anysize("train", "quickstart", "--fast-dev-run", "--out", "here")
