@@ -11,6 +11,7 @@ from interruption import stopped_after
 
 from anysize.experiment import assemble, dev_run
 from anysize.experiment.planning import plan
+from anysize.experiment.sizing import build_plan
 from anysize.experiment.train import train
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
@@ -97,6 +98,14 @@ def test_dev_run_goes_through_all_and_keeps_nothing(
     refused = anysize("train", "quickstart", "--fast-dev-run", "--out", "here")
     assert (refused.returncode, "leave --out or --run out" in refused.stderr) == (2, True)
     assert anysize("train", "quickstart", "--limit-batches", "2", "--training.limit-steps", "3").returncode == 2
+
+
+def test_overfitting_a_mixture_that_moves_takes_it_as_it_ends(tiny: Make) -> None:
+    points = [{"at": 0.0, "weights": {"14": 1.0}}, {"at": 1.0, "weights": {"28": 1.0}}]
+    recipe = tiny(sizes__mix="points", sizes__points=points, training__overfit_batches=2, training__epochs=3)
+    batches = [build_plan(recipe, 200).batches(epoch) for epoch in range(3)]
+    assert [[batch.size for batch in each] for each in batches] == [[28, 28]] * 3
+    assert len({tuple(batch.indices.tolist()) for each in batches for batch in each}) == 2
 
 
 def test_all_batches_as_other_programs_write_it() -> None:

@@ -17,6 +17,8 @@ from anysize.sizes.settings import MOVING, SizeSettings
 from anysize.sizes.shapes import SQUARE, Aspect, Shapes, parse_shape
 from anysize.world import World
 
+_NEVER = 10**9  # an epoch behind the end of any run
+
 
 def base_size(recipe: Recipe) -> int:
     """The base image size, decided here alone: the recipe's, else the data set's own.
@@ -91,15 +93,19 @@ def build_plan(
             "training.overfit_batches and training.limit_steps are both set, and both say how many steps an epoch has; "
             "leave one out"
         )
-    if training.overfit_batches and {recipe.sizes.mix, *(phase.mix for phase in recipe.sizes.phases)} & {*MOVING}:
+    mixes = {recipe.sizes.mix, *(phase.mix for phase in recipe.sizes.phases)}
+    at_the_end = training.overfit_batches and mixes & {*MOVING}
+    if at_the_end and recipe.sizes.phases:
         raise UserError(
             "training.overfit_batches trains the same batches in each epoch, and the weights of sizes.mix window and "
-            "points move from epoch to epoch; set sizes.mix to fixed, uniform or custom"
+            "points move from epoch to epoch, here in phases; set sizes.mix to fixed, uniform or custom"
         )
     try:
         schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops)
     except UserError as error:
         raise UserError(f"[sizes]: {error}") from None
+    if at_the_end:
+        schedule = SizeSchedule.constant(schedule.at(_NEVER).mix)
     return BatchPlan(
         length,
         schedule,

@@ -200,7 +200,7 @@ class TrainingSettings:
     overfit_batches: int = setting(
         0,
         "train the same so many batches in each epoch, without augmentation, and validate on their images: a network "
-        "that can learn reaches a loss near 0; 0: off",
+        "that can learn reaches a loss near 0; a mixture whose weights move stays as it ends; 0: off",
         low=0,
         high=10**9,
     )
