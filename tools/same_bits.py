@@ -40,6 +40,9 @@ _TINY = {
     "training.epochs": 2,
     "training.equal_flops": False,
     "training.batch_size": 16,
+    "sizes.mix": "custom",  # whatever mixture the recipe of either revision has
+    "sizes.weights": {"28": 0.4, "21": 0.3, "14": 0.3},
+    "sizes.budget": "B+",
     "evaluation.calibration_images": 100,
     "optimizer.lr": 0.05,
     "optimizer.warmup_epochs": 0,
