@@ -61,11 +61,14 @@ def test_what_is_dropped_at_a_size_is_its_share() -> None:
     ("changes", "said"),
     [
         ({"training__dropout_by_size": TABLES, "model__options": {"depth": 8}}, "dropout of the model, which has none"),
-        ({"training__dropout_by_size": {"14": 1.0, "28": 11.0}}, "dropout_by_size makes dropout of 0.1 up to 1.1"),
+        ({"training__dropout_by_size": {"14": 1.0, "28": 11.0}}, "dropout_by_size: up to 1.1 of dropout = 0.1"),
         ({"training__dropout_by_epoch": {"first": 1.0}}, "expected whole epochs = multiple"),
         ({"training__dropout_by_epoch": {"0": 0.0}, "training__compile": True}, "leave one of them out"),
         ({"task__label_smoothing_by_size": TABLES}, "task.label_smoothing, which is 0"),
-        ({"task__label_smoothing": 0.6, "task__label_smoothing_by_epoch": {"0": 2.0}}, "of 0.6 up to 1.2"),
+        (
+            {"task__label_smoothing": 0.6, "task__label_smoothing_by_epoch": {"0": 2.0}},
+            "up to 1.2 of task.label_smo",
+        ),
     ],
 )
 def test_tables_without_effect_are_refused(

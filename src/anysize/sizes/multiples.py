@@ -1,6 +1,6 @@
 """Multiples of a setting by image size or by epoch, given as tables with straight lines between their points."""
 
-import math
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,16 +32,44 @@ def check_places(name: str, table: Mapping[str, float], unit: str) -> None:
         raise UserError(f"{name} is {dict(table)}; expected whole {unit} = multiple, each once")
 
 
-def check_largest(name: str, value: float, tables: Mapping[str, Mapping[str, float]], most: float) -> None:
-    """Raise a `UserError` where tables can make more of a value than `most`.
+@dataclasses.dataclass(frozen=True)
+class Multiples:
+    """What a setting is multiplied by, by image size and by epoch: by the settings NAME_by_size and NAME_by_epoch.
 
-    >>> check_largest("dropout", 0.5, {"training.dropout_by_size": {"14": 1.0, "28": 3.0}}, 1.0)
-    Traceback (most recent call last):
-    ...
-    anysize.registry.UserError: training.dropout_by_size makes dropout of 0.5 up to 1.5; expected at most 1
+    Raises:
+        UserError: malformed tables.
+
+    >>> dropout = Multiples("training.dropout", {"14": 0.5, "28": 1.0}, {"0": 0.0, "10": 1.0})
+    >>> dropout.at(21, epoch=5)
+    0.375
     """
-    largest = value * math.prod(max(table.values(), default=1.0) for table in tables.values())
-    if largest > most:
-        names = " and ".join(name for name, table in tables.items() if table)
-        make = "make" if " and " in names else "makes"
-        raise UserError(f"{names} {make} {name} of {value:g} up to {largest:g}; expected at most {most:g}")
+
+    name: str
+    by_size: Mapping[str, float]
+    by_epoch: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        check_places(f"{self.name}_by_size", self.by_size, "pixels")
+        check_places(f"{self.name}_by_epoch", self.by_epoch, "epochs")
+
+    @property
+    def given(self) -> str:
+        """The names of the tables that say something, for people; empty: there is none."""
+        tables = {"by_size": self.by_size, "by_epoch": self.by_epoch}
+        return " and ".join(f"{self.name}_{key}" for key, table in tables.items() if table)
+
+    def at(self, size: int, epoch: int) -> float:
+        """The multiple in steps of `size` pixels in `epoch` (a pass over the images, from 0)."""
+        return multiple_at(self.by_size, size) * multiple_at(self.by_epoch, epoch)
+
+    def check_largest(self, what: str, value: float, most: float = 1.0) -> None:
+        """Raise a `UserError` where the tables can make more of a value than `most`.
+
+        >>> Multiples("training.dropout", {"14": 1.0, "28": 3.0}, {}).check_largest("dropout", 0.5)
+        Traceback (most recent call last):
+        ...
+        anysize.registry.UserError: training.dropout_by_size: up to 1.5 of dropout = 0.5; expected at most 1
+        """
+        largest = value * max(self.by_size.values(), default=1.0) * max(self.by_epoch.values(), default=1.0)
+        if largest > most:
+            raise UserError(f"{self.given}: up to {largest:g} of {what} = {value:g}; expected at most {most:g}")

@@ -1,6 +1,5 @@
 """Classification: one class an image, cross-entropy, top-1 and top-5 accuracy."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from anysize.data.loader import LoadedBatch
 from anysize.registry import UserError
-from anysize.sizes.multiples import check_largest, check_places, multiple_at
+from anysize.sizes.multiples import Multiples
 from anysize.tasks.base import (
     TASKS,
     Between,
@@ -41,32 +40,23 @@ class MeanCrossEntropy(Mean):
         super().update(F.cross_entropy(outputs.float(), targets, reduction="none"))
 
 
-@dataclasses.dataclass(frozen=True)
 class _Smoothing:
     """The label smoothing of a step; where no table says otherwise it is a constant, which the loss knows."""
 
-    value: float
-    by_size: Mapping[str, float]
-    by_epoch: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        tables = {"task.label_smoothing_by_size": self.by_size, "task.label_smoothing_by_epoch": self.by_epoch}
-        for (name, table), unit in zip(tables.items(), ("pixels", "epochs"), strict=True):
-            check_places(name, table, unit)
-            if table and not self.value:
-                raise UserError(f"{name} multiplies task.label_smoothing, which is 0; set that, or leave the table out")
-        check_largest("task.label_smoothing", self.value, tables, 1.0)
-
-    @property
-    def constant(self) -> float:
-        """What the loss spreads evenly of the targets as they are."""
-        return 0.0 if self.by_size or self.by_epoch else self.value
+    def __init__(self, value: float, by_size: Mapping[str, float], by_epoch: Mapping[str, float]) -> None:
+        self._value, self._multiples = value, Multiples("task.label_smoothing", by_size, by_epoch)
+        self.constant = 0.0 if self._multiples.given else value
+        if self._multiples.given and not value:
+            raise UserError(
+                f"{self._multiples.given}: multiplies task.label_smoothing, which is 0; set that, or leave out the table"
+            )
+        self._multiples.check_largest("task.label_smoothing", value)
 
     def __call__(self, targets: Tensor, classes: int, size: int, epoch: int) -> Tensor:
         """The targets (N) or (N, classes) of a step, smoothed (N, classes) where tables say how much."""
-        if self.constant == self.value:
+        if not self._multiples.given:
             return targets
-        share = self.value * multiple_at(self.by_size, size) * multiple_at(self.by_epoch, epoch)
+        share = self._value * self._multiples.at(size, epoch)
         shares = F.one_hot(targets, classes).float() if targets.ndim == 1 else targets
         return shares * (1 - share) + share / classes
 

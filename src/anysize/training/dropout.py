@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from anysize.registry import UserError
-from anysize.sizes.multiples import check_largest, check_places, multiple_at
+from anysize.sizes.multiples import Multiples
 from anysize.training.settings import TrainingSettings
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -58,22 +58,18 @@ class ScheduledDropout:
     """
 
     def __init__(self, model: nn.Module, by_size: Mapping[str, float], by_epoch: Mapping[str, float]) -> None:
-        tables = {"training.dropout_by_size": by_size, "training.dropout_by_epoch": by_epoch}
-        for (name, table), unit in zip(tables.items(), ("pixels", "epochs"), strict=True):
-            check_places(name, table, unit)
-        self.by_size, self.by_epoch = by_size, by_epoch
+        self._multiples = Multiples("training.dropout", by_size, by_epoch)
         self._layers = dropout_layers(model)
         if not self._layers:
             raise UserError(
-                f"{' and '.join(name for name, table in tables.items() if table)} multiplies the dropout of the model, "
-                "which has none; give it some, such as --model.options.dropout 0.2, or leave the table out"
+                f"{self._multiples.given}: multiplies the dropout of the model, which has none; give it some, such as "
+                "--model.options.dropout 0.2, or leave the table out"
             )
-        for *_, probability in self._layers:
-            check_largest("dropout", probability, tables, 1.0)
+        self._multiples.check_largest("dropout", max(probability for *_, probability in self._layers))
 
     def apply(self, size: int, epoch: int) -> None:
         """Let the layers drop what they drop in steps of `size` pixels in `epoch`: a pure function of both."""
-        multiple = multiple_at(self.by_size, size) * multiple_at(self.by_epoch, epoch)
+        multiple = self._multiples.at(size, epoch)
         for module, name, probability in self._layers:
             setattr(module, name, probability * multiple)
 
