@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anysize.recipe import load_recipe, override
+from anysize.recipe import load_recipe, origins, override
 from anysize.sizes.settings import SizeSettings
 
 MOVING = """
@@ -22,6 +22,14 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert uniform == SizeSettings(mix="uniform", base=28, sizes=(14, 21, 28))
     same = load_recipe(str(path), {"sizes.base": 32}).sizes
     assert same == SizeSettings(mix="window", base=32, sizes=(14, 21, 28), even=0.3)
+
+
+def test_what_was_dropped_is_told_as_a_default(tmp_path: Path) -> None:
+    path = tmp_path / "moving.toml"
+    path.write_text(MOVING)
+    assert origins(str(path))["sizes.sizes"] == origins(str(path))["sizes.even"] == str(path)
+    told = origins(str(path), {"sizes.mix": "uniform"})
+    assert (told["sizes.mix"], told["sizes.sizes"], told["sizes.even"]) == ("override", str(path), "default")
 
 
 def test_what_is_given_with_it_stays_and_is_refused_later(tmp_path: Path) -> None:

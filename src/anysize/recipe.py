@@ -173,7 +173,9 @@ def origins(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
             found = [label for label, tree in [*sources, ("override", changed)] if key in tree.get(section, {})]
             # A table has values of several files.
             told[f"{section}.{key}"] = ", ".join(found if isinstance(value, dict) else found[-1:]) or "default"
-    return told
+    sizes, default = load_recipe(name, overrides).sizes, SizeSettings()
+    dropped = [key for key in TAKERS if getattr(sizes, key) == getattr(default, key)]  # by another mixture
+    return {**told, **{f"sizes.{key}": "default" for key in dropped}}
 
 
 def explain(name: str) -> str:

@@ -48,7 +48,7 @@ class _Smoothing:
         self.constant = 0.0 if self._multiples.given else value
         if self._multiples.given and not value:
             raise UserError(
-                f"{self._multiples.given}: multiplies task.label_smoothing, which is 0; set that, or leave out the table"
+                f"{self._multiples.given}: multiplies task.label_smoothing, which is 0; set that, or leave it out"
             )
         self._multiples.check_largest("task.label_smoothing", value)
 
