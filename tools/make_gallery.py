@@ -5,8 +5,7 @@
 
 The runs take about a quarter of an hour on two CPU cores, and lie in build/gallery; a run that is there is not trained
 again. What stands behind `anysize watch` runs while its page is looked at. The pictures take a minute. They want
-Chromium, as the tests of pages do: `apt-get install chromium`, or its path
-in CHROMIUM.
+Chromium, as the tests of pages do: `apt-get install chromium`, or its path in CHROMIUM.
 """
 
 import argparse
@@ -141,11 +140,10 @@ def main() -> None:
         words = iter(commands())
         for command in words:
             if command[0] == "watch":
-                with served(*command) as address:
-                    training = start(*next(words))
-                    wait_for_epochs(training, RUNS / "runs" / "running", 3)
+                training = next(words)
+                with served(*command) as address, start(*training) as running:
+                    wait_for_epochs(running, RUNS / training[-1], 3)
                     save(browser, "watch", address)
-                    training.wait()
             elif not arguments.pictures and not (command[:2] == ["data", "export"] and (RUNS / command[3]).exists()):
                 run(*command)
         for name, picture in PICTURES.items():

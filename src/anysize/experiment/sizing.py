@@ -17,8 +17,6 @@ from anysize.sizes.settings import MOVING, SizeSettings
 from anysize.sizes.shapes import SQUARE, Aspect, Shapes, parse_shape
 from anysize.world import World
 
-_NEVER = 10**9  # an epoch behind the end of any run
-
 
 def base_size(recipe: Recipe) -> int:
     """The base image size, decided here alone: the recipe's, else the data set's own.
@@ -105,7 +103,7 @@ def build_plan(
     except UserError as error:
         raise UserError(f"[sizes]: {error}") from None
     if at_the_end:
-        schedule = SizeSchedule.constant(schedule.at(_NEVER).mix)
+        schedule = schedule.at_its_end()
     return BatchPlan(
         length,
         schedule,

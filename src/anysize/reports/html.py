@@ -20,9 +20,9 @@ from anysize.reports.reading import Run
 from anysize.reports.recipe_card import recipe_cards
 from anysize.reports.tables import evaluation_metrics, evaluation_table
 from anysize.reports.text_table import TextTable
+from anysize.sizes.settings import TAKERS
 
 _FEW = 12
-_OWN_SIZES = ("custom", "uniform", "window", "points")
 
 
 def write_report(folder: str | Path) -> Path:
@@ -43,7 +43,7 @@ def _mixture(run: Run) -> list[str]:
     """The sizes of a mixture of one's own; the name of one that the paper names."""
     mix = str(run.settings.get("sizes.mix", ""))
     sizes = sorted({size for epoch in run.sizes for size in epoch})
-    if mix in _OWN_SIZES and 0 < len(sizes) <= _FEW:
+    if any(mix in takers for takers in TAKERS.values()) and 0 < len(sizes) <= _FEW:
         return [f"{', '.join(map(str, sizes))} px"]
     return [mix] if mix else []
 

@@ -110,6 +110,16 @@ class SizeSchedule:
         """A ramp, or a mixture whose weights move, from the first epoch on."""
         return cls((SizePhase(0, sizes),))
 
+    def at_its_end(self) -> "SizeSchedule":
+        """What the last phase comes to, in every epoch.
+
+        >>> SizeSchedule.moving(SizeRamp(16, 32, epochs=5, base=32)).at_its_end().sizes(1)
+        {32}
+        """
+        last = self.phases[-1]
+        mix = last.sizes if isinstance(last.sizes, SizeMix) else last.sizes.mix(last.sizes.epochs)
+        return SizeSchedule((SizePhase(0, mix, last.batch_size, last.copies),))
+
     def sizes(self, epochs: int) -> set[int]:
         """All sizes of the first `epochs` epochs."""
         return {size for span in self.spans(epochs) for size in self.at(span.start).mix.sizes}

@@ -68,7 +68,8 @@ def _relu_backward(grad: Tensor, x: Tensor, _threshold: float) -> Tensor | None:
 def _bilinear(x: Tensor, sides: list[int], *_rest: Any) -> Tensor | None:
     if min(*sides, *x.shape) <= 0:
         return None
-    format_ = torch._prims_common.suggest_memory_format(x)
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    format_ = torch.channels_last if last else torch.contiguous_format
     return torch.empty(*x.shape[:2], *sides, dtype=x.dtype, device=x.device, memory_format=format_)
 
 
