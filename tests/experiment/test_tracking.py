@@ -124,7 +124,7 @@ found = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "
 """,
     "wandb": """
 import re
-(first, second) = sorted((folder / "wandb").glob("offline-run-*-0123456789abcdef/*.wandb"))
+(first, second) = sorted((folder / "wandb").glob("offline-run-*-0123456789abcdef*/*.wandb"))  # -1: in the same second
 written = first.read_bytes() + second.read_bytes()  # items of a name, two bytes, a length, and a value in JSON
 values = lambda name: {float(v) for v in re.findall(name + b"\\x82\\x01.([0-9.]+)", written, re.DOTALL)}
 found = list(zip(sorted(values(b"_step")), sorted(values(b"step/loss"), reverse=True), strict=True))
