@@ -1,13 +1,17 @@
 """Settings of the augmentation, from the recipe to the pixels of training, evaluation and prediction."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
+from gloo_group import in_group
 from interruption import stopped_after
 
 from anysize.experiment.build import build_data, feed_alike
@@ -92,6 +96,27 @@ def test_a_run_whose_sizes_rates_and_augmentation_move_goes_on_to_the_same_weigh
     assert len(rows) == planned.epochs
     shares = [part.share for part in build_plan(recipe, 64).sizes(0)]
     assert shares != [part.share for part in build_plan(recipe, 64).sizes(planned.epochs - 1)]
+
+
+def _trained_weights(rank: int, recipe: Recipe, folder: Path) -> torch.Tensor:
+    run = train(recipe, run=folder / "run")
+    weights = safetensors.torch.load_file(run / "checkpoints/last/model.safetensors")
+    return torch.cat([value.flatten().double() for value in weights.values()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm_by_size", [False, True])
+def test_two_processes_follow_a_moving_mixture(tiny: Make, tmp_path: Path, norm_by_size: bool) -> None:
+    recipe = tiny(
+        **MOVING, data__limit=64, training__epochs=2, training__batch_size=8, model__norm_by_size=norm_by_size
+    )
+    planned = plan(recipe, devices=2)
+    one, other = in_group(2, functools.partial(_trained_weights, recipe=recipe, folder=tmp_path), tmp_path)
+    assert torch.equal(one, other)
+    rows = pd.read_csv(tmp_path / "run/metrics.csv")
+    assert (int(rows["flops"].iloc[-1]), len(rows)) == (planned.flops, planned.epochs)
+    steps = pd.read_csv(tmp_path / "run/steps.csv")
+    assert {size for cell in steps["sizes"] for size in json.loads(cell)} == {"14", "28"}
 
 
 def test_images_to_calibrate_with_are_augmented_as_at_the_end(tiny: Make, tmp_path: Path) -> None:

@@ -164,3 +164,21 @@ def test_masks_in_groups_and_at_their_own_shape(tmp_path: Path) -> None:
     assert list(table["images"]) == [5, 5]
     padded = evaluate(run, "32", calibrate=False, overrides={"evaluation.shape": "auto"})
     assert padded["mean_iou"][0] != table["mean_iou"][0]
+
+
+def test_labels_in_groups_and_at_their_own_shape(tmp_path: Path) -> None:
+    for split, count in (("train", 12), ("validation", 5)):
+        rows = ["image,labels"]
+        for i in range(count):
+            smooth_image(i, *SHAPES[i % len(SHAPES)]).save(tmp_path / f"{split}-{i}.png")
+            rows.append(f"{split}-{i}.png,{'a;b' if i % 3 else 'b'}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(rows))
+    recipe = load_recipe("quickstart-multilabel", {
+        **settings_of(tmp_path), "data.name": "folder-labels", "training.epochs": 1, "evaluation.shape": "own",
+    })  # fmt: skip
+    run = train(recipe, run=tmp_path / "run")
+    assert pd.read_csv(run / "metrics.csv")["images"].iloc[-1] == 12
+    table = evaluate(run, "32", calibrate=True)
+    assert list(table["images"]) == [5, 5]
+    square = evaluate(run, "32", calibrate=False, overrides={"evaluation.shape": "square"})
+    assert square["loss"][0] != table["loss"][0]
