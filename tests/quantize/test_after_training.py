@@ -68,6 +68,24 @@ def test_compensated_rounding_changes_the_outputs_less() -> None:
     assert error(whole) < 0.6 * error(nearest(weight, scale, 15))
 
 
+def test_compensated_rounding_is_that_of_the_paper() -> None:
+    """Algorithm 1 of GPTQ as it is written, with the inverse, its weights in the order of the largest inputs."""
+    generator = torch.Generator().manual_seed(0)
+    weight, largest, count = torch.randn(1, 6, 150, generator=generator), 7, 150
+    inputs = torch.randn(150, 150, generator=generator) @ torch.randn(150, 400, generator=generator)
+    scale, moments = weight.abs().amax(2) / largest, (inputs @ inputs.T).double()
+
+    order = moments.diagonal().argsort(descending=True)
+    sorted_moments = moments[order][:, order] + 0.01 * moments.diagonal().mean() * torch.eye(count)
+    inverse = torch.linalg.cholesky(torch.linalg.inv(sorted_moments), upper=True)
+    left, expected = weight[0].double()[:, order], torch.empty(6, count)
+    for i in range(count):
+        expected[:, order[i]] = (left[:, i] / scale[0]).round().clamp(-largest, largest).float()
+        error = (left[:, i] - expected[:, order[i]] * scale[0]) / inverse[i, i]
+        left[:, i:] -= error[:, None] * inverse[i, i:]
+    assert torch.equal(compensated(weight, scale, largest, moments.float()[None])[0], expected)
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_options_are_worth_what_they_say() -> None:
