@@ -60,6 +60,7 @@ def test_compensated_rounding_changes_the_outputs_less() -> None:
     scale = weight.abs().amax(2) / 15
     whole = compensated(weight, scale, 15, inputs @ inputs.transpose(1, 2))
     assert torch.equal(whole, whole.round())
+    assert whole.is_contiguous()  # of two groups, which the layer's shape joins
     assert whole.abs().max() <= 15
 
     def error(rounded: Tensor) -> float:

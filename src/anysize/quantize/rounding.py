@@ -53,4 +53,4 @@ def compensated(weight: Tensor, scale: Tensor, largest: int, moments: Tensor) ->
             errors[:, i - start] = error = wanted[:, i] - whole[:, i] * step
             aim[:, i + 1 : end] += passed_on[:, i, i + 1 : end, None] * error[:, None]
         aim[:, end:] += passed_on[:, start:end, end:].transpose(1, 2) @ errors
-    return torch.empty_like(whole).scatter_(1, along, whole).transpose(1, 2).to(weight.dtype)
+    return torch.empty_like(whole).scatter_(1, along, whole).to(weight.dtype).transpose(1, 2).contiguous()
