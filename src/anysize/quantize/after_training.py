@@ -142,7 +142,7 @@ def _fix_weights(
         if biases and bias is None:
             bias = no_bias(weight, quantizer)
         source = quantization.source(quantization.placement.layers[key]).scale
-        scale, seen = quantizer.scales_for(weight, bias, source), moments.of(key)
+        scale, seen = quantizer.scales_for(weight, bias, source), moments.take(key)
         if seen is None:
             whole = nearest(weight.transpose(0, quantizer.channel_dim).flatten(1)[None], scale[None], quantizer.largest)
             first = weight.transpose(0, quantizer.channel_dim)
