@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
-from gloo_group import in_group
+from gloo_group import in_group, trained_weights
 from interruption import stopped_after
 
 from anysize.experiment.build import build_data, feed_alike
@@ -98,12 +97,6 @@ def test_a_run_whose_sizes_rates_and_augmentation_move_goes_on_to_the_same_weigh
     assert shares != [part.share for part in build_plan(recipe, 64).sizes(planned.epochs - 1)]
 
 
-def _trained_weights(rank: int, recipe: Recipe, folder: Path) -> torch.Tensor:
-    run = train(recipe, run=folder / "run")
-    weights = safetensors.torch.load_file(run / "checkpoints/last/model.safetensors")
-    return torch.cat([value.flatten().double() for value in weights.values()])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("norm_by_size", [False, True])
 def test_two_processes_follow_a_moving_mixture(tiny: Make, tmp_path: Path, norm_by_size: bool) -> None:
@@ -111,7 +104,7 @@ def test_two_processes_follow_a_moving_mixture(tiny: Make, tmp_path: Path, norm_
         **MOVING, data__limit=64, training__epochs=2, training__batch_size=8, model__norm_by_size=norm_by_size
     )
     planned = plan(recipe, devices=2)
-    one, other = in_group(2, functools.partial(_trained_weights, recipe=recipe, folder=tmp_path), tmp_path)
+    one, other = in_group(2, functools.partial(trained_weights, recipe=recipe, run=tmp_path / "run"), tmp_path)
     assert torch.equal(one, other)
     rows = pd.read_csv(tmp_path / "run/metrics.csv")
     assert (int(rows["flops"].iloc[-1]), len(rows)) == (planned.flops, planned.epochs)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from gloo_group import in_group
+from gloo_group import in_group, trained_weights
 from image_files import smooth_image, write_folder
 from interruption import stopped_after
 from PIL import Image
@@ -126,14 +126,8 @@ def test_what_does_not_go_together_is_refused(
         train(make(**changes), run=tmp_path)
 
 
-def in_two(rank: int, root: Path) -> torch.Tensor:
-    train(load_recipe("folder", settings_of(root / "images")), run=root / "run")
-    return torch.cat([value.flatten().double() for value in weights(root / "run").values()])
-
-
-def test_two_processes_train_the_same_shapes(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "images").symlink_to(folder)
-    one, other = in_group(2, functools.partial(in_two, root=tmp_path), tmp_path)
+def test_two_processes_train_the_same_shapes(make: Make, tmp_path: Path) -> None:
+    one, other = in_group(2, functools.partial(trained_weights, recipe=make(), run=tmp_path / "run"), tmp_path)
     assert torch.equal(one, other)
     metrics = pd.read_csv(tmp_path / "run/metrics.csv")
     assert list(metrics["images"]) == [18, 36]

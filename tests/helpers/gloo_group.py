@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
+from anysize.recipe import Recipe
 
 
 def in_group(size: int, job: Callable[[int], Any], folder: Path, seconds: float = 120) -> list[Any]:
@@ -30,6 +34,14 @@ def in_group(size: int, job: Callable[[int], Any], folder: Path, seconds: float 
     failed = sorted(path for path in folder.glob("failed-*"))
     assert not failed, "\n".join(path.read_text() for path in failed)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def trained_weights(rank: int, recipe: Recipe, run: Path) -> Tensor:
+    """A job for `in_group`: trains, and gives all values of the weights that this process finds in the run folder."""
+    from anysize.experiment.train import train
+
+    weights = safetensors.torch.load_file(train(recipe, run=run) / "checkpoints/last/model.safetensors")
+    return torch.cat([value.flatten().double() for value in weights.values()])
 
 
 def _on_rank(rank: int, size: int, job: Callable[[int], Any], folder: Path, environment: dict[str, str]) -> None:
