@@ -20,11 +20,12 @@ from anysize.experiment.calibrate import calibrate
 from anysize.experiment.compare_int8 import compare_with_original
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run
+from anysize.experiment.named import named_model
 from anysize.experiment.quantize import balanced_batches, quantize_run
 from anysize.experiment.train import train
 from anysize.export.profile import time_by_node
 from anysize.export.runtimes import open_runtime
-from anysize.models.surgery.quantization.fake import quantization_of
+from anysize.models.surgery.quantization.fake import is_quantized, quantization_of
 from anysize.quantize.after_training import QuantizeOptions
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -64,6 +65,15 @@ def test_the_checkpoint_and_the_file_stand_for_the_model(quantized: Path) -> Non
     assert file["top1"].item() == pytest.approx(table["top1"].item(), abs=0.01)
     assert len(table) == len(file) == 1  # there is nothing to calibrate
     assert original.model.training is False
+
+
+def test_a_checkpoint_in_int8_is_measured(quantized: Path, anysize: Anysize) -> None:
+    assert is_quantized(named_model(str(quantized), checkpoint="int8")[0])
+    assert not is_quantized(named_model(str(quantized))[0])
+    options = "--runtime", "torch,onnxruntime", "--batch", "1", "--repeats", "1"
+    done = anysize("bench", str(quantized), "--checkpoint", "int8", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("28 px") == 2
 
 
 def test_a_runtime_computes_all_layers_in_integers(quantized: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from anysize.export.look import look_at
 from anysize.export.processor import int8_instructions
 from anysize.export.runtimes import open_runtime
 from anysize.export.saturation import Compute, OnnxFile, probe_weights, start_without_saturation
-from anysize.export.write import export_onnx
+from anysize.export.write import export_onnx, export_program
+from anysize.preprocessing import Preprocessing
 from anysize.registry import UserError
 
 
@@ -42,6 +43,18 @@ def test_inductor_compiles_a_program(pt2_file: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 12, 16), dtype=torch.uint8)
     compiled, plain = open_runtime(pt2_file, "inductor"), open_runtime(pt2_file)
     torch.testing.assert_close(compiled(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor_takes_grey_images_of_any_batch(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3)).eval()
+    description = Description("segmentation", Preprocessing(12, (0.5,), (0.5,), classes=("a", "b", "c", "d")))
+    file = export_program(model, tmp_path / "model.pt2", description).path
+    compiled = open_runtime(file, "inductor")
+    for batch in (8, 5, 1):  # in channels-last order, as a loader gives them: with one channel that is contiguous, too
+        images = torch.randn(batch, 1, 12, 12).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_opened_is_told(onnx_file: Path, pt2_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,10 @@ def check_run(run: str, settings: dict[str, str]) -> None:
     if launched_together():
         return
     if not Path(run).exists() and run not in recipe_names():
+        from anysize.export.look import is_exported, look_at  # takes torch, and is for a mistake alone
+
+        if is_exported(run):
+            look_at(run)
         hint = did_you_mean(run, recipe_names())
         hint = hint if hint.startswith("did") else "give a folder that anysize train wrote"
         raise UserError(f"{run} is not a run folder: it has no recipe.toml; {hint}")

@@ -26,6 +26,7 @@ def command(
     repeats: int = 5,
     csv: str = "",
     runtime: str = "",
+    checkpoint: str = "last",
     find_batch: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure a model's speed and memory on this machine, in inference and in training.
@@ -49,6 +50,7 @@ def command(
         repeats: the figures are medians of so many
         csv: also write the table to this file
         runtime: measure inference by each of these in turn, such as torch,onnxruntime,openvino,inductor
+        checkpoint: of a run: last, best, best-2, previous, calibrated-SIZE or the name of one in int8
         find_batch: look for the largest training.batch_size of a recipe (its name in place of a model's, a TOML file or
             a run folder) that fits into memory at all of its sizes: on a GPU by trying, on a CPU as computed
     """
@@ -60,6 +62,7 @@ def command(
             "--runtime": runtime,
             "--threads": threads,
             "--task": task,
+            "--checkpoint": checkpoint != "last",
         }
         own |= {"--batch": batch != "1,8", "--no-train": not train, "--repeats": repeats != 5}
         if named := [name for name, value in own.items() if value]:
@@ -91,9 +94,9 @@ def command(
         names = [name.strip() for name in runtime.split(",") if name.strip()]
         if runtime and not names:
             raise UserError(f"--runtime is {runtime!r}; expected names such as torch,onnxruntime")
-        _bench_runtimes(model, names, given, task, sides, _numbers("batch", batch), threads, repeats, csv)
+        _bench_runtimes(model, names, given, task, sides, _numbers("batch", batch), threads, repeats, csv, checkpoint)
         return
-    built, expected = named_model(model, given, task=task, size=max(sides, default=None))
+    built, expected = named_model(model, given, task=task, size=max(sides, default=None), checkpoint=checkpoint)
     if csv:
         check_writable(Path(csv))  # before minutes are spent on the figures
     with progress("measuring") as say:
@@ -156,7 +159,7 @@ def _find_batch(recipe: str, settings: dict[str, str]) -> None:
 
 def _bench_runtimes(
     model: str, names: list[str], settings: dict[str, str], task: str, sizes: list[int], batches: list[int],
-    threads: int, repeats: int, csv: str,
+    threads: int, repeats: int, csv: str, checkpoint: str,
 ) -> None:  # fmt: skip
     from anysize.experiment.bench import in_runtimes
     from anysize.export.look import look_at
@@ -172,7 +175,9 @@ def _bench_runtimes(
     largest = max(sizes, default=None)
     with (
         progress("measuring") as say,
-        in_runtimes(model, names, settings, task=task, size=largest, threads=threads) as (ready, says, expected),
+        in_runtimes(
+            model, names, settings, task=task, size=largest, threads=threads, checkpoint=checkpoint
+        ) as (ready, says, expected),
     ):
         if not sizes and expected is None:
             raise UserError(f"{model} does not tell the size of its images; give --sizes, such as 224")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anysize.experiment.named import named_model
+from anysize.experiment.named import named_model, refuse_checkpoint
 from anysize.export.description import Description
 from anysize.export.look import is_exported, look_at
 from anysize.export.module import measured
@@ -20,7 +20,7 @@ from anysize.registry import UserError
 @contextlib.contextmanager
 def in_runtimes(
     source: str, names: Sequence[str], settings: Mapping[str, Any] | None = None, *, task: str = "",
-    size: int | None = None, threads: int = 0,
+    size: int | None = None, threads: int = 0, checkpoint: str = "last",
 ) -> Iterator[tuple[dict[str, Ready], dict[str, str], Preprocessing | None]]:  # fmt: skip
     """What `bench_runtimes` measures: a call for each runtime by name, what each says of itself, and the input.
 
@@ -33,6 +33,7 @@ def in_runtimes(
     for name in names:
         format_of(name)  # says what is known
     if is_exported(source):
+        refuse_checkpoint(source, checkpoint)
         contents = look_at(source)
         if settings or task:
             raise UserError(f"{source} is an exported file, whose model is what it is; leave the model's options out")
@@ -40,7 +41,7 @@ def in_runtimes(
         known = contents.description.preprocessing if contents.description else None
         yield {name: measured(each) for name, each in runtimes.items()}, _says(runtimes), known
         return
-    model, expected = named_model(source, settings, task=task, size=size)
+    model, expected = named_model(source, settings, task=task, size=size, checkpoint=checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         described = Description(task or "classification", expected)
         ready: dict[str, Ready] = {}

@@ -30,19 +30,21 @@ def named_model(
     size: int | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
+    checkpoint: str = "last",
 ) -> tuple[nn.Module, Preprocessing]:
     """The model `name` and the input that it expects.
 
     Args:
-        name: as `create_model` takes it, untrained then, or a run folder, with its last weights.
+        name: as `create_model` takes it, untrained then, or a run folder.
         settings: of `[model]`, such as `{"model.options.depth": 20, "model.norm": "online"}`.
         task: with "segmentation" a model that has such a head; empty: what the model was made for.
         size: pixels; None: what the model was published for.
         num_classes, in_channels: None: what the model was published with, for segmentation the 21 classes of VOC.
+        checkpoint: of a run.
 
     Raises:
-        UserError: as `create_model` and `expected_preprocessing`, a setting that says nothing here, or any for a run,
-            whose model is what it is.
+        UserError: as `create_model` and `expected_preprocessing`, a setting that says nothing here, any for a run,
+            whose model is what it is, or a checkpoint of what is none.
 
     >>> model, expected = named_model("cifar_resnet", {"model.options.depth": "8"})
     >>> len(model.layer1), expected.image_size
@@ -53,14 +55,21 @@ def named_model(
     if Path(name).is_dir():
         if settings or num_classes is not None or in_channels is not None or task:
             raise UserError(f"{name} is a run, whose model is what it was trained as; leave the model's options out")
-        loaded = load_run(name, "last")
+        loaded = load_run(name, checkpoint)
         expected = loaded.preprocessing
         return loaded.model, dataclasses.replace(expected, image_size=size or expected.image_size)
+    refuse_checkpoint(name, checkpoint)
     spec, expected = named_spec(name, settings, task=task, size=size, num_classes=num_classes, in_channels=in_channels)
     model, segments = spec.build(), _recipe(name, settings).model.checkpoint_segments
     if segments:
         checkpoint_segments(model, segments)
     return model, expected
+
+
+def refuse_checkpoint(name: str, checkpoint: str) -> None:
+    """Raise a `UserError` for a checkpoint of what is no run."""
+    if checkpoint != "last":
+        raise UserError(f"checkpoint is {checkpoint!r}, and {name} is not a run folder; leave the checkpoint out")
 
 
 def named_spec(

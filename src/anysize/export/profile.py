@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _FUSED = re.compile(r"_token_\d+$")  # what the runtime adds to the name of a no
 
 
 def time_by_node(path: Path, images: Tensor, threads: int = 0) -> dict[str, float]:
-    """Microseconds of each node by its name, the mean of some runs on `images` (N, C, H, W).
+    """Microseconds of each node by its name, the median of some runs on `images` (N, C, H, W).
 
     Nodes that the runtime has fused count together, under the name of the layer among them. `threads` as of
     `RuntimeOptions`.
@@ -37,4 +38,4 @@ def time_by_node(path: Path, images: Tensor, threads: int = 0) -> dict[str, floa
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             found[_FUSED.sub("", event["name"].removesuffix("_kernel_time"))].append(float(event["dur"]))
-    return {name: sum(times[1:]) / _RUNS for name, times in found.items() if len(times) == 1 + _RUNS}
+    return {name: statistics.median(times[1:]) for name, times in found.items() if len(times) == 1 + _RUNS}
