@@ -173,12 +173,8 @@ def _bench_runtimes(
 
     names = names or [next(name for name, format in FORMATS.items() if model.endswith(f".{format}"))]
     largest = max(sizes, default=None)
-    with (
-        progress("measuring") as say,
-        in_runtimes(
-            model, names, settings, task=task, size=largest, threads=threads, checkpoint=checkpoint
-        ) as (ready, says, expected),
-    ):
+    opened = in_runtimes(model, names, settings, task=task, size=largest, threads=threads, checkpoint=checkpoint)
+    with progress("measuring") as say, opened as (ready, says, expected):
         if not sizes and expected is None:
             raise UserError(f"{model} does not tell the size of its images; give --sizes, such as 224")
         result = bench_runtimes(

@@ -185,7 +185,7 @@ def _program(contents: Contents) -> torch.nn.Module:
 def _called(module: Callable[[Tensor], Tensor], options: RuntimeOptions) -> Callable[[Tensor], Tensor]:
     def run(images: Tensor) -> Tensor:
         with torch.no_grad(), torch_threads(options.threads or torch.get_num_threads()):
-            # one channel in channels-last order is contiguous, too; inductor takes its stride of 1 for the order of the rest
+            # One channel in channels-last order counts as contiguous, and inductor takes the rest to be in that order.
             return module(images.flatten().view(images.shape))
 
     return run
