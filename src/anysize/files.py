@@ -23,6 +23,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+EXPORTED = (".onnx", ".pt2")  # endings of exported files
+
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",

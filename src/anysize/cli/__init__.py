@@ -20,6 +20,7 @@ import cyclopts
 
 import anysize.cli
 from anysize import __version__
+from anysize.files import EXPORTED
 from anysize.machine import plainly
 from anysize.models.trust import command_line
 from anysize.ranks import EndedElsewhere, speaks_of
@@ -111,9 +112,9 @@ def check_run(run: str, settings: dict[str, str]) -> None:
     if launched_together():
         return
     if not Path(run).exists() and run not in recipe_names():
-        from anysize.export.look import is_exported, look_at  # takes torch, and is for a mistake alone
+        if Path(run).suffix in EXPORTED:
+            from anysize.export.look import look_at  # with torch, which takes its time
 
-        if is_exported(run):
             look_at(run)
         hint = did_you_mean(run, recipe_names())
         hint = hint if hint.startswith("did") else "give a folder that anysize train wrote"

@@ -6,9 +6,8 @@ from anysize.export.contents import Contents
 from anysize.export.description import Description
 from anysize.export.look_onnx import look_at_onnx
 from anysize.export.look_program import look_at_program
+from anysize.files import EXPORTED
 from anysize.registry import UserError
-
-SUFFIXES = (".onnx", ".pt2")
 
 
 def is_exported(path: str | Path) -> bool:
@@ -17,7 +16,7 @@ def is_exported(path: str | Path) -> bool:
     >>> is_exported("runs/quickstart/export/model.onnx"), is_exported("runs/quickstart")
     (True, False)
     """
-    return Path(path).suffix in SUFFIXES and not Path(path).is_dir()
+    return Path(path).suffix in EXPORTED and not Path(path).is_dir()
 
 
 def look_at(path: str | Path) -> Contents:
@@ -28,8 +27,8 @@ def look_at(path: str | Path) -> Contents:
             domain, or is not a network of images; one sentence says which.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no exported file; expected one that ends in {' or '.join(SUFFIXES)}")
+    if path.suffix not in EXPORTED:
+        raise UserError(f"{path} is no exported file; expected one that ends in {' or '.join(EXPORTED)}")
     if not path.is_file():
         raise UserError(f"there is no file {path}; `anysize export` writes one")
     return look_at_onnx(path) if path.suffix == ".onnx" else look_at_program(path)
