@@ -136,7 +136,7 @@ def test_a_plan_is_printed(anysize: Anysize) -> None:
         (["train", "quickstart", "--model.name", "resnet2O"], "did you mean 'resnet20'?"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["evaluate", "nowhere.onnx"], "there is no file nowhere.onnx; `anysize export` writes one"),
-        (["bench", "resnet8", "--checkpoint", "int8"], "resnet8 is not a run folder; leave the checkpoint out"),
+        (["bench", "resnet8", "--checkpoint", "int8"], "resnet8 is no run folder and has no checkpoint 'int8'"),
         (["bench", "quickstart", "--find-batch", "--checkpoint", "int8"], "leave --checkpoint out"),
         (["compare", "nowhere"], "nowhere"),
         (["recipes", "show"], "no recipe named"),

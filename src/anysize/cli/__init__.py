@@ -111,11 +111,8 @@ def check_run(run: str, settings: dict[str, str]) -> None:
 
     if launched_together():
         return
-    if not Path(run).exists() and run not in recipe_names():
-        if Path(run).suffix in EXPORTED:
-            from anysize.export.look import look_at  # with torch, which takes its time
-
-            look_at(run)
+    file = Path(run).suffix in EXPORTED  # a verb that takes files says itself which is not there
+    if not Path(run).exists() and run not in recipe_names() and not file:
         hint = did_you_mean(run, recipe_names())
         hint = hint if hint.startswith("did") else "give a folder that anysize train wrote"
         raise UserError(f"{run} is not a run folder: it has no recipe.toml; {hint}")

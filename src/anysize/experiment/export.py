@@ -9,7 +9,7 @@ from typing import Any
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.exported import description_of
 from anysize.experiment.loaded import at_norm_size, load_run
-from anysize.experiment.named import named_spec
+from anysize.experiment.named import named_spec, refuse_checkpoint
 from anysize.export.check import Exported
 from anysize.export.description import Description
 from anysize.export.look import is_exported
@@ -73,8 +73,7 @@ def export_run(
         if not out:
             run_files.check_is_own(loaded.folder, "export")
     else:
-        if checkpoint != "last":
-            raise UserError(f"{source} is no run folder and has no checkpoint {checkpoint!r}; leave it out")
+        refuse_checkpoint(str(source), checkpoint)
         spec, expected = named_spec(str(source), overrides, size=size)
         model = spec.build()
         described = Description(spec.task or "classification", expected, spec.to_dict())

@@ -69,7 +69,7 @@ def named_model(
 def refuse_checkpoint(name: str, checkpoint: str) -> None:
     """Raise a `UserError` for a checkpoint of what is no run."""
     if checkpoint != "last":
-        raise UserError(f"checkpoint is {checkpoint!r}, and {name} is not a run folder; leave the checkpoint out")
+        raise UserError(f"{name} is no run folder and has no checkpoint {checkpoint!r}; leave it out")
 
 
 def named_spec(
