@@ -51,7 +51,7 @@ def assert_equal(ours: list[LoadedBatch], expected: list[LoadedBatch]) -> None:
 
 
 @pytest.mark.parametrize("augment", [EVERYTHING, AugmentSettings(crop="random-resized", flip=0.5), *OTHERS])
-@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("repeats", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_memory_files_and_workers_give_the_same_batches(tmp_path: Path, augment: AugmentSettings, repeats: int):
     root = write_folder(tmp_path, 10)
     memory, files = open_folder(root), open_folder(root, memory_limit=0)

@@ -107,6 +107,7 @@ def test_a_network_of_one_size_gets_a_file_for_that_size(description: Descriptio
     assert look_at(tmp_path / "one.pt2").sides == (12, 12)
 
 
+@pytest.mark.slow
 def test_the_layer_that_cannot_be_exported_is_named(description: Description, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"layer 'body\.1' \(ByValue\) decides by the values of an image"):
         export_program(Named(ByValue()), tmp_path / "a.pt2", description)

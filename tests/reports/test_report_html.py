@@ -164,6 +164,7 @@ def test_pieces_of_which_one_is_seen() -> None:
     assert group not in choice("", {"": ""})
 
 
+@pytest.mark.slow
 def test_a_run_of_300_epochs_and_1000_classes_makes_a_small_file(tmp_path: Path) -> None:
     run = write_made_up_run(tmp_path / "large", epochs=300, classes=1000, steps=20_000, pictures=16)
     path = write_report(run)

@@ -133,7 +133,8 @@ def test_a_run_with_averaged_weights_is_resumed_to_the_bit(tiny: Make, tmp_path:
     assert_resumed(tiny(**AVERAGED, **changes, data__limit=100), tmp_path)
 
 
-@pytest.mark.parametrize("task", [pytest.param("multilabel", marks=pytest.mark.slow), "segmentation"])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
 def test_so_is_one_of_each_task(tiny_scenes: Make, tmp_path: Path, task: str) -> None:
     assert_resumed(tiny_scenes(task, **AVERAGED, training__epochs=1, training__batch_size=4), tmp_path)
 

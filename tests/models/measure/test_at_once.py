@@ -48,7 +48,7 @@ def test_shapes_are_those_of_a_real_computation(training: bool, affine: bool) ->
     assert found[:-1] == seen("cpu", contextlib.nullcontext(), training, affine)[:-1]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2", "dla60x_elastic"])
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2", pytest.param("dla60x_elastic", marks=pytest.mark.slow)])
 def test_flops_are_those_that_torch_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model(name, num_classes=3)
     for parameter in list(model.parameters())[:4]:

@@ -139,6 +139,7 @@ def test_what_the_compiler_is_told_about_the_operators_is_true(backend: str, ecm
         torch.library.opcheck(_backward, backward, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.slow
 def test_checkpointing_of_compiled_training_is_refused() -> None:
     compiled = torch.compile(Network(), backend="aot_eager")
     for reentrant in (False, True):
