@@ -18,7 +18,7 @@ from anysize.data.augment.plain import TrainTransform
 from anysize.data.loader import PlanLoader
 from anysize.data.settings import AugmentSettings
 from anysize.data.source import ArraySource
-from anysize.experiment.planning import plan
+from anysize.experiment.planning import RunCost, plan
 from anysize.experiment.train import train
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe
@@ -175,6 +175,35 @@ def test_masks_become_smaller_with_their_images() -> None:
     assert smaller.targets.tolist() == [[[0, 1], [255, 2]]]
     assert smaller.larger is not None
     assert smaller.larger[1] is masks
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.distill": "larger"},
+        {"training.distill": "larger", "training.second_size": "largest"},
+        {"training.distill": "averaged", "training.average_steps": 1},
+        {"training.both_sizes": True},
+    ],
+)
+def test_a_mixture_that_moves_comes_to_its_end_with_a_teacher_too(changes: dict[str, Any]) -> None:
+    points = [{"at": 0.5, "weights": {"14": 1}}, {"at": 1, "weights": {"14": 1, "35": 1}}]
+    own = {"sizes.points": points, "training.epochs": 40}
+    alone, taught = plan("quickstart", own), plan("quickstart", {**own, **changes})
+    assert taught.epochs < alone.epochs
+    assert taught.flops == pytest.approx(alone.flops, rel=0.001)
+
+    def share(run: RunCost) -> float:
+        return sum(part.samples for part in run.cost.sizes if part.size == 35) / run.cost.samples
+
+    assert share(taught) == pytest.approx(share(alone), rel=0.1)
+
+
+def test_the_largest_size_is_that_of_the_whole_run() -> None:
+    points = [{"at": 0.5, "weights": {"14": 1}}, {"at": 1, "weights": {"14": 1, "35": 1}}]
+    run = plan("quickstart", {"sizes.points": points, "training.distill": "larger", "training.second_size": "largest"})
+    forward = {part.size: part.flops.forward for part in run.cost.sizes}
+    assert {part.size: part.beside for part in run.cost.sizes} == {14: forward[35], 35: 0}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,28 @@ def computes_more(training: TrainingSettings) -> bool:
     return bool(training.distill or training.both_sizes or training.consistency)
 
 
+def passes_beside(training: TrainingSettings, schedule: SizeSchedule, base: int) -> SecondSize:
+    """What the steps compute of their samples beside their own pass, around `base` pixels; nothing is checked."""
+    if not computes_more(training):
+        return SecondSize(0)
+    size = max(_sizes(training, schedule)) if training.second_size == "largest" else base
+    return SecondSize(size, training.both_sizes or training.consistency > 0, training.distill)
+
+
+def _sizes(training: TrainingSettings, schedule: SizeSchedule) -> set[int]:
+    """All sizes of a run whose length is not known yet where its FLOPs decide it."""
+    return schedule.sizes(max(training.epochs, schedule.settled + 1) if training.equal_flops else training.epochs)
+
+
+def pixels_beside(second: SecondSize) -> Callable[[int], float]:
+    """The pixels of an image beside its own, where a backward pass takes twice as much as a forward one.
+
+    >>> pixels_beside(SecondSize(32, teacher="larger"))(16) == 32**2 / 3
+    True
+    """
+    return lambda size: second.flops(size, lambda side: Flops(side**2, 2 * side**2)) / 3
+
+
 def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Module) -> SecondSize:
     """What the settings of a recipe come to for its sizes, around `base` pixels.
 
@@ -39,9 +61,8 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
             "training.distill, both_sizes and consistency are for square images; leave out sizes.shape and "
             "sizes.aspect_ratios"
         )
-    sizes = schedule.sizes(training.epochs)
-    size = max(sizes) if training.second_size == "largest" else base
-    second = SecondSize(size, training.both_sizes or training.consistency > 0, training.distill)
+    sizes, second = _sizes(training, schedule), passes_beside(training, schedule, base)
+    size = second.size
     if (second.trains or second.teacher == "larger") and min(sizes) >= size:
         raise UserError(
             f"the smallest size of this run is {min(sizes)} px, and training.distill = larger, both_sizes and "

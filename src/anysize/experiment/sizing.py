@@ -1,12 +1,14 @@
 """A recipe's sizes, shapes and batches: base size, aspect ratios of its images, batch plan."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from anysize.data.augment.transform import Transform
 from anysize.data.image_shapes import image_shapes
 from anysize.data.source import Source
+from anysize.experiment.second_passes import passes_beside, pixels_beside
 from anysize.experiment.targets import info_of, run_aspect
 from anysize.norms.by_size.norm import side
 from anysize.recipe import Recipe
@@ -98,8 +100,12 @@ def build_plan(
             "training.overfit_batches trains the same batches in each epoch, and the weights of sizes.mix window and "
             "points move from epoch to epoch, here in phases; set sizes.mix to fixed, uniform or custom"
         )
+    base = base_size(recipe)
+    build = functools.partial(build_schedule, recipe.sizes, base, training.epochs, equal_flops=training.equal_flops)
     try:
-        schedule = build_schedule(recipe.sizes, base_size(recipe), training.epochs, equal_flops=training.equal_flops)
+        schedule = build()
+        if second := passes_beside(training, schedule, base):
+            schedule = build(beside=pixels_beside(second))
     except UserError as error:
         raise UserError(f"[sizes]: {error}") from None
     if at_the_end:

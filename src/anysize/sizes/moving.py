@@ -10,7 +10,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
@@ -168,10 +168,17 @@ class MovingMix:
         return [0, *(after for before, after in itertools.pairwise(starts) if self.mix(before) != self.mix(after))]
 
 
-def pixels_a_sample(mix: SizeMix) -> float:
+def pixels_a_sample(mix: SizeMix, beside: Callable[[int], float] = lambda size: 0.0) -> float:
     """Pixels that a sample takes on average, over those of one image at the base size.
+
+    `beside` are the pixels that an image of a size takes beside its own, such as those of a teacher.
 
     >>> pixels_a_sample(SizeMix.custom({16: 0.5, 32: 0.5}, base=32))
     0.625
+    >>> pixels_a_sample(SizeMix.custom({16: 0.5, 32: 0.5}, base=32), beside=lambda size: 1024 if size < 32 else 0)
+    1.125
     """
-    return sum(part.share * part.copies * (part.size / mix.base) ** 2 for part in mix.batches(1))
+    return sum(
+        part.share * part.copies * ((part.size / mix.base) ** 2 + beside(part.size) / mix.base**2)
+        for part in mix.batches(1)
+    )

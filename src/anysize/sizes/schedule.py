@@ -12,7 +12,7 @@ whose weights move.
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeMix
@@ -120,6 +120,16 @@ class SizeSchedule:
         mix = last.sizes if isinstance(last.sizes, SizeMix) else last.sizes.mix(last.sizes.epochs)
         return SizeSchedule((SizePhase(0, mix, last.batch_size, last.copies),))
 
+    @property
+    def settled(self) -> int:
+        """The epoch from which on nothing changes any more.
+
+        >>> SizeSchedule.moving(SizeRamp(16, 32, epochs=5, base=32)).settled
+        4
+        """
+        last = self.phases[-1]
+        return last.epoch + (0 if isinstance(last.sizes, SizeMix) else last.sizes.changes()[-1])
+
     def sizes(self, epochs: int) -> set[int]:
         """All sizes of the first `epochs` epochs."""
         return {size for span in self.spans(epochs) for size in self.at(span.start).mix.sizes}
@@ -146,11 +156,19 @@ class SizeSchedule:
         return EpochSizes(mix, phase.batch_size, phase.copies)
 
 
-def build_schedule(settings: SizeSettings, base: int, epochs: int, *, equal_flops: bool = False) -> SizeSchedule:
+def build_schedule(
+    settings: SizeSettings,
+    base: int,
+    epochs: int,
+    *,
+    equal_flops: bool = False,
+    beside: Callable[[int], float] = lambda size: 0.0,
+) -> SizeSchedule:
     """Turn the `[sizes]` section of a recipe into a schedule around `base` pixels.
 
     `sizes.mix` holds until the first phase. Of a run that is as long as `epochs` epochs at the base size cost
-    (`equal_flops`), a mixture that moves to its end moves over as many epochs as have the pixels of these.
+    (`equal_flops`), a mixture that moves to its end moves over as many epochs as have the pixels of these; `beside` are
+    pixels that an image of a size takes beside its own, as of `pixels_a_sample`.
 
     Raises:
         UserError: settings that do not fit together, such as `mix = "custom"` without weights.
@@ -173,7 +191,7 @@ def build_schedule(settings: SizeSettings, base: int, epochs: int, *, equal_flop
         length = phase.epochs or max(1, (following.epoch if following else epochs) - phase.epoch)
         sizes = _phase_sizes(phase, settings, base, length)
         if isinstance(sizes, MovingMix) and equal_flops and not following and not phase.epochs:
-            sizes = _to_the_end(made, phase.epoch, sizes, epochs * base**2)
+            sizes = _to_the_end(made, phase.epoch, sizes, epochs * base**2, beside)
         made.append(SizePhase(phase.epoch, sizes, phase.batch_size, phase.copies))
     return SizeSchedule(tuple(made))
 
@@ -189,13 +207,15 @@ def with_moving_phase(settings: SizeSettings) -> SizeSettings:
     return dataclasses.replace(settings, mix="fixed", phases=(PhaseSettings(mix=settings.mix), *settings.phases))
 
 
-def _to_the_end(before: list[SizePhase], start: int, moving: MovingMix, target: int) -> MovingMix:
+def _to_the_end(
+    before: list[SizePhase], start: int, moving: MovingMix, target: int, beside: Callable[[int], float]
+) -> MovingMix:
     """The mixture, moving from epoch `start` on for as long as it takes to have trained `target` pixels a sample."""
 
     def spent(epochs: int) -> float:
         schedule = SizeSchedule((*before, SizePhase(start, dataclasses.replace(moving, epochs=max(1, epochs - start)))))
         mixes = [(len(span), schedule.at(span.start).mix) for span in schedule.spans(epochs)]
-        return sum(times * pixels_a_sample(mix) * mix.base**2 for times, mix in mixes)
+        return sum(times * pixels_a_sample(mix, beside) * mix.base**2 for times, mix in mixes)
 
     most = start + 1
     while spent(most) < target and most < _MOST_EPOCHS:
