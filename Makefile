@@ -5,6 +5,9 @@ RUNS ?= runs/demo
 # Settings for both trainings of the demo, such as DEMO="--training.epochs 1 --data.limit 500".
 DEMO ?=
 
+# Bytecode is kept, even where the environment says otherwise: tests start hundreds of Pythons, and each would compile the package.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-slow test-all gpu-check lint format bench docs gallery clean
 
 demo: .venv/installed
