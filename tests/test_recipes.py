@@ -25,6 +25,8 @@ from anysize.training.regime import value_at
 
 NAMES = recipe_names()
 TWINS = {
+    "any_size/cifar10": "any_size/cifar10-fixed",
+    "any_size/fashion-mini": "any_size/fashion-mini-fixed",
     "mixsize/cifar10-resnet44": "mixsize/cifar10-resnet44-fixed",
     "mixsize/cifar10-resnet44-batch": "mixsize/cifar10-resnet44-fixed",
     "mixsize/cifar10-resnet20-short": "mixsize/cifar10-resnet20-short-fixed",
@@ -33,7 +35,10 @@ TWINS = {
 }
 INT8 = [name for name in NAMES if name.startswith("torchvision/quantized-")]
 AFTER_TRAINING = [name for name in INT8 if not name.endswith("mobilenet_v2")]
-METHOD = {"sizes.mix", "sizes.weights", "sizes.budget", "optimizer.gradient_smoothing"}
+METHOD = {
+    "sizes.mix", "sizes.weights", "sizes.points", "sizes.budget", "optimizer.gradient_smoothing",
+    "model.norm_by_size", "model.norm_by_size_affine",
+}  # fmt: skip
 
 ONLINE_NORM = {
     "cifar10-resnet20": {"alpha_fwd": 1023 / 1024, "alpha_bkw": 127 / 128, "ecm": "ls"},
@@ -77,7 +82,7 @@ def test_header_is_whole_and_its_command_trains_this_recipe(name):
     override(load_recipe(name), parse_settings(bound.args[1:]))
 
 
-QUICK = ("quick", "mnist", "folder", "online_norm/cifar10-resnet20-on")
+QUICK = ("quick", "any_size/fashion", "mnist", "folder", "online_norm/cifar10-resnet20-on")
 ONE_A_FAMILY = (
     "elastic/cifar10-resnet20-elastic",
     "elastic/coco-resnext50-elastic",
