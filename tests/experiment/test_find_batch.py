@@ -12,7 +12,7 @@ from anysize.experiment.find_batch import SPARED, find_batch
 from anysize.experiment.planning import plan
 from anysize.machine import free_memory
 from anysize.models.measure.largest_batch import fits_into_memory
-from anysize.recipe import Recipe
+from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
 
 Make = Callable[..., Recipe]
@@ -28,6 +28,15 @@ def test_the_next_larger_batch_does_not_fit(tiny: Make, monkeypatch: pytest.Monk
     )
     assert found.memory == here <= (1 - SPARED) * free < larger
     assert (found.left, found.tried, found.all_images) == (free - here, False, False)
+
+
+def test_sizes_that_come_after_the_epochs_at_the_base_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 40 * 2**20
+    monkeypatch.setattr(module, "free_memory", lambda: free)
+    recipe = load_recipe("quickstart", {"training.device": "cpu"})  # 28 px from its ninth epoch on, of 14
+    found = find_batch(recipe)
+    assert found.size == 28
+    assert plan(recipe, {"training.batch_size": found.batch_size}).memory <= (1 - SPARED) * free
 
 
 def test_recipes_that_have_no_largest_batch(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:

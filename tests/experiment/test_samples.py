@@ -75,6 +75,11 @@ def test_each_size_of_a_ramp_is_told_with_its_epochs_and_few_are_shown(tiny: Mak
     assert found.by_size[0].epochs == (1, 1)
 
 
+def test_sizes_that_come_after_the_epochs_at_the_base_are_shown_too() -> None:
+    found = training_samples(load_recipe("quickstart", {"data.limit": 300}), 1)  # 6 epochs at 28 px, 14 of its own
+    assert [(each.size, each.epochs) for each in found.by_size] == [(14, (1, 14)), (21, (2, 14)), (28, (9, 14))]
+
+
 def test_a_name_is_a_recipe_a_data_set_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe_for_data("scenes", {"sizes.mix": "B+"}).sizes.mix == "B+"
     assert recipe_for_data("scenes", {"task.name": "segmentation"}).task.name == "segmentation"

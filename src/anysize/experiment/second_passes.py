@@ -32,8 +32,8 @@ def passes_beside(training: TrainingSettings, schedule: SizeSchedule, base: int)
 
 
 def _sizes(training: TrainingSettings, schedule: SizeSchedule) -> set[int]:
-    """All sizes of a run whose length is not known yet where its FLOPs decide it."""
-    return schedule.sizes(max(training.epochs, schedule.settled + 1) if training.equal_flops else training.epochs)
+    """All sizes of a run."""
+    return schedule.sizes(schedule.epochs(training.epochs, training.equal_flops))
 
 
 def pixels_beside(second: SecondSize) -> Callable[[int], float]:

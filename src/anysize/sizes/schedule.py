@@ -120,15 +120,19 @@ class SizeSchedule:
         mix = last.sizes if isinstance(last.sizes, SizeMix) else last.sizes.mix(last.sizes.epochs)
         return SizeSchedule((SizePhase(0, mix, last.batch_size, last.copies),))
 
-    @property
-    def settled(self) -> int:
-        """The epoch from which on nothing changes any more.
+    def epochs(self, epochs: int, equal_flops: bool) -> int:
+        """How many epochs hold all sizes of a run, before its length is known.
 
-        >>> SizeSchedule.moving(SizeRamp(16, 32, epochs=5, base=32)).settled
-        4
+        `epochs` are those that it asks for; with `equal_flops` it ends by its FLOPs instead, about where its last phase
+        has moved to its end.
+
+        >>> schedule = SizeSchedule.moving(MovingMix(GaussianWindow((16, 32)), epochs=9, base=32))
+        >>> schedule.epochs(6, equal_flops=True), schedule.epochs(6, equal_flops=False)
+        (9, 6)
         """
         last = self.phases[-1]
-        return last.epoch + (0 if isinstance(last.sizes, SizeMix) else last.sizes.changes()[-1])
+        moved = last.epoch + (1 if isinstance(last.sizes, SizeMix) else last.sizes.epochs)
+        return max(epochs, moved) if equal_flops else epochs
 
     def sizes(self, epochs: int) -> set[int]:
         """All sizes of the first `epochs` epochs."""
