@@ -112,6 +112,9 @@ def test_pictures_without_labels_judge_by_agreement_with_the_size_of_training(ru
         assert choice.criterion == "agreement with 28 px"
         assert choice.images == 15
         assert 0.5 < choice.before <= 1
+    with evaluator.calibrated(loaded.model, 28) as choice:  # of which only the network itself could tell
+        assert choice.before == 1
+        assert not choice
     table = evaluate(run, [24], calibration=tmp_path, overrides=CHOSEN)
     assert "agreement with 28 px" in table["choice"].iloc[1]
 

@@ -184,8 +184,7 @@ class Evaluator:
             how = f"{'top1' if self.task.best == 'top1' else 'score'} of held-out images"  # mAP has none by image
             return choose(model, measured, judge.by_labels(model, size), criterion=how)
         own = self.preprocessing.own_size
-        at_own = measured if size == own else self._measured(model, own, stop)
-        decided = judge.decisions(model, own, [statistics(model), at_own])
+        decided = judge.decisions(model, own)
         how = f"agreement with {own} px"
         return choose(model, measured, judge.by_agreement(model, size, decided), criterion=how)
 

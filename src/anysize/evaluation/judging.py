@@ -2,8 +2,8 @@
 
 With labels an image's score is that of the task: for one class an image whether it is right, else what
 `Judged.score` says. Without labels it is how much of what the network decides at the wanted size is what it decides of
-the same picture at the size it was trained for, where it sees best. There the network as it is and the calibrated one
-decide together, by the mean of their outputs, so that neither is asked about itself alone.
+the same picture at the size it was trained for, where it sees best. There it decides with the statistics of training.
+That favours the network as it is: a doubtful gain is left, and at the size of training nothing is taken.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from anysize.data.loader import LoadedBatch, PlanLoader
 from anysize.evaluation.evaluate import evaluate_batches, evaluating, on_device, share_of
 from anysize.evaluation.finite import is_finite
-from anysize.norms.strength import Statistics, having_statistics
 from anysize.registry import NotFinite
 from anysize.sizes.batch import Batch
 from anysize.tasks.base import Task
@@ -59,18 +58,14 @@ class Judge:
 
         return score
 
-    def decisions(self, model: nn.Module, size: int, among: Sequence[Statistics]) -> dict[int, Tensor]:
-        """What a network decides of each image at `size`, by its mean output with some statistics; by image."""
+    def decisions(self, model: nn.Module, size: int) -> dict[int, Tensor]:
+        """What a network decides of each image at `size`, by image."""
         decided: dict[int, Tensor] = {}
         with self.world.together(), evaluating(model):
             for batch in self._load(size):
-                placed = on_device(batch, self.device)
-                outputs = []
-                for wanted in among:
-                    with having_statistics(model, wanted):
-                        outputs.append([*self.task.predictions(model, placed)])
-                for image, each in zip(batch.indices.tolist(), zip(*outputs, strict=True), strict=True):
-                    decided[image] = self.task.decide(sum(each) / len(among)).cpu()
+                outputs = self.task.predictions(model, on_device(batch, self.device))
+                for image, output in zip(batch.indices.tolist(), outputs, strict=True):
+                    decided[image] = self.task.decide(output).cpu()
         return {image: held for own in self.world.gather(decided) for image, held in own.items()}
 
     def by_agreement(self, model: nn.Module, size: int, decided: Mapping[int, Tensor]) -> Score:

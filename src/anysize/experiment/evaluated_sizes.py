@@ -47,9 +47,7 @@ def calibration_flops(
     evaluator, here = wanted.evaluator, mean_flops(flops, wanted.extents) or 0
     taken = (evaluator.calibration_count(model, wanted.size) + choice.images * len(choice.scores)) * here
     if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
-        own = evaluator.preprocessing.own_size
-        again = evaluator.calibration_count(model, own) if own != wanted.size else 0
-        taken += (again + 2 * choice.images) * (flops(own) or 0)
+        taken += choice.images * (flops(evaluator.preprocessing.own_size) or 0)
     return taken
 
 
