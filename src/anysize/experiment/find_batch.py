@@ -120,8 +120,9 @@ def _parts(recipe: Recipe, length: int, shapes: Shapes | None, batch: int) -> se
     """What goes through the network at once in the steps of a run with this batch; no step has more than all images."""
     changed = override(recipe, {"training.batch_size": batch, "training.limit_steps": 0, "training.overfit_batches": 0})
     plan = sizing.build_plan(changed, length, World(), shapes=shapes)
-    training, chunks = recipe.training, recipe.training.chunks
-    parts = parts_of_steps(plan, plan.schedule.epochs(training.epochs, training.equal_flops), chunks)
+    chunks = recipe.training.chunks
+    epochs = plan.schedule.epochs_with_all_sizes(recipe.training.epochs, recipe.training.equal_flops)
+    parts = parts_of_steps(plan, epochs, chunks)
     return {dataclasses.replace(part, batch_size=min(part.batch_size, -(-length // chunks))) for part in parts}
 
 

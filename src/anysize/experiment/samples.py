@@ -73,7 +73,7 @@ def training_samples(recipe: Recipe, samples: int = 8) -> TrainingSamples:
     data = build.build_data(override(recipe, {"data.memory_limit": 0}), own.preprocessing if own else None)
     plan = sizing.build_plan(recipe, len(data.train), shapes=sizing.build_shapes(recipe, data.train))
     seen = _Seen(recipe, data)
-    epochs = plan.schedule.epochs(recipe.training.epochs, recipe.training.equal_flops)
+    epochs = plan.schedule.epochs_with_all_sizes(recipe.training.epochs, recipe.training.equal_flops)
     firsts = sorted(_first_batches(plan, epochs), key=lambda each: (each.part.size, each.part.aspect, each.step))
     chosen = [firsts[i] for i in spread(len(firsts), _MOST_SIZES).tolist()]
     by_size = [found for first in chosen if (found := seen.samples(first, samples))]

@@ -27,13 +27,12 @@ def passes_beside(training: TrainingSettings, schedule: SizeSchedule, base: int)
     """What the steps compute of their samples beside their own pass, around `base` pixels; nothing is checked."""
     if not computes_more(training):
         return SecondSize(0)
-    size = max(_sizes(training, schedule)) if training.second_size == "largest" else base
+    size = max(_all_sizes(training, schedule)) if training.second_size == "largest" else base
     return SecondSize(size, training.both_sizes or training.consistency > 0, training.distill)
 
 
-def _sizes(training: TrainingSettings, schedule: SizeSchedule) -> set[int]:
-    """All sizes of a run."""
-    return schedule.sizes(schedule.epochs(training.epochs, training.equal_flops))
+def _all_sizes(training: TrainingSettings, schedule: SizeSchedule) -> set[int]:
+    return schedule.sizes(schedule.epochs_with_all_sizes(training.epochs, training.equal_flops))
 
 
 def pixels_beside(second: SecondSize) -> Callable[[int], float]:
@@ -53,16 +52,16 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
     """
     training = recipe.training
     _check_said(training)
-    if not computes_more(training):
-        return SecondSize(0)
+    second = passes_beside(training, schedule, base)
+    if not second:
+        return second
     _check_together(recipe, model)
     if recipe.sizes.shape or recipe.sizes.aspect_ratios:
         raise UserError(
             "training.distill, both_sizes and consistency are for square images; leave out sizes.shape and "
             "sizes.aspect_ratios"
         )
-    sizes, second = _sizes(training, schedule), passes_beside(training, schedule, base)
-    size = second.size
+    sizes, size = _all_sizes(training, schedule), second.size
     if (second.trains or second.teacher == "larger") and min(sizes) >= size:
         raise UserError(
             f"the smallest size of this run is {min(sizes)} px, and training.distill = larger, both_sizes and "

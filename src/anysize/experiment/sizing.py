@@ -100,9 +100,9 @@ def build_plan(
             "training.overfit_batches trains the same batches in each epoch, and the weights of sizes.mix window and "
             "points move from epoch to epoch, here in phases; set sizes.mix to fixed, uniform or custom"
         )
-    base = base_size(recipe)
-    build = functools.partial(build_schedule, recipe.sizes, base, training.epochs, equal_flops=training.equal_flops)
     try:
+        base = base_size(recipe)
+        build = functools.partial(build_schedule, recipe.sizes, base, training.epochs, equal_flops=training.equal_flops)
         schedule = build()
         if second := passes_beside(training, schedule, base):
             schedule = build(beside=pixels_beside(second))

@@ -120,15 +120,15 @@ class SizeSchedule:
         mix = last.sizes if isinstance(last.sizes, SizeMix) else last.sizes.mix(last.sizes.epochs)
         return SizeSchedule((SizePhase(0, mix, last.batch_size, last.copies),))
 
-    def epochs(self, epochs: int, equal_flops: bool) -> int:
+    def epochs_with_all_sizes(self, epochs: int, equal_flops: bool) -> int:
         """How many epochs hold all sizes of a run, before its length is known.
 
         `epochs` are those that it asks for; with `equal_flops` it ends by its FLOPs instead, about where its last phase
         has moved to its end.
 
         >>> schedule = SizeSchedule.moving(MovingMix(GaussianWindow((16, 32)), epochs=9, base=32))
-        >>> schedule.epochs(6, equal_flops=True), schedule.epochs(6, equal_flops=False)
-        (9, 6)
+        >>> [schedule.epochs_with_all_sizes(6, equal_flops) for equal_flops in (True, False)]
+        [9, 6]
         """
         last = self.phases[-1]
         moved = last.epoch + (1 if isinstance(last.sizes, SizeMix) else last.sizes.epochs)
