@@ -9,6 +9,7 @@ import torch
 from interruption import stopped_after
 
 from anysize.experiment.adapt import FOLDER, adapt
+from anysize.experiment.calibrate import calibrate
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.loaded import load_run
 from anysize.experiment.train import train
@@ -51,6 +52,17 @@ def test_head_and_norms_learn_and_evaluation_tells_the_cost(
     assert "adapted" in shown
     alone = evaluate(run, [40], checkpoint="adapted-40", calibrate=False)
     assert alone["loss"][0] == pytest.approx(rows.loc[("adapted-40", 40, False), "loss"])
+
+
+def test_after_few_steps_the_statistics_are_those_of_the_size(run: Path) -> None:
+    alike = {"evaluation.calibration_strength": "full", "augment.crop": "none", "augment.flip": 0.0}
+    made = adapt(run, 36, steps=1, overrides=alike)
+    assert read_checkpoint(made).state["adapted"]["steps"] == 1
+    again = calibrate(run, 36, checkpoint="adapted-36", overrides=alike)
+    adapted, calibrated = (read_checkpoint(each).model for each in (made, again))
+    assert adapted.keys() == calibrated.keys()
+    for name, value in adapted.items():  # other batches calibrate, since the recipes' differ
+        torch.testing.assert_close(calibrated[name], value, rtol=0.02, atol=0.002)
 
 
 def test_killed_and_called_again_it_ends_with_the_same_weights(run: Path) -> None:

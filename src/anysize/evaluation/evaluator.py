@@ -139,8 +139,8 @@ class Evaluator:
 
         Yields what was taken of the calibration, which is true where that is anything. A model without running
         statistics is left as it is. Where the settings leave the choice to held-out images it takes three to five
-        passes over them; without labels also a calibration for the size of training and two passes there. A model with
-        norms by size has plain ones meanwhile, those for `size`.
+        passes over them; without labels also one at the size of training. A model with norms by size has plain ones
+        meanwhile, those for `size`.
         """
         with fixed_norm_size(model, size), self._calibrated(model, size, stop) as choice:
             yield choice

@@ -6,6 +6,7 @@ images of that size as they are tested (Touvron et al., Fixing the train-test re
 
     make a recipe of the run's: the size alone, images as at evaluation, all frozen but head and norms
     train it, in a folder of its own within the run, where it goes on after a kill
+    calibrate what it became, as far as held-out images speak for it: few steps do not bring running statistics far
     write the weights as `checkpoints/adapted-SIZE` of the run; remove that folder
 """
 
@@ -22,12 +23,14 @@ from torch import nn
 
 from anysize.data.settings import AugmentSettings
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.calibrate import calibrate
 from anysize.experiment.loaded import LoadedRun, check_takes, load_run
 from anysize.experiment.train import train
 from anysize.files import remove
 from anysize.models.spec import ModelSpec
 from anysize.models.weights.heads import head_parameters
 from anysize.norms.by_size.model import fixed_norm_size
+from anysize.norms.calibration import has_running_statistics
 from anysize.norms.convert.recognise import recognise
 from anysize.ranks import main_process
 from anysize.recipe import Recipe
@@ -59,8 +62,10 @@ def adapt(
 
     The layer of logits, and weights, biases and statistics of all norms, learn from the training images at that size,
     prepared as at evaluation and mirrored as in training, with SGD and momentum 0.9, from `lr` down to 0 along a
-    cosine. What it took, `flops` forward and backward and `images`, is kept in the checkpoint; `anysize.evaluate` tells
-    it, and measures the copy where it is asked for that size. A call that was stopped goes on when it is made again.
+    cosine. Then the norms are calibrated, as `anysize.calibrate` does it: running statistics lag behind in a short
+    training. What all of it took, `flops` forward and backward, and the `images` of the training are kept in the
+    checkpoint; `anysize.evaluate` tells it, and measures the copy where it is asked for that size. A call that was
+    stopped goes on when it is made again.
 
     Args:
         run: the run folder.
@@ -99,10 +104,12 @@ def adapt(
     assert path is not None  # it was loaded
     recipe = adapting_recipe(loaded, path.absolute(), size, epochs, steps, lr)
     folder = loaded.folder / FOLDER / f"{size}-{_digest(loaded, recipe)}"
-    trained = read_checkpoint(train(recipe, run=folder, console=console) / run_files.CHECKPOINTS / LAST)
+    trained = train(recipe, run=folder, console=console, kept=False) / run_files.CHECKPOINTS / LAST
     made = loaded.folder / run_files.CHECKPOINTS / adapted_name(size)
     if main_process():
-        _write(made, loaded, trained, spec.fix_norm_size(size), checkpoint, size, recipe)
+        if has_running_statistics(loaded.model):
+            trained = calibrate(folder, size)
+        _write(made, loaded, read_checkpoint(trained), spec.fix_norm_size(size), checkpoint, size, recipe)
         remove(folder)
         with contextlib.suppress(OSError):  # another size is being adapted to
             folder.parent.rmdir()
@@ -192,8 +199,9 @@ def _write(
     state["preprocessing"] = preprocessing.to_dict()
     state["model"] = spec.to_dict()
     progress, training = trained.state["progress"], recipe.training
+    calibrated = trained.state.get("calibrated", {"flops": 0})
     state["adapted"] = {
-        "size": size, "from": checkpoint, "of": _weights_of(loaded), "flops": progress["flops"],
+        "size": size, "from": checkpoint, "of": _weights_of(loaded), "flops": progress["flops"] + calibrated["flops"],
         "images": progress["images"], "epochs": training.epochs, "steps": progress["step"],
         "lr": recipe.optimizer.lr[0].value,
     }  # fmt: skip

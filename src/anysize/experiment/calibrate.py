@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.evaluated_sizes import calibration_flops
+from anysize.experiment.exported import flops_of
 from anysize.experiment.image_files import image_files
 from anysize.experiment.loaded import (
     calibration_loader,
@@ -45,8 +47,8 @@ def calibrate(
     """Write a copy of a run's checkpoint whose norms are calibrated for an image size; returns its folder.
 
     How much of the calibration is taken is chosen on held-out images, unless `evaluation.calibration_strength` is
-    "full"; the state of the copy tells it under `calibrated`: `strength`, `part` of the norms, and the mean score of
-    everything that was tried.
+    "full"; the state of the copy tells it under `calibrated`: `strength`, `part` of the norms, the mean score of
+    everything that was tried, and the `flops` that it took.
 
     Args:
         run: the run folder.
@@ -84,7 +86,8 @@ def calibrate(
     state["preprocessing"] = preprocessing.to_dict()
     state["model"] = ModelSpec.from_dict(state["model"]).fix_norm_size(size).to_dict()
     with evaluator.calibrated(loaded.model, size) as taken:
-        state["calibrated"] = {"size": size, "from": checkpoint, **taken.to_dict()}
+        flops = calibration_flops(evaluator, size, loaded.model, taken, flops_of(loaded))
+        state["calibrated"] = {"size": size, "from": checkpoint, "flops": flops, **taken.to_dict()}
         write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
     if on_choice:
         on_choice(taken)

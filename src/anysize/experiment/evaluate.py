@@ -216,7 +216,8 @@ def _evaluate(
                 add(each, choice)
             if each.evaluator is evaluator:
                 choices[each.size] = choice
-            rows[-1]["prepared_flops"] = calibration_flops(each, model, choice, flops)
+            spent = calibration_flops(each.evaluator, each.size, model, choice, flops, each.extents)
+            rows[-1]["prepared_flops"] = spent
         if not isinstance(model, RuntimeModel) and (copy := adapted_copy(loaded, made["checkpoint"], each.size)):
             values = each.evaluator.evaluate(copy.model, each.size).values
             spent = copy.checkpoint.state["adapted"]["flops"]

@@ -41,11 +41,19 @@ def mean_flops(flops: Callable[[Extent], int | None], extents: Mapping[Extent, i
 
 
 def calibration_flops(
-    wanted: EvaluatedSize, model: nn.Module, choice: Choice, flops: Callable[[Extent], int | None]
+    evaluator: Evaluator,
+    size: int,
+    model: nn.Module,
+    choice: Choice,
+    flops: Callable[[Extent], int | None],
+    extents: Mapping[Extent, int] | None = None,
 ) -> int:
-    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it."""
-    evaluator, here = wanted.evaluator, mean_flops(flops, wanted.extents) or 0
-    taken = (evaluator.calibration_count(model, wanted.size) + choice.images * len(choice.scores)) * here
+    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it.
+
+    `extents` tells how many images have which shape, where they are not all squares of `size`.
+    """
+    here = mean_flops(flops, extents or {size: 1}) or 0
+    taken = (evaluator.calibration_count(model, size) + choice.images * len(choice.scores)) * here
     if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
         taken += choice.images * (flops(evaluator.preprocessing.own_size) or 0)
     return taken
