@@ -45,6 +45,10 @@ def test_a_budget_or_variants_that_are_too_few_are_refused(tmp_path: Path) -> No
         read_variants(tmp_path / "none.toml")
     with pytest.raises(UserError, match=r"variant b: --sizes\.mix"):
         search("quickstart", {"a": {}, "b": {"sizes.mix": "C+"}}, budget=2, sizes=[28])
+    late = {"a": {}, "b": {"sizes.mix": "window"}}  # which sizes is asked when the plan is made
+    with pytest.raises(UserError, match=r"variant b: .*sizes\.sizes is empty"):
+        search("quickstart", late, budget=2, sizes=[28], run=tmp_path / "search")
+    assert not (tmp_path / "search").exists()
     with pytest.raises(UserError, match="a name that a folder may have"):
         search("quickstart", {"a": {}, "../b": {}}, budget=2, sizes=[28])
 

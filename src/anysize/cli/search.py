@@ -22,7 +22,7 @@ def command(
 
     Args:
         recipe: a recipe's name or the path of a TOML file
-        variants: a TOML file: a table for each variant, such as [grow] with sizes.mix = "window"
+        variants: a TOML file: a table for each variant, such as [mixed] with sizes.mix = "B+"
         budget: epochs of all trainings together
         sizes: image sizes whose mean accuracy decides: 14,21,28 or 16:48:8
         keep: one in so many variants goes on into the next round

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.evaluate import evaluate
+from anysize.experiment.planning import plan
 from anysize.experiment.together import resolve
 from anysize.experiment.train import train
 from anysize.ranks import launched_together
@@ -129,6 +130,7 @@ def search(
             raise UserError(f"a variant is called {shown(name)}; expected a name that a folder may have")
         try:
             recipes[name] = override(plain, settings)
+            plan(override(recipes[name], {"training.epochs": rounds[0][1]}))  # says what is wrong before any is trained
         except UserError as error:
             raise UserError(f"variant {name}: {error}") from None
     folder, console = Path(run), console or Console(quiet=True)
