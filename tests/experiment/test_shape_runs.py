@@ -62,21 +62,33 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "write_report", lambda folder: None)
 
 
+TAUGHT = {"training__distill": "larger", "training__both_sizes": True, "training__consistency": 0.5}
+
+
 @pytest.fixture(scope="module")
 def run(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(make(), run=tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def taught(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(make(**TAUGHT), run=tmp_path_factory.mktemp("taught"))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "checkpoints/last/model.safetensors")
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run: Path, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "changes"), [("run", {}), ("taught", TAUGHT)])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
+    name: str, changes: dict[str, Any], request: pytest.FixtureRequest, make: Make, tmp_path: Path
+) -> None:
     with stopped_after(9), pytest.raises(Interrupted):
-        train(make(), run=tmp_path / "stopped")
-    train(make(data__workers=2), run=tmp_path / "stopped")
+        train(make(**changes), run=tmp_path / "stopped")
+    train(make(data__workers=2, **changes), run=tmp_path / "stopped")
     resumed = weights(tmp_path / "stopped")
-    assert all(torch.equal(value, resumed[name]) for name, value in weights(run).items())
+    whole = weights(request.getfixturevalue(name))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_each_image_is_evaluated_once_at_its_own_shape(run: Path, folder: Path) -> None:
@@ -95,6 +107,17 @@ def test_each_image_is_evaluated_once_at_its_own_shape(run: Path, folder: Path) 
     for row in predict(run, said["file"][4:5], size=32).to_dict("records"):  # alone as among others
         of_all = said[said["file"] == row["file"]].iloc[0]
         assert all(of_all[name] == pytest.approx(value, rel=1e-4) for name, value in row.items() if "p(" in name)
+
+
+def test_the_larger_shape_teaches_and_the_plan_knows_what_it_costs(run: Path, taught: Path, make: Make) -> None:
+    planned = plan(make(**TAUGHT))
+    own = {(part.size, part.aspect): part.flops.total for part in planned.cost.sizes}
+    for part in planned.cost.sizes:
+        assert part.beside == (own[32, part.aspect] if part.size == 24 else 0)
+    metrics = pd.read_csv(taught / "metrics.csv")
+    assert metrics["flops"].iloc[-1] == planned.flops > plan(make()).flops
+    assert (metrics[["train_distill", "train_larger_loss", "train_consistency"]] > 0).all(axis=None)
+    assert any(not torch.equal(value, weights(run)[name]) for name, value in weights(taught).items())
 
 
 def test_the_plan_knows_the_shapes(make: Make) -> None:
@@ -127,7 +150,8 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_two_processes_train_the_same_shapes(make: Make, tmp_path: Path) -> None:
-    one, other = in_group(2, functools.partial(trained_weights, recipe=make(), run=tmp_path / "run"), tmp_path)
+    recipe = make(training__distill="larger")
+    one, other = in_group(2, functools.partial(trained_weights, recipe=recipe, run=tmp_path / "run"), tmp_path)
     assert torch.equal(one, other)
     metrics = pd.read_csv(tmp_path / "run/metrics.csv")
     assert list(metrics["images"]) == [18, 36]
@@ -152,12 +176,14 @@ def test_masks_in_groups_and_at_their_own_shape(tmp_path: Path) -> None:
     recipe = load_recipe("quickstart-segmentation", {
         **settings_of(tmp_path), "data.name": "folder-masks", "model.name": base.model.name, "model.options": network,
         "training.epochs": 1, "data.mean": [0.5] * 3, "evaluation.shape": "own",
+        "training.both_sizes": True, "training.distill": "larger",
     })  # fmt: skip
     run = train(recipe, run=tmp_path / "run")
+    assert pd.read_csv(run / "metrics.csv")["train_larger_loss"].iloc[-1] > 0
     table = evaluate(run, "32", calibrate=True)
     assert list(table["images"]) == [5, 5]
     padded = evaluate(run, "32", calibrate=False, overrides={"evaluation.shape": "auto"})
-    assert padded["mean_iou"][0] != table["mean_iou"][0]
+    assert padded["loss"][0] != table["loss"][0]
 
 
 def test_labels_in_groups_and_at_their_own_shape(tmp_path: Path) -> None:

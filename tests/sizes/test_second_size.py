@@ -36,7 +36,7 @@ def passes(teacher: str, size: int, *, trains: bool) -> int:
 @pytest.mark.parametrize("teacher", ["", "larger", "averaged", "averaged-larger"])
 def test_a_run_costs_the_sum_of_its_steps(teacher: str, trains: bool) -> None:
     second = SecondSize(BASE, trains, teacher)
-    cost = plan_cost(PLAN, 3, flops, beside=lambda size: second.flops(size, flops))
+    cost = plan_cost(PLAN, 3, flops, beside=lambda part: second.flops(part.size, flops))
     images = [step for epoch in range(3) for step in PLAN.step_images(epoch)]
     beside = sum(n * passes(teacher, size, trains=trains) for size, n in images)
     own = sum(n * flops(size).total for size, n in images)
@@ -45,7 +45,7 @@ def test_a_run_costs_the_sum_of_its_steps(teacher: str, trains: bool) -> None:
     assert cost.base.total_flops == 3 * 62 * 16 * flops(BASE).total  # without a teacher
     run = run_length(
         PLAN, TrainingSettings(epochs=3), BASE, lambda size: flops(size).total,
-        beside=lambda size: second.flops(size, flops),
+        beside=lambda part: second.flops(part.size, flops),
     )  # fmt: skip
     assert run.flops == own + beside
     assert run.flops_at(2, 0) < run.flops_at(2, 1) < run.flops
@@ -56,7 +56,7 @@ def test_at_equal_flops_a_run_with_a_teacher_makes_fewer_steps_of_the_same_plan(
     settings, second = TrainingSettings(epochs=20, equal_flops=True), SecondSize(BASE, teacher=teacher)
     alone = run_length(PLAN, settings, BASE, lambda size: flops(size).total)
     taught = run_length(
-        PLAN, settings, BASE, lambda size: flops(size).total, beside=lambda size: second.flops(size, flops)
+        PLAN, settings, BASE, lambda size: flops(size).total, beside=lambda part: second.flops(part.size, flops)
     )
     target = 20 * 62 * 16 * flops(BASE).total
     assert alone.flops == pytest.approx(target, rel=0.01)

@@ -25,6 +25,7 @@ from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.sizes.batch import Batch
 from anysize.sizes.second_size import SecondSize
+from anysize.sizes.shapes import SQUARE, Aspect
 from anysize.stopping import Interrupted
 from anysize.tasks.base import create_task
 from anysize.training.checkpoint.files import read_checkpoint
@@ -146,19 +147,24 @@ def test_loss_and_gradient_are_those_of_the_formula(name: str) -> None:
 def test_the_small_images_are_those_that_would_have_been_loaded() -> None:
     """Crop, flip and padding are the same picture's at both sizes, to the rounding of pixels to whole levels."""
     rng = np.random.default_rng(0)
-    pixels = torch.from_numpy(rng.integers(0, 256, (5, 28, 28, 1), dtype=np.uint8))
-    source = ArraySource(pixels, np.zeros(5, np.int64), ("a",), "noise")
     preprocessing = Preprocessing(28, (0.5,), (0.25,), resize="stretch")
-    for crop in ("pad", "none"):
+    for crop, aspect, large, small in (
+        ("pad", SQUARE, (28, 28), (14, 14)),
+        ("none", SQUARE, (28, 28), (14, 14)),
+        ("none", Aspect(4 / 3, 4), (24, 32), (12, 16)),
+    ):
+        pixels = torch.from_numpy(rng.integers(0, 256, (5, *large, 1), dtype=np.uint8))
+        source = ArraySource(pixels, np.zeros(5, np.int64), ("a",), "noise")
         transform = TrainTransform(preprocessing, AugmentSettings(crop=crop, flip=0.5, padding=4))
         loader = PlanLoader(source, transform)
-        batch = Batch(3, 14, 2, np.array([4, 0, 2]))
+        batch = Batch(3, 14, 2, np.array([4, 0, 2]), aspect=aspect)
         second = SecondSize(28, teacher="larger")
         parts: Any = types.SimpleNamespace(loader=loader, second=second, memory_format=torch.channels_last)
         (loaded,) = Parts.load(parts, [batch])
         assert loaded.size == 14
-        assert loaded.images.shape == (6, 1, 28, 28)
-        smaller, targets, larger = at_own_size(parts, loaded.images, loaded.targets, loaded.size)
+        assert loaded.images.shape == (6, 1, *large)
+        smaller, targets, larger = at_own_size(parts, loaded.images, loaded.targets, loaded.size, loaded.aspect)
+        assert smaller.shape == (6, 1, *small)
         (plain,) = loader.load([batch])
         assert larger is not None
         assert larger[1] is targets

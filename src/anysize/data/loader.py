@@ -52,6 +52,7 @@ class LoadedBatch:
     step: int
     boxes: np.ndarray | None = None
     shapes: np.ndarray | None = None
+    aspect: Aspect = SQUARE
 
 
 class PlanLoader:
@@ -111,7 +112,9 @@ class PlanLoader:
             pixels, targets = self._handover(collated[:2])
             images, copies = self.transform.finish(pixels, batch), self.transform.views(batch)
             where = (collated.boxes, collated.shapes)
-            yield LoadedBatch(images, targets, batch.size, copies, batch.indices, batch.epoch, step, *where)
+            yield LoadedBatch(
+                images, targets, batch.size, copies, batch.indices, batch.epoch, step, *where, batch.aspect
+            )
 
     def remedies(self) -> list[str]:
         """What makes loading faster, each a phrase that begins with a verb; empty: nothing that is known of."""

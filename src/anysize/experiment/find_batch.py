@@ -17,15 +17,16 @@ import torch
 
 from anysize.experiment import build, sizing
 from anysize.experiment.planning import data_of, model_on_meta, optimizer_slots, parts_of_steps
-from anysize.experiment.second_passes import computes_more
+from anysize.experiment.second_passes import computes_more, image_bytes
 from anysize.experiment.together import resolve
 from anysize.machine import free_memory, plainly
 from anysize.models.measure.largest_batch import black_pass, fits_into_memory, give_back, largest_that_fits
-from anysize.models.measure.memory import activation_bytes, estimate_memory
+from anysize.models.measure.memory import estimate_memory
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, override
 from anysize.registry import UserError
 from anysize.sizes.mix import SizeBatch
+from anysize.sizes.second_size import SecondSize
 from anysize.sizes.shapes import Shapes, pixels_of, sides_of
 from anysize.training.guards import check_precision
 from anysize.world import World, autocast, pick_device
@@ -142,12 +143,12 @@ def _by_computing(recipe: Recipe, preprocessing: Preprocessing, parts: _Parts) -
     if free is None:
         raise UserError("this system does not tell how much memory is free; look for the largest batch on Linux")
     model, channels = model_on_meta(recipe, preprocessing), preprocessing.channels
-    image_bytes = functools.cache(lambda size: activation_bytes(model, size, channels))
+    of_image = image_bytes(recipe, model, channels, SecondSize(0))
 
     @functools.cache
     def taken(batch: int) -> int:
         slots = optimizer_slots(recipe)
-        return estimate_memory(model, parts(batch), channels, optimizer_slots=slots, image_bytes=image_bytes)
+        return estimate_memory(model, parts(batch), channels, optimizer_slots=slots, image_bytes=of_image)
 
     return (lambda batch: taken(batch) <= (1 - SPARED) * free), taken, free
 

@@ -1,5 +1,6 @@
 """What the steps of a recipe compute of their samples beside their own pass, and whether its settings for it agree."""
 
+import functools
 from collections.abc import Callable
 
 from torch import nn
@@ -9,6 +10,7 @@ from anysize.norms.online.norm import online_norms
 from anysize.recipe import Recipe
 from anysize.registry import UserError
 from anysize.sizes.cost import Flops
+from anysize.sizes.mix import SizeBatch
 from anysize.sizes.schedule import SizeSchedule
 from anysize.sizes.second_size import SecondSize
 from anysize.sizes.shapes import Extent
@@ -56,11 +58,6 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
     if not second:
         return second
     _check_together(recipe, model)
-    if recipe.sizes.shape or recipe.sizes.aspect_ratios:
-        raise UserError(
-            "training.distill, both_sizes and consistency are for square images; leave out sizes.shape and "
-            "sizes.aspect_ratios"
-        )
     sizes, size = _all_sizes(training, schedule), second.size
     if (second.trains or second.teacher == "larger") and min(sizes) >= size:
         raise UserError(
@@ -144,19 +141,20 @@ def check_size_weights(settings: OptimizerSettings, schedule: SizeSchedule, epoc
             )
 
 
-def beside_of(second: SecondSize, flops: Callable[[Extent], Flops]) -> Callable[[Extent], int]:
+def beside_of(second: SecondSize, flops: Callable[[Extent], Flops]) -> Callable[[SizeBatch], int]:
     """FLOPs of what is computed of an image beside its own pass, by its size; `flops` are those of one pass."""
-    return lambda extent: second.flops(extent, flops) if isinstance(extent, int) else 0
+    return lambda part: second.flops(part.size, lambda size: flops(part.aspect.extent(size)))
 
 
-def image_bytes(recipe: Recipe, model: nn.Module, channels: int, second: SecondSize) -> Callable[[Extent], int]:
+def image_bytes(recipe: Recipe, model: nn.Module, channels: int, second: SecondSize) -> Callable[[SizeBatch], int]:
     """Bytes that an image of a step of a size leaves in memory, with what is computed of it beside its own pass."""
+    of_one = functools.cache(lambda extent: activation_bytes(model, extent, channels))
 
-    def image(size: Extent) -> int:
-        own = activation_bytes(model, size, channels)
-        if not isinstance(size, int) or not second.at_both(size):
+    def image(part: SizeBatch) -> int:
+        own: int = of_one(part.extent)
+        if not second.at_both(part.size):
             return own
-        other = activation_bytes(model, second.size, channels)
+        other: int = of_one(part.aspect.extent(second.size))
         return own + other if recipe.training.consistency else max(own, other)
 
     return image

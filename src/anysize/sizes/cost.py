@@ -169,7 +169,7 @@ def plan_cost(
     *,
     last_steps: int | None = None,
     adapt_copies: int = 0,
-    beside: Callable[[Extent], int] = lambda extent: 0,
+    beside: Callable[[SizeBatch], int] = lambda part: 0,
 ) -> PlanCost:
     """Cost of `epochs` epochs of `plan`, without listing a batch.
 
@@ -182,8 +182,8 @@ def plan_cost(
         base_epochs: its length; 0: the same.
         last_steps: steps of the last epoch, which equal_flops cuts; None: all.
         adapt_copies: gradients of copies are measured every so many steps of a size, as `Measurements` says; 0: never.
-        beside: FLOPs of what is computed of an image of a size beside its own pass, as `SecondSize.flops` tells them;
-            the run to compare with has none.
+        beside: FLOPs of what is computed of an image of a size and aspect beside its own pass, as `SecondSize.flops`
+            tells them; the run to compare with has none.
 
     Raises:
         UserError: as `BatchPlan`.
@@ -199,7 +199,7 @@ def plan_cost(
     base_parts = count_steps(plan.at_size(base), base_epochs or epochs, None, adapt_copies)
     by_size = {extent: flops(extent) for extent in {part.extent for part in (*parts, *base_parts)}}
 
-    def costs(counts: Counts, beside: Callable[[Extent], int]) -> tuple[SizeCost, ...]:
+    def costs(counts: Counts, beside: Callable[[SizeBatch], int]) -> tuple[SizeCost, ...]:
         return tuple(
             SizeCost(
                 part.size,
@@ -210,12 +210,12 @@ def plan_cost(
                 by_size[part.extent],
                 measured,
                 part.aspect,
-                beside(part.extent),
+                beside(part),
             )
             for part, (steps, samples, measured) in counts.items()
         )
 
-    return PlanCost(costs(parts, beside), costs(base_parts, lambda extent: 0)[0])
+    return PlanCost(costs(parts, beside), costs(base_parts, lambda part: 0)[0])
 
 
 Counts = dict[SizeBatch, tuple[int, int, int]]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from anysize.data.augment.square import resize
 from anysize.models.blocks.auxiliary import logits_of
-from anysize.sizes.shapes import Extent
+from anysize.sizes.shapes import SQUARE, Aspect
 from anysize.tasks.base import Outputs, main_logits
 from anysize.tasks.between import smooth_l1
 from anysize.training.gradients import ControlVariables
@@ -54,15 +54,15 @@ class Batches(NamedTuple):
         return Batches(self.images[piece], self.targets[piece], larger)
 
 
-def at_own_size(parts: Parts, images: Tensor, targets: Tensor, size: int) -> Batches:
+def at_own_size(parts: Parts, images: Tensor, targets: Tensor, size: int, aspect: Aspect = SQUARE) -> Batches:
     """A batch as it was loaded, and mixed, with what becomes of it at the size of its step."""
     if parts.second.loaded(size) == size:
         return Batches(images, targets)
-    side = (size, size)
-    smaller = resize(images, side, parts.loader.transform.preprocessing.interpolation)
+    sides = aspect.sides(size)
+    smaller = resize(images, sides, parts.loader.transform.preprocessing.interpolation)
     smaller = smaller.contiguous(memory_format=parts.memory_format)
     masks = targets.ndim > 2 and targets.shape[-2:] == images.shape[-2:]
-    fewer = F.interpolate(targets[:, None], side, mode="nearest-exact")[:, 0] if masks else targets
+    fewer = F.interpolate(targets[:, None], sides, mode="nearest-exact")[:, 0] if masks else targets
     return Batches(smaller, fewer, (images, targets))
 
 
@@ -139,7 +139,8 @@ def at_unit_of(control: ControlVariables, batch: Batches) -> Iterator[None]:
     unit = control.unit
     assert unit is not None
     assert batch.larger
-    control.follow(unit * (batch.images.shape[-1] / batch.larger[0].shape[-1]) ** 2)
+    (height, width), (larger_height, larger_width) = (images.shape[-2:] for images in (batch.images, batch.larger[0]))
+    control.follow(unit * (height / larger_height) * (width / larger_width))
     yield
     control.follow(unit)
 
@@ -179,14 +180,12 @@ def distill_weight(parts: Parts, state: TrainState) -> float:
     return float(value_at(schedule, epoch))
 
 
-def passes_of_size(parts: Parts, state: TrainState, size: Extent) -> Callable[[Tensor], Outputs]:
+def passes_of_size(parts: Parts, state: TrainState, size: int, aspect: Aspect) -> Callable[[Tensor], Outputs]:
     """A function of images as they are loaded that computes all that a step of this size computes of them, to try
     whether there is room for it."""
 
-    assert isinstance(size, int)
-
     def compute(images: Tensor) -> Outputs:
-        batch = at_own_size(parts, images, images.new_zeros(len(images)), size)
+        batch = at_own_size(parts, images, images.new_zeros(len(images)), size, aspect)
         larger = logits_of(parts.forward(images)) if batch.larger and parts.second.trains else ()
         teacher_logits(parts, state, batch, larger[0] if larger else None)
         return *logits_of(parts.forward(batch.images)), *larger

@@ -10,6 +10,7 @@ from typing import overload
 from anysize.registry import UserError, counted
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Measurements, count_steps
+from anysize.sizes.mix import SizeBatch
 from anysize.sizes.shapes import Extent
 from anysize.training.settings import TrainingSettings
 
@@ -57,7 +58,7 @@ class RunLength:
     """
 
     plan: BatchPlan
-    image_flops: Callable[[Extent], int]
+    image_flops: Callable[[SizeBatch], int]
     epochs: int
     equal_flops: bool
     steps: Repeated
@@ -86,23 +87,25 @@ class RunLength:
 
 
 @functools.lru_cache(maxsize=2)
-def _cumulative(plan: BatchPlan, image_flops: Callable[[Extent], int], epoch: int, adapt_copies: int = 0) -> list[int]:
+def _cumulative(
+    plan: BatchPlan, image_flops: Callable[[SizeBatch], int], epoch: int, adapt_copies: int = 0
+) -> list[int]:
     """FLOPs before each step of an epoch, and of the whole epoch."""
     measurements = Measurements(adapt_copies)
     for span in plan.spans(epoch if adapt_copies else 0):
         measurements.skip(plan.counts(span.start), len(span))
     spent = (
-        (1 + measurements.passes(part)) * samples * part.copies * image_flops(part.extent)
+        (1 + measurements.passes(part)) * samples * part.copies * image_flops(part)
         for part, samples in plan.step_parts(epoch)
     )
     return list(itertools.accumulate(spent, initial=0))
 
 
 @functools.lru_cache(maxsize=2)
-def _flops_before(plan: BatchPlan, image_flops: Callable[[Extent], int], epoch: int, adapt_copies: int = 0) -> int:
+def _flops_before(plan: BatchPlan, image_flops: Callable[[SizeBatch], int], epoch: int, adapt_copies: int = 0) -> int:
     """FLOPs of all epochs before this one."""
     trained = count_steps(plan, epoch, adapt_copies=adapt_copies)
-    return sum((n * part.copies + measured) * image_flops(part.extent) for part, (_, n, measured) in trained.items())
+    return sum((n * part.copies + measured) * image_flops(part) for part, (_, n, measured) in trained.items())
 
 
 def run_length(
@@ -111,7 +114,7 @@ def run_length(
     base: int,
     flops: Callable[[Extent], int],
     adapt_copies: int = 0,
-    beside: Callable[[Extent], int] | None = None,
+    beside: Callable[[SizeBatch], int] = lambda part: 0,
 ) -> RunLength:
     """Work out the length of a run before it starts: in time by phases of sizes, not by epochs.
 
@@ -121,31 +124,31 @@ def run_length(
         base: image size (pixels) of the epochs that FLOPs are counted in.
         flops: FLOPs of one image of a size, or of a height and width.
         adapt_copies: as of the optimizer: what it measures is part of the cost, at the base size, too.
-        beside: FLOPs of what is computed of an image of a size beside its own pass; the epochs that FLOPs are counted
-            in have none, so that a run with a teacher makes fewer steps for the same FLOPs.
+        beside: FLOPs of what is computed of an image of a size and aspect beside its own pass; the epochs that FLOPs
+            are counted in have none, so that a run with a teacher makes fewer steps for the same FLOPs.
 
     Raises:
         UserError: as `count_steps` and `BatchPlan`; FLOPs that are enough for more than 10^9 epochs.
     """
 
-    own = flops
-    if beside:
+    def own(part: SizeBatch) -> int:
+        return flops(part.extent)
 
-        def flops(size: Extent) -> int:
-            return own(size) + beside(size)
+    def of_all(part: SizeBatch) -> int:
+        return own(part) + beside(part)
 
     def length(epochs: int, last: int | None = None) -> RunLength:
         rows = [(plan.steps(span.start), len(span)) for span in plan.spans(epochs)]
         if last is not None:
             rows.append((last, 1))
-        return RunLength(plan, flops, settings.epochs, settings.equal_flops, Repeated(rows), adapt_copies)
+        return RunLength(plan, of_all, settings.epochs, settings.equal_flops, Repeated(rows), adapt_copies)
 
     if not settings.equal_flops:
         return length(settings.epochs)
     target = _flops_before(plan.at_size(base), own, settings.epochs, adapt_copies)
 
     def enough(epochs: int) -> bool:
-        return _flops_before(plan, flops, epochs, adapt_copies) >= target
+        return _flops_before(plan, of_all, epochs, adapt_copies) >= target
 
     most = 1
     while not enough(most):
@@ -156,8 +159,8 @@ def run_length(
                 f"{_MOST_EPOCHS:,} at the sizes of this run; lower sizes.base or training.epochs"
             )
     whole = bisect.bisect_left(range(1, most + 1), True, key=enough)  # epochs that end before the target
-    before = _flops_before(plan, flops, whole, adapt_copies)
-    within = _cumulative(plan, flops, whole, adapt_copies)
+    before = _flops_before(plan, of_all, whole, adapt_copies)
+    within = _cumulative(plan, of_all, whole, adapt_copies)
     count = min(range(len(within)), key=lambda step: abs(within[step] - (target - before)))
     if count or not whole:  # a run makes one step at least
         return length(whole, max(count, 1))

@@ -11,7 +11,7 @@ from anysize.sizes.shapes import in_pixels, sides_of
 from anysize.training.guards import cpu_has
 from anysize.training.length import RunLength
 from anysize.training.settings import TrainingSettings
-from anysize.training.shapes import distinct_shapes, pixels_in, unchanged_buffers
+from anysize.training.shapes import distinct_shapes, unchanged_buffers
 from anysize.world import autocast
 
 _IMAGES = 8  # of a measured step at most: the first step of a run should not have to wait long
@@ -34,10 +34,10 @@ def choose_precision(
         return chosen, f"training.precision auto is {chosen}: {torch.cuda.get_device_name(device)} {has} bfloat16"
     if device.type != "cpu" or not cpu_has("bfloat16"):
         return "float32", "training.precision auto is float32: this processor has no bfloat16 arithmetic"
-    images, size = max(distinct_shapes(plan, length, lambda images: training.chunks), key=pixels_in)
-    images = min(images, _IMAGES)
+    largest = max(distinct_shapes(plan, length, lambda images: training.chunks), key=lambda shape: shape.pixels)
+    images, extent = min(largest.images, _IMAGES), largest.extent
     order = torch.channels_last if training.channels_last else torch.contiguous_format
-    batch = torch.zeros(images, channels, *sides_of(size)).contiguous(memory_format=order)
+    batch = torch.zeros(images, channels, *sides_of(extent)).contiguous(memory_format=order)
     seconds = {"float32": float("inf"), "bfloat16": float("inf")}
     model.train()
     with unchanged_buffers(model):
@@ -49,7 +49,7 @@ def choose_precision(
     ratio = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if ratio >= _WORTH else "float32"
     return chosen, (
-        f"training.precision auto is {chosen}: a step with {counted(images, 'image')} of {in_pixels(size)} takes "
+        f"training.precision auto is {chosen}: a step with {counted(images, 'image')} of {in_pixels(extent)} takes "
         f"{1e3 * seconds['float32']:.3g} ms in float32 and {1e3 * seconds['bfloat16']:.3g} ms in bfloat16, which is "
         f"taken from {_WORTH:g} times as fast on"
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from anysize.registry import UserError
 from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.second_size import SecondSize
-from anysize.sizes.shapes import Extent, in_pixels, pixels_of, sides_of
+from anysize.sizes.shapes import SQUARE, Aspect, Extent, in_pixels, pixels_of, sides_of
 from anysize.tasks.base import Outputs
 from anysize.training.gradients import chunk_slices
 from anysize.training.guards import out_of_memory_says
@@ -23,19 +23,44 @@ from anysize.training.settings import TrainingSettings
 _ALONE = SecondSize(0)  # each step computes its own pass alone
 
 
+class StepShape(NamedTuple):
+    """So many images that go through the network at once, at a size.
+
+    >>> StepShape(2, 10).pixels, StepShape(3, 8, Aspect(0.5)).extent, StepShape(3, 8).at(16).extent
+    (200, (11, 6), 16)
+    """
+
+    images: int
+    size: int
+    aspect: Aspect = SQUARE
+
+    @property
+    def extent(self) -> Extent:
+        """The pixels of an image: the side of a square, or height and width."""
+        return self.aspect.extent(self.size)
+
+    @property
+    def pixels(self) -> int:
+        """Of all images."""
+        return self.images * pixels_of(self.extent)
+
+    def at(self, size: int) -> "StepShape":
+        """The same images at another size."""
+        return self._replace(size=size)
+
+
 def distinct_shapes(
     plan: BatchPlan, length: RunLength, chunks: Callable[[int], int]
-) -> dict[tuple[int, Extent], tuple[int, int]]:
-    """Input shapes of a run: (images in a chunk, size) with the (samples, copies) of their batch.
+) -> dict[StepShape, tuple[int, int]]:
+    """Input shapes of a run, by chunk, with the (samples, copies) of their batch.
 
-    The size of images that are not square is their height and width. `chunks` tells the number of chunks of a batch of
-    so many images.
+    `chunks` tells the number of chunks of a batch of so many images.
     """
     first: dict[tuple[SizeBatch, ...], int] = {}
     for span in plan.spans(len(length.steps)):
         first.setdefault(plan.sizes(span.start), span.start)
     return {
-        (piece.stop - piece.start, batch.aspect.extent(batch.size)): (len(batch.indices), batch.copies)
+        StepShape(piece.stop - piece.start, batch.size, batch.aspect): (len(batch.indices), batch.copies)
         for epoch in first.values()
         for batch in plan.batches(epoch)
         for piece in chunk_slices(batch.images, chunks(batch.images))
@@ -67,13 +92,13 @@ def try_largest_step(
     memory_format: torch.memory_format,
     chunks: Callable[[int], int],
     second: SecondSize = _ALONE,
-    all_passes: Callable[[Extent], Callable[..., Outputs]] | None = None,
+    all_passes: Callable[[int, Aspect], Callable[..., Outputs]] | None = None,
 ) -> None:
     """One forward and backward at the largest shape, so that running out of memory happens before the first epoch.
 
     `chunks` tells the number of chunks of a batch of so many images. Where a step computes more of its samples than its
-    own pass, `second` says so, and `all_passes` gives all it computes of images, by its size: then the shape that is
-    largest as it is loaded is tried, too. Leaves gradients, to be thrown away.
+    own pass, `second` says so, and `all_passes` gives all it computes of images, by its size and aspect: then the shape
+    that is largest as it is loaded is tried, too. Leaves gradients, to be thrown away.
 
     Raises:
         OutOfMemory: names the shape.
@@ -81,53 +106,42 @@ def try_largest_step(
     """
     shapes = distinct_shapes(plan, length, chunks)
     check_smallest_steps(model, shapes, training, channels)
-    largest = [max(shapes, key=pixels_in)]
+    largest = [max(shapes, key=lambda shape: shape.pixels)]
     if second:
-        largest.append(max(shapes, key=lambda shape: pixels_in((shape[0], as_loaded(second, shape[1])))))
+        largest.append(max(shapes, key=lambda shape: shape.at(second.loaded(shape.size)).pixels))
     model.train()
-    for images, size in dict.fromkeys(largest):
-        samples, copies = shapes[images, size]
-        sides, compute = sides_of(as_loaded(second, size)), all_passes(size) if all_passes else forward
-        with unchanged_buffers(model), out_of_memory_says(in_pixels(size), samples, copies, chunks(samples * copies)):
-            black_pass(compute, (images, channels, *sides), device, autocast, memory_format)
-
-
-def as_loaded(second: SecondSize, size: Extent) -> Extent:
-    """The size at which the images of a step of this size are loaded; those that are not square have no second one."""
-    return second.loaded(size) if isinstance(size, int) else size
-
-
-def pixels_in(shape: tuple[int, Extent]) -> int:
-    """Pixels of so many images of a size.
-
-    >>> pixels_in((2, 10)), pixels_in((3, (4, 5)))
-    (200, 60)
-    """
-    return shape[0] * pixels_of(shape[1])
+    for shape in dict.fromkeys(largest):
+        samples, copies = shapes[shape]
+        loaded = sides_of(shape.at(second.loaded(shape.size)).extent)
+        compute = all_passes(shape.size, shape.aspect) if all_passes else forward
+        says = out_of_memory_says(in_pixels(shape.extent), samples, copies, chunks(samples * copies))
+        with unchanged_buffers(model), says:
+            black_pass(compute, (shape.images, channels, *loaded), device, autocast, memory_format)
 
 
 def check_smallest_steps(
-    model: nn.Module, shapes: dict[tuple[int, Extent], tuple[int, int]], training: TrainingSettings, channels: int
+    model: nn.Module, shapes: dict[StepShape, tuple[int, int]], training: TrainingSettings, channels: int
 ) -> None:
     """Raise a `UserError` if a forward pass of the run has one image where the model's norms need two.
 
     `shapes` are those of `distinct_shapes`.
     """
-    for size in sorted({size for images, size in shapes if images == 1}, key=pixels_of):
-        if not needs_two_images(model, size, channels):
+    for shape in sorted((shape for shape in shapes if shape.images == 1), key=lambda shape: shape.pixels):
+        extent = shape.extent
+        if not needs_two_images(model, extent, channels):
             continue
-        samples, copies = shapes[1, size]
+        samples, copies = shapes[shape]
         if samples * copies > 1:
             what = f"training.chunks {training.chunks} cuts a batch of {samples * copies} images into parts of one"
             remedy = f"lower it to {samples * copies // 2}"
-        elif any(other == size and images > 1 for images, other in shapes):
+        elif any(other.extent == extent and other.images > 1 for other in shapes):
             what = "a batch of an epoch is left with one image"
             remedy = "set training.drop_last, or another training.batch_size"
         else:
             what, remedy = "a batch is one image", "give a training.batch_size of 2 or more"
         raise UserError(
-            f"{type(model).__name__} cannot train on one image of {in_pixels(size, 'pixels')} a step, since batch norm "
-            f"sees one value a channel in it, and {what}: {remedy}, or set model.norm to frozen_batch or group"
+            f"{type(model).__name__} cannot train on one image of {in_pixels(extent, 'pixels')} a step, since batch "
+            f"norm sees one value a channel in it, and {what}: {remedy}, or set model.norm to frozen_batch or group"
         )
 
 
@@ -148,8 +162,9 @@ def compiled(
     """
     if not training.compile:
         return model
-    shapes = set(distinct_shapes(plan, length, lambda images: training.chunks))
-    shapes |= {(images, second.size) for images, size in shapes if isinstance(size, int) and second.at_both(size)}
+    steps = distinct_shapes(plan, length, lambda images: training.chunks)
+    computed = {*steps, *(shape.at(second.size) for shape in steps if second.at_both(shape.size))}
+    shapes = {(shape.images, shape.extent) for shape in computed}
     if len(shapes) > training.compile_shapes:
         raise UserError(
             f"this run has {len(shapes)} distinct input shapes and training.compile would compile the model for each; "

@@ -86,7 +86,7 @@ def gradients(
     images = batch.images.to(parts.device, non_blocking=True, memory_format=parts.memory_format)
     targets = batch.targets.to(parts.device, non_blocking=True)
     images, targets = parts.task.mix(images, targets, state.progress.epoch)
-    both = at_own_size(parts, images, targets, batch.size)
+    both = at_own_size(parts, images, targets, batch.size, batch.aspect)
     images, targets, larger = both
     epoch, step = state.progress.epoch, state.progress.step_in_epoch
     fewest = parts.fewest_images(epoch, step, batch)

@@ -41,7 +41,7 @@ def estimate_memory(
     channels: int = 3,
     *,
     optimizer_slots: int = 1,
-    image_bytes: Callable[[Extent], int] | None = None,
+    image_bytes: Callable[[SizeBatch], int] | None = None,
 ) -> int:
     """Bytes that training takes at least: weights, gradients, optimizer, and the activations of the largest step.
 
@@ -50,7 +50,7 @@ def estimate_memory(
         batches: the sizes with their batch sizes (of one process) and copies, such as `plan.sizes(epoch)`.
         channels: of the images.
         optimizer_slots: values that the optimizer keeps a weight: 1 for SGD with momentum, 2 for Adam.
-        image_bytes: the `activation_bytes` of an image of a size, where they are asked for several times; None: found.
+        image_bytes: bytes that an image of such a batch leaves in memory; None: its `activation_bytes`.
 
     The library's workspaces and the gradients of the activations in flight come on top.
 
@@ -60,6 +60,6 @@ def estimate_memory(
     """
     weights = sum(parameter.nbytes for parameter in model.parameters())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    image = image_bytes or (lambda size: activation_bytes(model, size, channels))
-    step = max(batch.batch_size * batch.copies * image(batch.extent) for batch in batches)
+    image = image_bytes or (lambda batch: activation_bytes(model, batch.extent, channels))
+    step = max(batch.batch_size * batch.copies * image(batch) for batch in batches)
     return weights + trained * (1 + optimizer_slots) + step
