@@ -2,11 +2,11 @@
 
     python benchmarks/averaged_weights.py [--repeats 9]
 
-Claim: they take at most 1 % of the time of training. ResNet-20 at 32 px, batch 64, whose step is short for its weights
+Claim: they take at most 1% of the time of training. ResNet-20 at 32 px, batch 64, whose step is short for its weights
 (270,000); the larger the images and the batch, the less it is. Both sides are the trainer's loop, in turn.
 
 What profiling said: an update takes 0.66 ms (foreach operations on parameters and running statistics, copies of the
-counts of batches), a step 110 ms, so that one update in 32 steps is 0.02 % of the time, far below the spread of runs.
+counts of batches), a step 110 ms, so that one update in 32 steps is 0.02% of the time, far below the spread of runs.
 """
 
 import argparse

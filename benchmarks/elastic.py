@@ -3,16 +3,16 @@
     python benchmarks/elastic.py [--quick] [--threads 1]
 
 Claims: `resnext50_elastic` on 8 images of 224 px, folded and channels last, is at least 1.25 times as fast as the plain
-composition of its layers; multiply-adds of all twelve networks are within 0.5 % of those measured on the published
+composition of its layers; multiply-adds of all twelve networks are within 0.5% of those measured on the published
 code; a training step of `resnext50_elastic` over one of its plain twin, over the ratio of their FLOPs, is at most 1.15
 (8 images, channels last on both sides, with the allocator as `anysize train` sets it).
 
 What profiling said (torch.profiler, one thread of a 2.3 GHz Xeon with AVX-512, other work on the machine; idle the
 times are in docs/performance.md). Inference,
-1.47 s contiguous and unfolded: 1x1 convolutions 30 %, copies inside the interpolation, which takes contiguous images to
-channels last and back, 30 %, grouped convolutions 10 %, sums 9 %, pooling to half resolution 8 %, norms 7 %. Folded and
-channels last, 0.72 s: 1x1 convolutions 61 % (a bias is first copied into the output), grouped convolutions 14 %, sums
-14 %, interpolation 4 %, activations 4 %, pooling 2 %. The memory order brings more than the folding, and the folding
+1.47 s contiguous and unfolded: 1x1 convolutions 30%, copies inside the interpolation, which takes contiguous images to
+channels last and back, 30%, grouped convolutions 10%, sums 9%, pooling to half resolution 8%, norms 7%. Folded and
+channels last, 0.72 s: 1x1 convolutions 61% (a bias is first copied into the output), grouped convolutions 14%, sums
+14%, interpolation 4%, activations 4%, pooling 2%. The memory order brings more than the folding, and the folding
 little without it. Training at 160 px: convolutions take about as long as in the plain twin, as their FLOPs say. What
 comes on top has no FLOPs in that count: 22 blocks have more norms, sums and activations than 16. Of some 190 ms more in
 a step of 1,200, norms are 60, interpolation and its backward pass 36, sums 30, gradients set to zero 20, activations

@@ -17,7 +17,7 @@ takes weights of 7 bits, the same range.
 What profiling said (ONNX Runtime, one thread, AVX-512 VNNI): of MobileNetV2's 3.6 ms convolutions take 3.4, of
 ResNet-50's 22.4 ms 21.2, sums 0.9; both makers' files become the same operators. Two things were found by it: with its
 bias in float the last layer was computed in float (0.27 ms to dequantize its weights), so it keeps whole numbers;
-and weights without biases let quantize_static leave the biases out, which made its files 8 % faster.
+and weights without biases let quantize_static leave the biases out, which made its files 8% faster.
 """
 
 import argparse

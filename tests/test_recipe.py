@@ -103,13 +103,13 @@ def test_every_setting_is_documented() -> None:
 def test_a_header_is_read_as_the_parts_it_names(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "# A title.\n#   anysize train mine\n# Published: 76.4 % at 160 px\n#   (the paper).\n# Measured: -\n"
+        "# A title.\n#   anysize train mine\n# Published: 76.4% at 160 px\n#   (the paper).\n# Measured: -\n"
         "# Cost: 2 PFLOPs.\n# Written for: 8 devices.\n\n[data]\nname = 'mnist'\n",
     )
     header = read_header(path)
     assert header.title == "A title."
     assert header.command == "anysize train mine"
-    assert header.published == "76.4 % at 160 px (the paper)."
+    assert header.published == "76.4% at 160 px (the paper)."
     assert (header.cost, header.written_for) == ("2 PFLOPs.", "8 devices.")
     assert "quickstart" in recipe_names()
 

@@ -315,10 +315,10 @@ def test_torchvision_s_int8_figures_are_those_of_its_weights(name):
     weights = getattr(quantization, kind)[address.weights]
     assert weights.url == address.url
     assert recipe.model.weights == weights.meta["unquantized"].name
-    told = re.match(r"([\d.]+) % top-1 and ([\d.]+) % top-5 \(torchvision's int8 weights (\w+)", published).groups()
+    told = re.match(r"([\d.]+)% top-1 and ([\d.]+)% top-5 \(torchvision's int8 weights (\w+)", published).groups()
     figures = weights.meta["_metrics"]["ImageNet-1K"]
     assert (float(told[0]), float(told[1]), told[2]) == (figures["acc@1"], figures["acc@5"], weights.name)
-    assert address.known == f"int8, {weights.name}: top-1 {figures['acc@1']} %, top-5 {figures['acc@5']} %"
+    assert address.known == f"int8, {weights.name}: top-1 {figures['acc@1']}%, top-5 {figures['acc@5']}%"
     expected = published_preprocessing(recipe.model.name, file=address.file)
     size, side = weights.transforms().crop_size[0], weights.transforms().resize_size[0]
     assert (expected.image_size, expected.resize_side(size), sizing.base_size(recipe)) == (size, side, size)
@@ -329,7 +329,7 @@ def test_torchvision_s_figures_are_those_of_its_weights(name):
     """What the header quotes, and the input that the figure was measured with, are the installed torchvision's."""
     recipe, published = load_recipe(name), read_header(name).published
     top1, top5, which = re.match(
-        r"([\d.]+) % top-1 and ([\d.]+) % top-5 \(torchvision's weights (\w+)", published
+        r"([\d.]+)% top-1 and ([\d.]+)% top-5 \(torchvision's weights (\w+)", published
     ).groups()
     weights = torchvision.models.get_model_weights(recipe.model.name)[which]
     assert {"acc@1": float(top1), "acc@5": float(top5)} == weights.meta["_metrics"]["ImageNet-1K"]

@@ -15,7 +15,7 @@ def test_show_writes_a_page_of_any_recipe_with_its_settings(anysize: Anysize, tm
     assert done.returncode == 0, done.stderr
     assert "2 training images of each size (14, 21, 28, 42 px)" in done.stdout
     page = (tmp_path / "quickstart-samples.html").read_text(encoding="utf-8")
-    assert "14 px: 20 % of the images" in page
+    assert "14 px: 20% of the images" in page
     assert "4 copies of each" in page
     assert "2,000 validation images" not in page
 

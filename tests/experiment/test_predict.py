@@ -273,7 +273,7 @@ def test_a_page_has_pictures_with_the_classes_and_names_of_others_stay_text(grey
     assert "&lt;b&gt;&amp;0.png" in text
     first = table.iloc[0]
     assert f'alt="the image, predicted: {first["class"].replace("&", "&amp;")}"' in text
-    assert f"{100 * first['probability']:.1f} %" in text
+    assert f"{100 * first['probability']:.1f}%" in text
     assert "3 images. Figures: probability." in text
 
 

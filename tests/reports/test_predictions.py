@@ -110,15 +110,15 @@ def test_the_report_shows_them_with_all_that_is_said(make_run: Callable[..., Pat
     assert "The worst of 250 validation images at 96 px, calibrated, the worst first." in section
     shown = re.findall(r'<img alt="([^"]*)" src="data:image/(\w+);base64,([^"]*)">', section)
     assert [(title, kind) for title, kind, _ in shown] == [
-        ("image of first.jpg: right cat 88 %; wrong dog &amp; cow 50 %; missed &lt;b&gt;emu&lt;/b&gt;", "jpeg"),
+        ("image of first.jpg: right cat 88%; wrong dog &amp; cow 50%; missed &lt;b&gt;emu&lt;/b&gt;", "jpeg"),
         ("truth of first.jpg", "png"),
         ("what was predicted of first.jpg", "png"),
-        ("image of scenes image 7: wrong fox 12 %", "jpeg"),
+        ("image of scenes image 7: wrong fox 12%", "jpeg"),
     ]
     truth = np.asarray(Image.open(io.BytesIO(b64decode(shown[1][2]))))
     assert np.array_equal(truth, classes_of_pixels(40, 60))
-    assert '<li class="right">✓ cat 88 %</li>' in section
-    assert '<li class="wrong">✗ dog &amp; cow 50 %</li>' in section
+    assert '<li class="right">✓ cat 88%</li>' in section
+    assert '<li class="wrong">✗ dog &amp; cow 50%</li>' in section
     assert '<li class="missed">○ &lt;b&gt;emu&lt;/b&gt;</li>' in section
     assert section.index("first.jpg") < section.index("scenes image 7")
     assert "folder/of" not in section  # the name is enough
@@ -162,15 +162,15 @@ def test_of_one_class_an_image_the_card_says_truth_prediction_and_what_came_next
     write_predictions(run, Predictions(96, False, 2, [("a", picture(8, 8), wrong), ("b", picture(8, 8), right)]))
     first, second = predictions_section(read_predictions(run)).split('<section class="card ')[1:]
     assert re.findall(r"<dt>(.*?)</dt><dd><ul>(.*?)</ul>", first) == [
-        ("truth", '<li class="">emu 10 %</li>'),
-        ("predicted", '<li class="wrong">✗ cat 50 %</li>'),
-        ("then", '<li class="">dog 30 %</li>'),
+        ("truth", '<li class="">emu 10%</li>'),
+        ("predicted", '<li class="wrong">✗ cat 50%</li>'),
+        ("then", '<li class="">dog 30%</li>'),
     ]
     assert first.startswith("prediction wrong")
-    assert 'alt="image of a: truth emu 10 %; predicted cat 50 %; then dog 30 %"' in first
+    assert 'alt="image of a: truth emu 10%; predicted cat 50%; then dog 30%"' in first
     assert second.startswith("prediction right")
-    assert '<dt>predicted</dt><dd><ul><li class="right">✓ cat 38 %</li>' in second
-    assert '<li class="">dog 25 %</li>' in second  # no prediction: neither wrong nor right
+    assert '<dt>predicted</dt><dd><ul><li class="right">✓ cat 38%</li>' in second
+    assert '<li class="">dog 25%</li>' in second  # no prediction: neither wrong nor right
 
 
 def test_a_class_of_a_mask_that_is_hardly_met_is_not_called_right(make_run: Callable[..., Path]) -> None:
@@ -178,6 +178,6 @@ def test_a_class_of_a_mask_that_is_hardly_met_is_not_called_right(make_run: Call
     shown = Shown(0.0, [("cat", 0.75, "right"), ("dog", 0.03, "right")], number="IoU in this image")
     write_predictions(run, Predictions(96, False, 1, [("a", picture(8, 8), shown)]))
     section = predictions_section(read_predictions(run))
-    assert '<li class="right">✓ cat 75 %</li>' in section
-    assert '<li class="partly">◐ dog 3 %</li>' in section
-    assert "✓ right, ◐ in part (IoU below 50 %)." in section
+    assert '<li class="right">✓ cat 75%</li>' in section
+    assert '<li class="partly">◐ dog 3%</li>' in section
+    assert "✓ right, ◐ in part (IoU below 50%)." in section

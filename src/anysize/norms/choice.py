@@ -62,13 +62,13 @@ class Choice:
         """What was taken, in words.
 
         >>> print(Choice(0.5, 0.25, {}, 0.4, 0.5, 100, {}, "top1 of held-out images"))
-        50 % of the way, the first 25 % of the norms (top1 of held-out images: 0.4 without, 0.5 with; 100 images)
+        50% of the way, the first 25% of the norms (top1 of held-out images: 0.4 without, 0.5 with; 100 images)
         """
         if not self:
             taken = "nothing is taken of it"
         else:
-            way = "all of the way" if self.strength == 1 else f"{100 * self.strength:g} % of the way"
-            taken = f"{way}, {'all norms' if self.part == 1 else f'the first {100 * self.part:g} % of the norms'}"
+            way = "all of the way" if self.strength == 1 else f"{100 * self.strength:g}% of the way"
+            taken = f"{way}, {'all norms' if self.part == 1 else f'the first {100 * self.part:g}% of the norms'}"
         if not self.images:
             return f"{taken} ({self.criterion})" if self.criterion else taken
         best = max((score for tried, score in self.scores.items() if tried != NONE), default=self.after)

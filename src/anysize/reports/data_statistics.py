@@ -110,7 +110,7 @@ def statistics_rows(found: DatasetStatistics) -> list[dict[str, Any]]:
         for what, values in (("width", split.widths), ("height", split.heights), ("width / height", split.ratios)):
             if len(values):
                 quantiles = np.quantile(values, [0, 0.05, 0.5, 0.95, 1]).tolist()
-                add(split.split, what, dict(zip(("0 %", "5 %", "50 %", "95 %", "100 %"), quantiles, strict=True)))
+                add(split.split, what, dict(zip(("0%", "5%", "50%", "95%", "100%"), quantiles, strict=True)))
     for what, each in (("mean", found.channels.mean), ("std", found.channels.std)):
         add("train", f"{what} at {found.channels.size} px", {str(i): value for i, value in enumerate(each)})
     return rows
@@ -187,7 +187,7 @@ def _histogram(values: Mapping[str, np.ndarray], label: str, *, whole: bool = Fa
         bars = figure.quad(left=edges[:-1], right=edges[1:], bottom=0, top=share, color=color, alpha=0.5)
         drawn[split] = [bars]
     figure.y_range.start = 0
-    figure.add_tools(HoverTool(tooltips=[("from", "@left{0,0.[00]}"), ("to", "@right{0,0.[00]}"), ("", "@top{0.0} %")]))
+    figure.add_tools(HoverTool(tooltips=[("from", "@left{0,0.[00]}"), ("to", "@right{0,0.[00]}"), ("", "@top{0.0}%")]))
     add_legend(figure, drawn)
     return figure
 

@@ -48,7 +48,7 @@ class GradCamPage:
             (f"what speaks for {target} at {size} px", self._pictures.add(heated(colors, heat))),
         ]
         nothing = "" if heat.any() else "; nothing speaks for it"
-        said = f"{size} px: {100 * probability:.1f} %{nothing}"
+        said = f"{size} px: {100 * probability:.1f}%{nothing}"
         figure = Captioned(drawn, said, "" if predicted == target else f"predicted: {predicted or 'no label'}")
         self._files.setdefault(file, (target, []))[1].append(figure)
 

@@ -126,7 +126,7 @@ def _scale_policy(run: Run) -> Markup | str:
     note = (
         f"Part of the variation in the sum of both branches, over {counted(int(images), 'image')} at {size} px; the "
         "bar is one "
-        "standard deviation over images to either side. 50 %: both contribute alike."
+        "standard deviation over images to either side. 50%: both contribute alike."
     )
     drawn = [plot("by block", policy_figure(frame), note)]
     classes = class_figure(frame)

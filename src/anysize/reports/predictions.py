@@ -34,7 +34,7 @@ _FILE = "predictions.json"
 _SIGNS = {"right": "✓", "partly": "◐", "wrong": "✗", "missed": "○"}
 _WORDS = {
     "right": "right",
-    "partly": "in part (IoU below 50 %)",
+    "partly": "in part (IoU below 50%)",
     "wrong": "wrong (predicted, not true)",
     "missed": "missed (true, not predicted)",
 }
@@ -233,7 +233,7 @@ def _several(lines: list[tuple[str, list[Any]]]) -> _Said:
 
 def _text(line: list[Any]) -> str:
     label, value, _ = line
-    return str(label) if value is None else f"{label} {100 * value:.0f} %"
+    return str(label) if value is None else f"{label} {100 * value:.0f}%"
 
 
 def _save(folder: Path, name: str, pixels: np.ndarray) -> str:

@@ -35,12 +35,12 @@ class View:
         """What it shows, in words; empty: nothing, or what a legend says.
 
         >>> View(np.zeros((1, 1, 3)), {"cat": 0.7, "dog": 0.3}).labels()
-        'cat 70 %, dog 30 %'
+        'cat 70%, dog 30%'
         """
         if self.mask is not None:
             return ""
         order = sorted(self.amounts.items(), key=lambda item: -item[1])
-        names = [name if share == 1 else f"{name} {100 * share:.0f} %" for name, share in order[:_LABELS]]
+        names = [name if share == 1 else f"{name} {100 * share:.0f}%" for name, share in order[:_LABELS]]
         return ", ".join(names + ["..."] * (len(order) > _LABELS)) or "no label"
 
 
@@ -118,7 +118,7 @@ def _of_size(each: SizeSamples, pictures: Pictures, classes: Sequence[str]) -> M
     first, last = each.epochs
     when = f"epoch {first}" if first == last else f"epochs {first:,} to {last:,}"
     copies = f", {counted(each.copies, 'copy')} of each" if each.copies > 1 else ""
-    share, batch = f"{100 * each.share:.0f} % of the images", f"{each.batch_size:,} in a batch"
+    share, batch = f"{100 * each.share:.0f}% of the images", f"{each.batch_size:,} in a batch"
     title = f"{in_pixels(each.size)}: {share}, {batch}{copies}, {when}"
     note = f"Values from {each.low:.2f} to {each.high:.2f}, mean {each.mean:.2f}, deviation {each.std:.2f}."
     if left := len(groups) - len(whole):

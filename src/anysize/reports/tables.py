@@ -85,13 +85,13 @@ def taken_of_calibration(strength: float, part: float) -> str:
     """How much of a calibration was taken, for a table.
 
     >>> [taken_of_calibration(*taken) for taken in ((0, 1), (1, 1), (0.25, 1), (0.5, 0.25))]
-    ['none', 'full', '25 %', '50 % of the first 25 % of norms']
+    ['none', 'full', '25%', '50% of the first 25% of norms']
     """
     if not strength:
         return "none"
     if strength == part == 1:
         return "full"
-    return f"{100 * strength:g} %" + (f" of the first {100 * part:g} % of norms" if part < 1 else "")
+    return f"{100 * strength:g}%" + (f" of the first {100 * part:g}% of norms" if part < 1 else "")
 
 
 def setting_table(found: BySetting) -> TextTable:

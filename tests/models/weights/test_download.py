@@ -119,7 +119,7 @@ def test_the_lists_of_the_sources_are_whole_and_name_models_of_ours() -> None:
     assert {address.model for address in ADDRESSES} <= set(list_models())
     assert len({address.url for address in ADDRESSES}) == len(ADDRESSES)
     known = {address.url.rpartition("/")[2]: address.known for address in published_addresses("resnet50")}
-    assert "IMAGENET1K_V2: top-1 80.858 %, top-5 95.434 %" in known["resnet50-11ad3fa6.pth"]
+    assert "IMAGENET1K_V2: top-1 80.858%, top-5 95.434%" in known["resnet50-11ad3fa6.pth"]
 
 
 def test_an_address_is_imported_with_its_size_and_digest_shown(

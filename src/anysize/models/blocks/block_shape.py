@@ -46,10 +46,10 @@ class BlockShape:
     def widths(self) -> tuple[int, int]:
         """Middle channels at full and at half resolution that together take the FLOPs of the block.
 
-        As even a split as 1 % of the FLOPs allows, in multiples of 8 channels where there are such, else of 4, 2 or 1.
+        As even a split as 1% of the FLOPs allows, in multiples of 8 channels where there are such, else of 4, 2 or 1.
 
         Raises:
-            UserError: no two widths come within 3 %.
+            UserError: no two widths come within 3%.
         """
         wanted = self.macs(self.middle)
         near = []

@@ -59,7 +59,7 @@ def elasticize(model: nn.Module, stages: str | Sequence[str] = "auto") -> Elasti
     The split convolutions and their norms start anew, with the deviation of the weights that they replace: this is done
     before training, and before an optimizer takes the parameters; what was trained of them is lost. The last norm, the
     shortcut and the kind of activation stay. A block that the model holds under several names stays one block. The
-    FLOPs of each block stay within 3 % at even sides; parameters grow, since a channel at half resolution costs a
+    FLOPs of each block stay within 3% at even sides; parameters grow, since a channel at half resolution costs a
     quarter of one at full resolution.
 
     Raises:

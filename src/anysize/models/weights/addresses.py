@@ -16,11 +16,11 @@ import torchvision
 _ELASTIC = "http://ai2-vision.s3.amazonaws.com/elastic"
 _PLAIN = ("resnext50", "resnext101", "dla60x")
 _PAIRS = tuple(name for plain in _PLAIN for name in (plain, f"{plain}_elastic"))
-_OCTAVE = "top-1 {} %, as Drop an Octave (arXiv 1904.05049), Table 6, quotes it"
+_OCTAVE = "top-1 {}%, as Drop an Octave (arXiv 1904.05049), Table 6, quotes it"
 _KNOWN = {
     "resnext50_elastic": _OCTAVE.format(78.4),
     "resnext101_elastic": _OCTAVE.format(79.2),
-    "densenet201_elastic": "top-1 77.9 %, top-5 94.0 %, as the README of CrossStagePartialNetworks quotes it",
+    "densenet201_elastic": "top-1 77.9%, top-5 94.0%, as the README of CrossStagePartialNetworks quotes it",
 }
 
 BY_HAND = re.compile(r"https?://([\w.]+\.)?(drive\.google\.com|docs\.google\.com|dropbox\.com/sh/|1drv\.ms|mega\.nz)")
@@ -84,7 +84,7 @@ def _int8() -> tuple[Address, ...]:
     return tuple(
         Address(
             model, "classification", f"https://download.pytorch.org/models/quantized/{file}.pth",
-            f"int8, {weights}: top-1 {top1} %, top-5 {top5} %", weights, size, side,
+            f"int8, {weights}: top-1 {top1}%, top-5 {top5}%", weights, size, side,
         )
         for model, weights, file, top1, top5, size, side in _INT8
     )  # fmt: skip
@@ -96,7 +96,7 @@ ADDRESSES: tuple[Address, ...] = (
     Address(
         "resnet50", "classification",
         "https://www.dropbox.com/sh/058gqn562vfspa3/AACBukNaWV0_ElwmqBHdsolGa?dl=0",
-        "Mix & Match's folder: top-1 76.43 % at 160 px and 79.27 % at 288 px, abstract of arXiv 1908.08986",
+        "Mix & Match's folder: top-1 76.43% at 160 px and 79.27% at 288 px, abstract of arXiv 1908.08986",
     ),
 )  # fmt: skip
 """ELASTIC's three lists (README of allenai/elastic), the int8 weights that torchvision.models.quantization names, and
@@ -109,7 +109,7 @@ def published_addresses(model: str) -> tuple[Address, ...]:
     >>> [(address.task, address.url.rpartition("/")[2]) for address in published_addresses("dla60x_elastic")][:2]
     [('classification', 'dla60x_elastic.pth.tar'), ('multilabel', 'coco_dla60x_elastic.pth.tar')]
     >>> published_addresses("vgg11")[0].known
-    'IMAGENET1K_V1: top-1 69.02 %, top-5 88.628 %'
+    'IMAGENET1K_V1: top-1 69.02%, top-5 88.628%'
     """
     return (*(address for address in ADDRESSES if address.model == model), *_torchvision(model))
 
@@ -120,7 +120,7 @@ def _torchvision(model: str) -> tuple[Address, ...]:
     found = []
     for weights in torchvision.models.get_model_weights(model):
         figures = weights.meta["_metrics"].get("ImageNet-1K", {})
-        told = ", ".join(f"top-{key[-1]} {value} %" for key, value in figures.items())
+        told = ", ".join(f"top-{key[-1]} {value}%" for key, value in figures.items())
         found.append(Address(model, "classification", weights.url, f"{weights.name}: {told}", weights.name))
     return tuple(found)
 
@@ -134,7 +134,7 @@ def address_of(file: str) -> Address | None:
     """The published checkpoint in a file of this name, of those that are written down here and are so called alone.
 
     >>> address_of("resnet18_fbgemm_16fa66dd.pth").known
-    'int8, IMAGENET1K_FBGEMM_V1: top-1 69.494 %, top-5 88.882 %'
+    'int8, IMAGENET1K_FBGEMM_V1: top-1 69.494%, top-5 88.882%'
     """
     found = [address for address in ADDRESSES if address.file == file]
     return found[0] if len(found) == 1 else None
