@@ -16,7 +16,7 @@ from anysize.world import autocast
 
 _IMAGES = 8  # of a measured step at most: the first step of a run should not have to wait long
 _REPETITIONS = 2
-_WORTH = 1.1  # bfloat16 rounds: it has to be so many times as fast
+WORTH = 1.1  # bfloat16 rounds: it has to be so many times as fast
 
 
 def choose_precision(
@@ -47,11 +47,11 @@ def choose_precision(
                 seconds[precision] = min(least, taken) if repetition else least
     model.zero_grad(set_to_none=True)
     ratio = seconds["float32"] / seconds["bfloat16"]
-    chosen = "bfloat16" if ratio >= _WORTH else "float32"
+    chosen = "bfloat16" if ratio >= WORTH else "float32"
     return chosen, (
         f"training.precision auto is {chosen}: a step with {counted(images, 'image')} of {in_pixels(extent)} takes "
         f"{1e3 * seconds['float32']:.3g} ms in float32 and {1e3 * seconds['bfloat16']:.3g} ms in bfloat16, which is "
-        f"taken from {_WORTH:g} times as fast on"
+        f"taken from {WORTH:g} times as fast on"
     )
 
 
