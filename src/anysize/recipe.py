@@ -82,10 +82,11 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     return override(build_settings(Recipe, tree, str(path)), overrides or {})
 
 
-def override(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+def override(recipe: Recipe, overrides: Mapping[str, Any], *, from_file: bool = False) -> Recipe:
     """A copy of `recipe` with the fields named `section.field` replaced.
 
-    Another mixture of sizes drops what describes the one before it.
+    Another mixture of sizes drops what describes the one before it. A model's name among overrides that are not
+    `from_file` is the user's consent to run the code that it stands for.
 
     >>> override(Recipe(), {"optimizer.lr": "0:0.1 5:0.01"}).optimizer.lr[1].value
     0.01
@@ -93,7 +94,8 @@ def override(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     >>> override(uniform, {"sizes.mix": "B+"}).sizes.sizes, override(uniform, {"sizes.mix": "window"}).sizes.sizes
     ((), (14, 28))
     """
-    trust.consent(overrides.get("model.name"))
+    if not from_file:
+        trust.consent(overrides.get("model.name"))
     before, given = recipe.sizes.mix, _by_names_now(overrides)
     for key, value in given.items():
         recipe = _replace(recipe, key.split("."), value, key)

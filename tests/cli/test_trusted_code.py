@@ -77,6 +77,10 @@ def test_no_verb_runs_the_code_that_a_run_or_a_recipe_names(anysize: Anysize, ru
             assert_refused(anysize(*verb.split()), file, given)
             assert not marker.exists(), verb
         shutil.rmtree(hostile)
+        (tmp_path / "variants.toml").write_text(f"[plain]\n[other]\nmodel.name = {given!r}\n")
+        search = ("search", "quickstart", "variants.toml", "--budget", "2", "--sizes", "28")
+        assert_refused(anysize(*search), "variants.toml", given)
+        assert not marker.exists()
     for where in ("state", "recipe"):
         rename_model(run, tmp_path / "RUN", name, where=where)
         done = anysize("evaluate", "RUN", "--sizes", "28")

@@ -6,8 +6,10 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
+from image_files import write_folder
 from interruption import stopped_after
 
+from anysize.experiment import adapt as module
 from anysize.experiment.adapt import FOLDER, adapt
 from anysize.experiment.calibrate import calibrate
 from anysize.experiment.evaluate import evaluate
@@ -75,6 +77,26 @@ def test_killed_and_called_again_it_ends_with_the_same_weights(run: Path) -> Non
     whole = read_checkpoint(run / "checkpoints/adapted-20")
     assert all(torch.equal(value, broken.model[name]) for name, value in whole.model.items())
     assert whole.state["adapted"] == broken.state["adapted"]
+
+
+def test_stopped_while_it_calibrates_it_goes_on_with_data_that_have_moved(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_folder(tmp_path / "before", 6, ending="png")
+    recipe = tiny(data__name="folder", data__root=str(data), data__limit=0, training__epochs=1)
+    run = train(recipe, run=tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "calibrate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(run, 24)
+    assert not (run / "checkpoints/adapted-24").exists()
+    data.rename(tmp_path / "after")
+    made = adapt(run, 24, overrides={"data.root": str(tmp_path / "after")})
+    assert read_checkpoint(made).state["adapted"]["images"] == 12
+
+
+def stopped(*args: object, **options: object) -> Path:
+    raise KeyboardInterrupt
 
 
 def test_a_copy_of_other_weights_is_not_shown(run: Path) -> None:

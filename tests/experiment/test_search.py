@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from anysize.experiment import search as module
+from anysize.experiment.planning import plan
 from anysize.experiment.search import halving, read_variants, search, search_table
 from anysize.recipe import Recipe
 from anysize.registry import UserError
@@ -51,6 +52,36 @@ def test_a_budget_or_variants_that_are_too_few_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "search").exists()
     with pytest.raises(UserError, match="a name that a folder may have"):
         search("quickstart", {"a": {}, "../b": {}}, budget=2, sizes=[28])
+
+
+READS_VALUES = """
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_classes)
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3))) * (1 + images.sum().item() * 0)
+
+
+def build(num_classes, in_channels=1):
+    return Own(num_classes, in_channels)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_that_reads_values_is_planned_and_searched(tiny: Make, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(READS_VALUES)
+    recipe = tiny(
+        data__limit=40, training__batch_size=20, sizes__mix="fixed", evaluation__calibration_images=20,
+        model__name=f"{tmp_path / 'own.py'}:build", model__options={},
+    )  # fmt: skip
+    assert plan(recipe).memory > 0
+    variants = {"plain": {}, "slow": {"optimizer.lr": 0.02}}
+    assert len(search(recipe, variants, budget=2, sizes="28", run=tmp_path / "search")) == 2
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from image_files import smooth_image, write_folder
 from interruption import stopped_after
 from PIL import Image
 
+from anysize.experiment.adapt import adapt
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.planning import plan
 from anysize.experiment.predict import predict
@@ -22,6 +23,7 @@ from anysize.recipe import Recipe, load_recipe
 from anysize.registry import UserError
 from anysize.reports import html
 from anysize.stopping import Interrupted
+from anysize.training.checkpoint.files import read_checkpoint
 
 SHAPES = [(40, 54), (54, 40), (44, 44), (41, 55)]
 Make = Callable[..., Recipe]
@@ -62,6 +64,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "write_report", lambda folder: None)
 
 
+ONE_SHAPE = {"sizes__base": 0, "sizes__aspect_ratios": [], "sizes__mix": "fixed", "sizes__weights": {}}
 TAUGHT = {"training__distill": "larger", "training__both_sizes": True, "training__consistency": 0.5}
 
 
@@ -127,9 +130,29 @@ def test_the_plan_knows_the_shapes(make: Make) -> None:
     assert plan(make(), images=36).cost.samples == 2 * 36
 
 
+def test_a_run_of_one_shape_is_adapted_in_that_shape(make: Make, tmp_path: Path) -> None:
+    run = train(make(**ONE_SHAPE, sizes__shape="24x32", training__epochs=1), run=tmp_path / "run")
+    state = read_checkpoint(adapt(run, 42)).state
+    (row,) = evaluate(run, "42", calibrate=False).iloc[:1].to_dict("records")
+    assert row["checkpoint"] == "adapted-42"
+    (part,) = plan(make(**ONE_SHAPE, sizes__shape="36x48")).cost.sizes
+    assert row["flops"] == part.flops.forward
+    own = state["adapted"]
+    assert own["flops"] > own["images"] * part.flops.forward  # and a backward pass of head and norms
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {
+                **TAUGHT,
+                "sizes__weights": {"28": 1, "32": 1},
+                "sizes__multiple": 8,
+                "sizes__aspect_ratios": [0.75, 1.333],
+            },
+            "the smallest size of this run is 28 px, and training.distill = larger",
+        ),
         (
             {"sizes__shape": "32x48", "sizes__base": 0},
             "sizes.shape is 32x48 and sizes.aspect_ratios .* leave one of them out",

@@ -25,7 +25,7 @@ from anysize.data.waiting import Waiting
 from anysize.data.workers import delivered, start_worker, worker_count
 from anysize.registry import UserError
 from anysize.sizes.batch import Batch
-from anysize.sizes.shapes import SQUARE, Aspect
+from anysize.sizes.shapes import SQUARE, Aspect, Extent
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +53,11 @@ class LoadedBatch:
     boxes: np.ndarray | None = None
     shapes: np.ndarray | None = None
     aspect: Aspect = SQUARE
+
+    @property
+    def extent(self) -> Extent:
+        """The pixels of an image at the size of the step: the side of a square, or height and width."""
+        return self.aspect.extent(self.size)
 
 
 class PlanLoader:

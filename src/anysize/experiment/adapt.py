@@ -6,7 +6,8 @@ images of that size as they are tested (Touvron et al., Fixing the train-test re
 
     make a recipe of the run's: the size alone, images as at evaluation, all frozen but head and norms
     train it, in a folder of its own within the run, where it goes on after a kill
-    calibrate what it became, as far as held-out images speak for it: few steps do not bring running statistics far
+    calibrate what it became, wholly: it learnt with the statistics of its batches, and few steps do not bring the
+        running ones there
     write the weights as `checkpoints/adapted-SIZE` of the run; remove that folder
 """
 
@@ -23,8 +24,10 @@ from torch import nn
 
 from anysize.data.settings import AugmentSettings
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment.build import HARMLESS
 from anysize.experiment.calibrate import calibrate
 from anysize.experiment.loaded import LoadedRun, check_takes, load_run
+from anysize.experiment.together import joined_for
 from anysize.experiment.train import train
 from anysize.files import remove
 from anysize.models.spec import ModelSpec
@@ -32,12 +35,13 @@ from anysize.models.weights.heads import head_parameters
 from anysize.norms.by_size.model import fixed_norm_size
 from anysize.norms.calibration import has_running_statistics
 from anysize.norms.convert.recognise import recognise
-from anysize.ranks import main_process
-from anysize.recipe import Recipe
+from anysize.recipe import Recipe, to_dict
 from anysize.registry import UserError
 from anysize.reports import run_files
+from anysize.reports.console import progress
 from anysize.reports.settings import TrackingSettings
 from anysize.sizes.settings import SizeSettings
+from anysize.sizes.shapes import Aspect, parse_shape
 from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write_checkpoint
 from anysize.training.checkpoint.store import LAST, find_checkpoint
 from anysize.training.regime import Point, constant
@@ -62,10 +66,10 @@ def adapt(
 
     The layer of logits, and weights, biases and statistics of all norms, learn from the training images at that size,
     prepared as at evaluation and mirrored as in training, with SGD and momentum 0.9, from `lr` down to 0 along a
-    cosine. Then the norms are calibrated, as `anysize.calibrate` does it: running statistics lag behind in a short
-    training. What all of it took, `flops` forward and backward, and the `images` of the training are kept in the
-    checkpoint; `anysize.evaluate` tells it, and measures the copy where it is asked for that size. A call that was
-    stopped goes on when it is made again.
+    cosine. Then the norms are calibrated in full: they learnt with the statistics of batches, and running ones lag
+    behind in a short training. What all of it took, `flops` forward and backward, and the `images` of the training are
+    kept in the checkpoint; `anysize.evaluate` tells it, and measures the copy where it is asked for that size. A call
+    that was stopped goes on when it is made again.
 
     Args:
         run: the run folder.
@@ -106,13 +110,14 @@ def adapt(
     folder = loaded.folder / FOLDER / f"{size}-{_digest(loaded, recipe)}"
     trained = train(recipe, run=folder, console=console, kept=False) / run_files.CHECKPOINTS / LAST
     made = loaded.folder / run_files.CHECKPOINTS / adapted_name(size)
-    if main_process():
-        if has_running_statistics(loaded.model):
-            trained = calibrate(folder, size)
-        _write(made, loaded, read_checkpoint(trained), spec.fix_norm_size(size), checkpoint, size, recipe)
-        remove(folder)
-        with contextlib.suppress(OSError):  # another size is being adapted to
-            folder.parent.rmdir()
+    with joined_for(lambda: recipe, "adapting") as (_, world), world.together():
+        if world.main:
+            if has_running_statistics(loaded.model):
+                trained = _calibrated(folder, size, recipe, console)
+            _write(made, loaded, read_checkpoint(trained), spec.fix_norm_size(size), checkpoint, size, recipe)
+            remove(folder)
+            with contextlib.suppress(OSError):  # another size is being adapted to
+                folder.parent.rmdir()
     return made
 
 
@@ -135,7 +140,7 @@ def adapting_recipe(loaded: LoadedRun, weights: Path, size: int, epochs: int, st
         model=dataclasses.replace(
             recipe.model, weights=str(weights), partial_weights=False, norm_by_size=False, norm_by_size_affine=False
         ),
-        sizes=SizeSettings(base=size, trained_base=own if own != size else 0),
+        sizes=_sizes(recipe, size, own),
         augment=AugmentSettings(crop="none", flip=recipe.augment.flip, backend=recipe.augment.backend),
         training=dataclasses.replace(
             recipe.training,
@@ -162,6 +167,18 @@ def adapting_recipe(loaded: LoadedRun, weights: Path, size: int, epochs: int, st
     )
 
 
+def _sizes(recipe: Recipe, size: int, own: int) -> SizeSettings:
+    """One size, in the shapes that a run is evaluated in."""
+    given = recipe.sizes
+    ratios = given.aspect_ratios
+    if given.shape:
+        ratios = (Aspect.from_shape(*parse_shape(given.shape), given.multiple)[0].ratio,)
+    settings = SizeSettings(base=size, trained_base=own if own != size else 0)
+    if not ratios or recipe.evaluation.shape == "square":
+        return settings
+    return dataclasses.replace(settings, aspect_ratios=ratios, multiple=given.multiple)
+
+
 def learning_parameters(model: nn.Module) -> set[str]:
     """The names of the parameters of a model's head and norms."""
     in_norms = {id(each) for module in model.modules() if recognise(module) for each in module.parameters()}
@@ -176,6 +193,15 @@ def adapted_copy(loaded: LoadedRun, checkpoint: str, size: int) -> LoadedRun | N
     copy = load_run(loaded.folder, adapted_name(size), {"training.device": loaded.device.type})
     told = copy.checkpoint.state.get("adapted", {})
     return copy if told.get("of") == _weights_of(loaded) and told.get("from") == checkpoint else None
+
+
+def _calibrated(folder: Path, size: int, recipe: Recipe, console: Console | None) -> Path:
+    """The checkpoint of a trained run with all of a calibration; `recipe` says where the data are by now."""
+    told = to_dict(recipe)
+    overrides = {key: told[section][name] for key in HARMLESS for section, name in [key.split(".")]}
+    overrides["evaluation.calibration_strength"] = "full"
+    with progress("calibrating", console) as say:
+        return calibrate(folder, size, overrides=overrides, on_progress=say)
 
 
 def _weights_of(loaded: LoadedRun) -> str:

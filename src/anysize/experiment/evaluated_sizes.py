@@ -50,9 +50,11 @@ def calibration_flops(
 ) -> int:
     """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it.
 
-    `extents` tells how many images have which shape, where they are not all squares of `size`.
+    `extents` tells how many images have which shape; None: those that calibrate.
     """
-    here = mean_flops(flops, extents or {size: 1}) or 0
+    if not choice and not choice.images:  # too few images to judge by: nothing was tried
+        return 0
+    here = mean_flops(flops, extents or evaluator.shape.extents(evaluator.loader.source, size)) or 0
     taken = (evaluator.calibration_count(model, size) + choice.images * len(choice.scores)) * here
     if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
         taken += choice.images * (flops(evaluator.preprocessing.own_size) or 0)

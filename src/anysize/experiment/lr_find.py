@@ -163,5 +163,5 @@ def _endless(parts: Parts, state: TrainState) -> Iterator[tuple[LoadedBatch, int
             state.progress.step_in_epoch = batch.step
             images, channels = len(batch.images), parts.loader.source.channels
             chunks = min(state.micro_batches.chunks(images), images)
-            if not too_few_images(state.model, images, batch.size, chunks, channels):
+            if not too_few_images(state.model, images, batch.extent, chunks, channels):
                 yield batch, seed

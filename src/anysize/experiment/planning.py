@@ -1,10 +1,12 @@
 """`anysize.plan`: what a recipe will cost, known before it starts and without its data."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from anysize.data.catalog import build_preprocessing
@@ -14,8 +16,10 @@ from anysize.experiment.order import order_in_words
 from anysize.experiment.second_passes import beside_of, check_size_weights, image_bytes, second_size
 from anysize.experiment.targets import build_task, info_of, open_split, train_transform
 from anysize.machine import plainly
+from anysize.models.measure.flops import IMAGES
 from anysize.models.measure.memory import estimate_memory
 from anysize.models.measure.meta import build_on_meta
+from anysize.models.named_code import is_code
 from anysize.preprocessing import Preprocessing
 from anysize.recipe import Recipe, load_recipe, override
 from anysize.registry import UserError
@@ -146,10 +150,20 @@ def data_of(recipe: Recipe, images: int = 0, classes: int = 0) -> tuple[int, Pre
 
 
 def model_on_meta(recipe: Recipe, preprocessing: Preprocessing) -> nn.Module:
-    """The model of a recipe without values."""
+    """The model of a recipe without values; with them if it is somebody's own, and reads values while it computes."""
+    made = functools.partial(build.build_model, recipe, preprocessing)
     if recipe.quantize.aware:  # norms are folded to find what is rounded: with values
-        return build.build_model(recipe, preprocessing).to("meta")
-    return build_on_meta(lambda: build.build_model(recipe, preprocessing))
+        return made().to("meta")
+    if not is_code(recipe.model.name):
+        return build_on_meta(made)
+    size, channels = preprocessing.image_size, preprocessing.channels
+    try:
+        model = build_on_meta(made)
+        with torch.no_grad():
+            model(torch.empty(IMAGES, channels, size, size, device="meta"))
+    except (NotImplementedError, RuntimeError):
+        return made()
+    return model
 
 
 def parts_of_steps(batches: BatchPlan, epochs: int, chunks: int) -> set[SizeBatch]:

@@ -9,6 +9,7 @@ that a variant that was lucky once is not carried on by it. The runs lie in `OUT
 like any other.
 """
 
+import functools
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +20,11 @@ from rich.console import Console
 
 from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.evaluate import evaluate
-from anysize.experiment.planning import plan
+from anysize.experiment.planning import data_of, plan
 from anysize.experiment.together import resolve
 from anysize.experiment.train import train
+from anysize.models import trust
+from anysize.models.trust import NotTrusted
 from anysize.ranks import launched_together
 from anysize.recipe import Recipe, override
 from anysize.registry import NotFinite, UserError, shown
@@ -76,6 +79,7 @@ def read_variants(path: str | Path) -> dict[str, dict[str, Any]]:
             raise UserError(
                 f'{path}: {name} is {shown(sections)}; expected a table of settings, such as sizes.mix = "B+"'
             )
+        trust.found(sections.get("model"), path)
         variants[name] = {f"{section}.{key}": value for section, values in sections.items()
                           for key, value in values.items()}  # fmt: skip
     return variants
@@ -121,16 +125,22 @@ def search(
     """
     if launched_together():
         raise UserError("variants are compared by one process; give the command without torchrun or srun")
+    from_file = isinstance(variants, (str, Path))
     named = read_variants(variants) if isinstance(variants, (str, Path)) else dict(variants)
     plain, pixels = resolve(recipe, overrides), parse_sizes(sizes)
     rounds = halving(len(named), budget, keep)
+    length, preprocessing, _ = data_of(plain)
+    alike = functools.partial(plan, images=length, classes=len(preprocessing.classes))
     recipes = {}
     for name, settings in named.items():
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(f"a variant is called {shown(name)}; expected a name that a folder may have")
         try:
-            recipes[name] = override(plain, settings)
-            plan(override(recipes[name], {"training.epochs": rounds[0][1]}))  # says what is wrong before any is trained
+            recipes[name] = override(plain, settings, from_file=from_file)
+            first = override(recipes[name], {"training.epochs": rounds[0][1]})
+            (alike if first.data == plain.data else plan)(first)  # says before any is trained what is wrong
+        except NotTrusted:
+            raise
         except UserError as error:
             raise UserError(f"variant {name}: {error}") from None
     folder, console = Path(run), console or Console(quiet=True)

@@ -13,7 +13,8 @@ from anysize.sizes.cost import Flops
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.schedule import SizeSchedule
 from anysize.sizes.second_size import SecondSize
-from anysize.sizes.shapes import Extent
+from anysize.sizes.settings import SizeSettings
+from anysize.sizes.shapes import Aspect, Extent, Shapes, parse_shape
 from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
@@ -59,7 +60,8 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
         return second
     _check_together(recipe, model)
     sizes, size = _all_sizes(training, schedule), second.size
-    if (second.trains or second.teacher == "larger") and min(sizes) >= size:
+    below = any(second.below(each, aspect) for each in sizes for aspect in _aspects(recipe.sizes))
+    if (second.trains or second.teacher == "larger") and not below:
         raise UserError(
             f"the smallest size of this run is {min(sizes)} px, and training.distill = larger, both_sizes and "
             f"consistency are for steps below {size} px: give smaller sizes, or training.second_size = largest"
@@ -71,6 +73,13 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
             "= averaged alone"
         )
     return second
+
+
+def _aspects(settings: SizeSettings) -> list[Aspect]:
+    """Those that images of a run may have."""
+    if settings.shape:
+        return [Aspect.from_shape(*parse_shape(settings.shape), settings.multiple)[0]]
+    return [Shapes((ratio,), settings.multiple).aspect(0) for ratio in settings.aspect_ratios or (1.0,)]
 
 
 def _check_said(training: TrainingSettings) -> None:
@@ -143,7 +152,7 @@ def check_size_weights(settings: OptimizerSettings, schedule: SizeSchedule, epoc
 
 def beside_of(second: SecondSize, flops: Callable[[Extent], Flops]) -> Callable[[SizeBatch], int]:
     """FLOPs of what is computed of an image beside its own pass, by its size; `flops` are those of one pass."""
-    return lambda part: second.flops(part.size, lambda size: flops(part.aspect.extent(size)))
+    return lambda part: second.flops(part.size, lambda size: flops(part.aspect.extent(size)), part.aspect)
 
 
 def image_bytes(recipe: Recipe, model: nn.Module, channels: int, second: SecondSize) -> Callable[[SizeBatch], int]:
@@ -152,7 +161,7 @@ def image_bytes(recipe: Recipe, model: nn.Module, channels: int, second: SecondS
 
     def image(part: SizeBatch) -> int:
         own: int = of_one(part.extent)
-        if not second.at_both(part.size):
+        if not second.at_both(part.size, part.aspect):
             return own
         other: int = of_one(part.aspect.extent(second.size))
         return own + other if recipe.training.consistency else max(own, other)

@@ -29,7 +29,7 @@ _ENTRY = Template("""<section class="card prediction"><div class="pictures">
 {%- for what, source in pictures %}<figure><img alt="{{ what }}" src="{{ source }}"></figure>{% endfor -%}
 </div><h3 class="as-is" title="{{ file }}">{{ name }}</h3><ul class="said">
 {%- for label, number, kind in lines %}<li class="{{ kind }}" style="--part: {{ number }}%">
-{#- -#}<span>{{ label }}</span><span>{{ number }} %</span></li>{% endfor -%}
+{#- -#}<span>{{ label }}</span><span>{{ number }}%</span></li>{% endfor -%}
 </ul></section>""")
 
 

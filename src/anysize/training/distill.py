@@ -56,9 +56,9 @@ class Batches(NamedTuple):
 
 def at_own_size(parts: Parts, images: Tensor, targets: Tensor, size: int, aspect: Aspect = SQUARE) -> Batches:
     """A batch as it was loaded, and mixed, with what becomes of it at the size of its step."""
-    if parts.second.loaded(size) == size:
-        return Batches(images, targets)
     sides = aspect.sides(size)
+    if aspect.sides(parts.second.loaded(size)) == sides:
+        return Batches(images, targets)
     smaller = resize(images, sides, parts.loader.transform.preprocessing.interpolation)
     smaller = smaller.contiguous(memory_format=parts.memory_format)
     masks = targets.ndim > 2 and targets.shape[-2:] == images.shape[-2:]
@@ -140,7 +140,7 @@ def at_unit_of(control: ControlVariables, batch: Batches) -> Iterator[None]:
     assert unit is not None
     assert batch.larger
     (height, width), (larger_height, larger_width) = (images.shape[-2:] for images in (batch.images, batch.larger[0]))
-    control.follow(unit * (height / larger_height) * (width / larger_width))
+    control.follow(unit * ((height / larger_height) * (width / larger_width)))
     yield
     control.follow(unit)
 

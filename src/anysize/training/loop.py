@@ -246,7 +246,7 @@ def lacks_images(parts: Parts, state: TrainState, batch: LoadedBatch, step: int)
     chunks = min(state.micro_batches.chunks(fewest), fewest)
     if parts.world.size > 1 and images < chunks:
         needs = f"each process needs one in each of {chunks} parts"
-    elif too_few_images(state.model, images, batch.size, chunks, channels):
+    elif too_few_images(state.model, images, batch.extent, chunks, channels):
         needs = f"batch norm needs two in each of {chunks} parts"
     else:
         return False

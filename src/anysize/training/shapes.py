@@ -27,7 +27,7 @@ class StepShape(NamedTuple):
     """So many images that go through the network at once, at a size.
 
     >>> StepShape(2, 10).pixels, StepShape(3, 8, Aspect(0.5)).extent, StepShape(3, 8).at(16).extent
-    (200, (11, 6), 16)
+    (200, (12, 6), 16)
     """
 
     images: int
@@ -145,7 +145,7 @@ def check_smallest_steps(
         )
 
 
-def too_few_images(model: nn.Module, images: int, size: int, chunks: int, channels: int) -> bool:
+def too_few_images(model: nn.Module, images: int, size: Extent, chunks: int, channels: int) -> bool:
     """Whether a batch of so many images has a part of one, and the norms of `model` need two."""
     return any(piece.stop - piece.start == 1 for piece in chunk_slices(images, chunks)) and needs_two_images(
         model, size, channels
@@ -163,7 +163,7 @@ def compiled(
     if not training.compile:
         return model
     steps = distinct_shapes(plan, length, lambda images: training.chunks)
-    computed = {*steps, *(shape.at(second.size) for shape in steps if second.at_both(shape.size))}
+    computed = {*steps, *(shape.at(second.size) for shape in steps if second.at_both(shape.size, shape.aspect))}
     shapes = {(shape.images, shape.extent) for shape in computed}
     if len(shapes) > training.compile_shapes:
         raise UserError(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from anysize.data.loader import LoadedBatch
 from anysize.quantize.aware import share_ranges
+from anysize.sizes.shapes import pixels_of
 from anysize.tasks.base import main_logits
 from anysize.training.distill import Batches, at_own_size, taught_loss
 from anysize.training.gradients import chunk_slices, copies_factor, gradient_norm, scale_gradients
@@ -93,12 +94,12 @@ def gradients(
     factor = state.copies.factor(
         batch.size,
         batch.copies,
-        lambda: measure_copies(parts, state, images, targets, fewest, batch.copies, batch.size),
+        lambda: measure_copies(parts, state, images, targets, fewest, batch.copies),
     )
     state.optimizer.torch.zero_grad(set_to_none=True)
     whole = parts.images_of_all(epoch, step, len(images))
     share = 0.5 if larger and parts.training.both_sizes else 1.0
-    state.control.follow(scale * factor * share / (whole * batch.size**2))
+    state.control.follow(scale * factor * share / (whole * pixels_of(batch.extent)))
     control = state.control.copies() if state.scaler.is_enabled() else []
     return *backward(parts, state, images, targets, factor, fewest, larger=larger), control
 
@@ -209,7 +210,7 @@ def shares(
 
 
 def measure_copies(
-    parts: Parts, state: TrainState, images: Tensor, targets: Tensor, fewest: int, copies: int, size: int
+    parts: Parts, state: TrainState, images: Tensor, targets: Tensor, fewest: int, copies: int
 ) -> Tensor:
     """The factor of adaptive gradient scaling for a batch, the mean over the processes."""
     control, unit, scale = state.control, state.control.unit, loss_scale(state)
@@ -218,7 +219,7 @@ def measure_copies(
         state.optimizer.torch.zero_grad(set_to_none=True)
         control.unit = unit
         with unchanged_buffers(state.model):
-            control.follow(scale / (len(some_images) * size**2))
+            control.follow(scale / (len(some_images) * images.shape[-2] * images.shape[-1]))
             share = fewest * len(some_images) // len(images)
             backward(parts, state, some_images, some_targets, 1.0, share, alone=True)
         return gradient_norm(state.optimizer.parameters).to(state.recorder.dtype)

@@ -1,4 +1,4 @@
-"""Memory that training a model takes, computed on the meta device."""
+"""Memory that training a model takes, computed on the meta device where the model can be computed there."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from anysize.models.measure.flops import IMAGES
-from anysize.models.measure.meta import meta_copy
+from anysize.models.measure.meta import device_of, try_on_meta
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.shapes import Extent, sides_of
 
@@ -20,7 +20,10 @@ def activation_bytes(model: nn.Module, size: Extent, channels: int = 3) -> int:
     >>> activation_bytes(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), size=10)  # image and output of the ReLU
     4400
     """
-    model = meta_copy(model).train()
+    return try_on_meta(model, lambda probe: _saved_bytes(probe.train(), size, channels)) // IMAGES
+
+
+def _saved_bytes(model: nn.Module, size: Extent, channels: int) -> int:
     kept = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
 
@@ -29,10 +32,10 @@ def activation_bytes(model: nn.Module, size: Extent, channels: int = 3) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        output = model(torch.empty(IMAGES, channels, *sides_of(size), device="meta"))
+        output = model(torch.zeros(IMAGES, channels, *sides_of(size), device=device_of(model)))
     bytes_saved = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in kept)
     del output
-    return bytes_saved // IMAGES
+    return bytes_saved
 
 
 def estimate_memory(
