@@ -37,10 +37,8 @@ INT8 = [name for name in NAMES if name.startswith("torchvision/quantized-")]
 AFTER_TRAINING = [name for name in INT8 if not name.endswith("mobilenet_v2")]
 METHOD = {
     "mixsize": {"sizes.mix", "sizes.weights", "sizes.budget", "optimizer.gradient_smoothing"},
-    "any_size": {
-        "sizes.mix", "sizes.points", "optimizer.gradient_smoothing", "model.norm_by_size", "model.norm_by_size_affine",
-    },
-}  # fmt: skip
+    "any_size": {"sizes.mix", "sizes.points", "model.norm_by_size", "model.norm_by_size_affine"},
+}
 
 ONLINE_NORM = {
     "cifar10-resnet20": {"alpha_fwd": 1023 / 1024, "alpha_bkw": 127 / 128, "ecm": "ls"},
