@@ -27,6 +27,7 @@ from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.build import HARMLESS
 from anysize.experiment.calibrate import calibrate
 from anysize.experiment.loaded import LoadedRun, check_takes, load_run
+from anysize.experiment.targets import run_aspect
 from anysize.experiment.together import joined_for
 from anysize.experiment.train import train
 from anysize.files import remove
@@ -41,7 +42,7 @@ from anysize.reports import run_files
 from anysize.reports.console import progress
 from anysize.reports.settings import TrackingSettings
 from anysize.sizes.settings import SizeSettings
-from anysize.sizes.shapes import Aspect, parse_shape
+from anysize.sizes.shapes import SQUARE
 from anysize.training.checkpoint.files import Checkpoint, read_checkpoint, write_checkpoint
 from anysize.training.checkpoint.store import LAST, find_checkpoint
 from anysize.training.regime import Point, constant
@@ -169,14 +170,11 @@ def adapting_recipe(loaded: LoadedRun, weights: Path, size: int, epochs: int, st
 
 def _sizes(recipe: Recipe, size: int, own: int) -> SizeSettings:
     """One size, in the shapes that a run is evaluated in."""
-    given = recipe.sizes
-    ratios = given.aspect_ratios
-    if given.shape:
-        ratios = (Aspect.from_shape(*parse_shape(given.shape), given.multiple)[0].ratio,)
-    settings = SizeSettings(base=size, trained_base=own if own != size else 0)
-    if not ratios or recipe.evaluation.shape == "square":
+    settings, aspect = SizeSettings(base=size, trained_base=own if own != size else 0), run_aspect(recipe.sizes)
+    if aspect == SQUARE or recipe.evaluation.shape == "square":
         return settings
-    return dataclasses.replace(settings, aspect_ratios=ratios, multiple=given.multiple)
+    ratios = (aspect.ratio,) if aspect else recipe.sizes.aspect_ratios
+    return dataclasses.replace(settings, aspect_ratios=ratios, multiple=recipe.sizes.multiple)
 
 
 def learning_parameters(model: nn.Module) -> set[str]:

@@ -106,7 +106,7 @@ def plan(
     flops = build.flops_by_size(model, preprocessing.channels)
     base = preprocessing.image_size
     adapt = resolved.optimizer.adapt_copies
-    second = second_size(resolved, batches.schedule, base, model)
+    second = second_size(resolved, batches, base, model)
     beside = beside_of(second, flops)
     run = run_length(batches, resolved.training, base, lambda size: flops(size).total, adapt, beside)
     sizing.check_phases(batches.schedule, len(run.steps))

@@ -108,7 +108,7 @@ def prepare(
         check_reached(model, data.preprocessing.image_size, data.preprocessing.channels)
     flops = build.flops_by_size(model, data.preprocessing.channels)
     base, adapt = data.preprocessing.image_size, recipe.optimizer.adapt_copies
-    second = second_size(recipe, plan.schedule, base, model)
+    second = second_size(recipe, plan, base, model)
     length = run_length(plan, training, base, lambda size: flops(size).total, adapt, beside_of(second, flops))
     sizing.check_phases(plan.schedule, len(length.steps))
     check_size_weights(recipe.optimizer, plan.schedule, len(length.steps))

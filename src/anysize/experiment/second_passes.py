@@ -9,12 +9,12 @@ from anysize.models.measure.memory import activation_bytes
 from anysize.norms.online.norm import online_norms
 from anysize.recipe import Recipe
 from anysize.registry import UserError
+from anysize.sizes.batch_plan import BatchPlan
 from anysize.sizes.cost import Flops
 from anysize.sizes.mix import SizeBatch
 from anysize.sizes.schedule import SizeSchedule
 from anysize.sizes.second_size import SecondSize
-from anysize.sizes.settings import SizeSettings
-from anysize.sizes.shapes import Aspect, Extent, Shapes, parse_shape
+from anysize.sizes.shapes import SQUARE, Extent
 from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
@@ -47,20 +47,21 @@ def pixels_beside(second: SecondSize) -> Callable[[int], float]:
     return lambda size: second.flops(size, lambda side: Flops(side**2, 2 * side**2)) / 3
 
 
-def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Module) -> SecondSize:
-    """What the settings of a recipe come to for its sizes, around `base` pixels.
+def second_size(recipe: Recipe, plan: BatchPlan, base: int, model: nn.Module) -> SecondSize:
+    """What the settings of a recipe come to for the sizes and shapes of its plan, around `base` pixels.
 
     Raises:
         UserError: settings that say nothing, or do not go together.
     """
-    training = recipe.training
+    training, schedule, shapes = recipe.training, plan.schedule, plan.shapes
     _check_said(training)
     second = passes_beside(training, schedule, base)
     if not second:
         return second
     _check_together(recipe, model)
     sizes, size = _all_sizes(training, schedule), second.size
-    below = any(second.below(each, aspect) for each in sizes for aspect in _aspects(recipe.sizes))
+    aspects = [shapes.aspect(group) for group in range(len(shapes.ratios))] if shapes else [SQUARE]
+    below = any(second.below(each, aspect) for each in sizes for aspect in aspects)
     if (second.trains or second.teacher == "larger") and not below:
         raise UserError(
             f"the smallest size of this run is {min(sizes)} px, and training.distill = larger, both_sizes and "
@@ -73,13 +74,6 @@ def second_size(recipe: Recipe, schedule: SizeSchedule, base: int, model: nn.Mod
             "= averaged alone"
         )
     return second
-
-
-def _aspects(settings: SizeSettings) -> list[Aspect]:
-    """Those that images of a run may have."""
-    if settings.shape:
-        return [Aspect.from_shape(*parse_shape(settings.shape), settings.multiple)[0]]
-    return [Shapes((ratio,), settings.multiple).aspect(0) for ratio in settings.aspect_ratios or (1.0,)]
 
 
 def _check_said(training: TrainingSettings) -> None:
