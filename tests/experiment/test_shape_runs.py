@@ -15,6 +15,7 @@ from interruption import stopped_after
 from PIL import Image
 
 from anysize.experiment.adapt import adapt
+from anysize.experiment.calibrate import calibrate
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.planning import plan
 from anysize.experiment.predict import predict
@@ -139,6 +140,11 @@ def test_a_run_of_one_shape_is_adapted_in_that_shape(make: Make, tmp_path: Path)
     assert row["flops"] == part.flops.forward
     own = state["adapted"]
     assert own["flops"] > own["images"] * part.flops.forward  # and a backward pass of head and norms
+    calibrated = read_checkpoint(calibrate(run, 42)).state["calibrated"]
+    assert calibrated["flops"] == 12 * part.flops.forward
+    chosen = {"evaluation.calibration_strength": "chosen"}
+    few = read_checkpoint(calibrate(run, 42, overrides={"data.limit": 3, **chosen})).state["calibrated"]
+    assert (few["strength"], few["flops"]) == (0, 0)  # too few to judge by, and nothing was computed
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,6 @@ class Evaluator:
             return several
         return batches
 
-    def calibration_count(self, model: nn.Module, size: int) -> int:
-        """How many images calibrate `model` for `size`."""
-        return sum(map(_length, self.calibration_batches(model, size)))
-
     def fits(self, model: nn.Module, plan: BatchPlan, epochs: int) -> bool:
         """Whether statistics of training are those of the base size, or of each: otherwise they want calibration.
 

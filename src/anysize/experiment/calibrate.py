@@ -86,7 +86,7 @@ def calibrate(
     state["preprocessing"] = preprocessing.to_dict()
     state["model"] = ModelSpec.from_dict(state["model"]).fix_norm_size(size).to_dict()
     with evaluator.calibrated(loaded.model, size) as taken:
-        flops = calibration_flops(evaluator, size, loaded.model, taken, flops_of(loaded))
+        flops = calibration_flops(evaluator, size, loaded.model, taken, functools.cache(flops_of(loaded)))
         state["calibrated"] = {"size": size, "from": checkpoint, "flops": flops, **taken.to_dict()}
         write_checkpoint(folder, Checkpoint({"model": model_tensors(loaded.model)}, state))
     if on_choice:

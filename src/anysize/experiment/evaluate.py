@@ -216,8 +216,7 @@ def _evaluate(
                 add(each, choice)
             if each.evaluator is evaluator:
                 choices[each.size] = choice
-            spent = calibration_flops(each.evaluator, each.size, model, choice, flops, each.extents)
-            rows[-1]["prepared_flops"] = spent
+            rows[-1]["prepared_flops"] = calibration_flops(each.evaluator, each.size, model, choice, flops)
         if not isinstance(model, RuntimeModel) and (copy := adapted_copy(loaded, made["checkpoint"], each.size)):
             values = each.evaluator.evaluate(copy.model, each.size).values
             spent = copy.checkpoint.state["adapted"]["flops"]

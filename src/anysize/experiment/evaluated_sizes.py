@@ -1,7 +1,8 @@
 """The sizes and shapes that a model is evaluated at, and what an image costs there."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from anysize.evaluation.evaluator import Evaluator
 from anysize.evaluation.shapes import EvaluatedShape
 from anysize.norms.choice import Choice
+from anysize.sizes.batch import Batch
 from anysize.sizes.shapes import Aspect, Extent
 
 
@@ -41,23 +43,21 @@ def mean_flops(flops: Callable[[Extent], int | None], extents: Mapping[Extent, i
 
 
 def calibration_flops(
-    evaluator: Evaluator,
-    size: int,
-    model: nn.Module,
-    choice: Choice,
-    flops: Callable[[Extent], int | None],
-    extents: Mapping[Extent, int] | None = None,
+    evaluator: Evaluator, size: int, model: nn.Module, choice: Choice, flops: Callable[[Extent], int | None]
 ) -> int:
-    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it.
+    """FLOPs that a calibration took: forward passes of images that calibrate, and of those that judge it."""
 
-    `extents` tells how many images have which shape; None: those that calibrate.
-    """
+    def forward(batches: Iterable[Batch]) -> int:
+        return sum(len(batch.indices) * (flops(batch.aspect.extent(batch.size)) or 0) for batch in batches)
+
     if not choice and not choice.images:  # too few images to judge by: nothing was tried
         return 0
-    here = mean_flops(flops, extents or evaluator.shape.extents(evaluator.loader.source, size)) or 0
-    taken = (evaluator.calibration_count(model, size) + choice.images * len(choice.scores)) * here
-    if choice.images and not evaluator.labelled:  # what is decided at the size of training judges
-        taken += choice.images * (flops(evaluator.preprocessing.own_size) or 0)
+    taken = forward(evaluator.calibration_batches(model, size))
+    if choice.images:
+        judging = functools.partial(evaluator.batches_of, evaluator.judging_loader.source)
+        taken += len(choice.scores) * forward(judging(size))
+        if not evaluator.labelled:  # what is decided at the size of training judges
+            taken += forward(judging(evaluator.preprocessing.own_size))
     return taken
 
 
