@@ -2,8 +2,8 @@
 
     python benchmarks/precision.py [--models airbench94 resnet50] [--size 32] [--images 64] [--repeats 5]
 
-Claim: none that holds on every processor, which is why auto measures. bfloat16 is to win where a processor has AMX;
-float32 wins on an Intel Xeon that has AVX-512's bfloat16 instructions and no AMX.
+Claim: none that holds on every processor, which is why auto measures. bfloat16 is expected to win with
+AMX, where this was not run; float32 wins on an Intel Xeon that has AVX-512's bfloat16 instructions and no AMX.
 
 What profiling said (that Xeon, airbench94, 400 images of 32 px): convolutions are 88% of a step in bfloat16, 60% of it
 their backward pass; oneDNN computes them with dot products of pairs at 70 to 104 GFLOP/s a thread, and those in float32
