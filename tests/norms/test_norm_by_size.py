@@ -69,7 +69,58 @@ def test_one_size_is_the_plain_network_to_the_bit(norm: str) -> None:
             each.square().sum().backward()
     for one, other in zip(plain.parameters(), model.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
-    assert torch.equal(plain.eval()(images(20)), model.eval()(images(20)))
+    if norm:  # of batch norm the first batches weigh more, as below
+        assert torch.equal(plain.eval()(images(20)), model.eval()(images(20)))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.4, 0.01, None])
+def test_the_first_batches_of_a_size_weigh_alike_until_the_momentum_is_more(momentum: float | None) -> None:
+    plain, model = network().train(), network()
+    norms = [each for each in (*plain, *model) if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = momentum
+    norm_by_size(model, (8, 16)).train()
+    for step in range(1, 15):
+        for norm in norms[:2]:
+            norm.momentum = momentum and max(momentum, 1 / step)
+        plain(images(16, step))
+        model(images(16, step))
+        model(images(8, step))
+        for place in "14":
+            given = model.get_submodule(f"{place}.at_16")
+            torch.testing.assert_close(given.running_mean, plain.get_submodule(place).running_mean)
+            torch.testing.assert_close(given.running_var, plain.get_submodule(place).running_var)
+
+
+def test_the_weight_of_a_batch_is_told_by_the_state_of_the_model() -> None:
+    whole = trained()
+    resumed = norm_by_size(network(), (8, 16)).train()
+    resumed.load_state_dict(whole.state_dict())
+    for model in (whole, resumed):
+        outputs = [model(images(size)) for size in (16, 8, 16)]
+        sum(each.square().sum() for each in outputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_a_norm_that_is_called_twice_or_not_at_all_goes_no_further_than_its_batches() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.spare = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x) + self.norm(x)
+
+    model = norm_by_size(Twice(), (8,)).train()
+    for k in (1, 2):
+        model(images(8))
+        var = images(8).var((0, 2, 3))
+        torch.testing.assert_close(model.norm.at_8.running_var, var)
+        assert model.norm.at_8.num_batches_tracked == 2 * k
+    assert torch.equal(model.spare.at_8.running_var, torch.ones(2))
 
 
 def test_evaluation_takes_its_own_size_the_mean_between_and_the_nearest_beyond() -> None:
@@ -96,16 +147,14 @@ def test_the_area_counts_where_images_are_not_square() -> None:
 
 
 def test_a_size_that_comes_late_begins_with_the_nearest_and_is_passed_over_before() -> None:
-    model = norm_by_size(network(), (8, 16, 32)).train()
+    model = norm_by_size(network(), (8, 16, 32), affine=True).train()
     model(images(16))
     model.eval()(images(32))
     assert model[1].image.place == (16, 16, 0.0)
-    before = copy.deepcopy(model[1].at_16)
+    nn.init.constant_(model[1].at_16.weight, 3.0)
     model.train()(images(32))
-    plain = network().train()
-    plain[1].load_state_dict(before.state_dict())
-    plain(images(32))
-    assert torch.equal(model[1].at_32.running_mean, plain[1].running_mean)
+    assert (model[1].at_32.weight == 3.0).all()
+    torch.testing.assert_close(model[1].at_32.running_mean, model[0](images(32)).mean((0, 2, 3)))  # of its own batch
     assert model[1].at_8.running_mean.any() == False  # noqa: E712
 
 

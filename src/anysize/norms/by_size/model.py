@@ -24,9 +24,10 @@ def norm_by_size(model: nn.Module, sizes: Iterable[Any], affine: bool = False) -
     biases alone. All of them begin with what the norm holds. Of several processes each moves its own statistics, as
     those of plain norms.
 
-    A size that is first trained at later than others begins with the norm of the nearest one. In evaluation sizes that
-    were not trained at yet are passed over, unless none was. The count of passes by size is the buffer `norm_steps` of
-    the model, the sizes ascending.
+    Statistics that move by a momentum are at first the mean of the batches of their size, batch k at a weight of 1 / k,
+    until that is less than the momentum. All else of a size that is first trained at later than others begins with what
+    the norm of the nearest one has. In evaluation sizes that were not trained at yet are passed over, unless none was.
+    The count of passes by size is the buffer `norm_steps` of the model, the sizes ascending.
 
     Call this before an optimizer takes the parameters where `affine` is set, and after `convert_norms` and
     `elasticize`. Folding, export and int8 want one set of statistics: see `fix_norm_size`.
@@ -54,7 +55,7 @@ def norm_by_size(model: nn.Module, sizes: Iterable[Any], affine: bool = False) -
     _replace(model, made)
     device = next((value.device for value in itertools.chain(model.parameters(), model.buffers())), None)
     model.register_buffer(STEPS, torch.zeros(len(sides), dtype=torch.int64, device=device))
-    model.register_forward_pre_hook(image, with_kwargs=True)
+    _hook(model, image)
     return model
 
 
@@ -179,18 +180,24 @@ def _fix(model: nn.Module, size: Any) -> Callable[[], None]:
     made = {norm: norm.at(place) for norm in model.modules() if isinstance(norm, NormBySize)}
     steps: Tensor = getattr(model, STEPS)
     _replace(model, dict(made))
-    keys = [key for key, hook in model._forward_pre_hooks.items() if hook is image]
-    for key in keys:
-        del model._forward_pre_hooks[key]
-        model._forward_pre_hooks_with_kwargs.pop(key, None)
+    for hooks, ours in ((model._forward_pre_hooks, image), (model._forward_hooks, image.after)):
+        for key in [key for key, hook in hooks.items() if hook == ours]:
+            del hooks[key]
+            model._forward_pre_hooks_with_kwargs.pop(key, None)
     del model._buffers[STEPS]
 
     def undo() -> None:
         _replace(model, {plain: norm for norm, plain in made.items()})
         model.register_buffer(STEPS, steps)
-        model.register_forward_pre_hook(image, with_kwargs=True)
+        _hook(model, image)
 
     return undo
+
+
+def _hook(model: nn.Module, image: ImageSize) -> None:
+    """Let the image size of a model be noted before each of its passes, and its norms be weighed behind it."""
+    model.register_forward_pre_hook(image, with_kwargs=True)
+    model.register_forward_hook(image.after)
 
 
 def _replace(model: nn.Module, made: dict[Any, Any]) -> None:
