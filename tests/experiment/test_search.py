@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from anysize.experiment import search as module
 from anysize.experiment.planning import plan
@@ -48,6 +49,13 @@ def test_a_budget_or_variants_that_are_too_few_are_refused(tmp_path: Path) -> No
         search("quickstart", {"a": {}, "b": {"sizes.mix": "C+"}}, budget=2, sizes=[28])
     late = {"a": {}, "b": {"sizes.mix": "window"}}  # which sizes is asked when the plan is made
     with pytest.raises(UserError, match=r"variant b: .*sizes\.sizes is empty"):
+        search("quickstart", late, budget=2, sizes=[28], run=tmp_path / "search")
+    late = {"a": {}, "b": {"model.weights": str(tmp_path / "none.pth")}}
+    with pytest.raises(UserError, match=r"variant b: weights are .*none\.pth', and there is no such file"):
+        search("quickstart", late, budget=2, sizes=[28], run=tmp_path / "search")
+    torch.save({"conv9.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    late["b"]["model.weights"] = str(tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"variant b: .*other\.pth"):
         search("quickstart", late, budget=2, sizes=[28], run=tmp_path / "search")
     assert not (tmp_path / "search").exists()
     with pytest.raises(UserError, match="a name that a folder may have"):

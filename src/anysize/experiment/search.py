@@ -19,12 +19,15 @@ import pandas as pd
 from rich.console import Console
 
 from anysize.evaluation.sizes import parse_sizes
+from anysize.experiment import build, sizing
 from anysize.experiment.evaluate import evaluate
 from anysize.experiment.planning import data_of, plan
 from anysize.experiment.together import resolve
 from anysize.experiment.train import train
+from anysize.experiment.weights import find_weights
 from anysize.models import trust
 from anysize.models.trust import NotTrusted
+from anysize.preprocessing import Preprocessing
 from anysize.ranks import launched_together
 from anysize.recipe import Recipe, override
 from anysize.registry import NotFinite, UserError, shown
@@ -138,7 +141,10 @@ def search(
         try:
             recipes[name] = override(plain, settings, from_file=from_file)
             first = override(recipes[name], {"training.epochs": rounds[0][1]})
-            (alike if first.data == plain.data else plan)(first)  # says before any is trained what is wrong
+            own_data = first.data != plain.data
+            (plan if own_data else alike)(first)  # says before any is trained what is wrong
+            if first.model.weights:
+                _check_weights(first, data_of(first)[1] if own_data else preprocessing)
         except NotTrusted:
             raise
         except UserError as error:
@@ -159,6 +165,13 @@ def search(
         rows += trained
         left = [row["variant"] for row in _best_first(trained)]
     return pd.DataFrame(_best_first(rows))
+
+
+def _check_weights(recipe: Recipe, preprocessing: Preprocessing) -> None:
+    """Raise a `UserError` where the weights that the recipe starts from are not there, or do not fit its model."""
+    model = recipe.model
+    weights = find_weights(model.weights, model.name, model.options, size=sizing.base_size(recipe))
+    build.build_model(recipe, preprocessing, weights)
 
 
 def _measured(recipe: Recipe, folder: Path, sizes: list[int], console: Console) -> dict[str, Any]:
