@@ -58,6 +58,22 @@ def test_it_keeps_a_norm_for_each_size_and_validates_without_calibration(run: Pa
         load_run(run, "best", {"model.norm_by_size": "false", "model.norm_by_size_affine": "false"})
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [{"evaluation__shape": "own"}, {"sizes__aspect_ratios": (0.75, 1.0), "augment__crop": "random-resized"}],
+)
+def test_the_best_of_several_shapes_keeps_all_sizes(tiny: Make, tmp_path: Path, shapes: dict[str, Any]) -> None:
+    recipe = tiny(**{**BY_SIZE, "data__limit": 32}, training__epochs=1, sizes__multiple=4, **shapes)
+    assert norm_sizes(load_run(train(recipe, run=tmp_path / "run"), "best").model) == (16, 28)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_two_sizes_of_a_step_are_compared(tiny: Make, tmp_path: Path, *, affine: bool) -> None:
+    recipe = tiny(**{**BY_SIZE, "data__limit": 32}, training__consistency=0.5, model__norm_by_size_affine=affine)
+    run = train(recipe, run=tmp_path / "run")
+    assert all(float(row["train_loss"]) < 10 for row in run_files.read_rows(run / run_files.METRICS))
+
+
 def test_stopped_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, recipe: Recipe, run: Path) -> None:
     for backward_passes in (3, 4):
         with pytest.raises(Interrupted), stopped_after(backward_passes):

@@ -158,6 +158,13 @@ def test_a_size_that_comes_late_begins_with_the_nearest_and_is_passed_over_befor
     assert model[1].at_8.running_mean.any() == False  # noqa: E712
 
 
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_size_that_is_new_may_come_between_a_pass_and_its_backward_pass(*, affine: bool) -> None:
+    model = norm_by_size(network(), (8, 16), affine).train()
+    (model(images(16)) - model(images(8))).square().sum().backward()
+    assert model[1].at_16.weight.grad.abs().sum() > 0
+
+
 def test_weights_by_size_get_no_gradient_of_other_sizes_and_are_not_moved() -> None:
     model = norm_by_size(network(), (8, 16), affine=True).train()
     assert weight_decays(model, OptimizerSettings())["1.at_8.bias"] == 0.0

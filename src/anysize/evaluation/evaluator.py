@@ -117,17 +117,21 @@ class Evaluator:
             batches = [dataclasses.replace(batch, indices=chosen[batch.indices]) for batch in found]
         batches = [dataclasses.replace(batch, epoch=self.augment_epoch) for batch in batches]
         several = [batch for batch in batches if _length(batch) > 1]
-        if len(batches) > len(several) > 0 and needs_two_images(model, size, self.preprocessing.channels):
-            return several
-        return batches
+        if not len(batches) > len(several) > 0:
+            return batches
+        alone = not needs_two_images(model, size, self.preprocessing.channels, calibrated=True)
+        return batches if alone else several
 
     def fits(self, model: nn.Module, plan: BatchPlan, epochs: int) -> bool:
         """Whether statistics of training are those of the base size, or of each: otherwise they want calibration.
 
-        Those of a few shapes are not those of each image's own, and squares not those of another shape.
+        Those of a few shapes are not those of each image's own, and squares not those of another shape. Norms by size
+        are never calibrated: a calibrated copy of them has those of one size alone, and would be what `best` keeps.
         """
+        if norm_sizes(model):
+            return True
         alike = not self.shape.own and plan.shapes == self.shape.of_all
-        return alike and (bool(norm_sizes(model)) or plan.schedule.sizes(epochs) == {self.preprocessing.image_size})
+        return alike and plan.schedule.sizes(epochs) == {self.preprocessing.image_size}
 
     @contextlib.contextmanager
     def calibrated(self, model: nn.Module, size: int, stop: StopRequest | None = None) -> Iterator[Choice]:

@@ -281,6 +281,9 @@ def test_one_image_a_step_is_too_few_for_batch_norm_behind_a_global_average() ->
     assert not needs_two_images(create_model("dla60x", 5, task="segmentation", **DLA), 64)
     assert needs_two_images(create_model("resnet18"), 32)  # its last maps are of one pixel
     assert not needs_two_images(create_model("resnet18"), 64)
+    online = elastic(norm="online")
+    assert not needs_two_images(online, 64)
+    assert needs_two_images(online, 64, calibrated=True)
 
 
 DLA = {"levels": (1, 1, 1, 1, 1, 1), "channels": (8, 8, 32, 32, 32, 32), "cardinality": 4}

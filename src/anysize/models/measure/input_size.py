@@ -1,13 +1,16 @@
 """The image sizes that a model takes, found out before anything is trained or evaluated."""
 
 import copy
+import functools
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from anysize.machine import is_short
 from anysize.models.measure.at_once import ShapesAtOnce
 from anysize.models.measure.meta import device_of, meta_copy
+from anysize.norms.running import is_online
 from anysize.norms.synchronised import each_alone
 from anysize.registry import UserError, counted
 from anysize.sizes.shapes import Extent, in_pixels, sides_of
@@ -59,17 +62,19 @@ def check_size(model: nn.Module, size: Extent, in_channels: int = 3, *, training
         )
 
 
-def needs_two_images(model: nn.Module, size: Extent, in_channels: int = 3) -> bool:
+def needs_two_images(model: nn.Module, size: Extent, in_channels: int = 3, *, calibrated: bool = False) -> bool:
     """Whether `model` trains on two images (in_channels, size, size) a step and not on one.
 
     Batch norm of one value a channel, as behind a global average, has no deviation. Asked on the meta device where the
-    model can do that.
+    model can do that. With `calibrated` it is asked of a calibration, in which online norms are batch norms, too.
 
     >>> needs_two_images(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)), size=2)
     True
     """
     for copied in (meta_copy, copy.deepcopy):
         probe = copied(model).train()
+        for norm in filter(is_online, probe.modules() if calibrated else ()):
+            norm.forward = functools.partial(F.batch_norm, running_mean=None, running_var=None, training=True)
         if _refusal(probe, size, in_channels) is None:
             return _refusal(probe, size, in_channels, images=1) is not None
     return False

@@ -144,9 +144,10 @@ class NormBySize(nn.Module):
 
     def start(self, size: int, other: int) -> None:
         """Let the norm of a size begin with what that of another one has."""
-        own, given = (getattr(self, f"at_{each}").state_dict() for each in (size, other))
+        own, given = (getattr(self, f"at_{each}").state_dict(keep_vars=True) for each in (size, other))
         for name, value in own.items():
-            value.copy_(given[name])
+            if value is not given[name]:  # what they share waits for a backward pass, perhaps, and may not be written
+                value.copy_(given[name])
 
     def _mixed(self, place: Place) -> tuple[nn.Module, dict[str, Tensor]]:
         """The norm of the first size of a place, and the values that it has there."""
