@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,18 @@ def test_other_tasks_adapt_too(task: str, tiny_scenes: Callable[..., Recipe], tm
     assert set(evaluate(run, [64], calibrate=False)["checkpoint"]) == {"last", "adapted-64"}
     frozen = [name for name in changed(run, "adapted-64") if "conv1.weight" in name]
     assert not frozen
+
+
+@pytest.mark.parametrize(
+    "taught",
+    [
+        {"training__distill": "averaged-larger", "training__average_steps": 1, "training__second_size": "largest"},
+        {"training__both_sizes": True, "training__consistency": 0.5, "training__consistency_loss": "smooth-l1"},
+    ],
+)
+def test_what_was_taught_by_another_size_adapts_at_one(tiny: Make, tmp_path: Path, taught: dict[str, Any]) -> None:
+    recipe = tiny(data__limit=32, training__epochs=1, sizes__mix="B+", **taught)
+    assert adapt(train(recipe, run=tmp_path / "run"), 24, steps=1).is_dir()
 
 
 def test_what_cannot_be_adapted_is_refused(run: Path, tmp_path: Path) -> None:

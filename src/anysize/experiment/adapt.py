@@ -27,6 +27,7 @@ from anysize.evaluation.sizes import parse_sizes
 from anysize.experiment.build import HARMLESS
 from anysize.experiment.calibrate import calibrate
 from anysize.experiment.loaded import LoadedRun, check_takes, load_run
+from anysize.experiment.second_passes import without_second_passes
 from anysize.experiment.targets import run_aspect
 from anysize.experiment.together import joined_for
 from anysize.experiment.train import train
@@ -144,7 +145,7 @@ def adapting_recipe(loaded: LoadedRun, weights: Path, size: int, epochs: int, st
         sizes=_sizes(recipe, size, own),
         augment=AugmentSettings(crop="none", flip=recipe.augment.flip, backend=recipe.augment.backend),
         training=dataclasses.replace(
-            recipe.training,
+            without_second_passes(recipe.training),
             epochs=epochs,
             equal_flops=False,
             batch_size=min(batch, max(2, round(batch * (own / size) ** 2))),  # no more memory than the run took

@@ -1,5 +1,6 @@
 """What the steps of a recipe compute of their samples beside their own pass, and whether its settings for it agree."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -19,6 +20,14 @@ from anysize.training.regime import constant
 from anysize.training.settings import OptimizerSettings, TrainingSettings
 
 _DEFAULT = TrainingSettings()
+_SETTINGS = (
+    "distill", "distill_weight", "distill_temperature", "second_size", "both_sizes", "consistency", "consistency_loss",
+)  # fmt: skip
+
+
+def without_second_passes(training: TrainingSettings) -> TrainingSettings:
+    """The settings with every sample computed once a step, and nobody who teaches."""
+    return dataclasses.replace(training, **{name: getattr(_DEFAULT, name) for name in _SETTINGS})
 
 
 def computes_more(training: TrainingSettings) -> bool:
