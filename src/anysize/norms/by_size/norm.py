@@ -3,14 +3,14 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from anysize.norms.running import is_online, keeps_statistics, statistics_of
+from anysize.norms.by_size.first_batches import FirstBatch, first_batches
 from anysize.registry import UserError
 
 STEPS = "norm_steps"
@@ -28,6 +28,8 @@ class Place(NamedTuple):
 class ImageSize:
     """The place of the images that a model was called with last. It is a hook of the model, which its norms ask.
 
+    Behind a pass, `after` is another one.
+
     >>> ImageSize((16, 32)).between(23, (16, 32)).share > 0.5, ImageSize((16, 32)).between(64, (16, 32))
     (True, Place(first=32, second=32, share=0.0))
     """
@@ -37,7 +39,8 @@ class ImageSize:
         self.place: Place | None = None
         self._steps = [0] * len(self.sizes)
         self._version = -1
-        self._first: list[_Moving] = []
+        self._first: list[FirstBatch] = []
+        self._settled = math.inf  # passes at a size from which its first batches are over
 
     @_disable_dynamo
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -56,16 +59,15 @@ class ImageSize:
         if not steps.is_meta:
             self._steps[number] += 1
             self._version = steps._version
-            self._first = _first_batches(model, self, own, self._steps[number])
+            if (k := self._steps[number]) < self._settled:
+                self._first = first_batches((norm.get_submodule(f"at_{own}") for norm in _norms(model, self)), k)
+                if not self._first:
+                    self._settled = k
         self.place = Place(own, own)
 
     @_disable_dynamo
     def after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Weigh the first batches of a size alike: a hook of the model, behind its pass.
-
-        A momentum of 0.1 leaves 35% of what the statistics began with after 10 batches, and of several sizes one may
-        have had no more when it is evaluated. So batch k weighs 1 / k where that is more than the momentum.
-        """
+        """Weigh the first batches of a size alike: a hook of the model, behind its pass."""
         for each in self._first:
             each.weigh()
         self._first = []
@@ -212,43 +214,15 @@ def copied(norm: nn.Module, *, same_parameters: bool) -> nn.Module:
     return copy.deepcopy(norm, {id(each): each for each in norm.parameters()} if same_parameters else {})
 
 
-class _Moving(NamedTuple):
-    """A norm before batch k of its size moves its statistics: what they are, and how often they were moved."""
-
-    norm: Any
-    k: int
-    before: list[Tensor]
-    updates: Tensor | None
-
-    @torch.no_grad()
-    def weigh(self) -> None:
-        """Let the statistics go as far as 1 / k of the way where the momentum took them less far."""
-        times = 1 if self.updates is None else (self.norm.num_batches_tracked - self.updates).clamp(min=1)
-        way = torch.as_tensor(1 - (1 - self.norm.momentum) ** times)  # a norm that a model calls twice moved twice
-        factor = (1 / (self.k * way)).clamp(min=1.0)
-        for before, value in zip(self.before, statistics_of(self.norm), strict=True):
-            # data: a pass saves them for its backward pass, which does not read them, but asks whether they changed
-            value.data.copy_(before + (value - before) * factor)
-
-
-def _first_batches(model: nn.Module, image: ImageSize, size: int, k: int) -> list[_Moving]:
-    """The norms of a size whose momentum is less than 1 / k, before batch k."""
-    found = []
-    for module in model.modules():
-        if isinstance(module, NormBySize) and module.image is image:
-            norm: Any = getattr(module, f"at_{size}")
-            if keeps_statistics(norm) and not is_online(norm) and norm.momentum and norm.momentum * k < 1:
-                updates = getattr(norm, "num_batches_tracked", None)
-                before = [value.clone() for value in statistics_of(norm)]
-                found.append(_Moving(norm, k, before, None if updates is None else updates.clone()))
-    return found
-
-
 @torch.no_grad()
 def _start(model: nn.Module, image: ImageSize, size: int, other: int) -> None:
-    for module in model.modules():
-        if isinstance(module, NormBySize) and module.image is image:
-            module.start(size, other)
+    for norm in _norms(model, image):
+        norm.start(size, other)
+
+
+def _norms(model: nn.Module, image: ImageSize) -> Iterator[NormBySize]:
+    """The norms of a model that ask for the size of `image`."""
+    return (each for each in model.modules() if isinstance(each, NormBySize) and each.image is image)
 
 
 def _steps_of(model: nn.Module) -> Tensor:
