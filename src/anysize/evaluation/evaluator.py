@@ -117,16 +117,16 @@ class Evaluator:
             batches = [dataclasses.replace(batch, indices=chosen[batch.indices]) for batch in found]
         batches = [dataclasses.replace(batch, epoch=self.augment_epoch) for batch in batches]
         several = [batch for batch in batches if _length(batch) > 1]
-        if not len(batches) > len(several) > 0:
-            return batches
-        alone = not needs_two_images(model, size, self.preprocessing.channels, calibrated=True)
-        return batches if alone else several
+        channels = self.preprocessing.channels
+        if len(batches) > len(several) > 0 and needs_two_images(model, size, channels, calibrated=True):
+            return several
+        return batches
 
     def fits(self, model: nn.Module, plan: BatchPlan, epochs: int) -> bool:
         """Whether statistics of training are those of the base size, or of each: otherwise they want calibration.
 
         Those of a few shapes are not those of each image's own, and squares not those of another shape. Norms by size
-        are never calibrated: a calibrated copy of them has those of one size alone, and would be what `best` keeps.
+        fit in any shape: calibrated they would be those of one size alone, and these would be what `best` keeps.
         """
         if norm_sizes(model):
             return True

@@ -9,7 +9,6 @@ that a variant that was lucky once is not carried on by it. The runs lie in `OUT
 like any other.
 """
 
-import functools
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -132,8 +131,8 @@ def search(
     named = read_variants(variants) if isinstance(variants, (str, Path)) else dict(variants)
     plain, pixels = resolve(recipe, overrides), parse_sizes(sizes)
     rounds = halving(len(named), budget, keep)
-    length, preprocessing, _ = data_of(plain)
-    alike = functools.partial(plan, images=length, classes=len(preprocessing.classes))
+    length, given, _ = data_of(plain)
+    counts = length, len(given.classes)
     recipes = {}
     for name, settings in named.items():
         if not name or Path(name).name != name or name.startswith("."):
@@ -141,10 +140,10 @@ def search(
         try:
             recipes[name] = override(plain, settings, from_file=from_file)
             first = override(recipes[name], {"training.epochs": rounds[0][1]})
-            own_data = first.data != plain.data
-            (plan if own_data else alike)(first)  # says before any is trained what is wrong
+            images, preprocessing, _ = data_of(first, *(counts if first.data == plain.data else ()))
+            plan(first, images=images, classes=len(preprocessing.classes))  # says before any is trained what is wrong
             if first.model.weights:
-                _check_weights(first, data_of(first)[1] if own_data else preprocessing)
+                _check_weights(first, preprocessing)
         except NotTrusted:
             raise
         except UserError as error:
